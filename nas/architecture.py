@@ -1,0 +1,109 @@
+"""An architecture: a small, immutable, hashable value. Everything else is a function over it.
+
+Standard library only: the value can be read, compared and stored without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from nas.errors import SpaceError
+
+Scalar = bool | int | float | str
+Shape = tuple[int, int, int]
+"""(channels, height, width), the batch left out."""
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One block: its name in BLOCKS and the keywords that differ from the class's defaults, sorted."""
+
+    op: str
+    args: tuple[tuple[str, Scalar], ...] = ()
+
+    @classmethod
+    def of(cls, op: str, args: Mapping[str, Scalar]) -> BlockSpec:
+        """Return the spec of `op` with `args` in canonical order."""
+        return cls(op, tuple(sorted(args.items())))
+
+    @cached_property
+    def kwargs(self) -> dict[str, Scalar]:
+        """The arguments as keywords of the block's class."""
+        return dict(self.args)
+
+    def __str__(self) -> str:
+        return f"{self.op}({', '.join(f'{key}={value}' for key, value in self.args)})"
+
+    def to_dict(self) -> dict[str, Scalar]:
+        """Return {"block": op, **args}."""
+        return {"block": self.op, **self.kwargs}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "block") -> BlockSpec:
+        """Return the spec that `to_dict` wrote. Raises SpaceError where it is not one."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("block"), str):
+            raise SpaceError(f"{where}: a block is a mapping with a key 'block': {data!r}")
+        args = {key: value for key, value in data.items() if key != "block"}
+        for key, value in args.items():
+            if not isinstance(key, str) or not isinstance(value, Scalar):
+                raise SpaceError(f"{where}: '{key}' must be a number, a word or true/false: {value!r}")
+        return cls.of(data["block"], args)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network: square input `resolution`, stages of blocks in order, an optional neck, and a head."""
+
+    resolution: int
+    stages: tuple[tuple[BlockSpec, ...], ...]
+    head: BlockSpec
+    neck: BlockSpec | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits of the canonical JSON: the name of this architecture everywhere."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def blocks(self) -> Iterator[BlockSpec]:
+        """Yield the blocks of the stages in order, without neck and head."""
+        for stage in self.stages:
+            yield from stage
+
+    def at(self, resolution: int) -> Architecture:
+        """Return the same network for another input resolution."""
+        return replace(self, resolution=resolution)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form: {"resolution", "stages": [[block, ...], ...], "neck", "head"}."""
+        return {
+            "resolution": self.resolution,
+            "stages": [[block.to_dict() for block in stage] for stage in self.stages],
+            "neck": self.neck.to_dict() if self.neck else None,
+            "head": self.head.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str = "architecture") -> Architecture:
+        """Return the architecture that `to_dict` wrote. Raises SpaceError where it is not one."""
+        try:
+            stages, neck = data["stages"], data.get("neck")
+            return cls(
+                resolution=int(data["resolution"]),
+                stages=tuple(
+                    tuple(
+                        BlockSpec.from_dict(block, f"{where}, stage {index}, layer {position}")
+                        for position, block in enumerate(stage)
+                    )
+                    for index, stage in enumerate(stages)
+                ),
+                head=BlockSpec.from_dict(data["head"], f"{where}, head"),
+                neck=BlockSpec.from_dict(neck, f"{where}, neck") if neck else None,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SpaceError(f"{where}: not an architecture: {error!r}") from error

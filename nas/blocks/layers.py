@@ -1,0 +1,115 @@
+"""What several blocks share: convolution with batch norm, activations, squeeze-and-excitation, shuffle, skips.
+
+An exported network carries the source of the parts that it uses, so this file is plain torch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["none", "relu", "relu6", "hard_swish", "swish"]
+Skip = Literal["none", "identity", "pool"]
+
+
+def activation_layer(name: str) -> nn.Module:
+    """Return the activation called `name`, in place where torch has it."""
+    if name == "relu":
+        return nn.ReLU(inplace=True)
+    if name == "relu6":
+        return nn.ReLU6(inplace=True)
+    if name == "hard_swish":
+        return nn.Hardswish(inplace=True)
+    if name == "swish":
+        return nn.SiLU(inplace=True)
+    if name == "none":
+        return nn.Identity()
+    raise ValueError(f"unknown activation '{name}'")
+
+
+def same_padding(kernel_size: int) -> int:
+    """Return the padding that keeps the size at stride 1. Raises ValueError for an even kernel."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and at least 1: {kernel_size}")
+    return kernel_size // 2
+
+
+def conv_bn_act(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: str = "relu",
+) -> nn.Sequential:
+    """Convolution without bias, batch norm, activation: (B, in, H, W) -> (B, out, ceil(H / stride), ...)."""
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(f"groups must divide the channels: {in_channels} -> {out_channels}, groups {groups}")
+    padding = same_padding(kernel_size)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+    layers = [conv, nn.BatchNorm2d(out_channels)]
+    if activation != "none":
+        layers.append(activation_layer(activation))
+    return nn.Sequential(*layers)
+
+
+class SqueezeExcite(nn.Module):
+    """Global mean, 1x1 reduce, activation, 1x1 expand, sigmoid gate on the input (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, squeeze_channels: int, activation: str = "relu", gate: str = "sigmoid"):
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeeze_channels, 1)
+        self.activation = activation_layer(activation)
+        self.expand = nn.Conv2d(squeeze_channels, channels, 1)
+        self.gate = nn.Hardsigmoid() if gate == "hard_sigmoid" else nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        scale = x.mean((2, 3), keepdim=True)
+        return x * self.gate(self.expand(self.activation(self.reduce(scale))))
+
+
+def squeeze_excite(channels: int, base_channels: int, se_ratio: float, activation: str) -> nn.Module:
+    """Return squeeze-and-excitation over `channels` that squeezes to `se_ratio` of `base_channels`.
+
+    A ratio of 0 gives the identity. Raises ValueError outside [0, 1].
+    """
+    if not 0 <= se_ratio <= 1:
+        raise ValueError(f"se_ratio must lie in [0, 1]: {se_ratio}")
+    if se_ratio == 0:
+        return nn.Identity()
+    return SqueezeExcite(channels, max(1, int(base_channels * se_ratio)), activation)
+
+
+def skip_layer(skip: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    """Return what carries the input around a block, or None where nothing can (MnasNet's SkipOp).
+
+    "identity" needs equal channels and stride 1; "pool" (a 3x3 average with the block's stride) equal channels.
+    """
+    if in_channels != out_channels:
+        return None
+    if skip == "identity" and stride == 1:
+        return nn.Identity()
+    if skip == "pool":
+        return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+    return None
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave the channels of `groups` groups (ShuffleNet): (B, C, H, W) -> (B, C, H, W)."""
+    batch, channels, height, width = x.shape
+    x = x.reshape(batch, groups, channels // groups, height, width)
+    return x.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+def concat(maps: list[Tensor]) -> Tensor:
+    """Concatenate feature maps over their channels."""
+    return torch.cat(maps, dim=1)
+
+
+def global_pool(x: Tensor) -> Tensor:
+    """Mean over height and width: (B, C, H, W) -> (B, C)."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)

@@ -1,0 +1,35 @@
+"""What can be wrong with what a user gave: one line, exit status 2, never a traceback."""
+
+from __future__ import annotations
+
+
+class NasError(ValueError):
+    """A mistake in the input. The message names the file or flag, the key, the rule and the value."""
+
+
+class UsageError(NasError):
+    """A flag of the command line, or a combination of flags, is wrong."""
+
+
+class SpaceError(NasError):
+    """A search-space file, a block or an architecture is wrong."""
+
+
+class DataError(NasError):
+    """A data set is missing, broken or does not fit the space."""
+
+
+class TableError(NasError):
+    """A latency table is broken, of another device, or does not cover what was asked."""
+
+
+class DeviceError(NasError):
+    """A device or one of its runtimes cannot be used."""
+
+
+class RunError(NasError):
+    """A run folder is of another experiment, in use, or unreadable."""
+
+
+class ExportError(NasError):
+    """An exported network does not compute what the searched one computes."""

@@ -1,0 +1,227 @@
+"""From an architecture to a network, and the one walk over it that serves shapes, parameters, MACs and latency."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from nas.architecture import Architecture, BlockSpec, Shape
+from nas.blocks import BLOCKS
+from nas.errors import SpaceError
+from nas.registry import lookup
+from nas.schema import block_spec, simplify, takes_maps
+
+IMAGE_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block at its place. (spec, in_shape) is the key of a latency table.
+
+    `params` counts nn.Parameter elements, `macs` the multiply-accumulates of convolutions and linear layers
+    at batch 1, `memory_access` the elements read and written when batch norm and activations are fused
+    (ShuffleNetV2, section 2, G1; here also over element-wise additions, pooling and concatenation).
+    Heads and necks take a tuple of shapes.
+    """
+
+    spec: BlockSpec
+    in_shape: Shape | tuple[Shape, ...]
+    out_shape: Shape | tuple[int, ...]
+    params: int
+    macs: int
+    memory_access: int
+
+
+class Network(nn.Module):
+    """Stages of blocks in series and a head on the last feature map."""
+
+    def __init__(self, stages: list[list[nn.Module]], head: nn.Module):
+        super().__init__()
+        self.stages = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
+        self.head = head
+
+    def forward(self, x: Tensor) -> Any:
+        """(B, 3, H, W) -> what the head gives; logits (B, num_classes) for a classifier."""
+        for stage in self.stages:
+            x = stage(x)
+        return self.head([x])
+
+
+def trace(arch: Architecture) -> tuple[Layer, ...]:
+    """Return the layers of `arch` in order, the head last.
+
+    Raises SpaceError with stage and layer where a block cannot be built or a stride leaves no pixels.
+    """
+    layers = []
+    shape: Shape = (IMAGE_CHANNELS, arch.resolution, arch.resolution)
+    for index, stage in enumerate(arch.stages):
+        for position, spec in enumerate(stage):
+            layer = traced(spec, shape, f"stage {index}, layer {position}")
+            layers.append(layer)
+            shape = layer.out_shape  # type: ignore[assignment]
+    layers.append(traced(arch.head, (shape,), "head"))
+    return tuple(layers)
+
+
+def traced(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...], where: str = "block") -> Layer:
+    """Return the layer that `spec` makes at `in_shape`, cached. Raises SpaceError as `trace` does."""
+    try:
+        return _layer(_simplified(spec, in_shape), in_shape)
+    except SpaceError as error:
+        raise SpaceError(f"{where}: {error}") from error
+
+
+@lru_cache(maxsize=200_000)
+def _simplified(spec: BlockSpec, in_shape: Any) -> BlockSpec:
+    spec = block_spec(spec.op, spec.kwargs)
+    return spec if takes_maps(spec.op) else simplify(spec, in_shape[0])
+
+
+@lru_cache(maxsize=200_000)
+def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
+    shapes = in_shape if isinstance(in_shape[0], tuple) else (in_shape,)
+    stride = spec.kwargs.get("stride", 1)
+    height, width = shapes[0][1:]  # type: ignore[misc]
+    if isinstance(stride, int) and stride > min(height, width):
+        raise SpaceError(f"a stride of {stride} leaves no pixels of {height}x{width}")
+    in_channels = tuple(shape[0] for shape in shapes)  # type: ignore[index]
+    with torch.device("meta"):
+        module = make_block(spec, in_channels).eval()
+        maps = [torch.empty((1, *shape)) for shape in shapes]
+    with torch.no_grad(), CostCounter() as cost:
+        try:
+            out = module(maps if takes_maps(spec.op) else maps[0])
+        except RuntimeError as error:
+            raise SpaceError(f"{spec}: {str(error).splitlines()[0]}") from error
+    params = sum(parameter.numel() for parameter in module.parameters())
+    return Layer(spec, in_shape, tuple(out.shape[1:]), params, cost.macs, cost.memory_access)
+
+
+def make_block(spec: BlockSpec, in_channels: tuple[int, ...]) -> nn.Module:
+    """Return the module of `spec`. Raises SpaceError where its rules forbid it."""
+    kind = lookup(BLOCKS, spec.op, "block", error=SpaceError)
+    try:
+        return kind(in_channels if takes_maps(spec.op) else in_channels[0], **spec.kwargs)
+    except (ValueError, TypeError) as error:
+        raise SpaceError(f"{spec.op}: {error}") from error
+
+
+class CostCounter(TorchDispatchMode):
+    """Counts MACs and elements moved of what runs inside, on the meta device as on any other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+        self.memory_access = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = func.overloadpacket
+        name = packet.__name__
+        if name.rstrip("_") in _FUSED:
+            return _shape_only(name, args[0]) if args[0].is_meta else func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        if packet in flop_registry:
+            self.macs += flop_registry[packet](*args, **(kwargs or {}), out_val=out) // 2
+        if not func.is_view and name not in _FREE:
+            self.memory_access += sum(tensor.numel() for tensor in _tensors((args, out)))
+        return out
+
+
+_BATCH_NORM = "native_batch_norm"
+_FUSED = frozenset(
+    [_BATCH_NORM, "relu", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid", "dropout", "native_dropout"]
+)
+_FREE = frozenset(["detach", "empty", "alias"])
+
+
+def _shape_only(name: str, x: Tensor) -> Any:
+    """What a fused operator gives on the meta device, without torch's own slow way (3 ms for a batch norm)."""
+    if name == _BATCH_NORM:
+        return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    return x if name.endswith("_") else torch.empty_like(x)
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for branch in tree:
+            yield from _tensors(branch)
+
+
+def canonical(arch: Architecture) -> Architecture:
+    """Return the same network in the one spelling that all its equivalents share."""
+    specs = iter([layer.spec for layer in trace(arch)])
+    stages = tuple(tuple(next(specs) for _ in stage) for stage in arch.stages)
+    return Architecture(arch.resolution, stages, next(specs), arch.neck)
+
+
+def build(arch: Architecture) -> Network:
+    """Return the network of `arch` with fresh weights from torch's default generator.
+
+    Convolutions start from He's normal distribution over the fan-out (He et al. 2015), linear layers from
+    a normal with deviation 0.01, as torchvision's mobile networks do.
+    """
+    layers = iter(trace(arch))
+    blocks = [[_built(next(layers)) for _ in stage] for stage in arch.stages]
+    network = Network(blocks, _built(next(layers)))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+def _built(layer: Layer) -> nn.Module:
+    return make_block(layer.spec, in_channels(layer))
+
+
+def in_channels(layer: Layer) -> tuple[int, ...]:
+    """Return the channels of each feature map that the layer reads."""
+    return tuple(shape[0] for shape in input_shapes(layer))
+
+
+def input_shapes(layer: Layer) -> tuple[Shape, ...]:
+    """Return the shapes that the layer reads, one for a block of a stage."""
+    shape: Any = layer.in_shape
+    return shape if isinstance(shape[0], tuple) else (shape,)
+
+
+def deploy(model: nn.Module) -> nn.Module:
+    """Return a copy for inference: eval mode, each block's own `deploy()`, batch norm folded into convolutions."""
+    model = copy.deepcopy(model).eval()
+    for name, module in list(model.named_modules()):
+        if name and hasattr(module, "deploy"):
+            _replace(model, name, module.deploy())
+    for module in list(model.modules()):
+        if isinstance(module, nn.Sequential):
+            _fold_batch_norm(module)
+    return model.requires_grad_(False)
+
+
+def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(root.get_submodule(parent), child, module)
+
+
+def _fold_batch_norm(sequence: nn.Sequential) -> None:
+    children = list(sequence)
+    for index in range(len(children) - 1):
+        conv, norm = children[index], children[index + 1]
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            sequence[index] = fuse_conv_bn_eval(conv, norm)
+            sequence[index + 1] = nn.Identity()

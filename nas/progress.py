@@ -1,0 +1,65 @@
+"""What a person sees while a long job runs: a rich bar on a terminal, plain lines elsewhere, nothing when quiet.
+
+Everything goes to stderr; stdout belongs to results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Advance = Callable[[int], None]
+PLAIN_INTERVAL_S = 10.0
+
+
+class Reporter:
+    """Prints messages and progress. `quiet` leaves warnings only."""
+
+    def __init__(self, quiet: bool = False):
+        self.quiet = quiet
+        self._live = sys.stderr.isatty() and not quiet
+
+    def say(self, message: str) -> None:
+        """Print one line, unless quiet."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def warn(self, message: str) -> None:
+        """Print one line, always."""
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def task(self, description: str, total: int) -> Iterator[Advance]:
+        """Give a function that advances by n of `total`, shown with the time left."""
+        if self._live:
+            with _rich_bar() as bar:
+                task = bar.add_task(description, total=total)
+                yield lambda count: bar.update(task, advance=count)
+        else:
+            yield self._plain(description, total)
+
+    def _plain(self, description: str, total: int) -> Advance:
+        started = shown = time.monotonic()
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done, shown
+            done += count
+            now = time.monotonic()
+            if done < total and now - shown < PLAIN_INTERVAL_S:
+                return
+            shown = now
+            left = (now - started) / max(done, 1) * (total - done)
+            self.say(f"{description}: {done}/{total}" + (f", {left:.0f} s left" if done < total else ""))
+
+        return advance
+
+
+def _rich_bar():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=False)

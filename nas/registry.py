@@ -1,0 +1,44 @@
+"""Names to things: one plain dict per package, entry points of installed packages beside it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from nas.errors import NasError, UsageError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the closest of `known`, or the list of them when none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def lookup(
+    table: Mapping[str, T], name: str, kind: str, where: str = "", error: type[NasError] = UsageError
+) -> T:
+    """Return `table[name]`, or the entry point `name` of the group `nas.<kind>s`.
+
+    `kind` is the singular ("block"), `where` the place of the name ("search_spaces/x.yaml, stage 3").
+    Raises `error` with the nearest known name when nothing is called so.
+    """
+    if name in table:
+        return table[name]
+    plugin = _plugins(f"nas.{kind.replace(' ', '_')}s")
+    if name in plugin:
+        loaded: T = plugin[name].load()
+        return loaded
+    place = f"{where}: " if where else ""
+    raise error(f"{place}unknown {kind} '{name}'{nearest(name, [*table, *plugin])}")
+
+
+def _plugins(group: str) -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=group)}

@@ -1,0 +1,221 @@
+"""Reads the YAML files of search_spaces/ into a Space. Whatever is wrong in one is named in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.architecture import Architecture, Scalar
+from nas.errors import SpaceError
+from nas.registry import nearest
+from nas.resources import shipped
+from nas.schema import block_spec, keywords, takes_maps
+from nas.space import Operator, Proxy, Slot, Space, Values
+
+_TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy")
+_SLOT_KEYS = ("block", "depth", "per_layer")
+
+
+def space_names() -> list[str]:
+    """Return the names of the shipped search spaces and reference networks."""
+    return sorted(path.stem for path in shipped("search_spaces").glob("*.yaml"))
+
+
+def load_space(name: str) -> Space:
+    """Return the space of a shipped name ("mnasnet") or of a YAML file's path.
+
+    Raises SpaceError with the file, the key, the rule and the value of what is wrong.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = shipped("search_spaces") / f"{name}.yaml"
+        if not path.is_file():
+            raise SpaceError(f"unknown search space '{name}'{nearest(name, space_names())}")
+    return parse_space(path.stem, read_yaml(path), where=name if path.suffix in name else path.name)
+
+
+def load_architecture(name: str) -> Architecture:
+    """Return the architecture of a space that has no choice. Raises SpaceError for any other."""
+    space = load_space(name)
+    if not space.is_network:
+        raise SpaceError(f"{name}: a space with {len(space.choices)} choices, not one network")
+    return space.decode({})
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, but a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            seen.add(str(key))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds, never executing any of it. Raises SpaceError where it is not YAML."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise SpaceError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError(f"{path}: cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SpaceError(f"{path}{line}: {getattr(error, 'problem', None) or 'not YAML'}") from error
+
+
+def parse_space(name: str, data: object, where: str) -> Space:
+    """Return the space that a parsed file describes; `where` names the file in errors."""
+    data = _mapping(data, where, _TOP_KEYS)
+    for key in ("resolution", "stages", "head"):
+        if key not in data:
+            raise SpaceError(f"{where}: the key '{key}' is missing")
+    stages = data["stages"]
+    if not isinstance(stages, list) or not stages:
+        raise SpaceError(f"{where}: stages must be a list with at least one stage: {stages!r}")
+    return Space(
+        name=name,
+        resolution=_integers(data["resolution"], f"{where}: resolution", least=1),
+        stages=tuple(
+            _slot(f"stage{index}", stage, f"{where}, stage {index}", in_stage=True)
+            for index, stage in enumerate(stages)
+        ),
+        head=_slot("head", data["head"], f"{where}, head", in_stage=False),
+        proxy=_proxy(data.get("proxy", {}), f"{where}, proxy"),
+        about=str(data.get("about", "")),
+        source=str(data.get("source", "")),
+    )
+
+
+def _mapping(data: object, where: str, known: tuple[str, ...] | None = None) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise SpaceError(f"{where}: must be a mapping of keys to values: {data!r}")
+    for key in data:
+        if known is not None and key not in known:
+            raise SpaceError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+    return data
+
+
+def _values(value: object, where: str) -> Values:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise SpaceError(f"{where}: a choice needs at least one value: []")
+    for item in values:
+        if not isinstance(item, Scalar):
+            raise SpaceError(f"{where}: a value must be a number, a word or true/false: {item!r}")
+    if len({(type(item), item) for item in values}) < len(values):
+        raise SpaceError(f"{where}: a choice must not offer a value twice: {value!r}")
+    return tuple(values)
+
+
+def _integers(value: object, where: str, least: int) -> tuple[int, ...]:
+    numbers = []
+    for item in _values(value, where):
+        if not isinstance(item, int) or isinstance(item, bool) or item < least:
+            raise SpaceError(f"{where} must be whole numbers of at least {least}: {item!r}")
+        numbers.append(item)
+    return tuple(numbers)
+
+
+def _proxy(data: object, where: str) -> Proxy:
+    fields = {field.name: 0 if field.name == "images" else 1 for field in dataclasses.fields(Proxy)}
+    given = _mapping(data, where, tuple(fields))
+    return Proxy(**{key: _integers(value, f"{where}: {key}", fields[key])[0] for key, value in given.items()})
+
+
+def _slot(name: str, data: object, where: str, in_stage: bool) -> Slot:
+    data = _mapping(data, where)
+    if "block" not in data:
+        raise SpaceError(f"{where}: the key 'block' is missing")
+    operators = _operators(data["block"], where)
+    for operator in operators:
+        if takes_maps(operator.block) == in_stage:
+            place = "a head, it cannot stand in a stage" if in_stage else "a block of a stage, it cannot be the head"
+            raise SpaceError(f"{where}: '{operator.block}' is {place}")
+    shared = {key: value for key, value in data.items() if key not in _SLOT_KEYS}
+    args = _arguments(shared, operators, where)
+    depth = _integers(data.get("depth", 1), f"{where}: depth", least=0 if in_stage else 1)
+    if not in_stage and depth != (1,):
+        raise SpaceError(f"{where}: depth must be 1: {data['depth']!r}")
+    strides = dict(args).get("stride", (1,))
+    if 0 in depth and any(stride != 1 for stride in strides):
+        raise SpaceError(f"{where}: depth 0 would drop the stage's stride: depth {list(depth)}, stride {strides[0]}")
+    slot = Slot(name, operators, depth, args, _per_layer(data.get("per_layer", []), shared, operators, where))
+    return slot
+
+
+def _operators(block: object, where: str) -> tuple[Operator, ...]:
+    entries = block if isinstance(block, list) else [block]
+    if not entries:
+        raise SpaceError(f"{where}: block: a choice needs at least one value: []")
+    operators: list[Operator] = []
+    for entry in entries:
+        fields = {"op": entry} if isinstance(entry, str) else _mapping(entry, f"{where}: block")
+        op = fields.get("op")
+        if not isinstance(op, str):
+            raise SpaceError(f"{where}: block: an operator is a name or a mapping with 'op': {entry!r}")
+        takes_maps_or_unknown(op, where)
+        own = {key: value for key, value in fields.items() if key != "op"}
+        alone = (Operator(op, op),)
+        repeats = sum(operator.block == op for operator in operators)
+        label = f"{op}{repeats + 1}" if repeats else op
+        operators.append(Operator(label, op, _arguments(own, alone, where)))
+    return tuple(operators)
+
+
+def takes_maps_or_unknown(op: str, where: str) -> None:
+    """Raise SpaceError with the nearest block where `op` is none."""
+    from nas.blocks import BLOCKS
+    from nas.registry import lookup
+
+    lookup(BLOCKS, op, "block", where, SpaceError)
+
+
+def _arguments(
+    given: Mapping[str, Any], operators: tuple[Operator, ...], where: str
+) -> tuple[tuple[str, Values], ...]:
+    checked = []
+    for key, value in given.items():
+        values = _values(value, f"{where}: {key}")
+        for operator in operators:
+            known = keywords(operator.block)
+            if key not in known:
+                raise SpaceError(
+                    f"{where}: block '{operator.block}' has no keyword '{key}'{nearest(key, [*known, *_SLOT_KEYS])}"
+                )
+            values = tuple(known[key].check(item, where) for item in values)
+        checked.append((key, values))
+    return tuple(checked)
+
+
+def _per_layer(
+    value: object, shared: Mapping[str, Any], operators: tuple[Operator, ...], where: str
+) -> frozenset[str]:
+    known = {"block", *shared, *(key for operator in operators for key, _ in operator.args)}
+    for operator in operators:
+        own = {key for key, _ in operator.args}
+        block_spec(operator.block, {k: _first(v) for k, v in {**shared, **dict(operator.args)}.items()}, where)
+        if own & set(shared):
+            raise SpaceError(f"{where}: '{min(own & set(shared))}' stands in the stage and in '{operator.block}'")
+    if value is True:
+        return frozenset(known - {"stride"})
+    keys = value if isinstance(value, list) else [value] if value else []
+    for key in keys:
+        if key not in known:
+            raise SpaceError(f"{where}: per_layer: unknown key '{key}'{nearest(str(key), known)}")
+    return frozenset(keys)
+
+
+def _first(values: object) -> object:
+    return values[0] if isinstance(values, list | tuple) else values

@@ -1,0 +1,45 @@
+"""Quantities as people write them. Everything inside is in milliseconds."""
+
+from __future__ import annotations
+
+import re
+
+from nas.errors import UsageError
+
+_MS_PER_UNIT = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(us|ms|s)\s*")
+_BARE_NUMBER = re.compile(r"\s*[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?\s*")
+
+
+def parse_latency(text: str, where: str = "--target-latency") -> float:
+    """Return the latency in ms that `text` ("20ms", "0.02s", "800us") spells.
+
+    Raises UsageError when the unit is missing, the value is not above zero or the text is something else.
+    """
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        if _BARE_NUMBER.fullmatch(text):
+            value = text.strip()
+            if float(value) <= 0:
+                raise UsageError(f"{where}: a latency must be above zero: '{value}'")
+            raise UsageError(f"{where}: a latency needs a unit: write '{value}ms' or '{value}s', not '{value}'")
+        if text.lstrip().startswith("-"):
+            raise UsageError(f"{where}: a latency must be above zero: '{text.strip()}'")
+        raise UsageError(f"{where}: not a latency: '{text}'; write it as '20ms' or '0.02s'")
+    latency_ms = float(match[1]) * _MS_PER_UNIT[match[2]]
+    if not 0 < latency_ms < float("inf"):
+        raise UsageError(f"{where}: a latency must be above zero and finite: '{text}'")
+    return latency_ms
+
+
+def format_latency(latency_ms: float) -> str:
+    """Return the shortest text of a latency in ms, with its unit."""
+    return f"{latency_ms:.3g} ms" if latency_ms < 1000 else f"{latency_ms / 1000:.3g} s"
+
+
+def format_count(count: float) -> str:
+    """Return a count as people read it: 3504872 -> '3.50 M'."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.2f} {unit}"
+    return f"{count:.0f}"
