@@ -21,8 +21,8 @@ class Protocol:
     """The settings of a measurement; every table and result carries them."""
 
     visits: int = 12
-    warmup: int = 2
-    repeats: int = 4
+    warmup: int = 1
+    repeats: int = 3
     flush_bytes: int = 4 << 20
 
     def to_dict(self) -> dict[str, int]:

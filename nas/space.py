@@ -116,6 +116,14 @@ class Proxy:
 
 
 @dataclass(frozen=True)
+class FinalTraining:
+    """The winner's training: epochs at the proxy's resolution, images of an epoch at the deployed one."""
+
+    epochs: int = 8
+    images: int = 500
+
+
+@dataclass(frozen=True)
 class Space:
     """A set of architectures, as a file of search_spaces/ gives it."""
 
@@ -124,6 +132,7 @@ class Space:
     stages: tuple[Slot, ...]
     head: Slot
     proxy: Proxy = field(default_factory=Proxy)
+    final: FinalTraining = field(default_factory=FinalTraining)
     about: str = ""
     source: str = ""
 

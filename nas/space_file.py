@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -14,9 +14,11 @@ from nas.errors import SpaceError
 from nas.registry import nearest
 from nas.resources import shipped
 from nas.schema import block_spec, keywords, takes_maps
-from nas.space import Operator, Proxy, Slot, Space, Values
+from nas.space import FinalTraining, Operator, Proxy, Slot, Space, Values
 
-_TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy")
+T = TypeVar("T")
+
+_TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final")
 _SLOT_KEYS = ("block", "depth", "per_layer")
 
 
@@ -92,7 +94,8 @@ def parse_space(name: str, data: object, where: str) -> Space:
             for index, stage in enumerate(stages)
         ),
         head=_slot("head", data["head"], f"{where}, head", in_stage=False),
-        proxy=_proxy(data.get("proxy", {}), f"{where}, proxy"),
+        proxy=_numbers(Proxy, data.get("proxy", {}), f"{where}, proxy"),
+        final=_numbers(FinalTraining, data.get("final", {}), f"{where}, final"),
         about=str(data.get("about", "")),
         source=str(data.get("source", "")),
     )
@@ -128,10 +131,14 @@ def _integers(value: object, where: str, least: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _proxy(data: object, where: str) -> Proxy:
-    fields = {field.name: 0 if field.name == "images" else 1 for field in dataclasses.fields(Proxy)}
+def _numbers(kind: type[T], data: object, where: str) -> T:
+    """Return the dataclass of whole numbers that a section holds; `images` may be 0, for all."""
+    fields = {field.name: 0 if field.name == "images" else 1 for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     given = _mapping(data, where, tuple(fields))
-    return Proxy(**{key: _integers(value, f"{where}: {key}", fields[key])[0] for key, value in given.items()})
+    for key, value in given.items():
+        if isinstance(value, list):
+            raise SpaceError(f"{where}: {key} cannot be a choice: {value!r}")
+    return kind(**{key: _integers(value, f"{where}: {key}", fields[key])[0] for key, value in given.items()})
 
 
 def _slot(name: str, data: object, where: str, in_stage: bool) -> Slot:

@@ -1,0 +1,69 @@
+"""`nas export`: a network as a folder that runs without us."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from nas.progress import Reporter
+
+HELP = "write a run's winner or a network as a PyTorch module, ONNX and the runtime's form"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("source", metavar="SOURCE", help="a run folder, an exported folder, or a network's name or YAML")
+    parser.add_argument("--out", metavar="DIR", help="the folder to write (default: exports/SOURCE)")
+    parser.add_argument("--runtime", default="onnxruntime", metavar="NAME", help="the runtime's form to add to ONNX")
+    parser.add_argument("--classes", type=int, metavar="N", help="classes of a network's head")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of fresh weights")
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """Write the folder and return its card with the folder's path."""
+    from nas.device import make_runtime
+    from nas.export import export_folder
+
+    make_runtime(args.runtime)
+    source = Path(args.source)
+    folder = Path(args.out) if args.out else Path("exports") / source.stem
+    if source.is_dir():
+        arch, model, facts = _exported(source)
+    else:
+        arch, model, facts = _fresh(args)
+        reporter.say("the weights are fresh, not trained")
+    card = export_folder(arch, model, folder, args.runtime, facts)
+    return {"model": str(folder), **card}
+
+
+def _exported(source: Path) -> tuple[Any, Any, dict[str, Any]]:
+    from nas.export import load_exported
+
+    arch, model, card = load_exported(source / "model" if (source / "model").is_dir() else source)
+    made_anew = {"blocks", "check", "versions", "params", "macs", "architecture", "resolution", "preprocessing"}
+    return arch, model, {key: value for key, value in card.items() if key not in made_anew}
+
+
+def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
+    import torch
+
+    from nas.errors import SpaceError
+    from nas.network import build
+    from nas.space_file import load_space
+
+    space = load_space(args.source)
+    space = space.for_classes(args.classes) if args.classes is not None else space
+    if not space.is_network:
+        raise SpaceError(f"{args.source}: has {len(space.choices)} choices: search it, then export the run")
+    arch = space.decode({})
+    with torch.random.fork_rng():
+        torch.manual_seed(args.seed)
+        model = build(arch)
+    return arch, model, {"weights": "fresh, not trained", "seed": args.seed}
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print where the folder is."""
+    print(f"model    {result['model']}")
+    print(f"files    {', '.join(sorted(path.name for path in Path(result['model']).iterdir()))}")

@@ -1,0 +1,72 @@
+"""`nas`: the commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from nas import __version__
+from nas.cli import export, profile, search, show
+from nas.errors import NasError
+from nas.progress import Reporter
+from nas.registry import nearest
+
+COMMANDS = (search, profile, show, export)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line with the nearest known flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message in one line and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; nothing heavy is imported for it."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    common.add_argument("--quiet", action="store_true", help="print warnings and the result only")
+    parser = OneLineParser(
+        prog="nas",
+        description="Find the most accurate network for a device, a latency budget and a data set.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"nas {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OneLineParser)
+    for command in COMMANDS:
+        name = command.__name__.rpartition(".")[2]
+        subparser = commands.add_parser(name, help=command.HELP, description=command.HELP, parents=[common],
+                                        allow_abbrev=False)  # fmt: skip
+        command.add_arguments(subparser)
+        subparser.set_defaults(module=command, parser=subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 2 for a mistake in the input, or 130 when interrupted."""
+    parser = make_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [flag for flag in args.parser._option_string_actions if flag.startswith("--")]
+        args.parser.error(f"unknown argument '{unknown[0]}'{nearest(unknown[0].partition('=')[0], flags)}")
+    try:
+        result = args.module.run(args, Reporter(args.quiet))
+    except NasError as error:
+        print(f"nas {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"nas {args.command}: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    if args.json:
+        print(json.dumps(result))
+    else:
+        args.module.print_result(result)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

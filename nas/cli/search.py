@@ -1,0 +1,72 @@
+"""`nas search`: the main job."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from nas.progress import Reporter
+
+HELP = "find the most accurate network within a latency target, and prove it on this device"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags; each has its default in Experiment, so that a flag that is not given changes nothing."""
+    parser.add_argument("experiment", nargs="?", metavar="FILE", help="an experiment's YAML; flags go before it")
+    text, number, real = {"metavar": "NAME"}, {"type": int, "metavar": "N"}, {"type": float, "metavar": "W"}
+    flags: dict[str, tuple[dict[str, Any], str]] = {
+        "target-latency": ({"metavar": "T"}, "the latency budget, as 20ms or 0.02s"),
+        "space": (text, "a shipped search space or a YAML file (default: mnasnet)"),
+        "data": (text, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
+        "data-root": ({"metavar": "DIR"}, "where named data sets lie or are downloaded to"),
+        "objective": (text, "soft (default), hard, constrained or pareto"),
+        "alpha": (real, "the reward's exponent within the target"),
+        "beta": (real, "the reward's exponent beyond the target"),
+        "runtime": (text, "onnxruntime (default), torch, or null"),
+        "threads": (number, "threads of the runtime (default: 1)"),
+        "table": ({"metavar": "FILE"}, "a latency table, instead of this machine's own"),
+        "controller": (text, "tpe (default) or random"),
+        "evaluator": (text, "proxy_training (default)"),
+        "trials": (number, "candidates to evaluate (default: 12)"),
+        "seed": (number, "decides candidates, training and result (default: 0)"),
+        "proxy-resolution": (number, "input resolution of the candidates' short training, in pixels"),
+        "proxy-epochs": (number, "epochs of the candidates' short training"),
+        "proxy-images": (number, "images of the candidates' short training"),
+        "final-epochs": (number, "epochs of the winner's training"),
+        "run": ({"metavar": "DIR"}, "the run's folder; the same command continues there"),
+    }
+    for flag, (options, text_of) in flags.items():
+        parser.add_argument(f"--{flag}", help=text_of, **options)
+    parser.add_argument("--any-device", action="store_true", default=None, help="use a table of another device")
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """Return the result of the search that the experiment file and the flags describe."""
+    import dataclasses
+
+    from nas.experiment import Experiment, read_experiment
+    from nas.job import run_search
+
+    settings = read_experiment(args.experiment) if args.experiment else {}
+    for field in dataclasses.fields(Experiment):
+        given = getattr(args, field.name)
+        if given is not None:
+            settings[field.name] = given
+    return run_search(Experiment(**settings), reporter)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print the winner."""
+    from nas.units import format_count, format_latency
+
+    best = result["best"]
+    latency, target = best["latency_ms"], format_latency(result["target_latency_ms"])
+    verdict = "holds" if result["holds_target"] else "DOES NOT HOLD"
+    print(f"architecture  {best['architecture']}, best of {result['trials']} trials ({result['objective']})")
+    print(
+        f"latency       {format_latency(latency['measured'])} measured, {format_latency(latency['predicted'])} "
+        f"predicted: {verdict} {target}"
+    )
+    print(f"accuracy      {best['test_accuracy']:.1%} on the test set, {best['accuracy']:.1%} as a proxy")
+    print(f"size          {format_count(best['params'])} parameters, {format_count(best['macs'])} MACs")
+    print(f"model         {best['model']}")

@@ -1,0 +1,143 @@
+"""`nas show`: a search space or a network, readable."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from nas.progress import Reporter
+
+HELP = "print a search space's choices and size, or a network's layers and costs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("name", metavar="NAME", help="a shipped space or network, or a YAML file")
+    parser.add_argument("--resolution", type=int, metavar="N", help="another input resolution, for a network")
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """Return the space or the network as data."""
+    from nas.errors import UsageError
+    from nas.space_file import load_space
+
+    space = load_space(args.name)
+    if not space.is_network:
+        if args.resolution is not None:
+            raise UsageError(f"--resolution: only a network has one to change, '{args.name}' has choices")
+        return _space(space)
+    if args.resolution is not None and args.resolution < 1:
+        raise UsageError(f"--resolution: must be at least 1: {args.resolution}")
+    return _network(space, args.resolution)
+
+
+def _space(space: Any) -> dict[str, Any]:
+    return {
+        "name": space.name,
+        "about": space.about,
+        "source": space.source,
+        "resolution": list(space.resolution),
+        "size": space.size,
+        "choices": {key: list(values) for key, values in space.choices.items()},
+        "stages": [_slot(slot) for slot in (*space.stages, space.head)],
+    }
+
+
+def _slot(slot: Any) -> dict[str, Any]:
+    return {
+        "stage": slot.name,
+        "blocks": [{"block": op.label, **{key: list(values) for key, values in op.args}} for op in slot.operators],
+        "depth": list(slot.depth),
+        "arguments": {key: list(values) for key, values in slot.args},
+        "per_layer": sorted(slot.per_layer),
+        "size": slot.size,
+    }
+
+
+def _network(space: Any, resolution: int | None) -> dict[str, Any]:
+    from nas.network import input_shapes, trace
+
+    arch = space.decode({})
+    arch = arch.at(resolution) if resolution else arch
+    layers = trace(arch)
+    places = [f"stage{index}" for index, stage in enumerate(arch.stages) for _ in stage] + ["head"]
+    return {
+        "name": space.name,
+        "about": space.about,
+        "source": space.source,
+        "architecture": arch.digest,
+        "resolution": arch.resolution,
+        "params": sum(layer.params for layer in layers),
+        "macs": sum(layer.macs for layer in layers),
+        "memory_access": sum(layer.memory_access for layer in layers),
+        "layers": [
+            {
+                "place": place,
+                "block": layer.spec.to_dict(),
+                "in": [list(shape) for shape in input_shapes(layer)],
+                "out": list(layer.out_shape),
+                "params": layer.params,
+                "macs": layer.macs,
+                "memory_access": layer.memory_access,
+            }
+            for place, layer in zip(places, layers, strict=True)
+        ],
+    }
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print a table."""
+    from rich.console import Console
+
+    console = Console()
+    if result["about"]:
+        console.print(f"{result['name']}: {result['about']}", highlight=False)
+    if "layers" in result:
+        _print_network(result, console)
+    else:
+        _print_space(result, console)
+
+
+def _print_space(result: dict[str, Any], console: Any) -> None:
+    from rich.table import Table
+
+    table = Table("stage", "blocks", "depth", "choices", "ways")
+    for stage in result["stages"]:
+        blocks = [_words(block["block"], {k: v for k, v in block.items() if k != "block"}) for block in stage["blocks"]]
+        arguments = "\n".join(f"{key} {_values(values)}" for key, values in stage["arguments"].items())
+        table.add_row(stage["stage"], "\n".join(blocks), _values(stage["depth"]), arguments, f"{stage['size']:,}")
+    console.print(table)
+    resolution = _values(result["resolution"])
+    console.print(
+        f"{resolution} px, {len(result['choices'])} choices, exact size {result['size']:,} ({result['size']:.2e})",
+        highlight=False,
+    )
+
+
+def _print_network(result: dict[str, Any], console: Any) -> None:
+    from rich.table import Table
+
+    from nas.units import format_count
+
+    table = Table("place", "block", "in", "out", "parameters", "MACs", "memory access")
+    for layer in result["layers"]:
+        block = {key: value for key, value in layer["block"].items() if key != "block"}
+        shapes = ", ".join("x".join(map(str, shape)) for shape in layer["in"])
+        costs = (format_count(layer[key]) for key in ("params", "macs", "memory_access"))
+        words = _words(layer["block"]["block"], {key: [value] for key, value in block.items()})
+        table.add_row(layer["place"], words, shapes, "x".join(map(str, layer["out"])), *costs)
+    console.print(table)
+    console.print(
+        f"{result['resolution']} px, {result['params']:,} parameters, {result['macs']:,} MACs, "
+        f"{result['memory_access']:,} elements read and written, architecture {result['architecture']}",
+        highlight=False,
+    )
+
+
+def _words(name: str, arguments: dict[str, Any]) -> str:
+    return " ".join([name, *(f"{key}={_values(values)}" for key, values in arguments.items())])
+
+
+def _values(values: list[Any]) -> str:
+    words = [str(value).lower() if isinstance(value, bool) else f"{value}" for value in values]
+    return words[0] if len(words) == 1 else "{" + ", ".join(words) + "}"

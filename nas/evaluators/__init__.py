@@ -1,0 +1,29 @@
+"""How accurate a candidate is. To add one: write a file, add a line here.
+
+An evaluator is a generator of accuracies: the last one counts, and to prune is to stop iterating.
+Evaluators do not know latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from nas.architecture import Architecture
+from nas.evaluators.proxy_training import ProxyTraining
+
+
+class Evaluator(Protocol):
+    """What an evaluator file provides."""
+
+    def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
+        """Yield accuracies in [0, 1], better known each time."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the accuracies, for the result."""
+
+
+EVALUATORS = {
+    "proxy_training": ProxyTraining,
+}

@@ -1,0 +1,42 @@
+"""Training from scratch, short and at a small resolution, on the real images (MnasNet, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from nas.architecture import Architecture
+from nas.network import build
+from nas.space import Proxy
+from nas.tasks.classification import Classification
+from nas.training import Recipe, train
+
+
+class ProxyTraining:
+    """Trains each candidate for `proxy.epochs` at `proxy.resolution`."""
+
+    def __init__(self, task: Classification, proxy: Proxy):
+        self._task, self._proxy = task, proxy
+        self._recipe = Recipe(proxy.epochs)
+        self._train = task.train_set(proxy.resolution, proxy.images)
+        self._validation = task.validation_set(proxy.resolution)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return resolution, images and recipe."""
+        return {
+            "evaluator": "proxy_training",
+            "resolution": self._proxy.resolution,
+            "train_images": len(self._train),
+            "validation_images": len(self._validation),
+            **self._recipe.to_dict(),
+        }
+
+    def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
+        """Yield the validation accuracy in [0, 1] after each epoch."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = build(arch.at(self._proxy.resolution))
+        yield from train(model, self._task, self._train, self._validation, self._recipe, seed)

@@ -1,0 +1,142 @@
+"""An experiment: every setting of a search in one value, from a YAML file and from flags.
+
+This is the only module that turns names into classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nas.controllers import CONTROLLERS, Controller
+from nas.errors import UsageError
+from nas.evaluators import EVALUATORS, Evaluator
+from nas.objective import Objective, make_objective
+from nas.registry import lookup, nearest
+from nas.space import Proxy, Space
+from nas.space_file import load_space, read_yaml
+from nas.tasks.classification import Classification
+from nas.units import parse_latency
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The settings of `nas search`. Latencies are text with a unit; 0 and None mean what the space says."""
+
+    target_latency: str = ""
+    space: str = "mnasnet"
+    data: str = "digits"
+    data_root: str | None = None
+    objective: str = "soft"
+    alpha: float | None = None
+    beta: float | None = None
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    table: str | None = None
+    any_device: bool = False
+    controller: str = "tpe"
+    evaluator: str = "proxy_training"
+    trials: int = 12
+    seed: int = 0
+    proxy_resolution: int = 0
+    proxy_epochs: int = 0
+    proxy_images: int = 0
+    final_epochs: int = 0
+    run: str | None = None
+
+    @property
+    def target_ms(self) -> float:
+        """The target in ms. Raises UsageError where it is missing or not a latency."""
+        if not self.target_latency:
+            raise UsageError("--target-latency: is needed, as '20ms' or '0.02s'")
+        return parse_latency(self.target_latency)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: --run, or a name made of what is searched."""
+        if self.run:
+            return Path(self.run)
+        space, data = (re.sub(r"\W+", "_", Path(name).stem) for name in (self.space, self.data))
+        return Path("runs") / f"{space}-{data}-{self.target_ms:g}ms-{self.objective}-seed{self.seed}"
+
+
+def read_experiment(path: str) -> dict[str, Any]:
+    """Return the settings of an experiment file, checked by name and type. Raises UsageError or SpaceError."""
+    data = read_yaml(Path(path))
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{path}: an experiment is a mapping of settings to values: {data!r}")
+    fields = {field.name: field for field in dataclasses.fields(Experiment)}
+    for key, value in data.items():
+        if key not in fields:
+            raise UsageError(f"{path}: unknown setting '{key}'{nearest(str(key), fields)}")
+        names = str(fields[key].type).split(" | ")
+        if type(value).__name__ not in (*names, *(["int"] if "float" in names else [])):
+            raise UsageError(f"{path}: {key} must be of type {names[0]}: {value!r}")
+    return dict(data)
+
+
+def resolve_space(experiment: Experiment) -> Space:
+    """Return the experiment's space with the proxy that the flags ask for. Raises SpaceError."""
+    space = load_space(experiment.space)
+    proxy = Proxy(
+        experiment.proxy_resolution or space.proxy.resolution,
+        experiment.proxy_epochs or space.proxy.epochs,
+        experiment.proxy_images or space.proxy.images,
+    )
+    final = replace(space.final, epochs=experiment.final_epochs or space.final.epochs)
+    return replace(space, proxy=proxy, final=final)
+
+
+def check(experiment: Experiment) -> None:
+    """Raise UsageError for the first setting that cannot be, before anything is loaded or written."""
+    experiment.target_ms  # noqa: B018 (raises)
+    make_experiment_objective(experiment)
+    lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
+    lookup(EVALUATORS, experiment.evaluator, "evaluator", "--evaluator")
+    for key, least in (("trials", 1), ("threads", 1), ("seed", 0)):
+        if getattr(experiment, key) < least:
+            raise UsageError(f"--{key}: must be at least {least}: {getattr(experiment, key)}")
+    for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs"):
+        if getattr(experiment, key) < 0:
+            raise UsageError(f"--{key.replace('_', '-')}: must not be negative: {getattr(experiment, key)}")
+
+
+def make_experiment_objective(experiment: Experiment) -> Objective:
+    """Return the objective with the experiment's target and exponents."""
+    return make_objective(experiment.objective, experiment.target_ms, experiment.alpha, experiment.beta)
+
+
+def make_controller(experiment: Experiment, space: Space, objective: Objective) -> Controller:
+    """Return the experiment's controller, told nothing."""
+    return lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(space, objective.directions)
+
+
+def make_evaluator(experiment: Experiment, task: Classification, space: Space) -> Evaluator:
+    """Return the experiment's evaluator on the task."""
+    return lookup(EVALUATORS, experiment.evaluator, "evaluator", "--evaluator")(task, space.proxy)
+
+
+def identity(experiment: Experiment, space: Space, task: Classification) -> dict[str, Any]:
+    """Return what makes this experiment another than the next: a run folder holds trials of one identity."""
+    return {
+        "space": experiment.space,
+        "space_digest": hashlib.sha256(repr(space).encode()).hexdigest()[:16],
+        "data": task.data.name,
+        "train_images": len(task.data.train),
+        "target_latency_ms": experiment.target_ms,
+        "objective": experiment.objective,
+        "alpha": experiment.alpha,
+        "beta": experiment.beta,
+        "runtime": experiment.runtime,
+        "threads": experiment.threads,
+        "controller": experiment.controller,
+        "evaluator": experiment.evaluator,
+        "seed": experiment.seed,
+    }

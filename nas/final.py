@@ -1,0 +1,127 @@
+"""After the search: the best candidates measured on the device, and the winner trained further and tested once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from nas.architecture import Architecture
+from nas.network import build
+from nas.objective import Objective
+from nas.profiling import Latency
+from nas.progress import Reporter
+from nas.space import FinalTraining, Proxy
+from nas.study import Trial
+from nas.tasks.classification import Classification
+from nas.training import Recipe, pick_device, train
+
+FINALISTS = 4
+MOST_FINALISTS = 40
+Measure = Callable[[Sequence[Architecture]], list[Latency]]
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial with its latency as measured on the device as a whole network."""
+
+    trial: Trial
+    measured: Latency
+
+    def holds(self, target_ms: float) -> bool:
+        """Whether the median holds the target."""
+        return self.measured.median <= target_ms
+
+    def score(self, objective: Objective) -> float:
+        """Return the objective's score at the measured latency."""
+        return objective.score(replace(self.trial.metrics, latency_ms=self.measured.median))
+
+
+def confirm(trials: Sequence[Trial], objective: Objective, target_ms: float, measure: Measure) -> list[Finalist]:
+    """Measure the best trials, a few at a time, until one holds the target; return the finalists, the winner first.
+
+    Candidates that hold the target by prediction come first, by score; then the others, the fastest first.
+    Where none holds the target, the fastest finalist is the first.
+    """
+
+    def order(trial: Trial) -> tuple[bool, float]:
+        over = trial.metrics.latency_ms > target_ms
+        return over, trial.metrics.latency_ms if over else -objective.score(trial.metrics)
+
+    waiting = sorted(trials, key=order)[:MOST_FINALISTS]
+    finalists: list[Finalist] = []
+    while waiting and not any(finalist.holds(target_ms) for finalist in finalists):
+        batch, waiting = waiting[:FINALISTS], waiting[FINALISTS:]
+        latencies = measure([trial.architecture for trial in batch])
+        finalists += [Finalist(trial, latency) for trial, latency in zip(batch, latencies, strict=True)]
+
+    def rank(finalist: Finalist) -> tuple[bool, float]:
+        holds = finalist.holds(target_ms)
+        return not holds, -finalist.score(objective) if holds else finalist.measured.median
+
+    return sorted(finalists, key=rank)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the winner's training: at one resolution, over `images` of the training images (0: all)."""
+
+    resolution: int
+    images: int
+    recipe: Recipe
+
+
+def phases(proxy: Proxy, final: FinalTraining, resolution: int) -> list[Phase]:
+    """Return the winner's training: the proxy's resolution, doubled until the deployed one is reached.
+
+    Each phase has half the epochs of the one before, and no epoch sees more pixels than `final.images` images
+    have at the deployed resolution: progressive learning (Tan and Le 2021, section 4), which costs a fraction
+    of training at full size and ends at the size of the objects that the deployed network will see.
+    """
+    sizes = [min(proxy.resolution, resolution)]
+    while sizes[-1] < resolution:
+        sizes.append(min(2 * sizes[-1], resolution))
+    return [
+        Phase(
+            resolution=size,
+            images=final.images * resolution**2 // size**2,
+            recipe=Recipe(max(1, final.epochs >> index), learning_rate=Recipe.learning_rate / (index + 1)),
+        )
+        for index, size in enumerate(sizes)
+    ]
+
+
+def train_winner(
+    arch: Architecture, task: Classification, proxy: Proxy, final: FinalTraining, seed: int, reporter: Reporter
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train `arch` through its phases and return it with what was seen.
+
+    The accuracy on the test set is at the deployed resolution, on images that nothing before has touched.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: nn.Module = build(arch)
+    accuracy, seen = float("nan"), []
+    for index, phase in enumerate(phases(proxy, final, arch.resolution)):
+        images = task.train_set(phase.resolution, phase.images)
+        validation = task.validation_set(phase.resolution, phase.images)
+        title = f"training the winner at {phase.resolution} px"
+        with reporter.task(title, phase.recipe.epochs) as advance:
+            for accuracy in train(model, task, images, validation, phase.recipe, seed + index):
+                advance(1)
+        seen.append({"resolution": phase.resolution, "images": len(images), "validation_accuracy": accuracy,
+                     **phase.recipe.to_dict()})  # fmt: skip
+    test_set = task.test_set(arch.resolution)
+    with reporter.task(f"testing once on {len(test_set)} images", 1) as advance:
+        test_accuracy = task.accuracy(model, test_set, pick_device())
+        advance(1)
+    facts = {
+        "test_accuracy": test_accuracy,
+        "test_images": len(test_set),
+        "validation_accuracy": accuracy,
+        "training": seen,
+    }
+    return model, facts

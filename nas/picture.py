@@ -1,0 +1,40 @@
+"""Pictures of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nas.final import Finalist
+from nas.objective import front
+from nas.study import Trial
+
+
+def draw_search(trials: Sequence[Trial], finalists: Sequence[Finalist], target_ms: float, path: Path) -> None:
+    """Draw accuracy over latency of every trial, their front, the measured finalists and the target, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    points = [trial.metrics for trial in trials]
+    kept = [points[index] for index in front(points)]
+    axes.axvline(target_ms, color="0.5", linestyle="--", linewidth=1, label=f"target {target_ms:g} ms")
+    axes.plot(
+        [point.latency_ms for point in kept], [100 * point.accuracy for point in kept],
+        drawstyle="steps-post", color="tab:blue", linewidth=1, alpha=0.6, label="front, predicted",
+    )  # fmt: skip
+    scatter = axes.scatter(
+        [point.latency_ms for point in points], [100 * point.accuracy for point in points],
+        c=[trial.number for trial in trials], cmap="viridis", s=22, zorder=3,
+    )  # fmt: skip
+    figure.colorbar(scatter, label="trial")
+    for index, finalist in enumerate(finalists):
+        axes.plot(
+            finalist.measured.median, 100 * finalist.trial.metrics.accuracy,
+            marker="*" if index == 0 else "x", color="tab:red", markersize=14 if index == 0 else 7, linestyle="none",
+            zorder=4, label="winner, measured" if index == 0 else ("finalists, measured" if index == 1 else None),
+        )  # fmt: skip
+    axes.set_xlabel("latency, ms")
+    axes.set_ylabel("validation accuracy of the proxy, %")
+    axes.legend(loc="lower right", fontsize=8)
+    figure.savefig(path)

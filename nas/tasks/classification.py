@@ -1,0 +1,64 @@
+"""Image classification: cross-entropy with label smoothing, and the share of images that are classified right."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from nas.tasks.images import ImageData, Pictures, Split, augmentation, load_images, normalize
+
+EVALUATION_BATCH = 256
+
+
+class Classification:
+    """A data set to learn to classify."""
+
+    def __init__(self, data: ImageData):
+        self.data = data
+
+    @classmethod
+    def load(cls, name: str, root: str | None = None) -> Classification:
+        """Return the task on a named data set or an image folder. Raises DataError."""
+        return cls(load_images(name, root))
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.data.classes)
+
+    def train_set(self, resolution: int, images: int = 0) -> Pictures:
+        """Return the training images, augmented; a stratified part of `images` where that is above 0."""
+        return Pictures(_part(self.data.train, images), resolution, augmentation(resolution, self.data.flip))
+
+    def validation_set(self, resolution: int, images: int = 0) -> Pictures:
+        """Return the held-out images that rank candidates, or a stratified part of them."""
+        return Pictures(_part(self.data.validation, images), resolution)
+
+    def test_set(self, resolution: int) -> Pictures:
+        """Return the images that are touched once, at the end."""
+        return Pictures(self.data.test, resolution)
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss of uint8 (B, 3, H, W) and labels (B,)."""
+        return F.cross_entropy(model(normalize(images)), labels, label_smoothing=0.1)
+
+    @torch.no_grad()
+    def accuracy(self, model: nn.Module, images: Pictures, device: torch.device) -> float:
+        """Return the share of `images` whose class has the highest logit, in [0, 1]; the model is left in eval mode."""
+        model.eval()
+        right = torch.zeros((), dtype=torch.long, device=device)
+        for batch, labels in DataLoader(images, EVALUATION_BATCH):
+            logits = model(normalize(batch.to(device)).contiguous(memory_format=torch.channels_last))
+            right += (logits.argmax(1) == labels.to(device)).sum()
+        return right.item() / len(images)
+
+
+def _part(split: Split, images: int) -> Split:
+    if not images or images >= len(split):
+        return split
+    from nas.tasks.images import stratified
+
+    _, part = stratified(split.labels, images / len(split))
+    return split.take(part)
