@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -94,12 +95,10 @@ class LocalWorker:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
-                with _ignore_broken_pipe():
+                with contextlib.suppress(BrokenPipeError):
                     stream.close()
 
-    def measure(
-        self, graphs: Sequence[Graph], protocol: Protocol, seed: int
-    ) -> Iterator[tuple[str, list[float]]]:
+    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[tuple[str, list[float]]]:
         """Yield (key, milliseconds of one visit), interleaved over the graphs. Raises DeviceError."""
         self._send({
             "graphs": [{"key": graph.key, "path": graph.path, "shapes": graph.shapes} for graph in graphs],
@@ -111,7 +110,7 @@ class LocalWorker:
 
     def _send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        with _ignore_broken_pipe():
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
 
@@ -130,9 +129,3 @@ class LocalWorker:
 
 def _python_path() -> list[str]:
     return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-
-
-def _ignore_broken_pipe():  # type: ignore[no-untyped-def]
-    import contextlib
-
-    return contextlib.suppress(BrokenPipeError)

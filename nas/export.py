@@ -1,4 +1,4 @@
-"""A network as a folder that runs without us: model.py, model.safetensors, model.onnx and a card, checked by running."""
+"""A network as a folder that runs without us: model.py, model.safetensors, model.onnx and a card, all checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def export_folder(
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model = model.cpu().eval()
+    model = model.cpu().to(memory_format=torch.contiguous_format).eval()
     with torch.no_grad():
         output = model(check_input(arch.resolution))
     card = {**_card(arch, output), **facts}
@@ -120,8 +120,8 @@ def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, car
 
 def _check_python(folder: Path) -> None:
     """Run the exported file as a user would, in a process of its own that cannot see us."""
-    command = [sys.executable, "-I", str(folder / "model.py")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    command = [sys.executable, "-I", str((folder / "model.py").resolve())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise ExportError(f"{folder / 'model.py'}: does not run: {last}")

@@ -104,16 +104,18 @@ def train_winner(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: nn.Module = build(arch)
-    accuracy, seen = float("nan"), []
+    accuracy = float("nan")
+    seen: list[dict[str, Any]] = []
     for index, phase in enumerate(phases(proxy, final, arch.resolution)):
         images = task.train_set(phase.resolution, phase.images)
         validation = task.validation_set(phase.resolution, phase.images)
         title = f"training the winner at {phase.resolution} px"
         with reporter.task(title, phase.recipe.epochs) as advance:
-            for accuracy in train(model, task, images, validation, phase.recipe, seed + index):
+            for reached in train(model, task, images, validation, phase.recipe, seed + index):
+                accuracy = reached
                 advance(1)
-        seen.append({"resolution": phase.resolution, "images": len(images), "validation_accuracy": accuracy,
-                     **phase.recipe.to_dict()})  # fmt: skip
+        record = {"resolution": phase.resolution, "images": len(images), "validation_accuracy": accuracy}
+        seen.append({**record, **phase.recipe.to_dict()})
     test_set = task.test_set(arch.resolution)
     with reporter.task(f"testing once on {len(test_set)} images", 1) as advance:
         test_accuracy = task.accuracy(model, test_set, pick_device())

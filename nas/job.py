@@ -95,10 +95,12 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Lat
     differences = table.differences(header)
     if differences and not experiment.any_device:
         raise TableError(f"{table.path}: {'; '.join(differences)}; give --any-device to use it all the same")
-    if differences:
-        reporter.warn(f"{table.path}: {'; '.join(differences)}")
+    if not differences:
+        profile(layers, table, reporter)
+        return table
+    reporter.warn(f"{table.path}: {'; '.join(differences)}")
     for layer in table.missing(layers)[:1]:
-        table.latency_ms(layer)
+        table.latency_ms(layer)  # raises, with the nearest layer that is covered
     return table
 
 
@@ -137,9 +139,7 @@ def finish(
     winner = finalists[0]
     holds = winner.holds(target_ms)
     say_finalists(finalists, target_ms, reporter)
-    model, seen = train_winner(
-        winner.trial.architecture, task, space.proxy, space.final, experiment.seed, reporter
-    )
+    model, seen = train_winner(winner.trial.architecture, task, space.proxy, space.final, experiment.seed, reporter)
     folder = study.folder / "model"
     facts = {
         **winner_facts(winner, experiment, task),

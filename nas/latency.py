@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import SpaceError, TableError
@@ -50,6 +50,8 @@ class LatencyTable:
             lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise TableError(f"{path}: cannot be read: {error}") from error
+        if len(lines) == 1 and header is not None:  # cut off before the first line was whole
+            return cls(path, {"format": FORMAT, **header})
         table = cls(path, _header(lines[0], f"{path}, line 1"))
         for number, line in enumerate(lines[1:-1], start=2):
             table._add(*_row(line, f"{path}, line {number}"))
@@ -69,10 +71,8 @@ class LatencyTable:
     def _write(self, text: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
-            if file.tell() == 0:
+            if _drop_cut_line(file) == 0:
                 text = json.dumps(self.header) + "\n" + text
-            else:
-                _drop_cut_line(file)
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -122,14 +122,13 @@ def layer_name(spec: BlockSpec, in_shape: Any) -> str:
     return f"{spec} at {', '.join('x'.join(map(str, shape)) for shape in shapes)}"
 
 
-def _drop_cut_line(file: Any) -> None:
-    """Cut the file back to its last whole line."""
+def _drop_cut_line(file: IO[bytes]) -> int:
+    """Cut the file back to its last whole line and return its length."""
     file.seek(0)
-    content = file.read()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        file.truncate(end)
+    end = file.read().rfind(b"\n") + 1
+    file.truncate(end)
     file.seek(0, os.SEEK_END)
+    return end
 
 
 def _words(value: object) -> str:

@@ -88,12 +88,12 @@ def _simplified(spec: BlockSpec, in_shape: Any) -> BlockSpec:
 
 @lru_cache(maxsize=200_000)
 def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
-    shapes = in_shape if isinstance(in_shape[0], tuple) else (in_shape,)
+    shapes: Any = in_shape if isinstance(in_shape[0], tuple) else (in_shape,)
     stride = spec.kwargs.get("stride", 1)
-    height, width = shapes[0][1:]  # type: ignore[misc]
+    height, width = shapes[0][1:]
     if isinstance(stride, int) and stride > min(height, width):
         raise SpaceError(f"a stride of {stride} leaves no pixels of {height}x{width}")
-    in_channels = tuple(shape[0] for shape in shapes)  # type: ignore[index]
+    in_channels = tuple(shape[0] for shape in shapes)
     with torch.device("meta"):
         module = make_block(spec, in_channels).eval()
         maps = [torch.empty((1, *shape)) for shape in shapes]
@@ -115,11 +115,11 @@ def make_block(spec: BlockSpec, in_channels: tuple[int, ...]) -> nn.Module:
         raise SpaceError(f"{spec.op}: {error}") from error
 
 
-class CostCounter(TorchDispatchMode):
+class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts MACs and elements moved of what runs inside, on the meta device as on any other."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
         self.memory_access = 0
 

@@ -156,7 +156,5 @@ def hypervolume(points: Iterable[Metrics], reference_ms: float) -> float:
     """Return the area that the points dominate above accuracy 0 and below `reference_ms`, in ms."""
     inside = [point for point in points if point.latency_ms < reference_ms]
     kept = [inside[index] for index in front(inside)]
-    limits = [point.latency_ms for point in kept[1:]] + [reference_ms]
-    return sum(
-        point.accuracy * (limit - point.latency_ms) for point, limit in zip(kept, limits, strict=True)
-    )
+    limits = [*(point.latency_ms for point in kept), reference_ms][1:]
+    return sum(point.accuracy * (limit - point.latency_ms) for point, limit in zip(kept, limits, strict=True))

@@ -45,9 +45,7 @@ def default_table_path(header: dict[str, Any]) -> Path:
     return user_cache() / "latency_tables" / processor_slug(header["device"]) / name
 
 
-def profile(
-    layers: Sequence[Layer], table: LatencyTable, reporter: Reporter, protocol: Protocol | None = None
-) -> int:
+def profile(layers: Sequence[Layer], table: LatencyTable, reporter: Reporter, protocol: Protocol | None = None) -> int:
     """Measure those of `layers` that `table` lacks, here, and return how many there were.
 
     Continues where an interrupted run stopped. Raises DeviceError where the runtime fails.
@@ -63,7 +61,9 @@ def profile(
         LocalWorker(runtime_name, threads) as worker,
     ):
         with reporter.task("exporting layers", len(missing)) as advance:
-            graphs = [_export_layer(runtime, layer, Path(folder), index, advance) for index, layer in enumerate(missing)]
+            graphs = [
+                _export_layer(runtime, layer, Path(folder), index, advance) for index, layer in enumerate(missing)
+            ]
         table.header.setdefault("worker", worker.settings)
         table.header.setdefault("protocol", protocol.to_dict())
         total = sum(protocol.visits - table.visits(layer) for layer in missing)

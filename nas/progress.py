@@ -9,6 +9,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Advance = Callable[[int], None]
 PLAIN_INTERVAL_S = 10.0
@@ -57,7 +61,7 @@ class Reporter:
         return advance
 
 
-def _rich_bar():  # type: ignore[no-untyped-def]
+def _rich_bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -20,9 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if names else ""
 
 
-def lookup(
-    table: Mapping[str, T], name: str, kind: str, where: str = "", error: type[NasError] = UsageError
-) -> T:
+def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error: type[NasError] = UsageError) -> T:
     """Return `table[name]`, or the entry point `name` of the group `nas.<kind>s`.
 
     `kind` is the singular ("block"), `where` the place of the name ("search_spaces/x.yaml, stage 3").

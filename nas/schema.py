@@ -65,7 +65,8 @@ def keywords(op: str) -> dict[str, Keyword]:
 def takes_maps(op: str) -> bool:
     """Whether `op` is a neck or a head, which reads several feature maps."""
     block = lookup(BLOCKS, op, "block", error=SpaceError)
-    return typing.get_origin(typing.get_type_hints(block.__init__).get("in_channels")) is tuple
+    origin: object = typing.get_origin(typing.get_type_hints(block.__init__).get("in_channels"))
+    return origin is tuple
 
 
 def block_spec(op: str, args: Mapping[str, Any], where: str = "block") -> BlockSpec:

@@ -98,7 +98,7 @@ class Slot:
             asked[f"{self.name}.depth"] = self.depth
         for index in range(max(self.depth)):
             labels = tuple(op.label for op in self.operators)
-            found = {self._key("block", index): labels}
+            found: dict[str, Values] = {self._key("block", index): labels}
             found |= {self._key(key, index): values for key, values in self.args}
             for op in self.operators:
                 found |= {self._key(key, index, f"{op.label}."): values for key, values in op.args}
@@ -190,9 +190,7 @@ class Space:
     def encode(self, choices: Choices) -> tuple[int, ...]:
         """Return the index of every choice's value, -1 for an inactive one, in the order of `self.choices`."""
         active = self.active(choices)
-        return tuple(
-            values.index(active[key]) if key in active else -1 for key, values in self.choices.items()
-        )
+        return tuple(values.index(active[key]) if key in active else -1 for key, values in self.choices.items())
 
     def from_encoding(self, code: tuple[int, ...]) -> dict[str, Scalar]:
         """Return the choices that `encode` gave."""

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import yaml
 
 from nas.architecture import Architecture, Scalar
+from nas.blocks import BLOCKS
 from nas.errors import SpaceError
-from nas.registry import nearest
+from nas.registry import lookup, nearest
 from nas.resources import shipped
 from nas.schema import block_spec, keywords, takes_maps
 from nas.space import FinalTraining, Operator, Proxy, Slot, Space, Values
@@ -54,7 +55,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' stands twice", key_node.start_mark
@@ -66,7 +67,7 @@ class _UniqueKeys(yaml.SafeLoader):
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds, never executing any of it. Raises SpaceError where it is not YAML."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise SpaceError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -158,8 +159,7 @@ def _slot(name: str, data: object, where: str, in_stage: bool) -> Slot:
     strides = dict(args).get("stride", (1,))
     if 0 in depth and any(stride != 1 for stride in strides):
         raise SpaceError(f"{where}: depth 0 would drop the stage's stride: depth {list(depth)}, stride {strides[0]}")
-    slot = Slot(name, operators, depth, args, _per_layer(data.get("per_layer", []), shared, operators, where))
-    return slot
+    return Slot(name, operators, depth, args, _per_layer(data.get("per_layer", []), shared, operators, where))
 
 
 def _operators(block: object, where: str) -> tuple[Operator, ...]:
@@ -172,7 +172,7 @@ def _operators(block: object, where: str) -> tuple[Operator, ...]:
         op = fields.get("op")
         if not isinstance(op, str):
             raise SpaceError(f"{where}: block: an operator is a name or a mapping with 'op': {entry!r}")
-        takes_maps_or_unknown(op, where)
+        lookup(BLOCKS, op, "block", where, SpaceError)
         own = {key: value for key, value in fields.items() if key != "op"}
         alone = (Operator(op, op),)
         repeats = sum(operator.block == op for operator in operators)
@@ -181,17 +181,7 @@ def _operators(block: object, where: str) -> tuple[Operator, ...]:
     return tuple(operators)
 
 
-def takes_maps_or_unknown(op: str, where: str) -> None:
-    """Raise SpaceError with the nearest block where `op` is none."""
-    from nas.blocks import BLOCKS
-    from nas.registry import lookup
-
-    lookup(BLOCKS, op, "block", where, SpaceError)
-
-
-def _arguments(
-    given: Mapping[str, Any], operators: tuple[Operator, ...], where: str
-) -> tuple[tuple[str, Values], ...]:
+def _arguments(given: Mapping[str, Any], operators: tuple[Operator, ...], where: str) -> tuple[tuple[str, Values], ...]:
     checked = []
     for key, value in given.items():
         values = _values(value, f"{where}: {key}")
@@ -206,9 +196,7 @@ def _arguments(
     return tuple(checked)
 
 
-def _per_layer(
-    value: object, shared: Mapping[str, Any], operators: tuple[Operator, ...], where: str
-) -> frozenset[str]:
+def _per_layer(value: object, shared: Mapping[str, Any], operators: tuple[Operator, ...], where: str) -> frozenset[str]:
     known = {"block", *shared, *(key for operator in operators for key, _ in operator.args)}
     for operator in operators:
         own = {key for key, _ in operator.args}
@@ -219,7 +207,7 @@ def _per_layer(
         return frozenset(known - {"stride"})
     keys = value if isinstance(value, list) else [value] if value else []
     for key in keys:
-        if key not in known:
+        if not isinstance(key, str) or key not in known:
             raise SpaceError(f"{where}: per_layer: unknown key '{key}'{nearest(str(key), known)}")
     return frozenset(keys)
 

@@ -95,7 +95,7 @@ def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
 
 def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
     """Return {name used: (module, name there)}; the name is "" for a module itself."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             found |= {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}

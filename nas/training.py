@@ -91,12 +91,11 @@ def _epoch(
 ) -> None:
     model.train()
     for images, labels in loader:
-        images = images.to(device, memory_format=torch.channels_last)
-        loss = task.loss(model, images, labels.to(device))
+        loss = task.loss(model, images.to(device, memory_format=torch.channels_last), labels.to(device))
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} in epoch {epoch}")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()

@@ -69,7 +69,8 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         scale = x.mean((2, 3), keepdim=True)
-        return x * self.gate(self.expand(self.activation(self.reduce(scale))))
+        gate: Tensor = self.gate(self.expand(self.activation(self.reduce(scale))))
+        return x * gate
 
 
 def squeeze_excite(channels: int, base_channels: int, se_ratio: float, activation: str) -> nn.Module:

@@ -17,7 +17,8 @@ class EffectiveSqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return x * self.gate(self.conv(x.mean((2, 3), keepdim=True)))
+        gate: Tensor = self.gate(self.conv(x.mean((2, 3), keepdim=True)))
+        return x * gate
 
 
 class OSA(nn.Module):

@@ -13,7 +13,9 @@ HELP = "write a run's winner or a network as a PyTorch module, ONNX and the runt
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("source", metavar="SOURCE", help="a run folder, an exported folder, or a network's name or YAML")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a run folder, an exported folder, or a network's name or YAML"
+    )
     parser.add_argument("--out", metavar="DIR", help="the folder to write (default: exports/SOURCE)")
     parser.add_argument("--runtime", default="onnxruntime", metavar="NAME", help="the runtime's form to add to ONNX")
     parser.add_argument("--classes", type=int, metavar="N", help="classes of a network's head")

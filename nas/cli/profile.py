@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", default="mnasnet", metavar="NAME", help="the space to cover (default: mnasnet)")
     parser.add_argument("--runtime", default="onnxruntime", metavar="NAME", help="onnxruntime (default) or torch")
     parser.add_argument("--threads", default=1, type=int, metavar="N", help="threads of the runtime (default: 1)")
+    parser.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")
     parser.add_argument("--table", metavar="FILE", help="the table to write (default: this machine's own)")
 
 
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     if args.threads < 1:
         raise UsageError(f"--threads: must be at least 1: {args.threads}")
     space = load_space(args.space)
+    space = space.for_classes(args.classes) if args.classes is not None else space
     header = table_header(args.runtime, args.threads)
     path = Path(args.table) if args.table else default_table_path(header)
     table = LatencyTable.open(path, header)

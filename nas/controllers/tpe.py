@@ -34,9 +34,7 @@ class TPEController:
         """Add a finished trial."""
         import optuna
 
-        distributions = {
-            key: optuna.distributions.CategoricalDistribution(self._space.choices[key]) for key in choices
-        }
+        distributions = {key: optuna.distributions.CategoricalDistribution(self._space.choices[key]) for key in choices}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.add_trial(

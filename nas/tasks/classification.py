@@ -49,7 +49,7 @@ class Classification:
         """Return the share of `images` whose class has the highest logit, in [0, 1]; the model is left in eval mode."""
         model.eval()
         right = torch.zeros((), dtype=torch.long, device=device)
-        for batch, labels in DataLoader(images, EVALUATION_BATCH):
+        for batch, labels in DataLoader(images, EVALUATION_BATCH, generator=torch.Generator()):
             logits = model(normalize(batch.to(device)).contiguous(memory_format=torch.channels_last))
             right += (logits.argmax(1) == labels.to(device)).sum()
         return right.item() / len(images)
@@ -60,5 +60,5 @@ def _part(split: Split, images: int) -> Split:
         return split
     from nas.tasks.images import stratified
 
-    _, part = stratified(split.labels, images / len(split))
+    _, part = stratified(split.labels, images)
     return split.take(part)

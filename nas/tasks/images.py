@@ -121,8 +121,8 @@ def check_images(split: Split) -> None:
             open_image(image)
 
 
-def stratified(labels: Sequence[int], share: float) -> tuple[list[int], list[int]]:
-    """Return the indices of a seeded stratified split: the rest, and `share` of each class."""
+def stratified(labels: Sequence[int], share: float | int) -> tuple[list[int], list[int]]:
+    """Return the indices of a seeded stratified split: the rest, and a share (or number) of them."""
     from sklearn.model_selection import train_test_split
 
     indices = list(range(len(labels)))

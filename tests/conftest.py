@@ -1,0 +1,60 @@
+"""What the tests share: a small space, a null-runtime table, and where the reference material lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("nas", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nas")
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+TINY_SPACE = """
+resolution: 32
+stages:
+  - {block: conv, out_channels: 8, stride: 2}
+  - block: [separable, {op: mbconv, expand_ratio: [2, 3]}, {op: osa, mid_channels: 8, num_layers: [1, 2]}]
+    depth: [1, 2]
+    out_channels: [12, 16]
+    stride: 2
+  - {block: mbconv, depth: [0, 1], out_channels: 24, kernel_size: [3, 5], skip: [none, identity]}
+head: {block: classifier, hidden_channels: 16}
+proxy: {resolution: 8, epochs: 1, images: 200}
+final: {epochs: 1, images: 100}
+"""
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tables and data of the tests out of the user's cache."""
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def few_threads() -> Iterator[None]:
+    """Small networks are slower with many threads, and other tests may run beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny_space(tmp_path: Path) -> Path:
+    """The YAML file of a space whose search takes seconds."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_SPACE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The reference material beside the checkout; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference material in {SHARED}")
+    return SHARED

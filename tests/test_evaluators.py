@@ -1,0 +1,102 @@
+"""The conformance suite of evaluators and tasks, and what training promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from nas.evaluators import EVALUATORS
+from nas.network import build
+from nas.space import FinalTraining, Proxy
+from nas.space_file import parse_space
+from nas.tasks import TASKS
+from nas.tasks.classification import Classification
+from nas.tasks.images import Pictures
+from nas.training import Recipe, TrainingError, recalibrate, train
+
+DATA: dict[str, Any] = {
+    "resolution": 32,
+    "stages": [
+        {"block": "conv", "out_channels": 16, "stride": 2},
+        {"block": "mbconv", "depth": 2, "out_channels": 24, "stride": 2},
+    ],
+    "head": {"block": "classifier", "num_classes": 10},
+}
+ARCH = parse_space("small", DATA, "small.yaml").decode({})
+
+
+@pytest.fixture(scope="module")
+def task() -> Classification:
+    return Classification.load("digits")
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_an_evaluator_repeats_itself_and_leaves_random_state_alone(name: str, task: Classification) -> None:
+    evaluator = EVALUATORS[name](task, Proxy(resolution=8, epochs=2, images=300))
+    before = torch.random.get_rng_state()
+    first = list(evaluator.evaluate(ARCH, seed=3))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert list(evaluator.evaluate(ARCH, seed=3)) == first
+    assert list(evaluator.evaluate(ARCH, seed=4)) != first
+    assert all(0 <= accuracy <= 1 for accuracy in first)
+    assert len(first) == 2
+    assert evaluator.settings["resolution"] == 8
+    assert evaluator.settings["train_images"] == 300
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_loss_of_a_task_falls_on_eight_images(name: str) -> None:
+    task = TASKS[name].load("digits")
+    torch.manual_seed(0)
+    model = build(ARCH)
+    images, labels = next(iter(DataLoader(Pictures(task.data.train, 16), 8)))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(15):
+        loss = task.loss(model, images, labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_training_learns_digits(task: Classification) -> None:
+    torch.manual_seed(0)
+    model = build(ARCH)
+    sets = task.train_set(16), task.validation_set(16)
+    *_, accuracy = train(model, task, *sets, Recipe(epochs=4), seed=0)
+    assert accuracy > 0.6
+    assert task.accuracy(model, task.test_set(16), torch.device("cpu")) > 0.6
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(task: Classification) -> None:
+    model = build(ARCH)
+    with torch.no_grad():
+        model.head.linear.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
+    with pytest.raises(TrainingError, match="the loss is nan in epoch 0"):
+        list(train(model, task, task.train_set(8, 100), task.validation_set(8), Recipe(epochs=1), seed=0))
+
+
+def test_recalibration_takes_the_mean_over_batches(task: Classification) -> None:
+    torch.manual_seed(0)
+    model = build(ARCH)
+    norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    loader = DataLoader(task.train_set(8, 64), 32)
+    recalibrate(model, loader, torch.device("cpu"))
+    assert norm.momentum == 0.1
+    assert norm.num_batches_tracked == 2
+    assert not torch.allclose(norm.running_mean, torch.zeros(16))  # type: ignore[arg-type]
+
+
+def test_the_winner_is_trained_up_to_its_own_resolution() -> None:
+    from nas.final import phases
+
+    found = phases(Proxy(32, 4), FinalTraining(epochs=8, images=500), 224)
+    assert [phase.resolution for phase in found] == [32, 64, 128, 224]
+    assert [phase.recipe.epochs for phase in found] == [8, 4, 2, 1]
+    assert [phase.images for phase in found] == [24500, 6125, 1531, 500]
+    assert [phase.resolution for phase in phases(Proxy(64, 4), FinalTraining(), 32)] == [32]

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.architecture import Architecture
+from nas.errors import ExportError, RunError
+from nas.export import check_input, export_folder, load_exported
+from nas.network import build, canonical
+from nas.space_file import load_architecture, load_space, space_names
+from nas.standalone import standalone_source
+
+
+def small(name: str, seed: int = 0) -> Architecture:
+    space = load_space(name).for_classes(10)
+    return canonical(space.decode(space.sample(random.Random(seed)))).at(64)
+
+
+def test_an_exported_folder_runs_without_us(tmp_path: Path) -> None:
+    arch = small("mobile", 3)
+    torch.manual_seed(0)
+    model = build(arch)
+    card = export_folder(arch, model, tmp_path / "model", "torch", {"accuracy": 0.5})
+    folder = tmp_path / "model"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"model.py", "model.safetensors", "model.onnx", "model.pt2", "card.json"}
+    blocker = "import sys; sys.modules['nas'] = None; import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
+    command = [sys.executable, "-c", blocker, str(folder / "model.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{card['params']} parameters" in done.stdout
+    assert "import nas" not in (folder / "model.py").read_text()
+    assert "from nas" not in (folder / "model.py").read_text()
+    assert json.loads((folder / "card.json").read_text())["accuracy"] == 0.5
+
+
+def test_an_exported_folder_loads_again(tmp_path: Path) -> None:
+    arch = small("mobile")
+    model = build(arch)
+    export_folder(arch, model, tmp_path / "model", "onnxruntime", {})
+    again, network, _ = load_exported(tmp_path / "model")
+    assert again == arch
+    with torch.no_grad():
+        torch.testing.assert_close(network(check_input(64)), model.eval()(check_input(64)))
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"\x00" * 30)
+    with pytest.raises(RunError, match="not an exported network"):
+        load_exported(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_the_source_of_every_shipped_space_builds_the_same_network(name: str, tmp_path: Path) -> None:
+    arch = small(name, 1)
+    source = standalone_source(arch, "A network.")
+    scope: dict[str, object] = {"__name__": "model", "__file__": str(tmp_path / "model.py")}
+    exec(compile(source, "model.py", "exec"), scope)
+    torch.manual_seed(0)
+    ours = build(arch).eval()
+    theirs = scope["build"]()  # type: ignore[operator]
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(theirs.eval()(x), ours(x))
+
+
+def test_a_network_that_does_not_run_is_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = load_architecture("mobilenet_v2_1.0").at(32)
+    monkeypatch.setattr("nas.export.standalone_source", lambda *_: "raise ValueError('broken on purpose')")
+    with pytest.raises(ExportError, match="does not run: ValueError: broken on purpose"):
+        export_folder(arch, build(arch), tmp_path / "model", "onnxruntime", {})
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.tex").write_text("x")
+    arch = load_architecture("mobilenet_v2_1.0").at(32)
+    with pytest.raises(RunError, match="is not an exported network"):
+        export_folder(arch, build(arch), tmp_path / "model", "onnxruntime", {})
+    assert (tmp_path / "model" / "thesis.tex").read_text() == "x"

@@ -1,0 +1,87 @@
+"""The house: who may import whom, how long a file may be, and that nothing heavy is imported early."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "nas").rglob("*.py"))
+ROOMS = {
+    "errors": set(),
+    "registry": {"errors"},
+    "units": {"errors"},
+    "resources": set(),
+    "progress": set(),
+    "architecture": {"errors"},
+    "blocks": set(),
+    "schema": {"architecture", "blocks", "errors", "registry"},
+    "network": {"architecture", "blocks", "errors", "registry", "schema"},
+    "space": {"architecture", "errors", "schema"},
+    "space_file": {"architecture", "blocks", "errors", "registry", "resources", "schema", "space"},
+    "lattice": {"architecture", "errors", "network", "space"},
+    "profiling": set(),
+    "runtimes": {"errors"},
+    "worker": {"errors", "profiling", "registry", "runtimes"},
+    "device": {"errors", "profiling", "registry", "runtimes"},
+    "latency": {"architecture", "errors", "network", "profiling"},
+    "profiler": {"architecture", "device", "latency", "network", "profiling", "progress", "resources", "runtimes"},
+    "objective": {"errors", "registry"},
+    "tasks": {"errors", "registry", "resources"},
+    "training": {"errors", "tasks"},
+    "evaluators": {"architecture", "network", "space", "tasks", "training"},
+    "controllers": {"architecture", "space"},
+    "study": {"architecture", "errors", "objective", "space"},
+    "search": {"architecture", "controllers", "evaluators", "network", "objective", "progress", "space", "study",
+               "training", "units"},
+    "final": {"architecture", "network", "objective", "profiling", "progress", "space", "study", "tasks", "training"},
+    "standalone": {"architecture", "blocks", "network", "registry", "schema"},
+    "export": {"architecture", "device", "errors", "network", "standalone", "study", "tasks", "units"},
+    "picture": {"final", "objective", "study"},
+}  # fmt: skip
+TOP = {"experiment", "job", "cli"}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "nas").parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name.split(".")[1] for name in names if name and name.startswith("nas.")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_room_imports_only_from_rooms_below_it(path: Path) -> None:
+    if room(path) in TOP | {"__init__"}:
+        return
+    assert imports(path) - {room(path)} <= ROOMS[room(path)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 50, node.name
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, nas.cli.main as m; m.make_parser().format_help(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "optuna", "rich", "yaml", "sklearn"} & set(done.stdout.split())
+
+
+def test_the_worker_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import nas.worker; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"onnxruntime", "yaml", "optuna"} & set(done.stdout.split())
