@@ -46,12 +46,15 @@ def export_folder(
     with torch.no_grad():
         output = model(check_input(arch.resolution))
     card = {**_card(arch, output), **facts}
-    _write(arch, model, partial, runtime, card)
-    _check_python(partial)
-    for suffix in {".onnx": "onnxruntime", make_runtime(runtime).suffix: runtime}.items():
-        _check_runtime(partial, *suffix, arch, output)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    try:
+        _write(arch, model, partial, runtime, card)
+        _check_python(partial)
+        for name in dict.fromkeys(["onnxruntime", runtime]):
+            _check_runtime(partial, name, arch, output)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return card
 
 
@@ -127,11 +130,12 @@ def _check_python(folder: Path) -> None:
         raise ExportError(f"{folder / 'model.py'}: does not run: {last}")
 
 
-def _check_runtime(folder: Path, suffix: str, runtime: str, arch: Architecture, expected: Tensor) -> None:
-    run = make_runtime(runtime).load(str(folder / f"model{suffix}"), [check_input(arch.resolution).numpy()], 1)
-    outputs = run()
+def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor) -> None:
+    runtime = make_runtime(name)
+    path = folder / f"model{runtime.suffix}"
+    outputs = runtime.load(str(path), [check_input(arch.resolution).numpy()], 1)()
     if not outputs:  # the null runtime runs nothing
         return
     difference = (torch.as_tensor(outputs[0]) - expected).abs().max().item()
     if difference > TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise ExportError(f"{folder}/model{suffix}: its output differs from the network's by {difference:.2g}")
+        raise ExportError(f"{path}: its output differs from the network's by {difference:.2g}")

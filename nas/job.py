@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -60,6 +61,9 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
     settings = identity(experiment, space, task)
     check_run(experiment.folder, settings)
+    if finished := finished_result(experiment):
+        reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
+        return finished
     table = ready_table(experiment, space, reporter)
     objective = make_experiment_objective(experiment)
     span = reach_of(space, table, experiment.target_ms, reporter)
@@ -80,12 +84,23 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
+def finished_result(experiment: Experiment) -> dict[str, Any] | None:
+    """Return the result of a run folder whose trials are all done and whose winner is exported."""
+    path = experiment.folder / RESULT
+    if not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    done = result["trials"] + len(result["failed"]) >= experiment.trials
+    return result if done and (experiment.folder / "model" / "card.json").is_file() else None
+
+
 def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> LatencyTable:
     """Return a table that covers `space`: the one that --table names, or this machine's, profiled as far as needed.
 
     Raises TableError where a given table is of another device or runtime and --any-device is not.
     """
     header = table_header(experiment.runtime, experiment.threads)
+    reporter.say(f"listing the layers that '{space.name}' can have")
     layers = reachable(space)
     if experiment.table is None:
         table = LatencyTable.open(default_table_path(header), header)
@@ -132,43 +147,44 @@ def finish(
     def measure(archs: Sequence[Architecture]) -> list[Latency]:
         return measure_networks(archs, experiment.runtime, experiment.threads, reporter)
 
-    target_ms = experiment.target_ms
     if not study.trials:
         raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
+    target_ms = experiment.target_ms
     finalists = confirm(study.trials, objective, target_ms, measure)
-    winner = finalists[0]
-    holds = winner.holds(target_ms)
     say_finalists(finalists, target_ms, reporter)
-    model, seen = train_winner(winner.trial.architecture, task, space.proxy, space.final, experiment.seed, reporter)
-    folder = study.folder / "model"
-    facts = {
-        **winner_facts(winner, experiment, task),
-        **seen,
-        "holds_target": holds,
-    }
-    export_folder(winner.trial.architecture, model, folder, experiment.runtime, facts)
+    winner = finalists[0]
+    arch = winner.trial.architecture
+    model, seen = train_winner(arch, task, space.proxy, space.final, experiment.seed, reporter)
+    facts = {**winner_facts(winner, experiment, task), **seen, "holds_target": winner.holds(target_ms)}
+    export_folder(arch, model, study.folder / "model", experiment.runtime, facts)
     draw_search(study.trials, finalists, target_ms, study.folder / "search.png")
-    metrics = winner.trial.metrics
     return {
-        "target_latency_ms": target_ms,
+        **run_facts(experiment, study),
+        "holds_target": winner.holds(target_ms),
+        "best": {
+            "architecture": arch.digest,
+            "accuracy": winner.trial.metrics.accuracy,
+            "test_accuracy": seen["test_accuracy"],
+            "latency_ms": {"predicted": winner.trial.metrics.latency_ms, "measured": winner.measured.median},
+            "params": winner.trial.metrics.params,
+            "macs": winner.trial.metrics.macs,
+            "model": str(study.folder / "model"),
+        },
+        "finalists": [finalist_facts(finalist) for finalist in finalists],
+        "settings": {**asdict(experiment), "final": asdict(space.final), "training": seen["training"]},
+    }
+
+
+def run_facts(experiment: Experiment, study: Study) -> dict[str, Any]:
+    """Return what the result says of the run as a whole."""
+    return {
+        "target_latency_ms": experiment.target_ms,
         "objective": experiment.objective,
         "trials": len(study.trials),
         "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
         "seed": experiment.seed,
-        "holds_target": holds,
-        "best": {
-            "architecture": winner.trial.architecture.digest,
-            "accuracy": metrics.accuracy,
-            "test_accuracy": seen["test_accuracy"],
-            "latency_ms": {"predicted": metrics.latency_ms, "measured": winner.measured.median},
-            "params": metrics.params,
-            "macs": metrics.macs,
-            "model": str(folder),
-        },
         "front": [trial_facts(study.trials[index]) for index in front([trial.metrics for trial in study.trials])],
-        "finalists": [finalist_facts(finalist) for finalist in finalists],
         "candidates": [trial_facts(trial) for trial in study.trials],
-        "settings": {**asdict(experiment), "final": asdict(space.final), "training": seen["training"]},
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -97,7 +97,7 @@ def _no_skip(in_channels: int, args: Mapping[str, Any]) -> bool:
 
 
 def _no_identity(in_channels: int, args: Mapping[str, Any]) -> bool:
-    return args["stride"] != 1 or in_channels != args["out_channels"]
+    return bool(args["stride"] != 1 or in_channels != args["out_channels"])
 
 
 _INERT: dict[str, Callable[[int, Mapping[str, Any]], bool]] = {

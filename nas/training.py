@@ -60,9 +60,9 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.2)
     for epoch in range(recipe.epochs):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(seed * 1_000_003 + epoch)
-            loader = DataLoader(train_set, batch_size, shuffle=True, drop_last=True)
+            loader = DataLoader(train_set, batch_size, shuffle=True, drop_last=True, num_workers=train_set.workers)
             _epoch(model, task, loader, optimizer, schedule, device, epoch)
             recalibrate(model, loader, device)
         yield task.accuracy(model, validation, device)

@@ -92,6 +92,8 @@ def test_the_same_seed_gives_the_same_trials_and_more_trials_continue(
     for name in ("a", "b"):
         run_json(capsys, *search_args(tiny_space, tmp_path / name))
     assert history(tmp_path / "a") == history(tmp_path / "b")
+    written = (tmp_path / "a" / "result.json").read_text()
+    assert run_json(capsys, *search_args(tiny_space, tmp_path / "a")) == json.loads(written)
     run_json(capsys, *search_args(tiny_space, tmp_path / "a", "--trials", "6"))
     assert history(tmp_path / "a")[:4] == history(tmp_path / "b")
     assert len(history(tmp_path / "a")) == 6

@@ -47,7 +47,7 @@ def make_parser() -> OneLineParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 2 for a mistake in the input, or 130 when interrupted."""
+    """Run a command; return 0, 2 for a mistake in the input or a disk that fails, or 130 when interrupted."""
     parser = make_parser()
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = args.module.run(args, Reporter(args.quiet))
     except NasError as error:
         print(f"nas {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"nas {args.command}: error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"nas {args.command}: interrupted; the same command continues", file=sys.stderr)

@@ -49,7 +49,9 @@ class Classification:
         """Return the share of `images` whose class has the highest logit, in [0, 1]; the model is left in eval mode."""
         model.eval()
         right = torch.zeros((), dtype=torch.long, device=device)
-        for batch, labels in DataLoader(images, EVALUATION_BATCH, generator=torch.Generator()):
+        for batch, labels in DataLoader(
+            images, EVALUATION_BATCH, generator=torch.Generator(), num_workers=images.workers
+        ):
             logits = model(normalize(batch.to(device)).contiguous(memory_format=torch.channels_last))
             right += (logits.argmax(1) == labels.to(device)).sum()
         return right.item() / len(images)
