@@ -1,7 +1,7 @@
-"""The mobile inverted bottleneck (MobileNetV2, Sandler et al. 2018, section 3.3), with squeeze-and-excitation.
+"""The mobile inverted bottleneck of MobileNetV2 (Sandler et al. 2018, section 3.3).
 
-As MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019, section 5) and EfficientNet (Tan and Le
-2019, section 4) have it.
+With the squeeze-and-excitation of MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019,
+section 5) and EfficientNet (Tan and Le 2019, section 4).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class EffectiveSqueezeExcite(nn.Module):
 
 
 class OSA(nn.Module):
-    """[3x3/2 max-pool,] convolutions in series, concat of the input and all of them, 1x1 [, eSE] [+ input]."""
+    """[3x3/2 max-pool,] convolutions in series, concat of the input and all, 1x1 [, eSE] [+ input]."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class ShuffleNetV1Unit(nn.Module):
         self.adds = stride == 1 and in_channels == out_channels
         if not self.adds and in_channels >= out_channels:
             raise ValueError(
-                f"out_channels must exceed in_channels ({in_channels}) where the unit concatenates: {out_channels}"
+                f"out_channels must exceed in_channels where it concatenates: {in_channels} -> {out_channels}"
             )
         mid, branch = out_channels // 4, out_channels if self.adds else out_channels - in_channels
         self.groups = groups
