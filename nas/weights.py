@@ -38,7 +38,7 @@ TORCHVISION = {
 """Our networks' names to those of their counterparts in torchvision."""
 
 BATCH_NORM_EPS = 1e-5
-"""What a checkpoint's batch norms are taken to have, torch's and timm's default; torchvision's is looked up."""
+"""What a checkpoint's batch norms are taken to have, as in torch and timm; torchvision's is looked up."""
 
 _INVERTED = ("conv_pw", "bn1", "conv_dw", "bn2", "se", "conv_pwl", "bn3")
 _TIMM = (
@@ -97,7 +97,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     A state dict may stand under "state_dict" or "model", its names under "module.". Raises WeightsError.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -109,7 +108,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
         raise WeightsError(f"{path}: holds more than tensors, it is not loaded") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # whatever a parser does with bytes that are no checkpoint
         raise WeightsError(f"{path}: not a checkpoint: {(str(error).splitlines() or [''])[0]}") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
@@ -128,8 +127,8 @@ def copy_weights(
     """Copy a state dict into `network`, layer by layer in order.
 
     A difference between `eps`, of the source's batch norms, and ours goes into the running variance, which
-    leaves the output in eval mode as it was; a 1x1 convolution and a linear layer stand for each other. Without
-    `classifier` the last layer of both is left out. Raises WeightsError with the first layer that has
+    leaves the output in eval mode as it was; a 1x1 convolution and a linear layer stand for each other.
+    Without `classifier` the last layer of both is left out. Raises WeightsError with the first layer that has
     no counterpart, misses a tensor, has one too many, or has one of another shape; then nothing is copied.
     """
     theirs, ours = _layers(source), _called(network)

@@ -24,7 +24,7 @@ class ShuffleNetV1Unit(nn.Module):
         out_channels: int,
         stride: int = 1,
         kernel_size: int = 3,
-        groups: int = 3,
+        groups: int = 1,
         first: Literal["grouped", "ungrouped"] = "grouped",
         activation: Activation = "relu",
     ):
