@@ -149,3 +149,24 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: bytes | None, said: str,
 def test_no_counterpart_is_told_with_the_nearest() -> None:
     with pytest.raises(WeightsError, match=r"torchvision has no weights for 'mobilenet_v2_0\.5'"):
         load_weights(build(load_architecture("mobilenet_v2_0.5")), "torchvision", "mobilenet_v2_0.5")
+
+
+def test_torchvision_by_name_brings_its_eps(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import WeightsEnum, mobilenet_v3_small
+
+    name, model = "mobilenet_v3_small_1.0", mobilenet_v3_small(weights=None)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: model.state_dict())
+    network = build(load_architecture(name))
+    assert load_weights(network, "torchvision", name) == "torchvision mobilenet_v3_small IMAGENET1K_V1"
+    assert (output(network) - output(model)).abs().max() <= 1e-5
+
+
+def test_a_failed_download_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import WeightsEnum
+
+    def fails(*_: object, **__: object) -> State:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", fails)
+    with pytest.raises(WeightsError, match="mobilenet_v2: cannot be downloaded: no route to host"):
+        load_weights(build(load_architecture("mobilenet_v2_1.0")), "torchvision", "mobilenet_v2_1.0")
