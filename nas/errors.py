@@ -33,3 +33,7 @@ class RunError(NasError):
 
 class ExportError(NasError):
     """An exported network does not compute what the searched one computes."""
+
+
+class WeightsError(NasError):
+    """A checkpoint is unreadable, of another network, or does not exist."""

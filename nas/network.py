@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from nas.architecture import Architecture, BlockSpec, Shape
 from nas.blocks import BLOCKS
+from nas.blocks.layers import DropConnect
 from nas.errors import SpaceError
 from nas.registry import lookup
 from nas.schema import block_spec, simplify, takes_maps
@@ -184,6 +185,20 @@ def build(arch: Architecture) -> Network:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return network
+
+
+def set_drop_connect(network: Network, rate: float) -> None:
+    """Let the blocks after the stem drop their residual branch in training, 0 at the first, `rate` past the last.
+
+    Linear in depth (EfficientNet, section 5; Huang et al. 2016). Raises ValueError outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"the drop-connect rate must lie in [0, 1): {rate}")
+    blocks = [block for stage in network.stages for block in cast(nn.Sequential, stage)][1:]
+    for index, block in enumerate(blocks):
+        for module in block.modules():
+            if isinstance(module, DropConnect):
+                module.rate = rate * index / len(blocks)
 
 
 def _built(layer: Layer) -> nn.Module:

@@ -19,7 +19,7 @@ from nas.space import FinalTraining, Operator, Proxy, Slot, Space, Values
 
 T = TypeVar("T")
 
-_TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final")
+_TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final", "published")
 _SLOT_KEYS = ("block", "depth", "per_layer")
 
 
@@ -87,7 +87,10 @@ def parse_space(name: str, data: object, where: str) -> Space:
     stages = data["stages"]
     if not isinstance(stages, list) or not stages:
         raise SpaceError(f"{where}: stages must be a list with at least one stage: {stages!r}")
-    return Space(
+    top1, published_source = None, ""
+    if "published" in data:
+        top1, published_source = _published(data["published"], f"{where}, published")
+    space = Space(
         name=name,
         resolution=_integers(data["resolution"], f"{where}: resolution", least=1),
         stages=tuple(
@@ -99,7 +102,25 @@ def parse_space(name: str, data: object, where: str) -> Space:
         final=_numbers(FinalTraining, data.get("final", {}), f"{where}, final"),
         about=str(data.get("about", "")),
         source=str(data.get("source", "")),
+        published_top1=top1,
+        published_source=published_source,
     )
+    if top1 is not None and not space.is_network:
+        raise SpaceError(f"{where}: published is of one network, this space has choices: {len(space.choices)}")
+    return space
+
+
+def _published(data: object, where: str) -> tuple[float, str]:
+    given = _mapping(data, where, ("top1", "source"))
+    for key in ("top1", "source"):
+        if key not in given:
+            raise SpaceError(f"{where}: the key '{key}' is missing")
+    top1, source = given["top1"], given["source"]
+    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 < top1 <= 100:
+        raise SpaceError(f"{where}: top1 must be a percentage above 0 and at most 100: {top1!r}")
+    if not isinstance(source, str) or not source:
+        raise SpaceError(f"{where}: source must be a text that says where the number stands: {source!r}")
+    return float(top1), source
 
 
 def _mapping(data: object, where: str, known: tuple[str, ...] | None = None) -> Mapping[str, Any]:

@@ -10,16 +10,20 @@ from torch import nn
 
 from nas.blocks.classifier import Classifier
 from nas.blocks.conv import Conv
+from nas.blocks.fused_mbconv import FusedMBConv
 from nas.blocks.mbconv import MBConv
 from nas.blocks.osa import OSA
 from nas.blocks.pool import Pool
 from nas.blocks.separable import Separable
+from nas.blocks.shufflenet_v1 import ShuffleNetV1Unit
 from nas.blocks.shufflenet_v2 import ShuffleNetV2Unit
 
 BLOCKS: dict[str, type[nn.Module]] = {
     "conv": Conv,
     "separable": Separable,
     "mbconv": MBConv,
+    "fused_mbconv": FusedMBConv,
+    "shufflenet_v1": ShuffleNetV1Unit,
     "shufflenet_v2": ShuffleNetV2Unit,
     "osa": OSA,
     "pool": Pool,

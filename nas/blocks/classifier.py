@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.blocks.layers import Activation, conv_bn_act, global_pool
+from nas.blocks.layers import Activation, activation_layer, conv_bn_act, global_pool
 
 
 class Classifier(nn.Module):
-    """[1x1 convolution, BN, activation,] global mean, dropout, linear; reads the last feature map."""
+    """[1x1 convolution, BN, activation,] global mean [, linear, activation], dropout, linear.
+
+    Reads the last feature map. `pooled_channels` is the layer after the mean of MobileNetV3's efficient last
+    stage (Howard et al. 2019, section 5.1): it has a bias and no batch norm.
+    """
 
     def __init__(
         self,
@@ -16,6 +20,7 @@ class Classifier(nn.Module):
         *,
         num_classes: int = 1000,
         hidden_channels: int = 0,
+        pooled_channels: int = 0,
         activation: Activation = "relu",
         dropout: float = 0.2,
         bias: bool = True,
@@ -27,10 +32,15 @@ class Classifier(nn.Module):
         self.conv: nn.Module = nn.Identity()
         if hidden_channels:
             self.conv = conv_bn_act(channels, hidden_channels, activation=activation)
+            channels = hidden_channels
+        self.pooled: nn.Module = nn.Identity()
+        if pooled_channels:
+            self.pooled = nn.Sequential(nn.Linear(channels, pooled_channels), activation_layer(activation))
+            channels = pooled_channels
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden_channels or channels, num_classes, bias=bias)
+        self.linear = nn.Linear(channels, num_classes, bias=bias)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """[(B, C, H, W), ...] -> (B, num_classes)."""
-        y: Tensor = self.linear(self.dropout(global_pool(self.conv(maps[-1]))))
+        y: Tensor = self.linear(self.dropout(self.pooled(global_pool(self.conv(maps[-1])))))
         return y

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.blocks.layers import Activation, Skip, conv_bn_act, skip_layer, squeeze_excite
+from nas.blocks.layers import Activation, DropConnect, Skip, conv_bn_act, skip_layer, squeeze_excite
 
 
 class Conv(nn.Module):
@@ -26,8 +26,9 @@ class Conv(nn.Module):
         self.conv = conv_bn_act(in_channels, out_channels, kernel_size, stride, groups, activation)
         self.se = squeeze_excite(out_channels, in_channels, se_ratio, activation)
         self.skip = skip_layer(skip, in_channels, out_channels, stride)
+        self.drop_connect = DropConnect()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
         y: Tensor = self.se(self.conv(x))
-        return y if self.skip is None else y + self.skip(x)
+        return y if self.skip is None else self.drop_connect(y) + self.skip(x)

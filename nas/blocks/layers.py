@@ -1,4 +1,4 @@
-"""What several blocks share: convolution with batch norm, activations, squeeze-and-excitation, shuffle, skips.
+"""What several blocks share: convolution with batch norm, activations, squeeze-and-excitation, skips.
 
 An exported network carries the source of the parts that it uses, so this file is plain torch.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 Activation = Literal["none", "relu", "relu6", "hard_swish", "swish"]
 Skip = Literal["none", "identity", "pool"]
+SqueezeFrom = Literal["input", "expansion"]
 
 
 def activation_layer(name: str) -> nn.Module:
@@ -73,22 +74,57 @@ class SqueezeExcite(nn.Module):
         return x * gate
 
 
-def squeeze_excite(channels: int, base_channels: int, se_ratio: float, activation: str) -> nn.Module:
-    """Return squeeze-and-excitation over `channels` that squeezes to `se_ratio` of `base_channels`.
+def make_divisible(value: float, divisor: int = 8) -> int:
+    """Round to a multiple of `divisor`, at least one of them, and never by more than 10 % down (TF-slim)."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * value else rounded + divisor
 
-    A ratio of 0 gives the identity. Raises ValueError outside [0, 1].
+
+def squeeze_excite(
+    channels: int, in_channels: int, se_ratio: float, activation: str, se_from: str = "input"
+) -> nn.Module:
+    """Return squeeze-and-excitation over `channels`, the identity at a ratio of 0.
+
+    From the "input" it squeezes to `se_ratio` of the block's input channels, with the block's activation and
+    a sigmoid gate (MnasNet, EfficientNet); from the "expansion" to `se_ratio` of `channels` rounded to 8,
+    with ReLU and a hard-sigmoid gate (MobileNetV3, section 5.3). Raises ValueError outside [0, 1].
     """
     if not 0 <= se_ratio <= 1:
         raise ValueError(f"se_ratio must lie in [0, 1]: {se_ratio}")
     if se_ratio == 0:
         return nn.Identity()
-    return SqueezeExcite(channels, max(1, int(base_channels * se_ratio)), activation)
+    if se_from == "expansion":
+        return SqueezeExcite(channels, make_divisible(channels * se_ratio), "relu", "hard_sigmoid")
+    return SqueezeExcite(channels, max(1, int(in_channels * se_ratio)), activation)
+
+
+class DropConnect(nn.Module):
+    """Drops a block's residual branch, per image, with probability `rate` in training (Huang et al. 2016).
+
+    What is kept is divided by 1 - rate. The rate is a setting of the training, 0 until it sets it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = torch.rand((x.shape[0], 1, 1, 1), device=x.device) >= self.rate
+        return x * kept.to(x.dtype) / (1 - self.rate)
+
+    def deploy(self) -> nn.Module:
+        """Return the identity that it is outside of training."""
+        return nn.Identity()
 
 
 def skip_layer(skip: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
     """Return what carries the input around a block, or None where nothing can (MnasNet's SkipOp).
 
-    "identity" needs equal channels and stride 1; "pool" (a 3x3 average with the block's stride) equal channels.
+    "identity" needs equal channels and stride 1; "pool" (a 3x3 average with the block's stride) only equal
+    channels.
     """
     if in_channels != out_channels:
         return None

@@ -1,19 +1,30 @@
-"""The mobile inverted bottleneck (MobileNetV2, Sandler et al. 2018, section 3.3; MnasNet, figure 7)."""
+"""The mobile inverted bottleneck of MobileNetV2 (Sandler et al. 2018, section 3.3).
+
+With the squeeze-and-excitation of MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019,
+section 5) and EfficientNet (Tan and Le 2019, section 4).
+"""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
-from nas.blocks.layers import Activation, Skip, conv_bn_act, skip_layer, squeeze_excite
+from nas.blocks.layers import (
+    Activation,
+    DropConnect,
+    Skip,
+    SqueezeFrom,
+    conv_bn_act,
+    skip_layer,
+    squeeze_excite,
+)
 
 
 class MBConv(nn.Module):
     """[1x1 expand, BN, activation,] depthwise, BN, activation [, SE], 1x1 project, BN [+ skip].
 
-    An expand_ratio of 1 has no expansion. The squeeze of SE is a part of the block's input channels
-    (MnasNet, EfficientNet) or of the expansion.
+    The expansion has round(in_channels * expand_ratio) channels; where these are the input's, there is none.
+    SE squeezes to a part of the input's channels with the block's activation and a sigmoid gate (MnasNet,
+    EfficientNet), or to a part of the expansion, rounded to 8, with ReLU and a hard sigmoid (MobileNetV3).
     """
 
     def __init__(
@@ -25,7 +36,7 @@ class MBConv(nn.Module):
         kernel_size: int = 3,
         expand_ratio: float = 6.0,
         se_ratio: float = 0.0,
-        se_from: Literal["input", "expansion"] = "input",
+        se_from: SqueezeFrom = "input",
         activation: Activation = "relu",
         skip: Skip = "identity",
     ):
@@ -33,16 +44,16 @@ class MBConv(nn.Module):
         if expand_ratio < 1:
             raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
         hidden = round(in_channels * expand_ratio)
-        self.expand = (
-            conv_bn_act(in_channels, hidden, activation=activation) if hidden != in_channels else nn.Identity()
-        )
+        self.expand: nn.Module = nn.Identity()
+        if hidden != in_channels:
+            self.expand = conv_bn_act(in_channels, hidden, activation=activation)
         self.depthwise = conv_bn_act(hidden, hidden, kernel_size, stride, hidden, activation)
-        base = in_channels if se_from == "input" else hidden
-        self.se = squeeze_excite(hidden, base, se_ratio, activation)
+        self.se = squeeze_excite(hidden, in_channels, se_ratio, activation, se_from)
         self.project = conv_bn_act(hidden, out_channels, activation="none")
         self.skip = skip_layer(skip, in_channels, out_channels, stride)
+        self.drop_connect = DropConnect()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
         y: Tensor = self.project(self.se(self.depthwise(self.expand(x))))
-        return y if self.skip is None else y + self.skip(x)
+        return y if self.skip is None else self.drop_connect(y) + self.skip(x)

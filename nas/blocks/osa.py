@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.blocks.layers import Activation, concat, conv_bn_act
+from nas.blocks.layers import Activation, DropConnect, concat, conv_bn_act
 
 
 class EffectiveSqueezeExcite(nn.Module):
@@ -22,7 +22,7 @@ class EffectiveSqueezeExcite(nn.Module):
 
 
 class OSA(nn.Module):
-    """[3x3/2 max-pool,] `num_layers` convolutions in series, concat of input and all, 1x1 [, eSE] [+ input]."""
+    """[3x3/2 max-pool,] convolutions in series, concat of the input and all, 1x1 [, eSE] [+ input]."""
 
     def __init__(
         self,
@@ -50,11 +50,12 @@ class OSA(nn.Module):
         self.aggregate = conv_bn_act(sum(widths), out_channels, activation=activation)
         self.ese = EffectiveSqueezeExcite(out_channels) if ese else nn.Identity()
         self.identity = identity and stride == 1 and in_channels == out_channels
+        self.drop_connect = DropConnect()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride)) for even H and W."""
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride) for even H and W."""
         maps = [self.pool(x)]
         for layer in self.layers:
             maps.append(layer(maps[-1]))
         y: Tensor = self.ese(self.aggregate(concat(maps)))
-        return y + maps[0] if self.identity else y
+        return self.drop_connect(y) + maps[0] if self.identity else y

@@ -35,7 +35,7 @@ class ShuffleNetV2Unit(nn.Module):
         kept = mid if self.split or variant == "torchvision" else in_channels
         if kept >= out_channels:
             raise ValueError(
-                f"out_channels must exceed in_channels where the unit has no split: {in_channels} -> {out_channels}"
+                f"out_channels must exceed in_channels without a split: {in_channels} -> {out_channels}"
             )
         main_in = mid if self.split else in_channels
         self.main = nn.Sequential(
