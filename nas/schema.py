@@ -104,7 +104,7 @@ _INERT: dict[str, Callable[[int, Mapping[str, Any]], bool]] = {
     "identity": _no_identity,
     "se_from": lambda _, args: not args["se_ratio"],
     "bypass": lambda in_channels, args: args["bypass"] == "identity" and in_channels != args["out_channels"],
-    "shortcut": lambda in_channels, args: _no_identity(in_channels, args),
+    "shortcut": _no_identity,
     "compression": lambda _, args: bool(args["out_channels"]),
 }
 _SAME: dict[tuple[str, Scalar], Callable[[int, Mapping[str, Any]], Scalar]] = {

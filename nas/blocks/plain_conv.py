@@ -18,7 +18,7 @@ class PlainConv(nn.Module):
         *,
         out_channels: int,
         stride: int = 1,
-        kernel_size: int = 3,
+        kernel_size: int = 1,
         padding: int = 0,
         norm: Literal["batch", "none"] = "batch",
         bias: bool = False,
