@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from nas.blocks.condensed import Condensed, IndexedGroupConv
 from nas.blocks.layers import concat
-from nas.blocks.preactivation import bn_relu_conv, bottleneck_channels, halving, picked_norm
+from nas.blocks.preactivation import bn_relu_conv, bottleneck_channels, check_groups, halving, picked_norm
 
 
 class LearnedGroupConv(nn.Module):
@@ -24,8 +24,6 @@ class LearnedGroupConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, condense_factor: int):
         super().__init__()
-        if groups < 1 or out_channels % groups:
-            raise ValueError(f"groups must divide the output channels: {out_channels}, groups {groups}")
         if condense_factor < 1 or in_channels % condense_factor:
             raise ValueError(f"condense_factor must divide the channels: {in_channels}, {condense_factor}")
         self.norm = nn.BatchNorm2d(in_channels)
@@ -107,6 +105,7 @@ class Condense(nn.Module):
     ):
         super().__init__()
         hidden = bottleneck_channels(growth_rate, bottleneck)
+        check_groups(hidden, growth_rate, groups)
         self.pool = halving(stride)
         self.squeeze = LearnedGroupConv(in_channels, hidden, groups, condense_factor)
         self.expand = nn.Sequential(*bn_relu_conv(hidden, growth_rate, 3, groups))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.blocks.layers import channel_shuffle, concat
-from nas.blocks.preactivation import bn_relu_conv, bottleneck_channels, halving
+from nas.blocks.preactivation import bn_relu_conv, bottleneck_channels, check_groups, halving
 
 
 class IndexedGroupConv(nn.Module):
@@ -53,6 +53,7 @@ class Condensed(nn.Module):
         if condense_factor < 1 or in_channels % condense_factor:
             raise ValueError(f"condense_factor must divide the channels: {in_channels}, {condense_factor}")
         hidden = bottleneck_channels(growth_rate, bottleneck)
+        check_groups(hidden, growth_rate, groups)
         every = torch.arange(in_channels // condense_factor) * condense_factor
         index = torch.cat([every + group % condense_factor for group in range(groups)])
         self.pool = halving(stride)

@@ -7,12 +7,17 @@ from torch import Tensor, nn
 from nas.blocks.layers import same_padding
 
 
+def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
+    """Raise ValueError where a convolution between so many channels cannot have `groups` groups."""
+    if groups < 1 or in_channels % groups or out_channels % groups:
+        raise ValueError(f"groups must divide the channels: {in_channels} -> {out_channels}, groups {groups}")
+
+
 def bn_relu_conv(
     in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1
 ) -> list[nn.Module]:
     """Batch norm, ReLU, convolution without bias, for a Sequential: (B, in, H, W) -> (B, out, H, W)."""
-    if in_channels % groups or out_channels % groups:
-        raise ValueError(f"groups must divide the channels: {in_channels} -> {out_channels}, groups {groups}")
+    check_groups(in_channels, out_channels, groups)
     padding = same_padding(kernel_size)
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=False)
     return [nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True), conv]

@@ -9,10 +9,10 @@ from nas.blocks.preactivation import halving
 
 
 class TwoWayDense(nn.Module):
-    """[2x2 average pool,] concat of input, 1x1 and 3x3, and 1x1 and two 3x3; all with BN, ReLU.
+    """[2x2 average pool,] concat of input, 1x1 and 3x3, 1x1 and two 3x3; all with BN, ReLU.
 
-    Each way gives a half of `growth_rate`. Its 1x1 gives `bottleneck_width` times that, in fours; where that is
-    more than a half of the input, a half of the input: the dynamic bottleneck.
+    Each way gives a half of `growth_rate`. Its 1x1 gives `bottleneck_width` times that, in fours; where that
+    is more than a half of the input, a half of the input: the dynamic bottleneck.
     """
 
     def __init__(
