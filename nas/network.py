@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -218,19 +218,20 @@ def input_shapes(layer: Layer) -> tuple[Shape, ...]:
 
 def deploy(model: nn.Module) -> nn.Module:
     """Return a copy for inference: eval mode, each block's own `deploy()`, batch norm folded into convolutions."""
-    model = copy.deepcopy(model).eval()
-    for name, module in list(model.named_modules()):
-        if name and hasattr(module, "deploy"):
-            _replace(model, name, module.deploy())
+    model = _deployed(copy.deepcopy(model).eval())
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):
             _fold_batch_norm(module)
     return model.requires_grad_(False)
 
 
-def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, module)
+def _deployed(module: nn.Module) -> nn.Module:
+    own: Callable[[], nn.Module] | None = getattr(module, "deploy", None)
+    if own is not None:
+        return own()
+    for name, child in module.named_children():
+        setattr(module, name, _deployed(child))
+    return module
 
 
 def _fold_batch_norm(sequence: nn.Sequential) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
+from nas.condensing import set_progress
 from nas.device import DTYPE, Graph, LocalWorker, describe_processor, make_runtime, processor_slug
 from nas.latency import LatencyTable
 from nas.network import Layer, build, deploy, in_channels, input_shapes, make_block
@@ -77,6 +78,7 @@ def _export_layer(runtime: Runtime, layer: Layer, folder: Path, index: int, adva
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LayerGraph(make_block(layer.spec, in_channels(layer)), several=isinstance(layer.in_shape[0], tuple))
+    set_progress(model, 1.0)
     path = folder / f"{index}{runtime.suffix}"
     runtime.export(deploy(model), [torch.zeros(shape) for shape in shapes], path)
     advance(1)
@@ -145,6 +147,7 @@ def _export_network(runtime: Runtime, arch: Architecture, folder: Path, index: i
     path = folder / f"{index}{runtime.suffix}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = deploy(build(arch))
-    runtime.export(model, [torch.zeros(shape)], path)
+        model = build(arch)
+    set_progress(model, 1.0)
+    runtime.export(deploy(model), [torch.zeros(shape)], path)
     return Graph(str(index), str(path), (shape,))

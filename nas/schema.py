@@ -104,6 +104,12 @@ _INERT: dict[str, Callable[[int, Mapping[str, Any]], bool]] = {
     "skip": _no_skip,
     "identity": _no_identity,
     "se_from": lambda _, args: not args["se_ratio"],
+    "bypass": lambda in_channels, args: args["bypass"] == "identity" and in_channels != args["out_channels"],
+    "shortcut": _no_identity,
+    "compression": lambda _, args: bool(args["out_channels"]),
+}
+_SAME: dict[tuple[str, Scalar], Callable[[int, Mapping[str, Any]], Scalar]] = {
+    ("bypass", "conv"): lambda in_channels, args: "identity" if in_channels == args["out_channels"] else "conv",
 }
 
 
@@ -118,4 +124,6 @@ def simplify(spec: BlockSpec, in_channels: int) -> BlockSpec:
         return spec
     full = arguments(spec)
     inert = {key for key in written if _INERT[key](in_channels, full)}
-    return BlockSpec(spec.op, tuple((key, value) for key, value in spec.args if key not in inert))
+    kept = {key: value for key, value in spec.args if key not in inert}
+    same = {key: _SAME[key, value](in_channels, full) for key, value in kept.items() if (key, value) in _SAME}
+    return BlockSpec.of(spec.op, {**kept, **same})

@@ -37,7 +37,8 @@ class Slot:
     """A stage (or the neck or the head): what its layers share, and what they choose each for itself.
 
     `per_layer` holds the keywords, or "block", that every layer chooses anew; all others are shared by the
-    stage's layers (the factorized hierarchical space of MnasNet, section 4.1).
+    stage's layers (the factorized hierarchical space of MnasNet, section 4.1). `alternate` holds no choices:
+    the layers take its values in turn.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Slot:
     depth: tuple[int, ...] = (1,)
     args: tuple[tuple[str, Values], ...] = ()
     per_layer: frozenset[str] = frozenset()
+    alternate: tuple[tuple[str, Values], ...] = ()
 
     def layers(self, choose: Choose) -> tuple[BlockSpec, ...]:
         """Return the stage's blocks, the first with the stage's stride and the others with 1."""
@@ -58,6 +60,8 @@ class Slot:
         args = {key: choose(self._key(key, index), values) for key, values in self.args}
         for key, values in operator.args:
             args[key] = choose(self._key(key, index, f"{label}."), values)
+        for key, values in self.alternate:
+            args[key] = values[index % len(values)]
         if index > 0 and "stride" in keywords(operator.block):
             args["stride"] = 1
         return _block_spec(operator.block, tuple(args.items()))

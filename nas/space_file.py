@@ -20,7 +20,7 @@ from nas.space import FinalTraining, Operator, Proxy, Slot, Space, Values
 T = TypeVar("T")
 
 _TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final", "published")
-_SLOT_KEYS = ("block", "depth", "per_layer")
+_SLOT_KEYS = ("block", "depth", "per_layer", "alternate")
 
 
 def space_names() -> list[str]:
@@ -177,10 +177,42 @@ def _slot(name: str, data: object, where: str, in_stage: bool) -> Slot:
     depth = _integers(data.get("depth", 1), f"{where}: depth", least=0 if in_stage else 1)
     if not in_stage and depth != (1,):
         raise SpaceError(f"{where}: depth must be 1: {data['depth']!r}")
+    if not in_stage and "alternate" in data:
+        raise SpaceError(f"{where}: alternate belongs to a stage, it has layers: {data['alternate']!r}")
     strides = dict(args).get("stride", (1,))
     if 0 in depth and any(stride != 1 for stride in strides):
         raise SpaceError(f"{where}: depth 0 would drop the stage's stride: depth {list(depth)}, stride {strides[0]}")
-    return Slot(name, operators, depth, args, _per_layer(data.get("per_layer", []), shared, operators, where))
+    alternate = _alternate(data.get("alternate", {}), shared, operators, where)
+    _check_blocks({**{key: values[0] for key, values in alternate}, **shared}, operators, where)
+    per_layer = _per_layer(data.get("per_layer", []), shared, operators, where)
+    return Slot(name, operators, depth, args, per_layer, alternate)
+
+
+def _alternate(
+    data: object, shared: Mapping[str, Any], operators: tuple[Operator, ...], where: str
+) -> tuple[tuple[str, Values], ...]:
+    """Return the keywords whose values the layers of a stage take in turn: `alternate: {order: [a, b]}`."""
+    cycles = []
+    for key, values in _mapping(data, f"{where}: alternate").items():
+        taken = {"stride", *shared, *(own for operator in operators for own, _ in operator.args)}
+        if key in taken:
+            rule = "is the first layer's alone" if key == "stride" else "already stands in the stage"
+            raise SpaceError(f"{where}: alternate: '{key}' {rule}")
+        if not isinstance(values, list) or len(values) < 2:
+            raise SpaceError(f"{where}: alternate: {key} must be a list of at least two values: {values!r}")
+        if any(isinstance(value, list) for value in values):
+            raise SpaceError(f"{where}: alternate: {key} cannot hold a choice: {values!r}")
+        checked = [_arguments({key: value}, operators, f"{where}: alternate") for value in values]
+        cycles.append((key, tuple(value for ((_, (value,)),) in checked)))
+    return tuple(cycles)
+
+
+def _check_blocks(given: Mapping[str, Any], operators: tuple[Operator, ...], where: str) -> None:
+    for operator in operators:
+        own = dict(operator.args)
+        block_spec(operator.block, {key: _first(value) for key, value in {**given, **own}.items()}, where)
+        if set(own) & set(given):
+            raise SpaceError(f"{where}: '{min(set(own) & set(given))}' stands in the stage and in '{operator.block}'")
 
 
 def _operators(block: object, where: str) -> tuple[Operator, ...]:
@@ -219,11 +251,6 @@ def _arguments(given: Mapping[str, Any], operators: tuple[Operator, ...], where:
 
 def _per_layer(value: object, shared: Mapping[str, Any], operators: tuple[Operator, ...], where: str) -> frozenset[str]:
     known = {"block", *shared, *(key for operator in operators for key, _ in operator.args)}
-    for operator in operators:
-        own = {key for key, _ in operator.args}
-        block_spec(operator.block, {k: _first(v) for k, v in {**shared, **dict(operator.args)}.items()}, where)
-        if own & set(shared):
-            raise SpaceError(f"{where}: '{min(own & set(shared))}' stands in the stage and in '{operator.block}'")
     if value is True:
         return frozenset(known - {"stride"})
     keys = value if isinstance(value, list) else [value] if value else []

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
+from nas.condensing import set_progress
 from nas.errors import NasError
 from nas.tasks.classification import Classification
 from nas.tasks.images import Pictures, normalize
@@ -99,6 +100,7 @@ def _epoch(
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
+        set_progress(model, schedule.last_epoch / schedule.total_steps)
 
 
 def keep_freed_memory() -> None:
