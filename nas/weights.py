@@ -196,9 +196,7 @@ def _called(network: nn.Module) -> list[_Layer]:
     return [found[name] for name in names]
 
 
-def _in_order(
-    state: dict[str, Tensor], network: nn.Module, name: str, path: Path
-) -> tuple[dict[str, Tensor], float]:
+def _in_order(state: dict[str, Tensor], network: nn.Module, name: str, path: Path) -> tuple[dict[str, Tensor], float]:
     """Return a file's tensors in the order of its network's layers, and the eps of its batch norms.
 
     A .safetensors file keeps no order: it is found again by the names, whoever gave them.

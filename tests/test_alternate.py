@@ -25,9 +25,7 @@ def orders(stages: Any) -> list[object]:
 
 
 def test_the_layers_take_the_values_in_turn() -> None:
-    arch = space(
-        {**STAGE, "depth": 5, "alternate": {"order": ["vertical", "horizontal", "horizontal"]}}
-    ).decode({})
+    arch = space({**STAGE, "depth": 5, "alternate": {"order": ["vertical", "horizontal", "horizontal"]}}).decode({})
     assert orders(arch.stages) == ["vertical", "horizontal", "horizontal", "vertical", "horizontal"]
 
 
@@ -46,9 +44,7 @@ def test_it_may_give_a_required_keyword() -> None:
 
 
 def test_squeezenext_alternates_through_its_stages() -> None:
-    stages = [
-        stage for stage in load_architecture("squeezenext_2.0_23").stages if stage[0].op == "squeezenext"
-    ]
+    stages = [stage for stage in load_architecture("squeezenext_2.0_23").stages if stage[0].op == "squeezenext"]
     assert orders(stages) == ["vertical", "horizontal"] * 10 + ["vertical"]
 
 

@@ -137,9 +137,7 @@ def test_the_mask_is_part_of_the_state() -> None:
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("stride", [1, 2])
 @torch.no_grad()
-def test_the_deployed_layer_computes_the_same(
-    groups: int, condense_factor: int, progress: float, stride: int
-) -> None:
+def test_the_deployed_layer_computes_the_same(groups: int, condense_factor: int, progress: float, stride: int) -> None:
     trained = block(groups, condense_factor, stride)
     set_progress(trained, progress)
     image = torch.randn(2, 32, 6, 6)

@@ -20,9 +20,7 @@ def called(model: nn.Module, image: Tensor) -> list[nn.Module]:
     def note(module: nn.Module, *_: Any) -> None:
         order.append(module)
 
-    owners = [
-        module for module in model.modules() if next(module.parameters(recurse=False), None) is not None
-    ]
+    owners = [module for module in model.modules() if next(module.parameters(recurse=False), None) is not None]
     hooks = [module.register_forward_pre_hook(note) for module in owners]
     model.eval()(image)
     for hook in hooks:

@@ -16,9 +16,7 @@ class PeleeStem(nn.Module):
             raise ValueError(f"out_channels must be even: {out_channels}")
         half = out_channels // 2
         self.first = conv_bn_act(in_channels, out_channels, 3, stride=2)
-        self.narrow = nn.Sequential(
-            conv_bn_act(out_channels, half), conv_bn_act(half, out_channels, 3, stride=2)
-        )
+        self.narrow = nn.Sequential(conv_bn_act(out_channels, half), conv_bn_act(half, out_channels, 3, stride=2))
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.last = conv_bn_act(2 * out_channels, out_channels)
 

@@ -27,9 +27,7 @@ class PlainConv(nn.Module):
         super().__init__()
         if kernel_size < 1 or not 0 <= padding < kernel_size:
             raise ValueError(f"padding must lie in [0, kernel_size): {padding}, kernel_size {kernel_size}")
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)
-        ]
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)]
         if norm == "batch":
             layers.append(nn.BatchNorm2d(out_channels))
         if activation != "none":

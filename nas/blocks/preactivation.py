@@ -13,9 +13,7 @@ def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
         raise ValueError(f"groups must divide the channels: {in_channels} -> {out_channels}, groups {groups}")
 
 
-def bn_relu_conv(
-    in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1
-) -> list[nn.Module]:
+def bn_relu_conv(in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1) -> list[nn.Module]:
     """Batch norm, ReLU, convolution without bias, for a Sequential: (B, in, H, W) -> (B, out, H, W)."""
     check_groups(in_channels, out_channels, groups)
     padding = same_padding(kernel_size)

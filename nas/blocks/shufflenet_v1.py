@@ -40,9 +40,7 @@ class ShuffleNetV1Unit(nn.Module):
             )
         mid, branch = out_channels // 4, out_channels if self.adds else out_channels - in_channels
         self.groups = groups
-        self.reduce = conv_bn_act(
-            in_channels, mid, groups=groups if first == "grouped" else 1, activation=activation
-        )
+        self.reduce = conv_bn_act(in_channels, mid, groups=groups if first == "grouped" else 1, activation=activation)
         self.depthwise = conv_bn_act(mid, mid, kernel_size, stride, mid, "none")
         self.expand = conv_bn_act(mid, branch, groups=groups, activation="none")
         self.shortcut = nn.Identity() if stride == 1 else nn.AvgPool2d(3, stride, padding=1)

@@ -34,9 +34,7 @@ class ShuffleNetV2Unit(nn.Module):
         self.split = stride == 1 and in_channels == out_channels
         kept = mid if self.split or variant == "torchvision" else in_channels
         if kept >= out_channels:
-            raise ValueError(
-                f"out_channels must exceed in_channels without a split: {in_channels} -> {out_channels}"
-            )
+            raise ValueError(f"out_channels must exceed in_channels without a split: {in_channels} -> {out_channels}")
         main_in = mid if self.split else in_channels
         self.main = nn.Sequential(
             conv_bn_act(main_in, mid, activation=activation),

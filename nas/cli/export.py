@@ -19,22 +19,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="the folder to write (default: exports/SOURCE)")
     parser.add_argument("--runtime", default="onnxruntime", metavar="NAME", help="the runtime's form to add to ONNX")
     parser.add_argument("--classes", type=int, metavar="N", help="classes of a network's head")
+    parser.add_argument("--weights", metavar="FROM", help="torchvision, or a .pth or .safetensors file of it or timm")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of fresh weights")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Write the folder and return its card with the folder's path."""
     from nas.device import make_runtime
+    from nas.errors import UsageError
     from nas.export import export_folder
 
     make_runtime(args.runtime)
     source = Path(args.source)
     folder = Path(args.out) if args.out else Path("exports") / source.stem
     if source.is_dir():
+        if args.weights is not None:
+            raise UsageError("--weights: only a network given by name can take other weights")
         arch, model, facts = _exported(source)
     else:
         arch, model, facts = _fresh(args)
-        reporter.say("the weights are fresh, not trained")
+        reporter.say(f"weights: {facts['weights']}")
     card = export_folder(arch, model, folder, args.runtime, facts)
     return {"model": str(folder), **card}
 
@@ -53,6 +57,7 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     from nas.errors import SpaceError
     from nas.network import build
     from nas.space_file import load_space
+    from nas.weights import load_weights
 
     space = load_space(args.source)
     space = space.for_classes(args.classes) if args.classes is not None else space
@@ -62,7 +67,11 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
         model = build(arch)
-    return arch, model, {"weights": "fresh, not trained", "seed": args.seed}
+    if args.weights is None:
+        return arch, model, {"weights": "fresh, not trained", "seed": args.seed}
+    own_classes = args.classes is None
+    loaded = load_weights(model, args.weights, args.source, classifier=own_classes)
+    return arch, model, {"weights": loaded if own_classes else f"{loaded}, the classifier fresh", "seed": args.seed}
 
 
 def print_result(result: dict[str, Any]) -> None:

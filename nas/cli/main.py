@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nas import __version__
-from nas.cli import export, profile, search, show
+from nas.cli import export, list, profile, search, show
 from nas.errors import NasError
 from nas.progress import Reporter
 from nas.registry import nearest
 
-COMMANDS = (search, profile, show, export)
+COMMANDS = (search, profile, show, list, export)
 
 
 class OneLineParser(argparse.ArgumentParser):

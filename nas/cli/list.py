@@ -1,0 +1,103 @@
+"""`nas list`: what ships and what is known by name."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from nas.progress import Reporter
+
+HELP = "list the networks, search spaces, blocks, runtimes or controllers that can be named"
+KINDS = ("networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> Any:
+    """Return a list of {"name", ...}."""
+    if args.kind in ("networks", "spaces"):
+        return _files(args.kind == "networks")
+    return _entries(args.kind)
+
+
+def _files(networks: bool) -> list[dict[str, Any]]:
+    from nas.space_file import load_space, space_names
+
+    found = [space for space in map(load_space, space_names()) if space.is_network == networks]
+    if networks:
+        return [_network(space) for space in found]
+    return [
+        {"name": space.name, "about": space.about, "size": space.size, "resolution": list(space.resolution)}
+        for space in found
+    ]
+
+
+def _network(space: Any) -> dict[str, Any]:
+    from nas.network import trace
+
+    layers = trace(space.decode({}))
+    return {
+        "name": space.name,
+        "params": sum(layer.params for layer in layers),
+        "macs": sum(layer.macs for layer in layers),
+        "memory_access": sum(layer.memory_access for layer in layers),
+        "resolution": space.resolution[0],
+        "published_top1": space.published_top1,
+        "published_source": space.published_source,
+        "about": space.about,
+        "source": space.source,
+    }
+
+
+def _entries(kind: str) -> list[dict[str, Any]]:
+    from nas.blocks import BLOCKS
+    from nas.controllers import CONTROLLERS
+    from nas.evaluators import EVALUATORS
+    from nas.objective import OBJECTIVES
+    from nas.runtimes import RUNTIMES
+
+    tables: dict[str, dict[str, Any]] = {
+        "blocks": dict(BLOCKS),
+        "runtimes": dict(RUNTIMES),
+        "controllers": dict(CONTROLLERS),
+        "evaluators": dict(EVALUATORS),
+        "objectives": dict(OBJECTIVES),
+    }
+    return [{"name": name, "about": _first_line(thing)} for name, thing in tables[kind].items()]
+
+
+def _first_line(thing: Any) -> str:
+    return ((thing.__doc__ or "").strip().splitlines() or [""])[0]
+
+
+def print_result(result: Any) -> None:
+    """Print a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not result or "params" not in result[0]:
+        columns = list(result[0]) if result else ["name"]
+        table = Table(*columns)
+        for row in result:
+            table.add_row(*(f"{row[column]:.3g}" if column == "size" else str(row[column]) for column in columns))
+    else:
+        table = _networks_table(result)
+    console.print(table)
+    console.print(f"{len(result)} in all", highlight=False)
+
+
+def _networks_table(result: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    from nas.units import format_count
+
+    table = Table("network", "px", "parameters", "MACs", "memory access", "published top-1", "source")
+    for row in result:
+        counts = (format_count(row[key]) for key in ("params", "macs", "memory_access"))
+        published = "" if row["published_top1"] is None else f"{row['published_top1']:.1f} %"
+        table.add_row(row["name"], str(row["resolution"]), *counts, published, row["published_source"])
+    return table
