@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -11,12 +11,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from nas.architecture import Architecture, BlockSpec, Shape
 from nas.blocks import BLOCKS
 from nas.blocks.layers import DropConnect
+from nas.costs import Convolution, CostCounter
 from nas.errors import SpaceError
 from nas.registry import lookup
 from nas.schema import block_spec, simplify, takes_maps
@@ -31,7 +30,8 @@ class Layer:
     `params` counts nn.Parameter elements, `macs` the multiply-accumulates of convolutions and linear layers
     at batch 1, `memory_access` the elements read and written when batch norm and activations are fused
     (ShuffleNetV2, section 2, G1; here also over element-wise additions, pooling and concatenation).
-    Heads and necks take a tuple of shapes.
+    `activations`, `element_wise_access`, `peak_activation` (elements) and `convolutions` are those of
+    `CostCounter`. Heads and necks take a tuple of shapes.
     """
 
     spec: BlockSpec
@@ -40,6 +40,27 @@ class Layer:
     params: int
     macs: int
     memory_access: int
+    activations: int
+    element_wise_access: int
+    peak_activation: int
+    convolutions: tuple[Convolution, ...]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The costs of a whole network: sums over its layers, `peak_activation` the largest. In elements."""
+
+    params: int
+    macs: int
+    activations: int
+    memory_access: int
+    element_wise_access: int
+    peak_activation: int
+
+    @property
+    def arithmetic_intensity(self) -> float:
+        """Multiply-accumulates per element read or written (Williams et al. 2009, in elements for bytes)."""
+        return self.macs / self.memory_access
 
 
 class Network(nn.Module):
@@ -73,6 +94,15 @@ def trace(arch: Architecture) -> tuple[Layer, ...]:
     return tuple(layers)
 
 
+def totals(layers: Sequence[Layer]) -> Totals:
+    """Return what the layers of a network cost together."""
+    sums = {
+        name: sum(getattr(layer, name) for layer in layers)
+        for name in ("params", "macs", "activations", "memory_access", "element_wise_access")
+    }
+    return Totals(**sums, peak_activation=max(layer.peak_activation for layer in layers))
+
+
 def traced(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...], where: str = "block") -> Layer:
     """Return the layer that `spec` makes at `in_shape`, cached. Raises SpaceError as `trace` does."""
     try:
@@ -104,7 +134,10 @@ def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
         except RuntimeError as error:
             raise SpaceError(f"{spec}: {str(error).splitlines()[0]}") from error
     params = sum(parameter.numel() for parameter in module.parameters())
-    return Layer(spec, in_shape, tuple(out.shape[1:]), params, cost.macs, cost.memory_access)
+    return Layer(
+        spec, in_shape, tuple(out.shape[1:]), params, cost.macs, cost.memory_access, cost.activations,
+        cost.element_wise_access, cost.peak_activation, tuple(cost.convolutions),
+    )  # fmt: skip
 
 
 def make_block(spec: BlockSpec, in_channels: tuple[int, ...]) -> nn.Module:
@@ -114,49 +147,6 @@ def make_block(spec: BlockSpec, in_channels: tuple[int, ...]) -> nn.Module:
         return kind(in_channels if takes_maps(spec.op) else in_channels[0], **spec.kwargs)
     except (ValueError, TypeError) as error:
         raise SpaceError(f"{spec.op}: {error}") from error
-
-
-class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts MACs and elements moved of what runs inside, on the meta device as on any other."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.macs = 0
-        self.memory_access = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = func.overloadpacket
-        name = packet.__name__
-        if name.rstrip("_") in _FUSED:
-            return _shape_only(name, args[0]) if args[0].is_meta else func(*args, **(kwargs or {}))
-        out = func(*args, **(kwargs or {}))
-        if packet in flop_registry:
-            self.macs += flop_registry[packet](*args, **(kwargs or {}), out_val=out) // 2
-        if not func.is_view and name not in _FREE:
-            self.memory_access += sum(tensor.numel() for tensor in _tensors((args, out)))
-        return out
-
-
-_BATCH_NORM = "native_batch_norm"
-_FUSED = frozenset(
-    [_BATCH_NORM, "relu", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid", "dropout", "native_dropout"]
-)
-_FREE = frozenset(["detach", "empty", "alias"])
-
-
-def _shape_only(name: str, x: Tensor) -> Any:
-    """What a fused operator gives on the meta device, without torch's own slow way (3 ms for a batch norm)."""
-    if name == _BATCH_NORM:
-        return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
-    return x if name.endswith("_") else torch.empty_like(x)
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, list | tuple):
-        for branch in tree:
-            yield from _tensors(branch)
 
 
 def canonical(arch: Architecture) -> Architecture:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from nas.blocks import BLOCKS
+from nas.costs import CostCounter
 from nas.device import make_runtime
 from nas.errors import SpaceError
-from nas.network import CostCounter, deploy, make_block, traced
+from nas.network import deploy, make_block, traced
 from nas.schema import Keyword, block_spec, keywords, takes_maps
 
 REQUIRED = {"out_channels": 24, "mid_channels": 8, "growth_rate": 8, "squeeze_channels": 8, "expand_channels": 16}
@@ -91,6 +92,8 @@ def test_the_meta_trace_equals_a_real_run(op: str, args: dict[str, Any]) -> None
         y = module.eval()(x)
     assert tuple(y.shape[1:]) == layer.out_shape
     assert (cost.macs, cost.memory_access) == (layer.macs, layer.memory_access)
+    assert (cost.activations, cost.element_wise_access) == (layer.activations, layer.element_wise_access)
+    assert (cost.peak_activation, tuple(cost.convolutions)) == (layer.peak_activation, layer.convolutions)
     assert sum(p.numel() for p in module.parameters()) == layer.params
     if "out_channels" in args:
         assert layer.out_shape[0] == args["out_channels"]

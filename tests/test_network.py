@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.network import CostCounter, build, canonical, deploy, trace
+from nas.costs import CostCounter
+from nas.network import build, canonical, deploy, totals, trace
 from nas.space_file import load_architecture, load_space, space_names
 
 # Parameters and MACs of independent implementations: torchvision 0.29.1, timm 1.0.31, megvii-model.
@@ -45,8 +46,11 @@ def test_the_trace_equals_a_real_run_of_the_network(name: str) -> None:
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad(), CostCounter() as cost:
         network(image)
-    assert cost.macs == sum(layer.macs for layer in layers)
-    assert cost.memory_access == sum(layer.memory_access for layer in layers)
+    whole = totals(layers)
+    assert (cost.macs, cost.activations) == (whole.macs, whole.activations)
+    assert (cost.memory_access, cost.element_wise_access) == (whole.memory_access, whole.element_wise_access)
+    assert cost.peak_activation == whole.peak_activation
+    assert cost.convolutions == [conv for layer in layers for conv in layer.convolutions]
 
 
 def test_memory_access_follows_the_shufflenet_formula() -> None:
@@ -54,6 +58,34 @@ def test_memory_access_follows_the_shufflenet_formula() -> None:
     c, hw = 32, 112 * 112
     depthwise, project = hw * 2 * c + 9 * c, hw * (c + 16) + c * 16
     assert layer.memory_access == depthwise + project
+
+
+def test_the_costs_of_an_inverted_residual_by_hand() -> None:
+    layer = trace(load_architecture("mobilenet_v2_1.0"))[3]
+    assert layer.in_shape == (24, 56, 56)
+    hw, c, wide = 56 * 56, 24, 144
+    assert layer.activations == hw * (2 * wide + c)
+    assert layer.peak_activation == hw * 2 * wide
+    assert layer.element_wise_access == hw * 3 * c
+    expand, depthwise, project = layer.convolutions
+    assert (expand.in_channels, expand.out_channels, expand.kernel, expand.groups) == (c, wide, (1, 1), 1)
+    assert depthwise.is_depthwise and depthwise.macs == hw * 9 * wide
+    assert project.is_pointwise and project.macs == hw * c * wide
+
+
+def test_activations_equal_the_reference_material(shared: Path) -> None:
+    models = json.loads((shared / "facts" / "reference_models.json").read_text())["models"]
+    key = "conv_linear_output_elements"
+    reference = {model["id"]: model for model in models if model["id"] in space_names() and key in model}
+    differing = {}
+    for name, model in reference.items():
+        space = load_space(name)
+        space = space.for_classes(model["num_classes"]) if model["num_classes"] > 1 else space
+        whole = totals(trace(space.decode({}).at(model["input"][2])))
+        if whole.activations != model[key]:
+            differing[name] = (whole.activations, model[key])
+    assert len(reference) >= 78
+    assert not differing
 
 
 def test_deploy_keeps_output_and_original() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nas import __version__
-from nas.cli import export, list, profile, search, show
+from nas.cli import export, list, profile, search, show  # noqa: A004
 from nas.errors import NasError
 from nas.progress import Reporter
 from nas.registry import nearest
