@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -182,7 +183,27 @@ def test_show_counts_mobilenet_v2(capsys: pytest.CaptureFixture[str]) -> None:
     result = run_json(capsys, "show", "mobilenet_v2_1.0")
     assert (result["params"], result["macs"]) == (3504872, 300774272)
     assert main(["show", "mobilenet_v2_1.0"]) == 0
-    assert "3,504,872 parameters" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for words in ("3,504,872 parameters", "6,679,112 activations", "MACs per element", "G1 channel ratio", "breaks"):
+        assert words in printed
+
+
+def test_show_gives_costs_and_verdicts_as_data(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_json(capsys, "show", "shufflenet_v2_1.0")
+    for key in ("activations", "memory_access", "element_wise_access"):
+        assert result[key] == sum(layer[key] for layer in result["layers"])
+    assert result["peak_activation"] == max(layer["peak_activation"] for layer in result["layers"])
+    assert result["arithmetic_intensity"] == pytest.approx(result["macs"] / result["memory_access"])
+    assert [rule["name"][:2] for rule in result["guidelines"]] == ["G1", "G2", "G3", "G4"]
+    assert {rule["verdict"] for rule in result["guidelines"]} <= {"follows", "breaks"}
+
+
+def test_show_draws_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "network.svg"
+    assert run_json(capsys, "show", "squeezenet_1.1", "--svg", str(picture))["svg"] == str(picture)
+    assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+    line = refused(capsys, "show", "squeezenet_1.1", "--svg", str(tmp_path / "none" / "x.svg"))
+    assert "x.svg cannot be written: No such file" in line
 
 
 def test_show_prints_stages_choices_and_exact_size(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +245,7 @@ def test_export_of_a_network_and_of_a_run(tiny_space: Path, tmp_path: Path, caps
         (["search", "none.yaml", "--target-latency", "20ms"], "none.yaml: no such file"),
         (["show", "mobilenet_v2"], "did you mean 'mobilenet_v2"),
         (["show", "mnasnet", "--resolution", "128"], "only a network has one"),
+        (["show", "mnasnet", "--svg", "x.svg"], "--svg: only a network can be drawn, 'mnasnet' has 49 choices"),
         (["show", "mobilenet_v2_1.0", "--resolution", "8"], "leaves no pixels"),
         (["profile", "--space", "mnasnet", "--threads", "0"], "--threads: must be at least 1: 0"),
         (["export", "mnasnet"], "has 49 choices"),

@@ -23,7 +23,7 @@ ROOMS = {
     "costs": set(),
     "network": {"architecture", "blocks", "costs", "errors", "registry", "schema"},
     "guidelines": {"network"},
-    "picture_network": {"architecture", "errors", "network"},
+    "picture_network": {"architecture", "blocks", "network"},
     "condensing": {"architecture", "blocks"},
     "weights": {"architecture", "errors", "network", "registry", "space_file"},
     "space": {"architecture", "errors", "schema"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from nas.progress import Reporter
@@ -14,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("name", metavar="NAME", help="a shipped space or network, or a YAML file")
     parser.add_argument("--resolution", type=int, metavar="N", help="another input resolution, for a network")
+    parser.add_argument("--svg", metavar="FILE", help="also draw the network into this file")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -25,10 +27,15 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     if not space.is_network:
         if args.resolution is not None:
             raise UsageError(f"--resolution: only a network has one to change, '{args.name}' has choices")
+        if args.svg is not None:
+            raise UsageError(f"--svg: only a network can be drawn, '{args.name}' has {len(space.choices)} choices")
         return _space(space)
     if args.resolution is not None and args.resolution < 1:
         raise UsageError(f"--resolution: must be at least 1: {args.resolution}")
-    return _network(space, args.resolution)
+    arch = space.decode({})
+    arch = arch.at(args.resolution) if args.resolution else arch
+    result = _network(space, arch)
+    return {**result, "svg": _draw(arch, space.name, Path(args.svg))} if args.svg is not None else result
 
 
 def _space(space: Any) -> dict[str, Any]:
@@ -54,12 +61,15 @@ def _slot(slot: Any) -> dict[str, Any]:
     }
 
 
-def _network(space: Any, resolution: int | None) -> dict[str, Any]:
-    from nas.network import input_shapes, trace
+_COSTS = ("params", "macs", "activations", "memory_access", "element_wise_access", "peak_activation")
 
-    arch = space.decode({})
-    arch = arch.at(resolution) if resolution else arch
+
+def _network(space: Any, arch: Any) -> dict[str, Any]:
+    from nas.guidelines import guidelines
+    from nas.network import input_shapes, totals, trace
+
     layers = trace(arch)
+    whole = totals(layers)
     places = [f"stage{index}" for index, stage in enumerate(arch.stages) for _ in stage] + ["head"]
     return {
         "name": space.name,
@@ -67,22 +77,35 @@ def _network(space: Any, resolution: int | None) -> dict[str, Any]:
         "source": space.source,
         "architecture": arch.digest,
         "resolution": arch.resolution,
-        "params": sum(layer.params for layer in layers),
-        "macs": sum(layer.macs for layer in layers),
-        "memory_access": sum(layer.memory_access for layer in layers),
+        **{key: getattr(whole, key) for key in _COSTS},
+        "arithmetic_intensity": whole.arithmetic_intensity,
+        "guidelines": [
+            {"name": rule.name, "about": rule.about, "value": rule.value, "threshold": rule.threshold,
+             "verdict": rule.verdict}
+            for rule in guidelines(layers)
+        ],
         "layers": [
             {
                 "place": place,
                 "block": layer.spec.to_dict(),
                 "in": [list(shape) for shape in input_shapes(layer)],
                 "out": list(layer.out_shape),
-                "params": layer.params,
-                "macs": layer.macs,
-                "memory_access": layer.memory_access,
+                **{key: getattr(layer, key) for key in _COSTS},
             }
             for place, layer in zip(places, layers, strict=True)
         ],
-    }
+    }  # fmt: skip
+
+
+def _draw(arch: Any, name: str, path: Path) -> str:
+    from nas.errors import UsageError
+    from nas.picture_network import network_svg
+
+    try:
+        path.write_text(network_svg(arch, name), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--svg: {path} cannot be written: {error.strerror}") from error
+    return str(path)
 
 
 def print_result(result: dict[str, Any]) -> None:
@@ -115,23 +138,38 @@ def _print_space(result: dict[str, Any], console: Any) -> None:
 
 
 def _print_network(result: dict[str, Any], console: Any) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from nas.units import format_count
 
-    table = Table("place", "block", "in", "out", "parameters", "MACs", "memory access")
+    table = Table("place", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("block", min_width=22)
+    table.add_column("out", no_wrap=True)
+    for title in ("params", "MACs", "activations", "memory access"):
+        table.add_column(title, justify="right")
     for layer in result["layers"]:
         block = {key: value for key, value in layer["block"].items() if key != "block"}
-        shapes = ", ".join("x".join(map(str, shape)) for shape in layer["in"])
-        costs = (format_count(layer[key]) for key in ("params", "macs", "memory_access"))
+        costs = (format_count(layer[key]) for key in ("params", "macs", "activations", "memory_access"))
         words = _words(layer["block"]["block"], {key: [value] for key, value in block.items()})
-        table.add_row(layer["place"], words, shapes, "x".join(map(str, layer["out"])), *costs)
+        table.add_row(layer["place"], words, "x".join(map(str, layer["out"])), *costs)
     console.print(table)
-    console.print(
+    text = (
         f"{result['resolution']} px, {result['params']:,} parameters, {result['macs']:,} MACs, "
-        f"{result['memory_access']:,} elements read and written, architecture {result['architecture']}",
-        highlight=False,
+        f"{result['activations']:,} activations\n"
+        f"{result['memory_access']:,} elements read and written, "
+        f"{result['arithmetic_intensity']:.1f} MACs per element\n"
+        f"{4 * result['peak_activation'] / 1e6:.2f} MB of maps at the peak (float32)\n"
+        f"architecture {result['architecture']}"
     )
+    console.print(text, highlight=False)
+    table = Table("guideline", "value", "up to", "verdict", "what the value is", box=SIMPLE_HEAD)
+    for rule in result["guidelines"]:
+        numbers = (f"{rule['value']:.3f}", f"{rule['threshold']:.3f}")
+        table.add_row(rule["name"], *numbers, rule["verdict"], rule["about"])
+    console.print(table)
+    if "svg" in result:
+        console.print(f"picture  {result['svg']}", highlight=False)
 
 
 def _words(name: str, arguments: dict[str, Any]) -> str:
