@@ -144,9 +144,9 @@ def _print_network(result: dict[str, Any], console: Any) -> None:
     from nas.units import format_count
 
     table = Table("place", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("block", min_width=22)
+    table.add_column("block", min_width=18)
     table.add_column("out", no_wrap=True)
-    for title in ("params", "MACs", "activations", "memory access"):
+    for title in ("params", "MACs", "acts", "memory"):
         table.add_column(title, justify="right")
     for layer in result["layers"]:
         block = {key: value for key, value in layer["block"].items() if key != "block"}
