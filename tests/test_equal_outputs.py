@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,17 @@ TIMM = {
     **{f"efficientnet_b{index}": f"efficientnet_b{index}" for index in range(8)},
 }
 """timm's networks with symmetric padding, and ours."""
+
+LARGE = {f"efficientnet_b{index}" for index in range(4, 8)}
+"""The blocks of B0, more of them and wider: they take as long as all others."""
+
+EQUAL: list[str] = []
+"""What was equal in this run."""
+
+
+def slow_if_large(names: Iterable[str]) -> list[Any]:
+    """Return the names as parameters, the large networks under the marker `slow`."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
 
 
 def timm_model(name: str) -> nn.Module:
@@ -128,17 +140,19 @@ def assert_equal_outputs(model: nn.Module, arch: Architecture) -> None:
     assert (got - expected).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", slow_if_large(TORCHVISION))
 def test_torchvision_gives_the_same_output(name: str) -> None:
     assert_equal_outputs(randomised(torchvision_model, TORCHVISION[name]), load_architecture(name))
+    EQUAL.append(f"torchvision {name}")
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", slow_if_large(TIMM))
 def test_timm_gives_the_same_output(name: str) -> None:
     arch = load_architecture(TIMM[name])
     if name.startswith("vovnet"):
         arch = without_identity(arch)
     assert_equal_outputs(randomised(timm_model, name), arch)
+    EQUAL.append(f"timm {name}")
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -150,5 +164,10 @@ def test_timm_order_is_the_order_of_definition(name: str) -> None:
 
 
 def test_count(capsys: pytest.CaptureFixture[str]) -> None:
+    """Print how many were equal in this run; it stands last in the file."""
+    parts = []
+    for library, names in (("torchvision", TORCHVISION), ("timm", TIMM)):
+        equal = sum(entry.startswith(f"{library} ") for entry in EQUAL)
+        parts.append(f"{equal} of {len(names)} networks of {library}")
     with capsys.disabled():
-        print(f"\nequal outputs: {len(TORCHVISION)} networks of torchvision, {len(TIMM)} of timm")
+        print(f"\nequal outputs: {', '.join(parts)}; with -m 'slow or not slow' all are run")
