@@ -65,7 +65,7 @@ def train_one_step(model: nn.Module, resolution: int) -> None:
     """Take one step of SGD. Raises AssertionError where a parameter gets no finite gradient."""
     images, labels = torch.randn(BATCH, 3, resolution, resolution), torch.arange(BATCH) % CLASSES
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    nn.functional.cross_entropy(model.train()(images), labels).backward()
+    nn.functional.cross_entropy(model.train()(images), labels).backward()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
     optimizer.step()
