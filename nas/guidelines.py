@@ -1,6 +1,7 @@
 """The four guidelines of ShuffleNetV2 (Ma et al. 2018, section 2) over the layers of a network.
 
-They tell where a network is slower than its MACs promise: what is measured is still the latency table's.
+They tell where a network may be slower than its MACs promise; how much, only a latency table tells. The paper gives
+directions, not limits: the thresholds are rules of thumb of ours.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def channel_ratio(layers: Sequence[Layer]) -> Guideline:
 
     The value is the mean over the 1x1 convolutions, weighted by MACs, of (c1 + c2) / (2 sqrt(c1 c2)): the
     feature maps that one moves, over the fewest that its MACs allow (equation 2 of the paper). The threshold
-    is that of channels 1:2, 1.061, the smallest imbalance that the paper tries (table 1).
+    of 1.061, which channels of 1:2 have, is ours.
     """
     pointwise = [conv for layer in layers for conv in layer.convolutions if conv.is_pointwise]
     value = _mean([_imbalance(conv.in_channels, conv.out_channels) for conv in pointwise],
@@ -53,9 +54,8 @@ def groups(layers: Sequence[Layer]) -> Guideline:
     """G2: group convolutions raise the memory access at equal MACs.
 
     The value is the share of all MACs in convolutions of 2 or more groups that are not depthwise; the mean of
-    those groups, weighted by MACs, stands in `about`. The threshold is a twentieth: the paper's slowest case,
-    8 groups, takes about 4 times as long as none at equal MACs (table 2), so that a twentieth costs at most
-    some 15 % of the time.
+    those groups, weighted by MACs, stands in `about`. The threshold of a twentieth is ours: the paper gives none,
+    and calls for groups to be chosen by measuring.
     """
     grouped = [
         conv for layer in layers for conv in layer.convolutions if conv.groups > 1 and not conv.is_depthwise
@@ -70,7 +70,7 @@ def fragmentation(layers: Sequence[Layer]) -> Guideline:
     """G3: many small operators in a block keep a parallel device waiting.
 
     The value is the mean number of convolutions of the blocks that have one, the head left out. The threshold
-    is 3: the paper calls 2 or 3 regular (ResNet) and the 13 of NASNet-A fragmented.
+    of 3, as many as ResNet's bottleneck has, is ours.
     """
     counts = [len(layer.convolutions) for layer in layers[:-1] if layer.convolutions]
     value = sum(counts) / len(counts) if counts else 0.0
@@ -82,9 +82,8 @@ def element_wise_share(layers: Sequence[Layer]) -> Guideline:
 
     The value is the share of the memory access in operators without weights: additions, gates, pooling,
     concatenation, shuffles. Activations are fused and free here, and depthwise convolutions, which the paper
-    counts as element-wise, are left out: they have MACs. The threshold is a sixth: without so much, a network
-    bound by memory is 20 % faster, which is what the paper gains by taking ReLU and shortcut from a
-    bottleneck (table 4).
+    counts as element-wise, are left out: they have MACs. The threshold of a sixth is ours: a network that is bound
+    by memory would be a fifth faster without so much.
     """
     access = sum(layer.memory_access for layer in layers)
     share = sum(layer.element_wise_access for layer in layers) / access if access else 0.0
