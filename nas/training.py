@@ -5,21 +5,22 @@ from __future__ import annotations
 import ctypes
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader
 
-from nas.condensing import set_progress
+from nas.condensing import group_lasso, learned_groups, set_progress
 from nas.errors import NasError
 from nas.tasks.classification import Classification
 from nas.tasks.images import Pictures, normalize
 
 RECALIBRATION_BATCHES = 10
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrainingError(NasError):
@@ -34,6 +35,8 @@ class Recipe:
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
+    group_lasso: float = 1e-5
+    """Weight of the penalty on learned groups (CondenseNet's on ImageNet); networks without them have none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings by name."""
@@ -60,11 +63,17 @@ def train(
     steps = recipe.epochs * (len(train_set) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.2)
+    condensing = any(True for _ in learned_groups(model))
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        loss = task.loss(model, images, labels)
+        return loss + recipe.group_lasso * group_lasso(model) if condensing else loss
+
     for epoch in range(recipe.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(seed * 1_000_003 + epoch)
             loader = DataLoader(train_set, batch_size, shuffle=True, drop_last=True, num_workers=train_set.workers)
-            _epoch(model, task, loader, optimizer, schedule, device, epoch)
+            _epoch(model, loss_of, loader, optimizer, schedule, device, epoch)
             recalibrate(model, loader, device)
         yield task.accuracy(model, validation, device)
 
@@ -88,11 +97,11 @@ def recalibrate(model: nn.Module, loader: Any, device: torch.device, batches: in
 
 
 def _epoch(
-    model: nn.Module, task: Classification, loader: Any, optimizer: Any, schedule: Any, device: torch.device, epoch: int
+    model: nn.Module, loss_of: Loss, loader: Any, optimizer: Any, schedule: Any, device: torch.device, epoch: int
 ) -> None:
     model.train()
     for images, labels in loader:
-        loss = task.loss(model, images.to(device, memory_format=torch.channels_last), labels.to(device))
+        loss = loss_of(images.to(device, memory_format=torch.channels_last), labels.to(device))
         if not torch.isfinite(loss):
             raise TrainingError(f"the loss is {loss.item()} in epoch {epoch}")
         optimizer.zero_grad(set_to_none=True)

@@ -226,6 +226,36 @@ def test_export_of_a_network_and_of_a_run(tiny_space: Path, tmp_path: Path, caps
     assert again["test_accuracy"] == first["test_accuracy"]
 
 
+def test_export_with_the_weights_of_torchvision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    import torchvision
+
+    from nas.export import check_input, load_exported
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.mobilenet_v2(num_classes=1000)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    flags = ["--weights", str(tmp_path / "theirs.pth"), "--out", str(tmp_path / "model")]
+    card = run_json(capsys, "export", "mobilenet_v2_1.0", *flags)
+    assert card["weights"] == str(tmp_path / "theirs.pth")
+    _, ours, _ = load_exported(tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(ours(check_input(224)), theirs.eval()(check_input(224)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind", ["networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives"]
+)
+def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: Any = run_json(capsys, "list", kind)
+    assert all(row["name"] for row in rows)
+    if kind == "networks":
+        assert len(rows) >= 80
+        assert all(row["params"] > 0 and row["macs"] > 0 for row in rows)
+    assert main(["list", kind]) == 0
+    assert f"{len(rows)} in all" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

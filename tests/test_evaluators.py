@@ -92,6 +92,25 @@ def test_recalibration_takes_the_mean_over_batches(task: Classification) -> None
     assert not torch.allclose(norm.running_mean, torch.zeros(16))  # type: ignore[arg-type]
 
 
+def test_learned_groups_are_condensed_and_penalised_while_they_train(task: Classification) -> None:
+    from nas.condensing import group_lasso, learned_groups
+
+    stages = [{"block": "conv", "out_channels": 16}, {"block": "condense", "growth_rate": 16, "depth": 2}]
+    arch = parse_space("condense", {**DATA, "stages": stages}, "condense.yaml").decode({})
+    penalties = {}
+    for weight in (0.0, 0.1):
+        torch.manual_seed(0)
+        model = build(arch)
+        before = group_lasso(model).item()
+        recipe = Recipe(epochs=1, group_lasso=weight)
+        list(train(model, task, task.train_set(8, 200), task.validation_set(8), recipe, seed=0))
+        penalties[weight] = group_lasso(model).item()
+        for layer in learned_groups(model):
+            assert layer.mask.mean().item() == pytest.approx(1 / 4)
+    assert before > 0
+    assert penalties[0.1] <= penalties[0.0]
+
+
 def test_the_winner_is_trained_up_to_its_own_resolution() -> None:
     from nas.final import phases
 
