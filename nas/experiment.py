@@ -18,7 +18,7 @@ from nas.errors import UsageError
 from nas.evaluators import EVALUATORS, Evaluator
 from nas.objective import Objective, make_objective
 from nas.registry import lookup, nearest
-from nas.space import Proxy, Space
+from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
 from nas.tasks.classification import Classification
 from nas.units import parse_latency
@@ -49,6 +49,7 @@ class Experiment:
     proxy_epochs: int = 0
     proxy_images: int = 0
     final_epochs: int = 0
+    final_images: int = 0
     run: str | None = None
 
     @property
@@ -90,7 +91,7 @@ def resolve_space(experiment: Experiment) -> Space:
         experiment.proxy_epochs or space.proxy.epochs,
         experiment.proxy_images or space.proxy.images,
     )
-    final = replace(space.final, epochs=experiment.final_epochs or space.final.epochs)
+    final = FinalTraining(experiment.final_epochs or space.final.epochs, experiment.final_images or space.final.images)
     return replace(space, proxy=proxy, final=final)
 
 
@@ -103,7 +104,7 @@ def check(experiment: Experiment) -> None:
     for key, least in (("trials", 1), ("threads", 1), ("seed", 0)):
         if getattr(experiment, key) < least:
             raise UsageError(f"--{key}: must be at least {least}: {getattr(experiment, key)}")
-    for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs"):
+    for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images"):
         if getattr(experiment, key) < 0:
             raise UsageError(f"--{key.replace('_', '-')}: must not be negative: {getattr(experiment, key)}")
 

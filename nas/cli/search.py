@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "proxy-resolution": (number, "input resolution of the candidates' short training, in pixels"),
         "proxy-epochs": (number, "epochs of the candidates' short training"),
         "proxy-images": (number, "images of the candidates' short training"),
-        "final-epochs": (number, "epochs of the winner's training"),
+        "final-epochs": (number, "epochs of the winner's training at the small resolution"),
+        "final-images": (number, "images of its last epoch, at the deployed resolution (default: 500)"),
         "run": ({"metavar": "DIR"}, "the run's folder; the same command continues there"),
     }
     for flag, (options, text_of) in flags.items():
