@@ -34,6 +34,9 @@ TORCHVISION = {
     "mnasnet_b1_1.0": "mnasnet1_0",
     "mnasnet_b1_1.3": "mnasnet1_3",
     **{f"efficientnet_b{index}": f"efficientnet_b{index}" for index in range(8)},
+    "squeezenet_1.0": "squeezenet1_0",
+    "squeezenet_1.1": "squeezenet1_1",
+    "densenet121": "densenet121",
 }
 """Our networks' names to those of their counterparts in torchvision."""
 
