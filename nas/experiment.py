@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nas.controllers import CONTROLLERS, Controller
 from nas.errors import UsageError
@@ -22,8 +22,6 @@ from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
 from nas.tasks.classification import Classification
 from nas.units import parse_latency
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

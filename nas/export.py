@@ -19,9 +19,9 @@ from nas import __version__
 from nas.architecture import Architecture
 from nas.device import make_runtime
 from nas.errors import ExportError, RunError
-from nas.network import build, deploy, trace
+from nas.files import write_json
+from nas.network import build, deploy, totals, trace
 from nas.standalone import standalone_source
-from nas.study import write_json
 from nas.tasks.images import IMAGENET_MEAN, IMAGENET_STD
 from nas.units import format_count
 
@@ -83,13 +83,13 @@ def check_input(resolution: int) -> Tensor:
 
 
 def _card(arch: Architecture, output: Tensor) -> dict[str, Any]:
-    layers = trace(arch)
+    whole = totals(trace(arch))
     return {
         "architecture": arch.digest,
         "blocks": arch.to_dict(),
         "resolution": arch.resolution,
-        "params": sum(layer.params for layer in layers),
-        "macs": sum(layer.macs for layer in layers),
+        "params": whole.params,
+        "macs": whole.macs,
         "preprocessing": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "scale": "RGB / 255"},
         "check": {"input": "torch.linspace(-1, 1, 3 * R * R).reshape(1, 3, R, R)", "output": output.tolist()},
         "versions": versions(),

@@ -22,6 +22,7 @@ from nas.experiment import (
     resolve_space,
 )
 from nas.export import export_folder, versions
+from nas.files import write_json
 from nas.final import Finalist, confirm, train_winner
 from nas.latency import LatencyTable
 from nas.lattice import best_path, reachable
@@ -33,7 +34,7 @@ from nas.profiling import Latency
 from nas.progress import Reporter
 from nas.search import search
 from nas.space import Space
-from nas.study import RESULT, Study, Trial, check_run, open_study, write_json
+from nas.study import RESULT, Study, Trial, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.units import format_latency
@@ -55,8 +56,6 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     check(experiment)
     space = resolve_space(experiment)
     task = Classification.load(experiment.data, experiment.data_root)
-    for split in (task.data.train, task.data.validation, task.data.test):
-        check_images(split)
     space = space.for_classes(task.num_classes)
     trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
     settings = identity(experiment, space, task)
@@ -64,6 +63,8 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     if finished := finished_result(experiment):
         reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
+    for split in (task.data.train, task.data.validation, task.data.test):
+        check_images(split)
     table = ready_table(experiment, space, reporter)
     objective = make_experiment_objective(experiment)
     span = reach_of(space, table, experiment.target_ms, reporter)

@@ -13,11 +13,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import SpaceError, TableError
-from nas.network import Layer, input_shapes, trace
+from nas.files import drop_cut_line
+from nas.network import Layer, as_shapes, input_shapes, trace
 from nas.profiling import low_quantile
 
 FORMAT = 1
@@ -71,7 +72,7 @@ class LatencyTable:
     def _write(self, text: str) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
-            if _drop_cut_line(file) == 0:
+            if drop_cut_line(file) == 0:
                 text = json.dumps(self.header) + "\n" + text
             file.write(text.encode())
             file.flush()
@@ -118,17 +119,7 @@ class LatencyTable:
 
 def layer_name(spec: BlockSpec, in_shape: Any) -> str:
     """Return a layer in words: 'mbconv(out_channels=24, stride=2) at 16x112x112'."""
-    shapes = in_shape if isinstance(in_shape[0], tuple) else (in_shape,)
-    return f"{spec} at {', '.join('x'.join(map(str, shape)) for shape in shapes)}"
-
-
-def _drop_cut_line(file: IO[bytes]) -> int:
-    """Cut the file back to its last whole line and return its length."""
-    file.seek(0)
-    end = file.read().rfind(b"\n") + 1
-    file.truncate(end)
-    file.seek(0, os.SEEK_END)
-    return end
+    return f"{spec} at {', '.join('x'.join(map(str, shape)) for shape in as_shapes(in_shape))}"
 
 
 def _words(value: object) -> str:

@@ -7,7 +7,7 @@ architectures can reach is some thousands of layers, and sums over layers have e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nas.architecture import Architecture, BlockSpec, Scalar, Shape
 from nas.errors import SpaceError
@@ -100,14 +100,13 @@ def stage_options(slot: Slot) -> Iterator[list[list[BlockSpec]]]:
 def _options(slot: Slot, choose: Choose) -> list[list[BlockSpec]]:
     shared: dict[str, Scalar] = {}
     pick = remembering(choose, shared)
-    first = replace(slot, per_layer=frozenset()) if not slot.per_layer else slot
     depth = int(pick(f"{slot.name}.depth", slot.depth))
 
     def mixed(index: int, own: Choose) -> BlockSpec:
         def ask(key: str, values: Values) -> Scalar:
             return own(key, values) if key.startswith(f"{slot.name}.layer") else pick(key, values)
 
-        return first.layer(index, ask)
+        return slot.layer(index, ask)
 
     return [list(every(lambda own, index=index: mixed(index, own))) for index in range(depth)]  # type: ignore[misc]
 

@@ -119,7 +119,7 @@ def _simplified(spec: BlockSpec, in_shape: Any) -> BlockSpec:
 
 @lru_cache(maxsize=200_000)
 def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
-    shapes: Any = in_shape if isinstance(in_shape[0], tuple) else (in_shape,)
+    shapes = as_shapes(in_shape)
     stride = spec.kwargs.get("stride", 1)
     height, width = shapes[0][1:]
     if isinstance(stride, int) and stride > min(height, width):
@@ -202,8 +202,12 @@ def in_channels(layer: Layer) -> tuple[int, ...]:
 
 def input_shapes(layer: Layer) -> tuple[Shape, ...]:
     """Return the shapes that the layer reads, one for a block of a stage."""
-    shape: Any = layer.in_shape
-    return shape if isinstance(shape[0], tuple) else (shape,)
+    return as_shapes(layer.in_shape)
+
+
+def as_shapes(in_shape: Any) -> tuple[Shape, ...]:
+    """Return the shapes of a layer's `in_shape`, which is one shape or a tuple of them."""
+    return in_shape if isinstance(in_shape[0], tuple) else (in_shape,)
 
 
 def deploy(model: nn.Module) -> nn.Module:

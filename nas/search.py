@@ -11,7 +11,7 @@ from nas.architecture import Architecture, Scalar
 from nas.controllers import Controller
 from nas.controllers.random import RandomController
 from nas.evaluators import Evaluator
-from nas.network import canonical, trace
+from nas.network import canonical, totals, trace
 from nas.objective import Metrics, Objective
 from nas.progress import Reporter
 from nas.space import Space
@@ -99,10 +99,8 @@ def evaluate(
         study.record_failure(candidate.choices, arch, str(error))
         reporter.warn(f"{arch.digest} failed: {error}")
         return
-    layers = trace(arch)
-    metrics = Metrics(
-        accuracy, candidate.latency_ms, sum(layer.params for layer in layers), sum(layer.macs for layer in layers)
-    )
+    whole = totals(trace(arch))
+    metrics = Metrics(accuracy, candidate.latency_ms, whole.params, whole.macs)
     values = objective(metrics)
     trial = study.record(candidate.choices, arch, metrics, values, time.monotonic() - started)
     controller.tell(trial.choices, values)

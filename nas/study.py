@@ -17,6 +17,7 @@ from typing import Any
 
 from nas.architecture import Architecture, Scalar
 from nas.errors import RunError
+from nas.files import drop_cut_line
 from nas.objective import Metrics
 from nas.space import Choices, Space
 
@@ -122,7 +123,7 @@ def open_study(folder: Path, settings: dict[str, Any], space: Space, directions:
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error}") from error
     with _locked(folder):
-        _drop_cut_line(folder / JOURNAL)
+        _recover(folder / JOURNAL)
         study = _optuna_study(folder, directions)
         if not study.user_attrs:
             study.set_user_attr("settings", settings)
@@ -182,13 +183,12 @@ def _optuna_study(folder: Path, directions: tuple[str, ...]) -> Any:
             raise RunError(f"{folder / JOURNAL}: cannot be read as a journal: {error}") from error
 
 
-def _drop_cut_line(journal: Path) -> None:
-    """Cut off what a crash in the middle of a write left behind the last whole line."""
+def _recover(journal: Path) -> None:
+    """Drop what a crash in the middle of a write left: a line that is not whole, and Optuna's own lock."""
     if not journal.is_file():
         return
     with journal.open("r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        drop_cut_line(file)
     for lock in journal.parent.glob(f"{JOURNAL}.lock*"):
         lock.unlink()
 
@@ -211,10 +211,3 @@ def _locked(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)

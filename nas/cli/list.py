@@ -36,14 +36,14 @@ def _files(networks: bool) -> list[dict[str, Any]]:
 
 
 def _network(space: Any) -> dict[str, Any]:
-    from nas.network import trace
+    from nas.network import totals, trace
 
-    layers = trace(space.decode({}))
+    whole = totals(trace(space.decode({})))
     return {
         "name": space.name,
-        "params": sum(layer.params for layer in layers),
-        "macs": sum(layer.macs for layer in layers),
-        "memory_access": sum(layer.memory_access for layer in layers),
+        "params": whole.params,
+        "macs": whole.macs,
+        "memory_access": whole.memory_access,
         "resolution": space.resolution[0],
         "published_top1": space.published_top1,
         "published_source": space.published_source,
