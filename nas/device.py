@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nas.errors import DeviceError
-from nas.profiling import Protocol
+from nas.profiling import Protocol, Visit
 from nas.registry import lookup
 from nas.runtimes import RUNTIMES, Runtime
 
@@ -98,15 +98,15 @@ class LocalWorker:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
 
-    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[tuple[str, list[float]]]:
-        """Yield (key, milliseconds of one visit), interleaved over the graphs. Raises DeviceError."""
+    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
+        """Yield the visits of the graphs, interleaved. Raises DeviceError."""
         self._send({
             "graphs": [{"key": graph.key, "path": graph.path, "shapes": graph.shapes} for graph in graphs],
             "protocol": protocol.to_dict(),
             "seed": seed,
         })  # fmt: skip
         while "done" not in (answer := self._answer()):
-            yield answer["key"], answer["ms"]
+            yield Visit(answer["key"], answer["at"], tuple(answer["ms"]))
 
     def _send(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None

@@ -117,8 +117,8 @@ def _measure_passes(
                 continue
             rounds = Protocol(ROUNDS_PER_PASS, protocol.warmup, protocol.repeats, protocol.flush_bytes)
             minima: dict[str, list[float]] = {}
-            for key, times_ms in worker.measure([graphs[index] for index in wanted], rounds, seed=number):
-                minima.setdefault(key, []).append(min(times_ms))
+            for visit in worker.measure([graphs[index] for index in wanted], rounds, seed=number):
+                minima.setdefault(visit.key, []).append(min(visit.ms))
                 advance(1)
             table.append((layers[int(key)], values) for key, values in minima.items())
 
@@ -135,9 +135,9 @@ def measure_networks(
         reporter.task("measuring networks", len(archs) * protocol.visits) as advance,
     ):
         graphs = [_export_network(runtime, arch, Path(folder), index) for index, arch in enumerate(archs)]
-        visits: dict[str, list[list[float]]] = {graph.key: [] for graph in graphs}
-        for key, times_ms in worker.measure(graphs, protocol, seed):
-            visits[key].append(times_ms)
+        visits: dict[str, list[tuple[float, ...]]] = {graph.key: [] for graph in graphs}
+        for visit in worker.measure(graphs, protocol, seed):
+            visits[visit.key].append(visit.ms)
             advance(1)
     return [summary(visits[graph.key]) for graph in graphs]
 

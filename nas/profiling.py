@@ -31,6 +31,15 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Visit:
+    """One visit: whom, when (seconds of an epoch that all visits share), and the milliseconds of its timed calls."""
+
+    key: str
+    at: float
+    ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Latency:
     """Milliseconds of one inference: median and the 10 % and 90 % quantiles over all timed calls."""
 
@@ -40,7 +49,7 @@ class Latency:
     samples: int
 
 
-def visit(run: Run, warmup: int, repeats: int, clock: Clock, flush: Run) -> list[float]:
+def visit(run: Run, warmup: int, repeats: int, clock: Clock, flush: Run) -> tuple[float, ...]:
     """Call `run` `warmup` times, then return the milliseconds of `repeats` calls, each after `flush`."""
     for _ in range(warmup):
         run()
@@ -50,7 +59,7 @@ def visit(run: Run, warmup: int, repeats: int, clock: Clock, flush: Run) -> list
         start = clock()
         run()
         times_ms.append((clock() - start) / 1e6)
-    return times_ms
+    return tuple(times_ms)
 
 
 def interleave(
@@ -59,8 +68,9 @@ def interleave(
     rng: random.Random,
     clock: Clock = time.perf_counter_ns,
     flush: Run | None = None,
-) -> Iterator[tuple[str, list[float]]]:
-    """Yield (key, milliseconds of one visit) until every key had `protocol.visits` of them.
+    epoch: float = 0.0,
+) -> Iterator[Visit]:
+    """Yield visits until every key had `protocol.visits` of them; `epoch` is the time in s of the clock's zero.
 
     Each round visits every key once, in fresh random order; a first round is made and thrown away, since
     runtimes allocate and choose kernels in their first calls.
@@ -75,7 +85,8 @@ def interleave(
         for _ in range(protocol.visits):
             rng.shuffle(order)
             for key in order:
-                yield key, visit(runs[key], protocol.warmup, protocol.repeats, clock, flush)
+                times_ms = visit(runs[key], protocol.warmup, protocol.repeats, clock, flush)
+                yield Visit(key, epoch + clock() / 1e9, times_ms)
     finally:
         if collecting:
             gc.enable()

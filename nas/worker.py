@@ -2,7 +2,7 @@
 
 Reads one JSON object a line from stdin. The first is {"runtime", "threads"}; every other is a batch,
 {"graphs": [{"key", "path", "shapes"}], "protocol": {...}, "seed"}. Answers one JSON object a line: the settings
-that the process got, {"key", "ms": [...]} for each visit, {"done": true} after each batch, or {"error": text}.
+that the process got, {"key", "at", "ms": [...]} for each visit, {"done": true} after each batch, or {"error": text}.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def _serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
     runtime, threads = lookup(RUNTIMES, setup["runtime"], "runtime")(), setup["threads"]
     answer({"settings": {**claim_processor(threads), "runtime_version": runtime.version()}})
     clock = getattr(runtime, "clock", time.perf_counter_ns)
+    epoch = time.time() - clock() / 1e9 if clock is time.perf_counter_ns else 0.0
     for line in requests:
         batch = json.loads(line)
         runs = {
@@ -50,8 +51,8 @@ def _serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
             for graph in batch["graphs"]
         }
         protocol = Protocol(**batch["protocol"])
-        for key, times_ms in interleave(runs, protocol, random.Random(batch["seed"]), clock):
-            answer({"key": key, "ms": times_ms})
+        for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, epoch=epoch):
+            answer({"key": visit.key, "at": round(visit.at, 4), "ms": [round(ms, 6) for ms in visit.ms]})
         answer({"done": True})
 
 

@@ -37,8 +37,8 @@ class FakeMachine:
 def estimates(machine: FakeMachine, tasks: dict[str, float], protocol: Protocol) -> dict[str, float]:
     runs = {key: machine.task(ms) for key, ms in tasks.items()}
     minima: dict[str, list[float]] = {key: [] for key in tasks}
-    for key, times in interleave(runs, protocol, random.Random(0), machine.clock, flush=lambda: None):
-        minima[key].append(min(times))
+    for visit in interleave(runs, protocol, random.Random(0), machine.clock, flush=lambda: None):
+        minima[visit.key].append(min(visit.ms))
     return {key: low_quantile(values) for key, values in minima.items()}
 
 
@@ -56,7 +56,7 @@ def test_every_key_gets_its_visits_in_changing_order() -> None:
     machine = FakeMachine(0)
     runs = {key: machine.task(1.0) for key in "abcdefgh"}
     protocol = Protocol(visits=5, warmup=1, repeats=3)
-    order = [key for key, times in interleave(runs, protocol, random.Random(3), machine.clock, lambda: None)]
+    order = [visit.key for visit in interleave(runs, protocol, random.Random(3), machine.clock, lambda: None)]
     rounds = [tuple(order[start : start + 8]) for start in range(0, 40, 8)]
     assert all(sorted(part) == list("abcdefgh") for part in rounds)
     assert len(set(rounds)) == 5
