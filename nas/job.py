@@ -24,7 +24,7 @@ from nas.experiment import (
 from nas.export import export_folder, versions
 from nas.files import write_json
 from nas.final import Finalist, confirm, train_winner
-from nas.latency import LatencyTable
+from nas.latency import LatencyTable, Predictor
 from nas.lattice import best_path, reachable
 from nas.network import trace
 from nas.objective import Objective, front
@@ -67,7 +67,8 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         check_images(split)
     table = ready_table(experiment, space, reporter)
     objective = make_experiment_objective(experiment)
-    span = reach_of(space, table, experiment.target_ms, reporter)
+    predictor = table.predictor(space.name)
+    span = reach_of(space, predictor, experiment.target_ms, reporter)
     with open_study(experiment.folder, settings, space, objective.directions) as study:
         evaluator = make_evaluator(experiment, task, space)
         reporter.say(
@@ -76,8 +77,9 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         )
         controller = make_controller(experiment, space, objective)
         search(
-            space, controller, evaluator, objective, table.predict, study, experiment.trials, experiment.seed, reporter
-        )
+            space, controller, evaluator, objective, predictor.predict, study, experiment.trials, experiment.seed,
+            reporter,
+        )  # fmt: skip
         result = finish(experiment, space, task, objective, study, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
         result["device"] = table.header["device"]
@@ -105,14 +107,14 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Lat
     layers = reachable(space)
     if experiment.table is None:
         table = LatencyTable.open(default_table_path(header), header)
-        profile(layers, table, reporter)
+        profile(space, table, reporter)
         return table
     table = LatencyTable.open(Path(experiment.table))
     differences = table.differences(header)
     if differences and not experiment.any_device:
         raise TableError(f"{table.path}: {'; '.join(differences)}; give --any-device to use it all the same")
     if not differences:
-        profile(layers, table, reporter)
+        profile(space, table, reporter)
         return table
     reporter.warn(f"{table.path}: {'; '.join(differences)}")
     for layer in table.missing(layers)[:1]:
@@ -120,11 +122,13 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Lat
     return table
 
 
-def reach_of(space: Space, table: LatencyTable, target_ms: float, reporter: Reporter) -> Span:
+def reach_of(space: Space, predictor: Predictor, target_ms: float, reporter: Reporter) -> Span:
     """Say what the space spans on the device; raise UsageError where nothing in it meets the target."""
     rng = random.Random(0)
-    fastest, slowest = (best_path(space, table.latency_ms, largest=largest)[0] for largest in (False, True))
-    drawn = sorted(table.predict(space.decode(space.sample(rng))) for _ in range(SPAN_SAMPLES))
+    fastest, slowest = (
+        predictor.constant_ms + best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True)
+    )
+    drawn = sorted(predictor.predict(space.decode(space.sample(rng))) for _ in range(SPAN_SAMPLES))
     span = Span(fastest, drawn[SPAN_SAMPLES // 2], slowest)
     spelled = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))
     within = sum(latency <= target_ms for latency in drawn) / SPAN_SAMPLES

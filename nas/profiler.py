@@ -1,10 +1,16 @@
-"""Measures layers and networks on a device: build, deploy, export, visit; the layers go into a latency table."""
+"""Measures layers and networks on a device: build, deploy, export, visit; they go into a latency table.
+
+Whole networks of the space are visited between the layers: some calibrate the sum, others certify it.
+"""
 
 from __future__ import annotations
 
 import datetime
+import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +20,22 @@ from torch import Tensor, nn
 from nas.architecture import Architecture
 from nas.condensing import set_progress
 from nas.device import DTYPE, Graph, LocalWorker, describe_processor, make_runtime, processor_slug
-from nas.latency import LatencyTable
+from nas.latency import LatencyTable, MeasuredNetwork
+from nas.lattice import reachable
 from nas.network import Layer, build, deploy, in_channels, input_shapes, make_block
-from nas.profiling import Latency, Protocol, summary
+from nas.profiling import Latency, Protocol, middle, summary
 from nas.progress import Reporter
 from nas.resources import user_cache
 from nas.runtimes import Runtime
+from nas.space import Space
+from nas.witnesses import LEAST_NETWORKS, calibrate, whole_networks
 
-ROUNDS_PER_PASS = 4
+PASSES = 3
 """A layer's visits are spread over several passes, minutes apart, so that a slow minute does not decide."""
 GRAPHS_PER_BATCH = 200
-"""How many graphs the worker holds at once; a crash loses at most one batch of one pass."""
+"""How many layers the worker holds at once; a crash loses at most one batch of one pass."""
+NETWORK_BATCHES = 6
+"""In how many batches each whole network takes part."""
 
 
 def table_header(runtime: str, threads: int) -> dict[str, Any]:
@@ -46,31 +57,65 @@ def default_table_path(header: dict[str, Any]) -> Path:
     return user_cache() / "latency_tables" / processor_slug(header["device"]) / name
 
 
-def profile(layers: Sequence[Layer], table: LatencyTable, reporter: Reporter, protocol: Protocol | None = None) -> int:
-    """Measure those of `layers` that `table` lacks, here, and return how many there were.
+def profile(space: Space, table: LatencyTable, reporter: Reporter, protocol: Protocol | None = None) -> int:
+    """Measure those layers of `space` that `table` lacks, here, and return how many there were.
 
-    Continues where an interrupted run stopped. Raises DeviceError where the runtime fails.
+    A table that was not calibrated for the space is: whole networks are measured along. Continues where an
+    interrupted run stopped. Raises DeviceError where the runtime fails.
     """
     protocol = protocol or Protocol()
-    missing = table.missing(layers, protocol.visits)
-    if not missing:
-        return 0
+    layers = table.missing(reachable(space), protocol.visits)
+    networks = [] if space.name in table.calibrations else whole_networks(space)
     runtime_name, threads = table.header["runtime"], table.header["threads"]
-    runtime = make_runtime(runtime_name)
-    with (
-        tempfile.TemporaryDirectory(prefix="nas-profile-") as folder,
-        LocalWorker(runtime_name, threads) as worker,
-    ):
-        with reporter.task("exporting layers", len(missing)) as advance:
-            graphs = [
-                _export_layer(runtime, layer, Path(folder), index, advance) for index, layer in enumerate(missing)
-            ]
-        table.header.setdefault("worker", worker.settings)
-        table.header.setdefault("protocol", protocol.to_dict())
-        total = sum(protocol.visits - table.visits(layer) for layer in missing)
-        with reporter.task("measuring layers", total) as advance:
-            _measure_passes(missing, graphs, table, worker, protocol, advance)
-    return len(missing)
+    waiting = table.missing_networks(networks, protocol.visits)
+    if layers or waiting:
+        with (
+            tempfile.TemporaryDirectory(prefix="nas-profile-") as folder,
+            LocalWorker(runtime_name, threads) as worker,
+        ):
+            table.header.setdefault("worker", worker.settings)
+            table.header.setdefault("protocol", protocol.to_dict())
+            with one_thread():
+                subjects = _export_all(make_runtime(runtime_name), layers, waiting, Path(folder), reporter)
+            _measure_all(subjects, table, worker, protocol, reporter)
+    if len(networks) >= LEAST_NETWORKS:
+        calibrate(space, table)
+    return len(layers)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch on one thread: tracing small graphs, several threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass
+class Subject:
+    """What is measured: a layer or a whole network, exported."""
+
+    graph: Graph
+    what: Layer | MeasuredNetwork
+
+
+def _export_all(
+    runtime: Runtime, layers: Sequence[Layer], networks: Sequence[MeasuredNetwork], folder: Path, reporter: Reporter
+) -> list[Subject]:
+    with reporter.task("exporting layers", len(layers)) as advance:
+        subjects = [
+            Subject(_export_layer(runtime, layer, folder, index, advance), layer) for index, layer in enumerate(layers)
+        ]
+    (folder / "networks").mkdir()
+    with reporter.task("exporting networks", len(networks)) as advance:
+        for index, network in enumerate(networks):
+            graph = _export_network(runtime, network.arch, folder / "networks", index)
+            subjects.append(Subject(replace(graph, key=f"network{graph.key}"), network))
+            advance(1)
+    return subjects
 
 
 def _export_layer(runtime: Runtime, layer: Layer, folder: Path, index: int, advance: Any) -> Graph:
@@ -98,29 +143,43 @@ class LayerGraph(nn.Module):
         return self.block(list(maps)) if self.several else self.block(*maps)
 
 
-def _measure_passes(
-    layers: Sequence[Layer],
-    graphs: Sequence[Graph],
-    table: LatencyTable,
-    worker: LocalWorker,
-    protocol: Protocol,
-    advance: Any,
+def _measure_all(
+    subjects: Sequence[Subject], table: LatencyTable, worker: LocalWorker, protocol: Protocol, reporter: Reporter
 ) -> None:
-    order = list(range(len(layers)))
-    generator = torch.Generator().manual_seed(0)
-    for number in range(-(-protocol.visits // ROUNDS_PER_PASS)):
-        shuffled = torch.randperm(len(order), generator=generator).tolist()
-        for start in range(0, len(shuffled), GRAPHS_PER_BATCH):
-            batch = shuffled[start : start + GRAPHS_PER_BATCH]
-            wanted = [index for index in batch if table.visits(layers[index]) < protocol.visits]
-            if not wanted:
-                continue
-            rounds = Protocol(ROUNDS_PER_PASS, protocol.warmup, protocol.repeats, protocol.flush_bytes)
-            minima: dict[str, list[float]] = {}
-            for visit in worker.measure([graphs[index] for index in wanted], rounds, seed=number):
-                minima.setdefault(visit.key, []).append(min(visit.ms))
+    batches = schedule(subjects, PASSES)
+    rounds = replace(protocol, visits=-(-protocol.visits // PASSES))
+    with reporter.task("measuring", rounds.visits * sum(map(len, batches))) as advance:
+        for number, batch in enumerate(batches):
+            wanted = {subject.graph.key: subject for subject in batch if _lacks_visits(subject, table, protocol)}
+            advance(rounds.visits * (len(batch) - len(wanted)))
+            visits: dict[str, list[tuple[float, float]]] = {}
+            for visit in worker.measure([subject.graph for subject in wanted.values()], rounds, seed=number):
+                visits.setdefault(visit.key, []).append((visit.at, middle(visit.ms)))
                 advance(1)
-            table.append((layers[int(key)], values) for key, values in minima.items())
+            found = [(wanted[key].what, times) for key, times in visits.items()]
+            table.append((what, times) for what, times in found if isinstance(what, Layer))
+            table.append_networks(
+                replace(what, visits=times) for what, times in found if isinstance(what, MeasuredNetwork)
+            )
+
+
+def _lacks_visits(subject: Subject, table: LatencyTable, protocol: Protocol) -> bool:
+    return isinstance(subject.what, MeasuredNetwork) or table.visits(subject.what) < protocol.visits
+
+
+def schedule(subjects: Sequence[Subject], passes: int) -> list[list[Subject]]:
+    """Return batches: every layer once in each pass, in random order, and every network in some of the batches."""
+    layers = [subject for subject in subjects if isinstance(subject.what, Layer)]
+    networks = [subject for subject in subjects if not isinstance(subject.what, Layer)]
+    rng = random.Random(0)
+    batches: list[list[Subject]] = []
+    for _ in range(passes):
+        rng.shuffle(layers)
+        batches += [
+            layers[start : start + GRAPHS_PER_BATCH] for start in range(0, max(len(layers), 1), GRAPHS_PER_BATCH)
+        ]
+    stride = max(1, len(batches) // NETWORK_BATCHES)
+    return [batch + networks[number % stride :: stride] for number, batch in enumerate(batches)]
 
 
 def measure_networks(
@@ -134,7 +193,8 @@ def measure_networks(
         LocalWorker(runtime_name, threads) as worker,
         reporter.task("measuring networks", len(archs) * protocol.visits) as advance,
     ):
-        graphs = [_export_network(runtime, arch, Path(folder), index) for index, arch in enumerate(archs)]
+        with one_thread():
+            graphs = [_export_network(runtime, arch, Path(folder), index) for index, arch in enumerate(archs)]
         visits: dict[str, list[tuple[float, ...]]] = {graph.key: [] for graph in graphs}
         for visit in worker.measure(graphs, protocol, seed):
             visits[visit.key].append(visit.ms)

@@ -1,7 +1,8 @@
-"""How a latency is measured. Knows a callable and a clock, neither networks nor runtimes. Standard library only.
+"""How a latency is measured. Knows callables and a clock, neither networks nor runtimes.
 
 Many short visits in random order see the machine in all its moods; one long visit sees one of them. Every timed
-call starts with a cold second-level cache, as a layer inside a network does.
+call starts with a cold second-level cache, as a layer inside a network does. What the machine's mood did to a visit
+is read off its neighbours in time and divided out. Measuring needs the standard library alone, estimating numpy.
 """
 
 from __future__ import annotations
@@ -11,9 +12,15 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 Run = Callable[[], object]
 Clock = Callable[[], int]
+
+REACH = 15
+"""How many visits to each side tell the machine's mood at a visit: about 0.3 s on a machine of 10 ms a visit."""
+PREEMPTED_SHARE, PREEMPTED_NS = 0.03, 10_000
+"""A call that waited for its processor longer than this share of its time and this many ns was preempted."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +56,28 @@ class Latency:
     samples: int
 
 
-def visit(run: Run, warmup: int, repeats: int, clock: Clock, flush: Run) -> tuple[float, ...]:
-    """Call `run` `warmup` times, then return the milliseconds of `repeats` calls, each after `flush`."""
+def visit(
+    run: Run, warmup: int, repeats: int, clock: Clock, flush: Run, processor_clock: Clock | None = None
+) -> tuple[float, ...]:
+    """Call `run` `warmup` times, then return the milliseconds of `repeats` calls, each after `flush`.
+
+    With `processor_clock`, which stands still while the processor is elsewhere, preempted calls are made anew; where
+    as many again were preempted as wanted, they count after all.
+    """
     for _ in range(warmup):
         run()
-    times_ms = []
-    for _ in range(repeats):
+    good: list[float] = []
+    preempted: list[float] = []
+    while len(good) < repeats and len(preempted) < 2 * repeats:
         flush()
+        busy = processor_clock() if processor_clock else 0
         start = clock()
         run()
-        times_ms.append((clock() - start) / 1e6)
-    return tuple(times_ms)
+        wall = clock() - start
+        waited = wall - (processor_clock() - busy) if processor_clock else 0
+        calls = preempted if waited > PREEMPTED_SHARE * wall + PREEMPTED_NS else good
+        calls.append(wall / 1e6)
+    return tuple((good + preempted)[:repeats])
 
 
 def interleave(
@@ -69,6 +87,7 @@ def interleave(
     clock: Clock = time.perf_counter_ns,
     flush: Run | None = None,
     epoch: float = 0.0,
+    processor_clock: Clock | None = None,
 ) -> Iterator[Visit]:
     """Yield visits until every key had `protocol.visits` of them; `epoch` is the time in s of the clock's zero.
 
@@ -85,7 +104,7 @@ def interleave(
         for _ in range(protocol.visits):
             rng.shuffle(order)
             for key in order:
-                times_ms = visit(runs[key], protocol.warmup, protocol.repeats, clock, flush)
+                times_ms = visit(runs[key], protocol.warmup, protocol.repeats, clock, flush, processor_clock)
                 yield Visit(key, epoch + clock() / 1e9, times_ms)
     finally:
         if collecting:
@@ -110,9 +129,62 @@ def summary(visits: Sequence[Sequence[float]]) -> Latency:
     return Latency(quantile(times, 0.5), quantile(times, 0.1), quantile(times, 0.9), len(times))
 
 
-def low_quantile(minima: Sequence[float]) -> float:
-    """Return the 25 % quantile over visits of the visits' minima: what a machine repeats best under noise."""
-    return quantile(sorted(minima), 0.25)
+def estimate(names: Sequence[Any], at: Sequence[float], ms: Sequence[float]) -> dict[Any, float]:
+    """Return each name's latency in ms from visits (whom, when, how long), in any order.
+
+    The median over its visits, each divided by the mood of the machine at its time.
+    """
+    import numpy as np
+
+    if not names:
+        return {}
+    names_of, codes = _codes(names)
+    order = np.argsort(np.asarray(at, dtype=float), kind="stable")
+    codes, times = codes[order], np.asarray(ms, dtype=float)[order]
+    medians = _medians(codes, times / mood(codes, times), len(names_of))
+    return dict(zip(names_of, medians.tolist(), strict=True))
+
+
+def mood(codes: Any, ms: Any, rounds: int = 4) -> Any:
+    """Return how slow the machine was at each visit, 1 in the middle; arrays of visits in the order of time.
+
+    The running median over the neighbours in time of what each took against its own median, repeated until the
+    medians are those of an even mood.
+    """
+    import numpy as np
+    from scipy.ndimage import median_filter
+
+    slow = np.ones(len(ms))
+    for _ in range(rounds):
+        own = _medians(codes, ms / slow, int(codes.max(initial=0)) + 1)
+        slow = median_filter(ms / own[codes], size=2 * REACH + 1, mode="nearest")
+        slow /= np.median(slow)
+    return slow
+
+
+def _codes(names: Sequence[Any]) -> tuple[list[Any], Any]:
+    import numpy as np
+
+    index: dict[Any, int] = {}
+    codes = [index.setdefault(name, len(index)) for name in names]
+    return list(index), np.asarray(codes, dtype=np.intp)
+
+
+def _medians(codes: Any, values: Any, count: int) -> Any:
+    """Return the median of the values of each code in [0, count)."""
+    import numpy as np
+
+    order = np.lexsort((values, codes))
+    ends = np.cumsum(np.bincount(codes, minlength=count))
+    starts = np.concatenate([[0], ends[:-1]])
+    ordered = values[order]
+    low, high = (starts + ends - 1) // 2, (starts + ends) // 2
+    return (ordered[low] + ordered[high]) / 2
+
+
+def middle(values: Sequence[float]) -> float:
+    """Return the median."""
+    return quantile(sorted(values), 0.5)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -43,7 +43,9 @@ def _serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
     runtime, threads = lookup(RUNTIMES, setup["runtime"], "runtime")(), setup["threads"]
     answer({"settings": {**claim_processor(threads), "runtime_version": runtime.version()}})
     clock = getattr(runtime, "clock", time.perf_counter_ns)
-    epoch = time.time() - clock() / 1e9 if clock is time.perf_counter_ns else 0.0
+    real = clock is time.perf_counter_ns
+    epoch = time.time() - clock() / 1e9 if real else 0.0
+    busy = time.process_time_ns if real and threads == 1 else None
     for line in requests:
         batch = json.loads(line)
         runs = {
@@ -51,7 +53,7 @@ def _serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
             for graph in batch["graphs"]
         }
         protocol = Protocol(**batch["protocol"])
-        for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, epoch=epoch):
+        for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, None, epoch, busy):
             answer({"key": visit.key, "at": round(visit.at, 4), "ms": [round(ms, 6) for ms in visit.ms]})
         answer({"done": True})
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.calibration import Calibration, certify
 from nas.errors import TableError
-from nas.latency import LatencyTable
+from nas.latency import CALIBRATION, LatencyTable, MeasuredNetwork
 from nas.network import trace
 from nas.space_file import load_architecture
 
@@ -27,50 +30,91 @@ LAYERS = list(dict.fromkeys(trace(ARCH)))
 @pytest.fixture
 def table(tmp_path: Path) -> LatencyTable:
     table = LatencyTable.open(tmp_path / "device" / "table.jsonl", HEADER)
-    table.append((layer, [1.0 + index, 9.0, 9.0]) for index, layer in enumerate(LAYERS))
+    table.append((layer, visits(1.0 + index, 1.0 + index, 9.0)) for index, layer in enumerate(LAYERS))
     return table
+
+
+def visits(*ms: float) -> list[tuple[float, float]]:
+    return [(1000.0 * index, value) for index, value in enumerate(ms)]
 
 
 def test_a_table_is_read_back_as_it_was_written(table: LatencyTable) -> None:
     again = LatencyTable.open(table.path)
     assert again.rows == table.rows
-    assert again.header == {"format": 1, **HEADER}
+    assert again.header == {"format": 2, **HEADER}
     assert again.missing(LAYERS, 3) == []
     assert again.missing(LAYERS, 4) == LAYERS
 
 
-def test_a_prediction_is_the_sum_of_the_low_quantiles(table: LatencyTable) -> None:
+def test_a_prediction_is_the_sum_of_the_medians(table: LatencyTable) -> None:
     expected = sum(table.latency_ms(layer) for layer in trace(ARCH))
-    assert table.predict(ARCH) == pytest.approx(expected)
-    assert table.latency_ms(LAYERS[0]) == pytest.approx(5.0)
+    assert table.predictor("any").predict(ARCH) == pytest.approx(expected)
+    assert table.latency_ms(LAYERS[4]) == pytest.approx(5.0)
 
 
 def test_visits_of_several_passes_add_up(table: LatencyTable) -> None:
-    table.append([(LAYERS[0], [1.0, 1.0, 1.0, 1.0, 1.0])])
+    table.append([(LAYERS[0], visits(3.0, 3.0, 3.0, 3.0, 3.0))])
     assert table.visits(LAYERS[0]) == 8
-    assert table.latency_ms(LAYERS[0]) == pytest.approx(1.0)
+    assert table.latency_ms(LAYERS[0]) == pytest.approx(3.0)
     assert LatencyTable.open(table.path).visits(LAYERS[0]) == 8
+
+
+def test_a_slow_time_of_the_machine_is_divided_out(tmp_path: Path) -> None:
+    table = LatencyTable.open(tmp_path / "table.jsonl", HEADER)
+    for second in range(12):
+        slow = 1.4 if second < 4 else 1.0
+        table.append(
+            (layer, [(second + index / 100, slow * (1.0 + index))])
+            for index, layer in enumerate(LAYERS)
+            if second < 4 or index % 2 == second % 2
+        )
+    ratios = [table.latency_ms(layer) / (1.0 + index) for index, layer in enumerate(LAYERS)]
+    assert max(ratios) / min(ratios) < 1.01
+
+
+def test_networks_and_calibration_are_read_back(table: LatencyTable) -> None:
+    network = MeasuredNetwork("mobile", CALIBRATION, ARCH, visits(1.0, 2.0, 3.0))
+    table.append_networks([network])
+    table.append_networks([replace(network, visits=visits(4.0))])
+    certificate = certify([1.0, 2.0], [1.0, 2.1], 0.01)
+    table.append_calibration("mobile", Calibration(0.5, 2.0, 0.1, 8, 0.02), certificate)
+    again = LatencyTable.open(table.path)
+    assert again.networks == table.networks
+    assert len(again.networks["mobile", ARCH.digest].visits) == 4
+    assert again.certificates == {"mobile": certificate}
+    plain, ours = again.predictor("other"), again.predictor("mobile")
+    elements = sum(prod(layer.out_shape) for layer in trace(ARCH))
+    assert ours.predict(ARCH) == pytest.approx(0.5 + 2.0 * plain.predict(ARCH) + 0.1 * elements / 1e6)
+    assert again.missing_networks([network], 4) == []
+    assert again.missing_networks([network], 5) == [network]
+    assert again.missing_networks([replace(network, space="zoo")]) == [replace(network, space="zoo")]
+
+
+def test_repeatability_is_what_halves_of_the_visits_differ_by(table: LatencyTable) -> None:
+    network = MeasuredNetwork("mobile", CALIBRATION, ARCH, [(2.0 * index, 10.0 + index % 2) for index in range(8)])
+    table.append_networks([network])
+    assert table.repeatability([("mobile", ARCH.digest)]) == pytest.approx(0.1, abs=0.02)
 
 
 @given(cut=st.integers(1, 10_000))
 def test_a_file_cut_anywhere_opens_and_goes_on(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     path = tmp_path_factory.mktemp("cut") / "table.jsonl"
     table = LatencyTable.open(path, HEADER)
-    table.append((layer, [1.0]) for layer in LAYERS)
+    table.append((layer, visits(1.0)) for layer in LAYERS)
     content = path.read_bytes()
     first_line = content.index(b"\n") + 1
     path.write_bytes(content[: first_line + cut % (len(content) - first_line)])
     again = LatencyTable.open(path, HEADER)
     assert set(again.rows) <= set(table.rows)
-    again.append((layer, [1.0]) for layer in again.missing(LAYERS))
+    again.append((layer, visits(1.0)) for layer in again.missing(LAYERS))
     assert set(LatencyTable.open(path).rows) == set(table.rows)
 
 
 def test_a_header_cut_off_by_a_crash_begins_the_table_anew(tmp_path: Path) -> None:
     path = tmp_path / "table.jsonl"
-    path.write_text('{"format": 1, "dev', encoding="utf-8")
+    path.write_text('{"format": 2, "dev', encoding="utf-8")
     table = LatencyTable.open(path, HEADER)
-    table.append([(LAYERS[0], [1.0])])
+    table.append([(LAYERS[0], visits(1.0))])
     assert LatencyTable.open(path).rows == table.rows
 
 
@@ -84,11 +128,16 @@ def test_a_header_cut_off_by_a_crash_begins_the_table_anew(tmp_path: Path) -> No
         ('{"block": "conv", "in": [3, 8, 8], "ms": [NaN]}', "ms must be finite numbers above zero"),
         ('{"block": 3, "in": [3, 8, 8], "ms": [1]}', "line 2"),
         ("[]", "line 2: a row needs"),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": [1, 2], "at": [1]}', "at must be a finite number"),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": [1], "at": [NaN]}', "at must be a finite number"),
+        ('{"network": {}, "role": "calibration", "space": "x", "ms": [1]}', "line 2"),
+        ('{"network": {}, "role": "judge", "space": "x", "ms": [1]}', "role must be one of calibration, held_out"),
+        ('{"space": "x", "calibration": {"scale": 1}, "certificate": {}}', "a calibration must have constant_ms"),
     ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path: Path, row: str, message: str) -> None:
     path = tmp_path / "table.jsonl"
-    path.write_text(f"{json.dumps({'format': 1, **HEADER})}\n{row}\n", encoding="utf-8")
+    path.write_text(f"{json.dumps({'format': 2, **HEADER})}\n{row}\n", encoding="utf-8")
     with pytest.raises(TableError) as caught:
         LatencyTable.open(path)
     assert message in str(caught.value)

@@ -38,23 +38,31 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     table = LatencyTable.open(path, header)
     if differences := table.differences(header):
         raise TableError(f"{path}: {'; '.join(differences)}: measure into another --table")
-    layers = reachable(space)
-    measured = profile(layers, table, reporter)
+    measured = profile(space, table, reporter)
+    predictor, certificate = table.predictor(space.name), table.certificates.get(space.name)
+    fastest, slowest = (
+        predictor.constant_ms + best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True)
+    )
     return {
         "table": str(path),
         "space": space.name,
-        "layers": len(layers),
+        "layers": len(reachable(space)),
         "measured": measured,
-        "fastest_ms": best_path(space, table.latency_ms)[0],
-        "slowest_ms": best_path(space, table.latency_ms, largest=True)[0],
+        "fastest_ms": fastest,
+        "slowest_ms": slowest,
+        "calibration": predictor.calibration.to_dict(),
+        "certificate": certificate.to_dict() if certificate else None,
         "settings": table.header,
     }
 
 
 def print_result(result: dict[str, Any]) -> None:
     """Print where the table lies and what the space spans."""
+    from nas.calibration import Certificate
     from nas.units import format_latency
 
     print(f"table    {result['table']}")
     print(f"layers   {result['layers']} of '{result['space']}', {result['measured']} measured now")
+    if result["certificate"]:
+        print(f"holds to {Certificate.from_dict(result['certificate'])}")
     print(f"space    {format_latency(result['fastest_ms'])} to {format_latency(result['slowest_ms'])} by the table")
