@@ -12,10 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from nas.errors import TableError
 from nas.network import Layer
+
+T = TypeVar("T")
 
 MIN_AFFINE = 5
 """With fewer networks to fit, more than one coefficient does worse than one."""
@@ -150,8 +152,8 @@ def certify(predicted_ms: Sequence[float], measured_ms: Sequence[float], repeata
     )
 
 
-def _checked(kind: Any, data: dict[str, Any]) -> Any:
-    names = [field.name for field in fields(kind)]
+def _checked(kind: type[T], data: dict[str, Any]) -> T:
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     if not isinstance(data, dict) or set(data) != set(names):
         raise TableError(f"a {kind.__name__.lower()} must have {', '.join(names)}")
     for name, value in data.items():

@@ -17,8 +17,8 @@ from typing import Any
 Run = Callable[[], object]
 Clock = Callable[[], int]
 
-REACH = 15
-"""How many visits to each side tell the machine's mood at a visit: about 0.3 s on a machine of 10 ms a visit."""
+REACH = 8
+"""How many visits to each side tell the machine's mood at a visit: about 0.15 s where a visit takes 10 ms."""
 PREEMPTED_SHARE, PREEMPTED_NS = 0.03, 10_000
 """A call that waited for its processor longer than this share of its time and this many ns was preempted."""
 
@@ -48,12 +48,16 @@ class Visit:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one inference: median and the 10 % and 90 % quantiles over all timed calls."""
+    """Milliseconds of one inference: median and the 10 % and 90 % quantiles over all timed calls.
+
+    `repeatability` is the relative difference of the medians of every other visit.
+    """
 
     median: float
     p10: float
     p90: float
     samples: int
+    repeatability: float
 
 
 def visit(
@@ -125,8 +129,19 @@ def measure(
 
 def summary(visits: Sequence[Sequence[float]]) -> Latency:
     """Return median and spread over all calls of all visits, in ms."""
-    times = sorted(time_ms for times_ms in visits for time_ms in times_ms)
-    return Latency(quantile(times, 0.5), quantile(times, 0.1), quantile(times, 0.9), len(times))
+    times = _flat(visits)
+    odd, even = (_flat(visits[start::2]) or times for start in (0, 1))
+    return Latency(
+        median=quantile(times, 0.5),
+        p10=quantile(times, 0.1),
+        p90=quantile(times, 0.9),
+        samples=len(times),
+        repeatability=abs(quantile(odd, 0.5) / quantile(even, 0.5) - 1),
+    )
+
+
+def _flat(visits: Sequence[Sequence[float]]) -> list[float]:
+    return sorted(time_ms for times_ms in visits for time_ms in times_ms)
 
 
 def estimate(names: Sequence[Any], at: Sequence[float], ms: Sequence[float]) -> dict[Any, float]:

@@ -39,6 +39,8 @@ ROOMS = {
     "witnesses": {"architecture", "calibration", "latency", "network", "space"},
     "profiler": {"architecture", "condensing", "device", "latency", "lattice", "network", "profiling", "progress",
                  "resources", "runtimes", "space", "witnesses"},
+    "verify": {"calibration", "errors", "latency", "lattice", "profiler", "profiling", "progress", "space",
+               "witnesses"},
     "objective": {"errors", "registry"},
     "tasks": {"errors", "registry", "resources"},
     "training": {"condensing", "errors", "tasks"},

@@ -47,7 +47,7 @@ def make_parser() -> OneLineParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 2 for a mistake in the input or a disk that fails, or 130 when interrupted."""
+    """Run a command; return 0, 1 for a failed check, 2 for bad input or a failing disk, 130 when interrupted."""
     parser = make_parser()
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(result))
     else:
         args.module.print_result(result)
-    return 0
+    exit_status = getattr(args.module, "exit_status", None)
+    return exit_status(result) if exit_status else 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", default=1, type=int, metavar="N", help="threads of the runtime (default: 1)")
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")
     parser.add_argument("--table", metavar="FILE", help="the table to write (default: this machine's own)")
+    parser.add_argument("--verify", metavar="TABLE", help="measure fresh networks and say whether TABLE still holds")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.profiler import default_table_path, profile, table_header
     from nas.space_file import load_space
 
+    if args.verify is not None:
+        return _verify(args, reporter)
     if args.threads < 1:
         raise UsageError(f"--threads: must be at least 1: {args.threads}")
     space = load_space(args.space)
@@ -56,12 +59,39 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     }
 
 
+def _verify(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    from pathlib import Path
+
+    from nas.errors import TableError
+    from nas.latency import LatencyTable
+    from nas.profiler import table_header
+    from nas.space_file import load_space
+    from nas.verify import verify
+
+    table = LatencyTable.open(Path(args.verify))
+    if differences := table.differences(table_header(table.header["runtime"], table.header["threads"])):
+        raise TableError(f"{table.path}: {'; '.join(differences)}: it can be verified there only")
+    space = load_space(args.space if args.space in table.certificates else next(iter(table.certificates), args.space))
+    verification = verify(space, table, reporter)
+    return {"table": str(table.path), "space": space.name, **verification.to_dict()}
+
+
+def exit_status(result: dict[str, Any]) -> int:
+    """Return 1 where a verified table does not hold."""
+    return 0 if result.get("holds", True) else 1
+
+
 def print_result(result: dict[str, Any]) -> None:
-    """Print where the table lies and what the space spans."""
+    """Print where the table lies and what the space spans, or whether the table holds."""
     from nas.calibration import Certificate
     from nas.units import format_latency
 
     print(f"table    {result['table']}")
+    if "holds" in result:
+        print(f"fresh    {Certificate.from_dict(result['certificate'])}")
+        print(f"factor   {result['factor']:.3f} (measured / predicted)")
+        print(f"verdict  {result['verdict']}")
+        return
     print(f"layers   {result['layers']} of '{result['space']}', {result['measured']} measured now")
     if result["certificate"]:
         print(f"holds to {Certificate.from_dict(result['certificate'])}")
