@@ -1,8 +1,10 @@
 """From the sum over a table to the latency of a whole network: a correction fitted to some, checked on others.
 
-A layer in a network is not the layer alone: its input is warm, a runtime may keep its own memory layout from one to
-the next, and what a network costs once is in every layer's own measurement. All of that grows with the number of
-layers' outputs, so the correction stays additive over layers, and searching on the table stays exact.
+A layer in a network is not the layer alone: alone it must take its input and give its output in the layout of the
+outside, and be called; between two layers a runtime keeps its own layout. What is saved at a seam is measured as
+2 T(A) - T(A after A) for a 1x1 convolution A at every shape that layers hand over. The correction is additive over
+layers, so that searching on the table stays exact, and has no constant: one fitted to common networks is wrong by
+a large part of a fast one.
 """
 
 from __future__ import annotations
@@ -11,47 +13,56 @@ import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from math import prod
 from typing import Any, TypeVar
 
 from nas.errors import TableError
-from nas.network import Layer
 
 T = TypeVar("T")
 
-MIN_AFFINE = 5
-"""With fewer networks to fit, more than one coefficient does worse than one."""
+FORMS: tuple[tuple[str, ...], ...] = (
+    ("scale",),
+    ("scale", "seam"),
+    ("scale", "ms_per_mega"),
+    ("scale", "ms_per_layer"),
+    ("scale", "seam", "ms_per_layer"),
+    ("scale", "seam", "ms_per_mega"),
+)
+"""Which coefficients may be fitted together, the simplest first."""
+MIN_SEVERAL = 5
+ALIKE = 1.05
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A network to calibrate by: its table sum in ms, the elements that its layers put out, its measured ms."""
+    """What predicts a network, or one layer of it: table times in ms, what its seams save in ms, layers, elements.
+
+    `elements` counts what the layers put out, `measured_ms` is the network's latency where it is known.
+    """
 
     table_ms: float
+    seam_ms: float
+    layers: int
     elements: int
-    measured_ms: float
+    measured_ms: float = 0.0
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """latency_ms = constant_ms + sum over the layers of (scale * table_ms + ms_per_mega * output elements / 10^6).
+    """latency_ms = scale * table_ms - seam * seam_ms + ms_per_layer * layers + ms_per_mega * elements / 10^6.
 
     `error` is the mean relative error on each calibrating network, fitted on the others.
     """
 
-    constant_ms: float = 0.0
     scale: float = 1.0
+    seam: float = 0.0
+    ms_per_layer: float = 0.0
     ms_per_mega: float = 0.0
     networks: int = 0
     error: float | None = None
 
-    def layer_ms(self, layer: Layer, table_ms: float) -> float:
-        """Return what `layer` adds to a network's latency in ms, given its own."""
-        return self.scale * table_ms + self.ms_per_mega * prod(layer.out_shape) / 1e6
-
-    def total_ms(self, sample: Sample) -> float:
-        """Return what `layer_ms` gives over all layers of a network, and the constant."""
-        return self.constant_ms + self.scale * sample.table_ms + self.ms_per_mega * sample.elements / 1e6
+    def latency_ms(self, sample: Sample) -> float:
+        """Return the latency in ms of a network, or what a layer adds to it."""
+        return float(sum(getattr(self, name) * value for name, value in _terms(sample).items()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the coefficients by name."""
@@ -97,41 +108,44 @@ class Certificate:
         )
 
 
-def fit(samples: Sequence[Sample]) -> Calibration:
-    """Return the calibration that errs least on each of `samples` when fitted on the others.
+def _terms(sample: Sample) -> dict[str, float]:
+    return {
+        "scale": sample.table_ms,
+        "seam": -sample.seam_ms,
+        "ms_per_layer": sample.layers,
+        "ms_per_mega": sample.elements / 1e6,
+    }
 
-    Candidates, by relative least squares: one factor; factor and constant; and those with a term for the layers'
-    outputs. With fewer than five samples only the factor is tried. Raises TableError without samples.
+
+def fit(samples: Sequence[Sample]) -> Calibration:
+    """Return the calibration that errs least on each of `samples` when fitted on the others, by relative least squares.
+
+    Of forms that err alike the one with the fewest coefficients is taken; with less than five samples only one
+    factor is tried. Raises TableError without samples.
     """
     if not samples:
         raise TableError("a calibration needs at least one measured network")
-    columns: list[tuple[str, ...]] = [("scale",)]
-    if len(samples) >= MIN_AFFINE:
-        columns += [("scale", "constant_ms"), ("scale", "ms_per_mega"), ("scale", "constant_ms", "ms_per_mega")]
-    errors = {names: _left_out_error(samples, names) for names in columns}
-    best = min(columns, key=lambda names: errors[names])
-    return replace(Calibration(**_solve(samples, best)), networks=len(samples), error=errors[best])
+    forms = FORMS if len(samples) >= MIN_SEVERAL else FORMS[:1]
+    errors = {form: _left_out_error(samples, form) for form in forms}
+    good = next(form for form in forms if errors[form] <= ALIKE * min(errors.values()))
+    return replace(Calibration(**_solve(samples, good)), networks=len(samples), error=errors[good])
 
 
-def _left_out_error(samples: Sequence[Sample], names: tuple[str, ...]) -> float:
+def _left_out_error(samples: Sequence[Sample], form: tuple[str, ...]) -> float:
     """Return the mean relative error on each sample, fitted on the others (on itself where it is alone)."""
     total = 0.0
     for index, sample in enumerate(samples):
         others = [*samples[:index], *samples[index + 1 :]] or samples
-        coefficients = _solve(others, names)
-        total += abs(Calibration(**coefficients).total_ms(sample) / sample.measured_ms - 1)
+        total += abs(Calibration(**_solve(others, form)).latency_ms(sample) / sample.measured_ms - 1)
     return total / len(samples)
 
 
-def _solve(samples: Sequence[Sample], names: tuple[str, ...]) -> dict[str, Any]:
+def _solve(samples: Sequence[Sample], form: tuple[str, ...]) -> dict[str, Any]:
     import numpy as np
 
-    terms = [{"scale": s.table_ms, "constant_ms": 1.0, "ms_per_mega": s.elements / 1e6} for s in samples]
-    rows = np.array([
-        [term[name] / sample.measured_ms for name in names] for term, sample in zip(terms, samples, strict=True)
-    ])  # fmt: skip
+    rows = np.array([[_terms(sample)[name] / sample.measured_ms for name in form] for sample in samples])
     solution = np.linalg.lstsq(rows, np.ones(len(samples)), rcond=None)[0]
-    return dict(zip(names, map(float, solution), strict=True))
+    return dict(zip(form, map(float, solution), strict=True))
 
 
 def certify(predicted_ms: Sequence[float], measured_ms: Sequence[float], repeatability: float) -> Certificate:

@@ -125,9 +125,7 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Lat
 def reach_of(space: Space, predictor: Predictor, target_ms: float, reporter: Reporter) -> Span:
     """Say what the space spans on the device; raise UsageError where nothing in it meets the target."""
     rng = random.Random(0)
-    fastest, slowest = (
-        predictor.constant_ms + best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True)
-    )
+    fastest, slowest = (best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True))
     drawn = sorted(predictor.predict(space.decode(space.sample(rng))) for _ in range(SPAN_SAMPLES))
     span = Span(fastest, drawn[SPAN_SAMPLES // 2], slowest)
     spelled = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))

@@ -13,14 +13,15 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from nas.architecture import Architecture, BlockSpec
-from nas.calibration import Calibration, Certificate
+from nas.architecture import Architecture, BlockSpec, Shape
+from nas.calibration import Calibration, Certificate, Sample
 from nas.errors import SpaceError, TableError
 from nas.files import drop_cut_line
-from nas.network import Layer, as_shapes, input_shapes, trace
+from nas.network import Layer, as_shapes, input_shapes, trace, traced
 from nas.profiling import estimate
 
 FORMAT = 2
@@ -46,14 +47,16 @@ class MeasuredNetwork:
 
 @dataclass
 class LatencyTable:
-    """Every measured layer and network. `rows` holds the visits of each (spec, in_shape).
+    """Every measured layer and network.
 
-    `networks` is keyed by (space, digest), `calibrations` and `certificates` by the name of the space.
+    `rows` holds the visits of each (spec, in_shape), `pairs` those of it twice in series. `networks` is keyed by
+    (space, digest), `calibrations` and `certificates` by the name of the space.
     """
 
     path: Path
     header: dict[str, Any]
     rows: dict[Key, Visits] = field(default_factory=dict)
+    pairs: dict[Key, Visits] = field(default_factory=dict)
     networks: dict[tuple[str, str], MeasuredNetwork] = field(default_factory=dict)
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
@@ -85,7 +88,14 @@ class LatencyTable:
         rows = list(rows)
         self._write([_row_to_dict(layer) | _visits_to_dict(visits) for layer, visits in rows])
         for layer, visits in rows:
-            self._add((layer.spec, layer.in_shape), visits)
+            self._add(self.rows, (layer.spec, layer.in_shape), visits)
+
+    def append_pairs(self, rows: Iterable[tuple[Layer, Visits]]) -> None:
+        """Add visits of layers that were measured twice in series, written as `append` does. Raises TableError."""
+        rows = list(rows)
+        self._write([_row_to_dict(layer) | {"repeat": 2} | _visits_to_dict(visits) for layer, visits in rows])
+        for layer, visits in rows:
+            self._add(self.pairs, (layer.spec, layer.in_shape), visits)
 
     def append_networks(self, networks: Iterable[MeasuredNetwork]) -> None:
         """Add visits of whole networks, written as `append` does. Raises TableError."""
@@ -127,15 +137,16 @@ class LatencyTable:
             elif "network" in data:
                 self._add_network(_network(data))
             else:
-                self._add(*_row(data, where))
+                rows = self.pairs if _is_pair(data) else self.rows
+                self._add(rows, *_row(data, where))
         except (SpaceError, TableError) as error:
             text = str(error)
             raise TableError(text if text.startswith(where) else f"{where}: {text}") from error
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise TableError(f"{where}: a row needs a block or a network, 'in' and 'ms': {error!r}") from error
 
-    def _add(self, key: Key, visits: Visits) -> None:
-        self.rows.setdefault(key, []).extend(visits)
+    def _add(self, rows: dict[Key, Visits], key: Key, visits: Visits) -> None:
+        rows.setdefault(key, []).extend(visits)
         self._estimates.clear()
 
     def _add_network(self, network: MeasuredNetwork) -> None:
@@ -148,12 +159,25 @@ class LatencyTable:
         """Return how often the layer was visited."""
         return len(self.rows.get((layer.spec, layer.in_shape), ()))
 
+    def pair_visits(self, layer: Layer) -> int:
+        """Return how often the layer was visited twice in series."""
+        return len(self.pairs.get((layer.spec, layer.in_shape), ()))
+
     def latency_ms(self, layer: Layer) -> float:
         """Return the layer's latency in ms. Raises TableError, naming layer and nearest row, when not covered."""
         key = (layer.spec, layer.in_shape)
         if key not in self.rows:
             raise TableError(f"{self.path}: {layer_name(*key)} is not covered{self._nearest(key)}")
         return self._estimated()[key]
+
+    def seam_ms(self, shape: Any) -> float:
+        """Return what is saved in ms where layers hand over a feature map of this shape. Raises TableError."""
+        layer = seam_layer(shape)
+        key = (layer.spec, layer.in_shape)
+        if key not in self.pairs or key not in self.rows:
+            raise TableError(f"{self.path}: two of {layer_name(*key)} in series are not covered")
+        known = self._estimated()
+        return 2 * known[key] - known[*key, 2]
 
     def network_ms(self, network: MeasuredNetwork) -> float:
         """Return the latency in ms of a measured network, estimated as the layers' are."""
@@ -167,11 +191,19 @@ class LatencyTable:
         return self._estimates
 
     def _named(self) -> list[tuple[Any, Visits]]:
-        return [*self.rows.items(), *((key, network.visits) for key, network in self.networks.items())]
+        pairs = (((*key, 2), visits) for key, visits in self.pairs.items())
+        networks = ((key, network.visits) for key, network in self.networks.items())
+        return [*self.rows.items(), *pairs, *networks]
 
     def predictor(self, space: str) -> Predictor:
         """Return what predicts networks of the space called `space`; plain sums where it was not calibrated."""
         return Predictor(self, self.calibrations.get(space, Calibration()))
+
+    def sample(self, layer: Layer, seams: bool = True) -> Sample:
+        """Return what predicts a layer's share in a network's latency. Raises TableError when it is not covered."""
+        hands_over = seams and len(layer.out_shape) == 3
+        seam_ms = self.seam_ms(layer.out_shape) if hands_over else 0.0
+        return Sample(self.latency_ms(layer), seam_ms, 1, prod(layer.out_shape))
 
     def repeatability(self, names: Sequence[tuple[str, str]]) -> float:
         """Return the mean relative difference of networks' estimates from their odd and their even visits."""
@@ -212,23 +244,23 @@ class LatencyTable:
 
 @dataclass(frozen=True)
 class Predictor:
-    """The latency of any network of one space by a table: a constant and a sum over layers, in ms."""
+    """The latency of any network of one space by a table: a sum over its layers, in ms."""
 
     table: LatencyTable
     calibration: Calibration
 
-    @property
-    def constant_ms(self) -> float:
-        """What every network costs, whatever its layers."""
-        return self.calibration.constant_ms
-
     def layer_ms(self, layer: Layer) -> float:
         """Return what the layer adds. Raises TableError, naming layer and nearest row, when not covered."""
-        return self.calibration.layer_ms(layer, self.table.latency_ms(layer))
+        return self.calibration.latency_ms(self.table.sample(layer, seams=bool(self.calibration.seam)))
 
     def predict(self, arch: Architecture) -> float:
         """Return the network's latency in ms. Raises TableError as `layer_ms`."""
-        return self.constant_ms + sum(map(self.layer_ms, trace(arch)))
+        return sum(map(self.layer_ms, trace(arch)))
+
+
+def seam_layer(shape: Shape) -> Layer:
+    """Return the layer that tells, alone and twice, what a seam of this shape saves: a 1x1 convolution."""
+    return traced(BlockSpec.of("conv", {"out_channels": shape[0], "kernel_size": 1}), shape)
 
 
 def layer_name(spec: BlockSpec, in_shape: Any) -> str:
@@ -266,8 +298,16 @@ def _header(line: str, where: str) -> dict[str, Any]:
 
 def _row(data: dict[str, Any], where: str) -> tuple[Key, Visits]:
     shape, visits = data.pop("in"), _visits(data)
+    data.pop("repeat", None)
     spec = BlockSpec.from_dict(data, where)
     return (spec, tuple(map(_shape, shape)) if isinstance(shape[0], list) else _shape(shape)), visits
+
+
+def _is_pair(data: dict[str, Any]) -> bool:
+    repeat = data.get("repeat", 1)
+    if repeat not in (1, 2):
+        raise TableError(f"repeat must be 1 or 2: {repeat!r}")
+    return bool(repeat == 2)
 
 
 def _network(data: dict[str, Any]) -> MeasuredNetwork:

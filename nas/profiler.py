@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nas.architecture import Architecture
 from nas.condensing import set_progress
 from nas.device import DTYPE, Graph, LocalWorker, describe_processor, make_runtime, processor_slug
-from nas.latency import LatencyTable, MeasuredNetwork
+from nas.latency import LatencyTable, MeasuredNetwork, seam_layer
 from nas.lattice import reachable
 from nas.network import Layer, build, deploy, in_channels, input_shapes, make_block
 from nas.profiling import Latency, Protocol, middle, summary
@@ -64,11 +64,14 @@ def profile(space: Space, table: LatencyTable, reporter: Reporter, protocol: Pro
     interrupted run stopped. Raises DeviceError where the runtime fails.
     """
     protocol = protocol or Protocol()
-    layers = table.missing(reachable(space), protocol.visits)
     networks = [] if space.name in table.calibrations else whole_networks(space)
+    layers = reachable(space)
+    seams = seam_layers(layers) if networks else []
+    layers = table.missing(dict.fromkeys([*layers, *seams]), protocol.visits)
+    pairs = [Pair(layer) for layer in seams if table.pair_visits(layer) < protocol.visits]
     runtime_name, threads = table.header["runtime"], table.header["threads"]
     waiting = table.missing_networks(networks, protocol.visits)
-    if layers or waiting:
+    if layers or pairs or waiting:
         with (
             tempfile.TemporaryDirectory(prefix="nas-profile-") as folder,
             LocalWorker(runtime_name, threads) as worker,
@@ -76,7 +79,7 @@ def profile(space: Space, table: LatencyTable, reporter: Reporter, protocol: Pro
             table.header.setdefault("worker", worker.settings)
             table.header.setdefault("protocol", protocol.to_dict())
             with one_thread():
-                subjects = _export_all(make_runtime(runtime_name), layers, waiting, Path(folder), reporter)
+                subjects = _export_all(make_runtime(runtime_name), [*layers, *pairs], waiting, Path(folder), reporter)
             _measure_all(subjects, table, worker, protocol, reporter)
     if len(networks) >= LEAST_NETWORKS:
         calibrate(space, table)
@@ -99,11 +102,28 @@ class Subject:
     """What is measured: a layer or a whole network, exported."""
 
     graph: Graph
-    what: Layer | MeasuredNetwork
+    what: Layer | Pair | MeasuredNetwork
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer twice in series: beside the layer alone it tells what a seam saves."""
+
+    layer: Layer
+
+
+def seam_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers that tell, alone and as pairs, what the seams between `layers` save."""
+    shapes = dict.fromkeys(layer.out_shape for layer in layers if len(layer.out_shape) == 3)
+    return [seam_layer(shape) for shape in shapes]
 
 
 def _export_all(
-    runtime: Runtime, layers: Sequence[Layer], networks: Sequence[MeasuredNetwork], folder: Path, reporter: Reporter
+    runtime: Runtime,
+    layers: Sequence[Layer | Pair],
+    networks: Sequence[MeasuredNetwork],
+    folder: Path,
+    reporter: Reporter,
 ) -> list[Subject]:
     with reporter.task("exporting layers", len(layers)) as advance:
         subjects = [
@@ -118,11 +138,14 @@ def _export_all(
     return subjects
 
 
-def _export_layer(runtime: Runtime, layer: Layer, folder: Path, index: int, advance: Any) -> Graph:
+def _export_layer(runtime: Runtime, what: Layer | Pair, folder: Path, index: int, advance: Any) -> Graph:
+    layer = what.layer if isinstance(what, Pair) else what
     shapes = tuple((1, *shape) for shape in input_shapes(layer))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = LayerGraph(make_block(layer.spec, in_channels(layer)), several=isinstance(layer.in_shape[0], tuple))
+        blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(what, Pair) else 1)]
+    several = isinstance(layer.in_shape[0], tuple)
+    model = LayerGraph(blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), several)
     set_progress(model, 1.0)
     path = folder / f"{index}{runtime.suffix}"
     runtime.export(deploy(model), [torch.zeros(shape) for shape in shapes], path)
@@ -158,19 +181,22 @@ def _measure_all(
                 advance(1)
             found = [(wanted[key].what, times) for key, times in visits.items()]
             table.append((what, times) for what, times in found if isinstance(what, Layer))
+            table.append_pairs((what.layer, times) for what, times in found if isinstance(what, Pair))
             table.append_networks(
                 replace(what, visits=times) for what, times in found if isinstance(what, MeasuredNetwork)
             )
 
 
 def _lacks_visits(subject: Subject, table: LatencyTable, protocol: Protocol) -> bool:
-    return isinstance(subject.what, MeasuredNetwork) or table.visits(subject.what) < protocol.visits
+    if isinstance(subject.what, Layer):
+        return table.visits(subject.what) < protocol.visits
+    return isinstance(subject.what, MeasuredNetwork) or table.pair_visits(subject.what.layer) < protocol.visits
 
 
 def schedule(subjects: Sequence[Subject], passes: int) -> list[list[Subject]]:
     """Return batches: every layer once in each pass, in random order, and every network in some of the batches."""
-    layers = [subject for subject in subjects if isinstance(subject.what, Layer)]
-    networks = [subject for subject in subjects if not isinstance(subject.what, Layer)]
+    layers = [subject for subject in subjects if not isinstance(subject.what, MeasuredNetwork)]
+    networks = [subject for subject in subjects if isinstance(subject.what, MeasuredNetwork)]
     rng = random.Random(0)
     batches: list[list[Subject]] = []
     for _ in range(passes):

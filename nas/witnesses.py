@@ -75,7 +75,7 @@ def calibrate(space: Space, table: LatencyTable) -> None:
     calibration = fit([sample(table, network) for network in roles[CALIBRATION]])
     held_out = roles[HELD_OUT]
     certificate = certify(
-        [calibration.total_ms(sample(table, network)) for network in held_out],
+        [calibration.latency_ms(sample(table, network)) for network in held_out],
         [table.network_ms(network) for network in held_out],
         table.repeatability([(network.space, network.arch.digest) for network in held_out]),
     )
@@ -84,6 +84,11 @@ def calibrate(space: Space, table: LatencyTable) -> None:
 
 def sample(table: LatencyTable, network: MeasuredNetwork) -> Sample:
     """Return what a calibration needs to know of a measured network."""
-    layers = trace(network.arch)
-    elements = sum(math.prod(layer.out_shape) for layer in layers)
-    return Sample(sum(map(table.latency_ms, layers)), elements, table.network_ms(network))
+    parts = [table.sample(layer) for layer in trace(network.arch)]
+    return Sample(
+        sum(part.table_ms for part in parts),
+        sum(part.seam_ms for part in parts),
+        len(parts),
+        sum(part.elements for part in parts),
+        table.network_ms(network),
+    )

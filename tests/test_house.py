@@ -34,7 +34,7 @@ ROOMS = {
     "runtimes": {"errors"},
     "worker": {"errors", "profiling", "registry", "runtimes"},
     "device": {"errors", "profiling", "registry", "runtimes"},
-    "calibration": {"errors", "network"},
+    "calibration": {"errors"},
     "latency": {"architecture", "calibration", "files", "errors", "network", "profiling"},
     "witnesses": {"architecture", "calibration", "latency", "network", "space"},
     "profiler": {"architecture", "condensing", "device", "latency", "lattice", "network", "profiling", "progress",

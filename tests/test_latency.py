@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nas.calibration import Calibration, certify
 from nas.errors import TableError
-from nas.latency import CALIBRATION, LatencyTable, MeasuredNetwork
+from nas.latency import CALIBRATION, LatencyTable, MeasuredNetwork, seam_layer
 from nas.network import trace
 from nas.space_file import load_architecture
 
@@ -77,23 +77,45 @@ def test_networks_and_calibration_are_read_back(table: LatencyTable) -> None:
     table.append_networks([network])
     table.append_networks([replace(network, visits=visits(4.0))])
     certificate = certify([1.0, 2.0], [1.0, 2.1], 0.01)
-    table.append_calibration("mobile", Calibration(0.5, 2.0, 0.1, 8, 0.02), certificate)
+    table.append_calibration("mobile", Calibration(2.0, 0.5, 0.01, 0.1, 8, 0.02), certificate)
     again = LatencyTable.open(table.path)
     assert again.networks == table.networks
     assert len(again.networks["mobile", ARCH.digest].visits) == 4
     assert again.certificates == {"mobile": certificate}
-    plain, ours = again.predictor("other"), again.predictor("mobile")
-    elements = sum(prod(layer.out_shape) for layer in trace(ARCH))
-    assert ours.predict(ARCH) == pytest.approx(0.5 + 2.0 * plain.predict(ARCH) + 0.1 * elements / 1e6)
     assert again.missing_networks([network], 4) == []
     assert again.missing_networks([network], 5) == [network]
     assert again.missing_networks([replace(network, space="zoo")]) == [replace(network, space="zoo")]
 
 
-def test_repeatability_is_what_halves_of_the_visits_differ_by(table: LatencyTable) -> None:
-    network = MeasuredNetwork("mobile", CALIBRATION, ARCH, [(2.0 * index, 10.0 + index % 2) for index in range(8)])
-    table.append_networks([network])
-    assert table.repeatability([("mobile", ARCH.digest)]) == pytest.approx(0.1, abs=0.02)
+def test_a_calibrated_prediction_adds_up_over_layers_and_seams(table: LatencyTable) -> None:
+    shapes = {layer.out_shape for layer in LAYERS if len(layer.out_shape) == 3}
+    seams = [seam_layer(shape) for shape in shapes]
+    certificate = certify([1.0, 2.0], [1.0, 2.1], 0.01)
+    table.append_calibration("mobile", Calibration(2.0, 0.5, 0.01, 0.1, 8, 0.02), certificate)
+    with pytest.raises(TableError, match=r"two of conv\(.*kernel_size=1.*\) at 32x112x112 in series are not covered"):
+        table.predictor("mobile").predict(ARCH)
+    table.append((seam, visits(1.0)) for seam in seams if table.visits(seam) == 0)
+    table.append_pairs((seam, visits(1.5)) for seam in seams)
+    again = LatencyTable.open(table.path)
+    assert again.pairs == table.pairs
+    assert again.pair_visits(seams[0]) == 1
+    saved = [2 * again.latency_ms(seam_layer(layer.out_shape)) - 1.5 for layer in trace(ARCH)[:-1]]  # type: ignore[arg-type]
+    assert again.seam_ms(LAYERS[0].out_shape) == pytest.approx(saved[0])
+    elements = sum(prod(layer.out_shape) for layer in trace(ARCH))
+    expected = 2.0 * again.predictor("other").predict(ARCH) - 0.5 * sum(saved)
+    expected += 0.01 * len(trace(ARCH)) + 0.1 * elements / 1e6
+    assert again.predictor("mobile").predict(ARCH) == pytest.approx(expected)
+
+
+def test_repeatability_is_what_halves_of_the_visits_differ_by(tmp_path: Path) -> None:
+    table = LatencyTable.open(tmp_path / "table.jsonl", HEADER)
+    for second in range(8):
+        table.append((layer, [(second + index / 100, 1.0 + index)]) for index, layer in enumerate(LAYERS))
+    steady = MeasuredNetwork("mobile", CALIBRATION, ARCH, [(index + 0.5, 10.0) for index in range(8)])
+    moody = replace(steady, arch=ARCH.at(96), visits=[(index + 0.5, 10.0 + index % 2) for index in range(8)])
+    table.append_networks([steady, moody])
+    assert table.repeatability([("mobile", ARCH.digest)]) == pytest.approx(0.0, abs=1e-9)
+    assert table.repeatability([("mobile", ARCH.at(96).digest)]) == pytest.approx(1 / 11)
 
 
 @given(cut=st.integers(1, 10_000))
@@ -129,10 +151,11 @@ def test_a_header_cut_off_by_a_crash_begins_the_table_anew(tmp_path: Path) -> No
         ('{"block": 3, "in": [3, 8, 8], "ms": [1]}', "line 2"),
         ("[]", "line 2: a row needs"),
         ('{"block": "conv", "in": [3, 8, 8], "ms": [1, 2], "at": [1]}', "at must be a finite number"),
+        ('{"block": "conv", "in": [3, 8, 8], "repeat": 3, "ms": [1]}', "line 2: repeat must be 1 or 2: 3"),
         ('{"block": "conv", "in": [3, 8, 8], "ms": [1], "at": [NaN]}', "at must be a finite number"),
         ('{"network": {}, "role": "calibration", "space": "x", "ms": [1]}', "line 2"),
         ('{"network": {}, "role": "judge", "space": "x", "ms": [1]}', "role must be one of calibration, held_out"),
-        ('{"space": "x", "calibration": {"scale": 1}, "certificate": {}}', "a calibration must have constant_ms"),
+        ('{"space": "x", "calibration": {"scale": 1}, "certificate": {}}', "a calibration must have scale, seam"),
     ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path: Path, row: str, message: str) -> None:

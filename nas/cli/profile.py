@@ -43,9 +43,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         raise TableError(f"{path}: {'; '.join(differences)}: measure into another --table")
     measured = profile(space, table, reporter)
     predictor, certificate = table.predictor(space.name), table.certificates.get(space.name)
-    fastest, slowest = (
-        predictor.constant_ms + best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True)
-    )
+    fastest, slowest = (best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True))
     return {
         "table": str(path),
         "space": space.name,
