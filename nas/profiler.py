@@ -64,26 +64,45 @@ def profile(space: Space, table: LatencyTable, reporter: Reporter, protocol: Pro
     interrupted run stopped. Raises DeviceError where the runtime fails.
     """
     protocol = protocol or Protocol()
-    networks = [] if space.name in table.calibrations else whole_networks(space)
     layers = reachable(space)
-    seams = seam_layers(layers) if networks else []
-    layers = table.missing(dict.fromkeys([*layers, *seams]), protocol.visits)
+    seams = seam_layers(layers)
     pairs = [Pair(layer) for layer in seams if table.pair_visits(layer) < protocol.visits]
-    runtime_name, threads = table.header["runtime"], table.header["threads"]
+    calibrated = space.name in table.calibrations and not pairs
+    networks = [] if calibrated else whole_networks(space)
+    if len(networks) < LEAST_NETWORKS:
+        networks, seams, pairs = [], [], []
+    layers = table.missing(dict.fromkeys([*layers, *seams]), protocol.visits)
     waiting = table.missing_networks(networks, protocol.visits)
     if layers or pairs or waiting:
-        with (
-            tempfile.TemporaryDirectory(prefix="nas-profile-") as folder,
-            LocalWorker(runtime_name, threads) as worker,
-        ):
-            table.header.setdefault("worker", worker.settings)
-            table.header.setdefault("protocol", protocol.to_dict())
-            with one_thread():
-                subjects = _export_all(make_runtime(runtime_name), [*layers, *pairs], waiting, Path(folder), reporter)
-            _measure_all(subjects, table, worker, protocol, reporter)
-    if len(networks) >= LEAST_NETWORKS:
+        _export_and_measure([*layers, *pairs, *waiting], table, protocol, reporter)
+    if networks:
         calibrate(space, table)
     return len(layers)
+
+
+def _export_and_measure(
+    whats: Sequence[Layer | Pair | MeasuredNetwork], table: LatencyTable, protocol: Protocol, reporter: Reporter
+) -> None:
+    runtime_name, threads = table.header["runtime"], table.header["threads"]
+    with (
+        tempfile.TemporaryDirectory(prefix="nas-profile-") as folder,
+        LocalWorker(runtime_name, threads) as worker,
+    ):
+        table.header.setdefault("worker", worker.settings)
+        table.header.setdefault("protocol", protocol.to_dict())
+        runtime = make_runtime(runtime_name)
+        with one_thread(), reporter.task("exporting", len(whats)) as advance:
+            subjects = []
+            for index, what in enumerate(whats):
+                subjects.append(Subject(_export(runtime, what, Path(folder), index), what))
+                advance(1)
+        _measure_all(subjects, table, worker, protocol, reporter)
+
+
+def _export(runtime: Runtime, what: Layer | Pair | MeasuredNetwork, folder: Path, index: int) -> Graph:
+    if isinstance(what, MeasuredNetwork):
+        return _export_network(runtime, what.arch, folder, index)
+    return _export_layer(runtime, what, folder, index)
 
 
 @contextmanager
@@ -118,27 +137,7 @@ def seam_layers(layers: Sequence[Layer]) -> list[Layer]:
     return [seam_layer(shape) for shape in shapes]
 
 
-def _export_all(
-    runtime: Runtime,
-    layers: Sequence[Layer | Pair],
-    networks: Sequence[MeasuredNetwork],
-    folder: Path,
-    reporter: Reporter,
-) -> list[Subject]:
-    with reporter.task("exporting layers", len(layers)) as advance:
-        subjects = [
-            Subject(_export_layer(runtime, layer, folder, index, advance), layer) for index, layer in enumerate(layers)
-        ]
-    (folder / "networks").mkdir()
-    with reporter.task("exporting networks", len(networks)) as advance:
-        for index, network in enumerate(networks):
-            graph = _export_network(runtime, network.arch, folder / "networks", index)
-            subjects.append(Subject(replace(graph, key=f"network{graph.key}"), network))
-            advance(1)
-    return subjects
-
-
-def _export_layer(runtime: Runtime, what: Layer | Pair, folder: Path, index: int, advance: Any) -> Graph:
+def _export_layer(runtime: Runtime, what: Layer | Pair, folder: Path, index: int) -> Graph:
     layer = what.layer if isinstance(what, Pair) else what
     shapes = tuple((1, *shape) for shape in input_shapes(layer))
     with torch.random.fork_rng(devices=[]):
@@ -149,7 +148,6 @@ def _export_layer(runtime: Runtime, what: Layer | Pair, folder: Path, index: int
     set_progress(model, 1.0)
     path = folder / f"{index}{runtime.suffix}"
     runtime.export(deploy(model), [torch.zeros(shape) for shape in shapes], path)
-    advance(1)
     return Graph(str(index), str(path), shapes)
 
 

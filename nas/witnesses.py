@@ -66,8 +66,6 @@ def _macs(arch: Architecture) -> int:
 
 def calibrate(space: Space, table: LatencyTable) -> None:
     """Fit the table's sums to its measured networks of `space`, and certify them on the others."""
-    if space.name in table.calibrations:
-        return
     roles: dict[str, list[MeasuredNetwork]] = {CALIBRATION: [], HELD_OUT: []}
     for network in table.networks.values():
         if network.space == space.name:

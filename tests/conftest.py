@@ -44,6 +44,12 @@ def few_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session")
+def tiny_text() -> str:
+    """The YAML of a space whose search takes seconds."""
+    return TINY_SPACE
+
+
 @pytest.fixture
 def tiny_space(tmp_path: Path) -> Path:
     """The YAML file of a space whose search takes seconds."""

@@ -1,0 +1,178 @@
+"""Profiling on the null runtime, whose times are counted: what is measured when, and what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nas.architecture import Architecture
+from nas.device import Graph
+from nas.errors import TableError
+from nas.latency import CALIBRATION, HELD_OUT, LatencyTable, MeasuredNetwork, seam_layer
+from nas.lattice import reachable
+from nas.network import Layer, totals, trace
+from nas.profiler import GRAPHS_PER_BATCH, NETWORK_BATCHES, PASSES, Pair, Subject, profile, schedule, table_header
+from nas.profiling import Protocol
+from nas.progress import Reporter
+from nas.runtimes.null import OVERHEAD_NS
+from nas.space import Space
+from nas.space_file import load_space
+from nas.verify import verify
+from nas.witnesses import CALIBRATING, CERTIFYING, draw, spread, whole_networks
+
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture
+def space(tiny_space: Path) -> Space:
+    return load_space(str(tiny_space))
+
+
+def new_table(tmp_path: Path) -> LatencyTable:
+    return LatencyTable.open(tmp_path / "table.jsonl", table_header("null", 1))
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> bytes:
+    """The file of a table of the tiny space, measured once."""
+    folder = tmp_path_factory.mktemp("profiled")
+    (folder / "tiny.yaml").write_text(tiny_text, encoding="utf-8")
+    table = new_table(folder)
+    assert profile(load_space(str(folder / "tiny.yaml")), table, QUIET) > 0
+    return table.path.read_bytes()
+
+
+@pytest.fixture
+def table(profiled: bytes, tmp_path: Path) -> LatencyTable:
+    (tmp_path / "table.jsonl").write_bytes(profiled)
+    return new_table(tmp_path)
+
+
+def test_a_profiled_table_covers_is_calibrated_and_certified(space: Space, table: LatencyTable) -> None:
+    assert table.missing(reachable(space), Protocol().visits) == []
+    certificate = table.certificates[space.name]
+    networks = [network for network in table.networks.values() if network.role == HELD_OUT]
+    assert certificate.networks == len(networks) == CERTIFYING
+    assert certificate.mean_error < 0.01
+    assert certificate.spearman > 0.99
+    assert certificate.repeatability == 0.0
+    predictor = table.predictor(space.name)
+    for network in networks:
+        assert predictor.predict(network.arch) == pytest.approx(table.network_ms(network), rel=0.03)
+
+
+def test_profiling_what_is_there_measures_and_writes_nothing(space: Space, table: LatencyTable) -> None:
+    before = table.path.read_bytes()
+    assert profile(space, table, QUIET) == 0
+    assert table.path.read_bytes() == before
+
+
+def test_a_seam_saves_the_call_of_a_layer(space: Space, table: LatencyTable) -> None:
+    assert table.seam_ms((12, 8, 8)) == pytest.approx(OVERHEAD_NS / 1e6)
+    assert table.calibrations[space.name].seam == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_a_profile_cut_anywhere_continues_to_a_calibrated_table(
+    share: float, space: Space, table: LatencyTable, profiled: bytes, tmp_path: Path
+) -> None:
+    table.path.write_bytes(profiled[: int(len(profiled) * share)])
+    again = new_table(tmp_path)
+    profile(space, again, QUIET)
+    assert set(again.rows) == set(table.rows)
+    assert set(again.pairs) == set(table.pairs)
+    assert set(again.networks) == set(table.networks)
+    assert again.certificates[space.name].mean_error < 0.01
+    for arch in draw(space, 5, "any"):
+        expected = table.predictor(space.name).predict(arch)
+        assert again.predictor(space.name).predict(arch) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_space_that_was_edited_is_calibrated_again(space: Space, tiny_space: Path, table: LatencyTable) -> None:
+    tiny_space.write_text(tiny_space.read_text().replace("out_channels: 24", "out_channels: 28"))
+    edited = load_space(str(tiny_space))
+    assert profile(edited, table, QUIET) > 0
+    assert table.certificates[space.name].networks > CERTIFYING
+    (arch,) = draw(edited, 1, "any")
+    assert table.predictor(space.name).predict(arch) > 0
+
+
+def test_a_space_of_few_networks_is_measured_but_not_calibrated(tmp_path: Path) -> None:
+    network = load_space("squeezenet_1.1")
+    table = new_table(tmp_path)
+    assert profile(network, table, QUIET) == len(reachable(network))
+    assert table.certificates == {}
+    assert table.pairs == {}
+    assert table.predictor(network.name).predict(network.decode({})) > 0
+
+
+def test_networks_that_calibrate_span_the_space_and_none_certifies() -> None:
+    space = load_space("mobile")
+    networks = whole_networks(space)
+    roles = {role: [n.arch for n in networks if n.role == role] for role in (CALIBRATION, HELD_OUT)}
+    assert (len(roles[CALIBRATION]), len(roles[HELD_OUT])) == (CALIBRATING, CERTIFYING)
+    assert not set(roles[CALIBRATION]) & set(roles[HELD_OUT])
+    assert networks == whole_networks(space)
+    macs = sorted(totals(trace(arch)).macs for arch in roles[CALIBRATION])
+    others = [totals(trace(arch)).macs for arch in draw(space, 100, "others")]
+    assert macs[0] < sorted(others)[10]
+    assert macs[-1] > sorted(others)[-10]
+
+
+def test_spread_takes_all_of_few() -> None:
+    archs = draw(load_space("mobile"), 3, "x")
+    assert spread(archs, 5) == archs
+
+
+def subjects(layers: int, networks: int) -> list[Subject]:
+    layer = seam_layer((8, 4, 4))
+    arch = load_space("squeezenet_1.1").decode({})
+    return [
+        *(Subject(Graph(f"{index}", "", ()), layer if index % 7 else Pair(layer)) for index in range(layers)),
+        *(Subject(Graph(f"n{index}", "", ()), network(arch)) for index in range(networks)),
+    ]
+
+
+def network(arch: Architecture) -> MeasuredNetwork:
+    return MeasuredNetwork("any", HELD_OUT, arch)
+
+
+@pytest.mark.parametrize(("layers", "networks"), [(1839, 45), (100, 45), (1, 2), (0, 8), (900, 0)])
+def test_a_schedule_visits_layers_once_a_pass_and_networks_between_them(layers: int, networks: int) -> None:
+    batches = schedule(subjects(layers, networks), PASSES)
+    keys = [[subject.graph.key for subject in batch] for batch in batches]
+    for index in range(layers):
+        assert sum(f"{index}" in batch for batch in keys) == PASSES
+    for index in range(networks):
+        assert min(PASSES, NETWORK_BATCHES) <= sum(f"n{index}" in batch for batch in keys) <= NETWORK_BATCHES + 1
+    assert all(sum(not key.startswith("n") for key in batch) <= GRAPHS_PER_BATCH for batch in keys)
+    assert keys == [[subject.graph.key for subject in batch] for batch in schedule(subjects(layers, networks), PASSES)]
+    if layers > GRAPHS_PER_BATCH:
+        assert keys[0] != keys[len(keys) // PASSES]
+
+
+def test_a_table_is_verified_by_networks_it_has_not_seen(space: Space, table: LatencyTable) -> None:
+    verification = verify(space, table, QUIET)
+    assert verification.holds
+    assert verification.verdict == "the table holds"
+    assert verification.found.networks == 10
+    assert verification.factor == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_table_of_a_slower_hour_ranks_but_does_not_hold(space: Space, table: LatencyTable) -> None:
+    for visits in (*table.rows.values(), *table.pairs.values()):
+        visits[:] = [(at, 1.25 * ms) for at, ms in visits]
+    table._estimates.clear()
+    verification = verify(space, table, QUIET)
+    assert not verification.holds
+    assert verification.factor == pytest.approx(0.8, abs=0.01)
+    assert "takes 0.80 times what it took" in verification.verdict
+
+
+def test_a_table_that_does_not_cover_the_space_cannot_be_verified(space: Space, tmp_path: Path) -> None:
+    table = new_table(tmp_path)
+    layer: Layer = reachable(space)[0]
+    table.append([(layer, [(0.0, 1.0)])])
+    with pytest.raises(TableError, match="is not covered"):
+        verify(space, table, QUIET)
