@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from nas.cli import profile_import
 from nas.progress import Reporter
 
-HELP = "measure the latency table of this device and runtime"
+HELP = "measure the latency table of this device and runtime, or import a published one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,10 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", default=1, type=int, metavar="N", help="threads of the runtime (default: 1)")
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")
     parser.add_argument("--table", metavar="FILE", help="the table to write (default: this machine's own)")
+    parser.add_argument(
+        "--import", dest="imported", nargs="+", metavar="FILE", help="measure nothing, read a published table instead"
+    )
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Measure what the table lacks and return where it lies and what the space spans."""
+    if args.imported:
+        return profile_import.run(args, reporter)
     from pathlib import Path
 
     from nas.errors import TableError, UsageError
@@ -55,6 +61,9 @@ def print_result(result: dict[str, Any]) -> None:
     """Print where the table lies and what the space spans."""
     from nas.units import format_latency
 
+    if "imported" in result:
+        profile_import.print_result(result)
+        return
     print(f"table    {result['table']}")
     print(f"layers   {result['layers']} of '{result['space']}', {result['measured']} measured now")
     print(f"space    {format_latency(result['fastest_ms'])} to {format_latency(result['slowest_ms'])} by the table")

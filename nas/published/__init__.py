@@ -21,6 +21,11 @@ from nas.published.rows import Published, read_content
 from nas.published.sources import SOURCES, Source
 from nas.space import Space
 
+__all__ = [
+    "FORMATS", "Published", "Source", "complete", "is_published", "read_published", "source_of", "uncovered",
+    "write_table",
+]  # fmt: skip
+
 FORMATS: dict[str, Callable[[Sequence[tuple[Path, Any]]], Published | None]] = {
     "ProxylessNAS (CSV or YAML)": keyed.read_proxyless,
     "Once-for-All (CSV or YAML, one file per resolution)": keyed.read_ofa,
@@ -89,19 +94,17 @@ def complete(table: LatencyTable, layers: Iterable[Layer]) -> list[str]:
     Layers that the header lists as not measured count 0 ms. A head for another number of classes counts as the
     published one: no other was measured, and its linear layer is a small part of it.
     """
-    unmeasured = {_without_classes(*_key(data, table)) for data in table.header.get("not_measured", ())}
-    measured = {_without_classes(*key): key for key in list(table.rows)}
+    unmeasured = [_key(data, table) for data in table.header.get("not_measured", ())]
+    for key in unmeasured:
+        table.rows.setdefault(key, [0.0])
+    known = {_without_classes(*key): key for key in list(table.rows)}
     words = [str(note) for note in table.header.get("notes", ())]
     for layer in layers:
-        plain = _without_classes(layer.spec, layer.in_shape)
-        if (layer.spec, layer.in_shape) in table.rows:
-            continue
-        if plain in unmeasured:
-            table.rows[layer.spec, layer.in_shape] = [0.0]
-        elif plain in measured:
-            known = measured[plain]
-            table.rows[layer.spec, layer.in_shape] = table.rows[known]
-            words.append(f"the head counts with {known[0].kwargs.get('num_classes', 1000)} classes, as published")
+        key, like = (layer.spec, layer.in_shape), known.get(_without_classes(layer.spec, layer.in_shape))
+        if key not in table.rows and like is not None:
+            table.rows[key] = table.rows[like]
+            if like not in unmeasured:
+                words.append(f"the head counts with {like[0].kwargs.get('num_classes', 1000)} classes, as published")
     return list(dict.fromkeys(words))
 
 

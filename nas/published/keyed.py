@@ -112,9 +112,7 @@ def _fields(key: str, entry: Entry, family: str) -> Fields:
         kind == "expanded_conv" and (family == "ofa") != (match["se"] is not None)
     ):
         raise TableError(f"{entry.where}: not a key of {family}: '{key}'")
-    return {
-        name: value if name == "kind" or value is None else int(value) for name, value in match.groupdict().items()
-    }
+    return {name: value if name == "kind" or value is None else int(value) for name, value in match.groupdict().items()}
 
 
 def _resolution(path: Path, parsed: Sequence[tuple[Fields, Entry]]) -> int:
@@ -123,7 +121,7 @@ def _resolution(path: Path, parsed: Sequence[tuple[Fields, Entry]]) -> int:
         raise TableError(f"{path}: has no row of the stem 'Conv', which tells the resolution")
     for fields, entry in stems[1:]:
         first = stems[0][0]["h"]
-        raise TableError(f"{entry.where}: a second stem, of {fields['h']} px beside {first} px; one file per resolution")
+        raise TableError(f"{entry.where}: a second stem, of {fields['h']} px beside {first}; one file per resolution")
     return int(stems[0][0]["h"])
 
 

@@ -42,8 +42,8 @@ SOURCES = (
     ),
     # lookup_table_pi.json; the board: its README.md
     Source(
-        "rpi4", "fbnet", ("82ddec88216fd460",), "Raspberry Pi 4 Model B 4GB", "tensorflow (eager Keras layers)", "unknown",
-        "float32", "https://github.com/jh88/fbnet@5bd12ab8", "MIT",
+        "rpi4", "fbnet", ("82ddec88216fd460",), "Raspberry Pi 4 Model B 4GB", "tensorflow (eager Keras layers)",
+        "unknown", "float32", "https://github.com/jh88/fbnet@5bd12ab8", "MIT",
     ),
     # The phone: section 4.2 of the paper; float32 and one thread: logs/proxyless_mobile_10_latency.txt, which is of a
     # whole network on the same phone
