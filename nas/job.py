@@ -35,7 +35,7 @@ from nas.published import complete, is_published
 from nas.search import search
 from nas.space import Space
 from nas.study import RESULT, Study, Trial, check_run, open_study
-from nas.tables import find_table
+from nas.tables import find_table, processor
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.units import format_latency
@@ -142,7 +142,7 @@ def check_covered(table: LatencyTable, layers: Sequence[Layer]) -> None:
 
 def place(table: LatencyTable) -> str:
     """Return the device of a table in words: "this device", or the name of one that is not here."""
-    return str(table.header["device"]["processor"]) if is_published(table) else "this device"
+    return processor(table) if is_published(table) else "this device"
 
 
 def reach_of(space: Space, table: LatencyTable, target_ms: float, reporter: Reporter) -> Span:

@@ -59,15 +59,19 @@ def all_tables() -> Iterator[tuple[str, Path]]:
             yield str(path), path
 
 
+def processor(table: LatencyTable) -> str:
+    """Return the name of the processor that a table is of."""
+    device = table.header["device"]
+    return str(device.get("processor", "unknown")) if isinstance(device, dict) else str(device)
+
+
 def describe(name: str, table: LatencyTable) -> dict[str, Any]:
     """Return a table in a line: name, device, runtime, the space that it is of, rows and source."""
     header = table.header
-    device = header["device"]
-    processor = device.get("processor", "unknown") if isinstance(device, dict) else str(device)
     version = header["runtime_version"]
     return {
         "name": name,
-        "device": processor,
+        "device": processor(table),
         "runtime": header["runtime"] if version == "unknown" else f"{header['runtime']} {version}",
         "space": header.get("space", ""),
         "rows": len(table.rows),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +164,18 @@ def test_a_shipped_table_is_never_measured_into(capsys: pytest.CaptureFixture[st
     assert find_table("pixel1").read_bytes() == before
 
 
+@pytest.mark.parametrize(("key", "value"), [("not_measured", 3), ("not_measured", [{"in": 3}]), ("notes", "words")])
+def test_a_published_header_that_is_not_ours_is_named(
+    key: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *rows = find_table("pixel1").read_text().splitlines(keepends=True)
+    path = tmp_path / "changed.jsonl"
+    path.write_text(json.dumps({**json.loads(header), "device": "a phone", key: value}) + "\n" + "".join(rows))
+    line = refused(capsys, "search", "--table", str(path), "--target-latency", "80ms")
+    assert f"changed.jsonl, line 1: {key} must " in line
+
+
 def test_an_experiment_file_may_name_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(f"table: pixel1\ntarget_latency: {random.Random(0).randint(5, 15)}ms\n")
+    path.write_text("table: pixel1\ntarget_latency: 15ms\n")
     assert "'single_path_nas'" in refused(capsys, "search", str(path))

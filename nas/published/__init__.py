@@ -94,11 +94,11 @@ def complete(table: LatencyTable, layers: Iterable[Layer]) -> list[str]:
     Layers that the header lists as not measured count 0 ms. A head for another number of classes counts as the
     published one: no other was measured, and its linear layer is a small part of it.
     """
-    unmeasured = [_key(data, table) for data in table.header.get("not_measured", ())]
+    unmeasured = [_key(data, table) for data in _list(table, "not_measured")]
     for key in unmeasured:
         table.rows.setdefault(key, [0.0])
     known = {_without_classes(*key): key for key in list(table.rows)}
-    words = [str(note) for note in table.header.get("notes", ())]
+    words = [str(note) for note in _list(table, "notes")]
     for layer in layers:
         key, like = (layer.spec, layer.in_shape), known.get(_without_classes(layer.spec, layer.in_shape))
         if key not in table.rows and like is not None:
@@ -119,6 +119,13 @@ def uncovered(table: LatencyTable, space: Space) -> tuple[list[Layer], int]:
 def _listed(layer: Layer) -> dict[str, Any]:
     shapes = [list(shape) for shape in input_shapes(layer)]
     return {**layer.spec.to_dict(), "in": shapes if isinstance(layer.in_shape[0], tuple) else shapes[0]}
+
+
+def _list(table: LatencyTable, key: str) -> list[Any]:
+    found = table.header.get(key, [])
+    if not isinstance(found, list):
+        raise TableError(f"{table.path}, line 1: {key} must be a list: {found!r}")
+    return found
 
 
 def _key(data: Any, table: LatencyTable) -> tuple[BlockSpec, Any]:

@@ -1,16 +1,17 @@
 """The table of Single-Path NAS: {layer: {choice: ms}}, layers 0 to 21 and choices 0 to 3.
 
-Checked against enyac-group/single-path-nas at 21c1f3e9: nas-search/supernet_macro.py gives the layers (0: 32 to 16
-channels, expansion 1; 1 to 20: five stages of four, of 24, 40, 80, 96 and 192 channels with strides 2, 2, 2, 1, 2;
-21: 192 to 320, kernel 3, expansion 6), train-final/parse_netarch.py the choices (0: kernel 3, expansion 3;
-1: 3, 6; 2: 5, 3; 3: 5, 6) and nas-search/superkernel.py uses them so. runtime-modeling/models.py shows that one
-network of each choice was measured, all with the same layers 0 and 21: their four values are four measurements of one
-layer, and we take the mean, as for layers 2 to 4 of a stage, which are one layer measured three times.
+Checked against enyac-group/single-path-nas (table of 21c1f3e9, code of f3a84617, d9359b0c, b7c1310e and 7de33883):
+nas-search/supernet_macro.py gives the layers (0: 32 to 16 channels, expansion 1; 1 to 20: five stages of four, of 24,
+40, 80, 96 and 192 channels with strides 2, 2, 2, 1, 2; 21: 192 to 320, kernel 3, expansion 6),
+train-final/parse_netarch.py the choices (0: kernel 3, expansion 3; 1: 3, 6; 2: 5, 3; 3: 5, 6), which
+nas-search/superkernel.py confirms. runtime-modeling/models.py shows that one network of each choice was measured, all
+with the same layers 0 and 21: their four values are four measurements of one layer, and we take the mean, as for
+layers 2 to 4 of a stage, which are one layer measured three times.
 
 Stem and head are not in the table. nas-search/singlepath_supernet.py adds 19.5999 ms for stem, head, logits and
-layers 0 and 21 together: what is left after these two layers counts as the head's, and the stem as 0. The sum of a
-whole network is the authors'. Their search code reads the times of a stage's first layer for all its layers; we read
-each layer's own.
+layers 0 and 21 together: what is left after these two layers counts as the head's, and the stem as 0, so that the sum
+of a whole network is the authors'. Their cost of a skipped layer is 0.7 ms there, in words a negligible value that
+only must not be zero; a layer that is not there costs nothing here.
 """
 
 from __future__ import annotations
