@@ -26,18 +26,28 @@ Measure = Callable[[Sequence[Architecture]], list[Latency]]
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial with its latency as measured on the device as a whole network."""
+    """A trial with its latency as measured on the device as a whole network; None where the device is not here."""
 
     trial: Trial
-    measured: Latency
+    measured: Latency | None
+
+    @property
+    def latency_ms(self) -> float:
+        """The measured median, else the prediction."""
+        return self.trial.metrics.latency_ms if self.measured is None else self.measured.median
 
     def holds(self, target_ms: float) -> bool:
-        """Whether the median holds the target."""
-        return self.measured.median <= target_ms
+        """Whether the measured median, else the prediction, is within the target."""
+        return self.latency_ms <= target_ms
 
     def score(self, objective: Objective) -> float:
-        """Return the objective's score at the measured latency."""
-        return objective.score(replace(self.trial.metrics, latency_ms=self.measured.median))
+        """Return the objective's score at that latency."""
+        return objective.score(replace(self.trial.metrics, latency_ms=self.latency_ms))
+
+
+def unmeasured(trials: Sequence[Trial], objective: Objective, target_ms: float) -> list[Finalist]:
+    """Return the best trials by prediction alone, the winner first, in the order in which `confirm` measures."""
+    return [Finalist(trial, None) for trial in _ordered(trials, objective, target_ms)[:FINALISTS]]
 
 
 def confirm(trials: Sequence[Trial], objective: Objective, target_ms: float, measure: Measure) -> list[Finalist]:
@@ -46,12 +56,7 @@ def confirm(trials: Sequence[Trial], objective: Objective, target_ms: float, mea
     Candidates that hold the target by prediction come first, by score; then the others, the fastest first.
     Where none holds the target, the fastest finalist is the first.
     """
-
-    def order(trial: Trial) -> tuple[bool, float]:
-        over = trial.metrics.latency_ms > target_ms
-        return over, trial.metrics.latency_ms if over else -objective.score(trial.metrics)
-
-    waiting = sorted(trials, key=order)[:MOST_FINALISTS]
+    waiting = _ordered(trials, objective, target_ms)[:MOST_FINALISTS]
     finalists: list[Finalist] = []
     while waiting and not any(finalist.holds(target_ms) for finalist in finalists):
         batch, waiting = waiting[:FINALISTS], waiting[FINALISTS:]
@@ -60,9 +65,17 @@ def confirm(trials: Sequence[Trial], objective: Objective, target_ms: float, mea
 
     def rank(finalist: Finalist) -> tuple[bool, float]:
         holds = finalist.holds(target_ms)
-        return not holds, -finalist.score(objective) if holds else finalist.measured.median
+        return not holds, -finalist.score(objective) if holds else finalist.latency_ms
 
     return sorted(finalists, key=rank)
+
+
+def _ordered(trials: Sequence[Trial], objective: Objective, target_ms: float) -> list[Trial]:
+    def order(trial: Trial) -> tuple[bool, float]:
+        over = trial.metrics.latency_ms > target_ms
+        return over, trial.metrics.latency_ms if over else -objective.score(trial.metrics)
+
+    return sorted(trials, key=order)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
@@ -23,18 +22,20 @@ from nas.experiment import (
 )
 from nas.export import export_folder, versions
 from nas.files import write_json
-from nas.final import Finalist, confirm, train_winner
-from nas.latency import LatencyTable, Predictor
+from nas.final import Finalist, confirm, train_winner, unmeasured
+from nas.latency import IDENTITY, LatencyTable, Predictor
 from nas.lattice import best_path, reachable
-from nas.network import trace
+from nas.network import Layer, trace
 from nas.objective import Objective, front
 from nas.picture import draw_search
 from nas.profiler import default_table_path, measure_networks, profile, table_header
 from nas.profiling import Latency
 from nas.progress import Reporter
+from nas.published import complete, is_published
 from nas.search import search
 from nas.space import Space
 from nas.study import RESULT, Study, Trial, check_run, open_study
+from nas.tables import find_table, processor
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.units import format_latency
@@ -58,7 +59,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     task = Classification.load(experiment.data, experiment.data_root)
     space = space.for_classes(task.num_classes)
     trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
-    settings = identity(experiment, space, task)
+    settings = {**identity(experiment, space, task), **published_identity(experiment)}
     check_run(experiment.folder, settings)
     if finished := finished_result(experiment):
         reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
@@ -68,23 +69,31 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     table = ready_table(experiment, space, reporter)
     objective = make_experiment_objective(experiment)
     predictor = table.predictor(space.name)
-    span = reach_of(space, predictor, experiment.target_ms, reporter)
+    span = reach_of(space, table, predictor, experiment.target_ms, reporter)
     with open_study(experiment.folder, settings, space, objective.directions) as study:
         evaluator = make_evaluator(experiment, task, space)
         reporter.say(
             f"candidates train for {space.proxy.epochs} epochs at {space.proxy.resolution} px on {task.data.name}; "
-            f"latencies are of {'/'.join(map(str, space.resolution))} px in {experiment.runtime}"
+            f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
         )
         controller = make_controller(experiment, space, objective)
         search(
             space, controller, evaluator, objective, predictor.predict, study, experiment.trials, experiment.seed,
             reporter,
         )  # fmt: skip
-        result = finish(experiment, space, task, objective, study, reporter)
+        result = finish(experiment, space, task, objective, study, table, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
         result["device"] = table.header["device"]
         write_json(study.folder / RESULT, result)
     return result
+
+
+def published_identity(experiment: Experiment) -> dict[str, str]:
+    """Return which published table a run's latencies are of; nothing for a table of this or another machine here."""
+    if experiment.table is None:
+        return {}
+    table = LatencyTable.open(find_table(experiment.table))
+    return {"published_table": f"{table.path.stem}: {table.header.get('source')}"} if is_published(table) else {}
 
 
 def finished_result(experiment: Experiment) -> dict[str, Any] | None:
@@ -100,7 +109,8 @@ def finished_result(experiment: Experiment) -> dict[str, Any] | None:
 def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> LatencyTable:
     """Return a table that covers `space`: the one that --table names, or this machine's, profiled as far as needed.
 
-    Raises TableError where a given table is of another device or runtime and --any-device is not.
+    Raises TableError where a given table is of another device or runtime and --any-device is not, and where a table
+    that cannot be measured further lacks a layer.
     """
     header = table_header(experiment.runtime, experiment.threads)
     reporter.say(f"listing the layers that '{space.name}' can have")
@@ -109,7 +119,12 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Lat
         table = LatencyTable.open(default_table_path(header), header)
         profile(space, table, reporter)
         return table
-    table = LatencyTable.open(Path(experiment.table))
+    table = LatencyTable.open(find_table(experiment.table))
+    if is_published(table):
+        for note in complete(table, layers):
+            reporter.say(f"{table.path.stem}: {note}")
+        check_covered(table, layers)
+        return table
     differences = table.differences(header)
     if differences and not experiment.any_device:
         raise TableError(f"{table.path}: {'; '.join(differences)}; give --any-device to use it all the same")
@@ -117,12 +132,22 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Lat
         profile(space, table, reporter)
         return table
     reporter.warn(f"{table.path}: {'; '.join(differences)}")
-    for layer in table.missing(layers)[:1]:
-        table.latency_ms(layer)  # raises, with the nearest layer that is covered
+    check_covered(table, layers)
     return table
 
 
-def reach_of(space: Space, predictor: Predictor, target_ms: float, reporter: Reporter) -> Span:
+def check_covered(table: LatencyTable, layers: Sequence[Layer]) -> None:
+    """Raise TableError, with the first layer that the table lacks and the nearest that it has."""
+    for layer in table.missing(layers)[:1]:
+        table.latency_ms(layer)
+
+
+def place(table: LatencyTable) -> str:
+    """Return the device of a table in words: "this device", or the name of one that is not here."""
+    return processor(table) if is_published(table) else "this device"
+
+
+def reach_of(space: Space, table: LatencyTable, predictor: Predictor, target_ms: float, reporter: Reporter) -> Span:
     """Say what the space spans on the device; raise UsageError where nothing in it meets the target."""
     rng = random.Random(0)
     fastest, slowest = (best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True))
@@ -131,21 +156,27 @@ def reach_of(space: Space, predictor: Predictor, target_ms: float, reporter: Rep
     spelled = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))
     within = sum(latency <= target_ms for latency in drawn) / SPAN_SAMPLES
     reporter.say(
-        f"{space.name} on this device: {spelled} (fastest / median / slowest); "
+        f"{space.name} on {place(table)}: {spelled} (fastest / median / slowest); "
         f"{within:.1%} of it is within {format_latency(target_ms)}"
     )
     if target_ms < span.fastest_ms:
         raise UsageError(
             f"--target-latency: the fastest network of '{space.name}' takes {format_latency(span.fastest_ms)} "
-            f"on this device: '{format_latency(target_ms)}' is out of reach"
+            f"on {place(table)}: '{format_latency(target_ms)}' is out of reach"
         )
     return span
 
 
 def finish(
-    experiment: Experiment, space: Space, task: Classification, objective: Objective, study: Study, reporter: Reporter
+    experiment: Experiment,
+    space: Space,
+    task: Classification,
+    objective: Objective,
+    study: Study,
+    table: LatencyTable,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    """Measure the best candidates, train and export the winner, and return the result."""
+    """Measure the best candidates if the device is here, train and export the winner, and return the result."""
 
     def measure(archs: Sequence[Architecture]) -> list[Latency]:
         return measure_networks(archs, experiment.runtime, experiment.threads, reporter)
@@ -153,22 +184,29 @@ def finish(
     if not study.trials:
         raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
     target_ms = experiment.target_ms
-    finalists = confirm(study.trials, objective, target_ms, measure)
+    if is_published(table):
+        finalists = unmeasured(study.trials, objective, target_ms)
+    else:
+        finalists = confirm(study.trials, objective, target_ms, measure)
     say_finalists(finalists, target_ms, reporter)
     winner = finalists[0]
+    verdict = verdict_facts(winner, target_ms, table)
     arch = winner.trial.architecture
     model, seen = train_winner(arch, task, space.proxy, space.final, experiment.seed, reporter)
-    facts = {**winner_facts(winner, experiment, task), **seen, "holds_target": winner.holds(target_ms)}
+    facts = {**winner_facts(winner, experiment, task, table), **seen, **verdict}
     export_folder(arch, model, study.folder / "model", experiment.runtime, facts)
     draw_search(study.trials, finalists, target_ms, study.folder / "search.png")
     return {
         **run_facts(experiment, study),
-        "holds_target": winner.holds(target_ms),
+        **verdict,
         "best": {
             "architecture": arch.digest,
             "accuracy": winner.trial.metrics.accuracy,
             "test_accuracy": seen["test_accuracy"],
-            "latency_ms": {"predicted": winner.trial.metrics.latency_ms, "measured": winner.measured.median},
+            "latency_ms": {
+                "predicted": winner.trial.metrics.latency_ms,
+                "measured": winner.measured.median if winner.measured else None,
+            },
             "params": winner.trial.metrics.params,
             "macs": winner.trial.metrics.macs,
             "model": str(study.folder / "model"),
@@ -196,28 +234,44 @@ def run_facts(experiment: Experiment, study: Study) -> dict[str, Any]:
 def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Reporter) -> None:
     """Say what was measured, and whether anything holds the target."""
     for finalist in finalists:
-        predicted, measured = finalist.trial.metrics.latency_ms, finalist.measured
-        reporter.say(
-            f"{finalist.trial.architecture.digest}: {format_latency(measured.median)} measured "
-            f"({format_latency(measured.p10)} to {format_latency(measured.p90)}), {format_latency(predicted)} predicted"
-        )
+        predicted, measured = format_latency(finalist.trial.metrics.latency_ms), finalist.measured
+        seen = "not measured"
+        if measured:
+            span = f"{format_latency(measured.p10)} to {format_latency(measured.p90)}"
+            seen = f"{format_latency(measured.median)} measured ({span})"
+        reporter.say(f"{finalist.trial.architecture.digest}: {seen}, {predicted} predicted")
     if not finalists[0].holds(target_ms):
-        reporter.warn(f"none of the {len(finalists)} measured candidates holds {format_latency(target_ms)}")
+        known = "measured" if finalists[0].measured else "predicted"
+        reporter.warn(f"none of the {len(finalists)} {known} candidates holds {format_latency(target_ms)}")
 
 
-def winner_facts(winner: Finalist, experiment: Experiment, task: Classification) -> dict[str, Any]:
+def verdict_facts(winner: Finalist, target_ms: float, table: LatencyTable) -> dict[str, Any]:
+    """Return whether the winner holds the target, and by what one knows: unknown (None) where nothing was measured."""
+    if winner.measured:
+        return {"holds_target": winner.holds(target_ms), "latency_basis": "measured on this device"}
+    return {
+        "holds_target": None,
+        "predicted_to_hold_target": winner.holds(target_ms),
+        "latency_basis": f"predicted by {table.path.stem}, {place(table)}; not measured: the device is not here",
+    }
+
+
+def winner_facts(winner: Finalist, experiment: Experiment, task: Classification, table: LatencyTable) -> dict[str, Any]:
     """Return what the exported card says of the search."""
+    measured = winner.measured
+    here = table_header(experiment.runtime, experiment.threads) if measured else None
     return {
         "data": {"name": task.data.name, "classes": list(task.data.classes)},
         "accuracy": winner.trial.metrics.accuracy,
         "latency_ms": {
             "predicted": winner.trial.metrics.latency_ms,
-            "measured": winner.measured.median,
-            "p10": winner.measured.p10,
-            "p90": winner.measured.p90,
+            "measured": measured.median if measured else None,
+            "p10": measured.p10 if measured else None,
+            "p90": measured.p90 if measured else None,
             "target": experiment.target_ms,
         },
-        "measured_on": table_header(experiment.runtime, experiment.threads),
+        "measured_on": here,
+        "predicted_by": {"table": table.path.stem, **{key: table.header[key] for key in IDENTITY}},
         "seed": experiment.seed,
     }
 
@@ -229,4 +283,4 @@ def trial_facts(trial: Trial) -> dict[str, Any]:
 
 def finalist_facts(finalist: Finalist) -> dict[str, Any]:
     """Return a finalist as the result lists it."""
-    return {**trial_facts(finalist.trial), "measured_ms": asdict(finalist.measured)}
+    return {**trial_facts(finalist.trial), "measured_ms": asdict(finalist.measured) if finalist.measured else None}

@@ -11,7 +11,10 @@ from nas.study import Trial
 
 
 def draw_search(trials: Sequence[Trial], finalists: Sequence[Finalist], target_ms: float, path: Path) -> None:
-    """Draw accuracy over latency of every trial, their front, the measured finalists and the target, as a PNG."""
+    """Draw accuracy over latency of every trial, their front, the finalists and the target, as a PNG.
+
+    Finalists stand where they were measured, or where they are predicted if the device is not here.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), dpi=130, layout="constrained")
@@ -29,10 +32,11 @@ def draw_search(trials: Sequence[Trial], finalists: Sequence[Finalist], target_m
     )  # fmt: skip
     figure.colorbar(scatter, label="trial")
     for index, finalist in enumerate(finalists):
+        kind = "predicted" if finalist.measured is None else "measured"
         axes.plot(
-            finalist.measured.median, 100 * finalist.trial.metrics.accuracy,
+            finalist.latency_ms, 100 * finalist.trial.metrics.accuracy,
             marker="*" if index == 0 else "x", color="tab:red", markersize=14 if index == 0 else 7, linestyle="none",
-            zorder=4, label="winner, measured" if index == 0 else ("finalists, measured" if index == 1 else None),
+            zorder=4, label=f"winner, {kind}" if index == 0 else (f"finalists, {kind}" if index == 1 else None),
         )  # fmt: skip
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("validation accuracy of the proxy, %")

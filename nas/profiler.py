@@ -71,13 +71,15 @@ def profile(space: Space, table: LatencyTable, reporter: Reporter, protocol: Pro
     networks = [] if calibrated else whole_networks(space)
     if len(networks) < LEAST_NETWORKS:
         networks, seams, pairs = [], [], []
-    layers = table.missing(dict.fromkeys([*layers, *seams]), protocol.visits)
+    missing = table.missing(layers, protocol.visits)
+    alone = table.missing(seams, protocol.visits)
     waiting = table.missing_networks(networks, protocol.visits)
-    if layers or pairs or waiting:
-        _export_and_measure([*layers, *pairs, *waiting], table, protocol, reporter)
+    whats: list[Layer | Pair | MeasuredNetwork] = [*dict.fromkeys([*missing, *alone]), *pairs, *waiting]
+    if whats:
+        _export_and_measure(whats, table, protocol, reporter)
     if networks:
         calibrate(space, table)
-    return len(layers)
+    return len(missing)
 
 
 def _export_and_measure(

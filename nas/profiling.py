@@ -172,7 +172,8 @@ def mood(codes: Any, ms: Any, rounds: int = 4) -> Any:
     slow = np.ones(len(ms))
     for _ in range(rounds):
         own = _medians(codes, ms / slow, int(codes.max(initial=0)) + 1)
-        slow = median_filter(ms / own[codes], size=2 * REACH + 1, mode="nearest")
+        ratios = np.divide(ms, own[codes], out=np.ones(len(ms)), where=own[codes] > 0)
+        slow = median_filter(ratios, size=2 * REACH + 1, mode="nearest")
         slow /= np.median(slow)
     return slow
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from nas.blocks.classifier import Classifier
+from nas.blocks.fbnet_block import FBNetBlock
 from nas.blocks.fused_mbconv import FusedMBConv
-from nas.blocks.layers import DropConnect, SqueezeExcite, make_divisible
+from nas.blocks.layers import DropConnect, SqueezeExcite, channel_shuffle, make_divisible
 from nas.blocks.mbconv import MBConv
 from nas.blocks.shufflenet_v1 import ShuffleNetV1Unit
 from nas.errors import SpaceError
@@ -40,6 +41,25 @@ def test_efficientnet_squeezes_the_input_with_swish() -> None:
     assert isinstance(block.se, SqueezeExcite)
     assert block.se.reduce.out_channels == 10
     assert isinstance(block.se.activation, nn.SiLU) and isinstance(block.se.gate, nn.Sigmoid)
+
+
+def test_fbnet_keeps_its_first_convolution_and_shuffles_after_each_group_convolution() -> None:
+    block = FBNetBlock(16, out_channels=24, stride=2, kernel_size=5, expand_ratio=1, groups=2).eval()
+    found = [
+        (module.kernel_size[0], module.groups, module.stride[0])
+        for module in block.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    assert found == [(1, 2, 1), (5, 16, 2), (1, 2, 1)]
+    with torch.no_grad():
+        hidden = channel_shuffle(block.expand(IMAGE), 2)
+        expected = channel_shuffle(block.project(block.depthwise(hidden)), 2)
+        assert torch.equal(block(IMAGE), expected)
+        same = FBNetBlock(16, out_channels=16, expand_ratio=1).eval()
+        inner = same.project(same.depthwise(same.expand(IMAGE)))
+        assert torch.equal(same(IMAGE), inner + IMAGE)
+    with pytest.raises(ValueError, match="expand_ratio must be at least 1"):
+        FBNetBlock(16, out_channels=16, expand_ratio=0.5)
 
 
 def test_fused_mbconv_without_expansion_is_one_convolution() -> None:

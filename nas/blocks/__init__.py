@@ -14,6 +14,7 @@ from nas.blocks.condensed import Condensed
 from nas.blocks.conv import Conv
 from nas.blocks.conv_classifier import ConvClassifier
 from nas.blocks.dense import DenseLayer
+from nas.blocks.fbnet_block import FBNetBlock
 from nas.blocks.features import Features
 from nas.blocks.fire import Fire
 from nas.blocks.fused_mbconv import FusedMBConv
@@ -35,6 +36,7 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "separable": Separable,
     "mbconv": MBConv,
     "fused_mbconv": FusedMBConv,
+    "fbnet_block": FBNetBlock,
     "shufflenet_v1": ShuffleNetV1Unit,
     "shufflenet_v2": ShuffleNetV2Unit,
     "osa": OSA,

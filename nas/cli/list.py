@@ -7,8 +7,8 @@ from typing import Any
 
 from nas.progress import Reporter
 
-HELP = "list the networks, search spaces, blocks, runtimes or controllers that can be named"
-KINDS = ("networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives")
+HELP = "list the networks, search spaces, latency tables, blocks, runtimes or controllers that can be named"
+KINDS = ("networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives", "tables")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +20,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> Any:
     """Return a list of {"name", ...}."""
     if args.kind in ("networks", "spaces"):
         return _files(args.kind == "networks")
+    if args.kind == "tables":
+        return _latency_tables(reporter)
     return _entries(args.kind)
 
 
@@ -52,6 +54,20 @@ def _network(space: Any) -> dict[str, Any]:
     }
 
 
+def _latency_tables(reporter: Reporter) -> list[dict[str, Any]]:
+    from nas.errors import TableError
+    from nas.latency import LatencyTable
+    from nas.tables import all_tables, describe
+
+    found = []
+    for name, path in all_tables():
+        try:
+            found.append(describe(name, LatencyTable.open(path)))
+        except TableError as error:
+            reporter.warn(str(error))
+    return found
+
+
 def _entries(kind: str) -> list[dict[str, Any]]:
     from nas.blocks import BLOCKS
     from nas.controllers import CONTROLLERS
@@ -80,8 +96,10 @@ def print_result(result: Any) -> None:
 
     console = Console()
     if not result or "params" not in result[0]:
-        columns = list(result[0]) if result else ["name"]
-        table = Table(*columns)
+        columns = [column for column in result[0] if column != "path"] if result else ["name"]
+        table = Table()
+        for column in columns:
+            table.add_column(column, overflow="fold")
         for row in result:
             table.add_row(*(f"{row[column]:.3g}" if column == "size" else str(row[column]) for column in columns))
     else:

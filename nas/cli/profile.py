@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from nas.cli import profile_import
 from nas.progress import Reporter
 
-HELP = "measure the latency table of this device and runtime"
+HELP = "measure the latency table of this device and runtime, or import a published one"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")
     parser.add_argument("--table", metavar="FILE", help="the table to write (default: this machine's own)")
     parser.add_argument("--verify", metavar="TABLE", help="measure fresh networks and say whether TABLE still holds")
+    parser.add_argument(
+        "--import", dest="imported", nargs="+", metavar="FILE", help="measure nothing, read a published table instead"
+    )
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Measure what the table lacks and return where it lies and what the space spans."""
+    if args.imported:
+        return profile_import.run(args, reporter)
     from pathlib import Path
 
     from nas.errors import TableError, UsageError
@@ -84,6 +90,9 @@ def print_result(result: dict[str, Any]) -> None:
     from nas.calibration import Certificate
     from nas.units import format_latency
 
+    if "imported" in result:
+        profile_import.print_result(result)
+        return
     print(f"table    {result['table']}")
     if "holds" in result:
         print(f"fresh    {Certificate.from_dict(result['certificate'])}")

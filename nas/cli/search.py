@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text, number, real = {"metavar": "NAME"}, {"type": int, "metavar": "N"}, {"type": float, "metavar": "W"}
     flags: dict[str, tuple[dict[str, Any], str]] = {
         "target-latency": ({"metavar": "T"}, "the latency budget, as 20ms or 0.02s"),
-        "space": (text, "a shipped search space or a YAML file (default: mnasnet)"),
+        "space": (text, "a shipped search space or a YAML file (default: the table's own, else mnasnet)"),
         "data": (text, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
         "data-root": ({"metavar": "DIR"}, "where named data sets lie or are downloaded to"),
         "objective": (text, "soft (default), hard, constrained or pareto"),
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "beta": (real, "the reward's exponent beyond the target"),
         "runtime": (text, "onnxruntime (default), torch, or null"),
         "threads": (number, "threads of the runtime (default: 1)"),
-        "table": ({"metavar": "FILE"}, "a latency table, instead of this machine's own"),
+        "table": ({"metavar": "NAME"}, "a shipped or imported latency table or a file, instead of this machine's own"),
         "controller": (text, "tpe (default) or random"),
         "evaluator": (text, "proxy_training (default)"),
         "trials": (number, "candidates to evaluate (default: 12)"),
@@ -53,6 +53,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         given = getattr(args, field.name)
         if given is not None:
             settings[field.name] = given
+    if settings.get("table") and "space" not in settings:
+        from nas.tables import open_named
+
+        settings["space"] = str(open_named(settings["table"]).header.get("space", Experiment.space))
     return run_search(Experiment(**settings), reporter)
 
 
@@ -60,14 +64,16 @@ def print_result(result: dict[str, Any]) -> None:
     """Print the winner."""
     from nas.units import format_count, format_latency
 
-    best = result["best"]
-    latency, target = best["latency_ms"], format_latency(result["target_latency_ms"])
-    verdict = "holds" if result["holds_target"] else "DOES NOT HOLD"
+    best, target = result["best"], format_latency(result["target_latency_ms"])
+    predicted, measured = format_latency(best["latency_ms"]["predicted"]), best["latency_ms"]["measured"]
     print(f"architecture  {best['architecture']}, best of {result['trials']} trials ({result['objective']})")
-    print(
-        f"latency       {format_latency(latency['measured'])} measured, {format_latency(latency['predicted'])} "
-        f"predicted: {verdict} {target}"
-    )
+    if measured is None:
+        verdict = "within" if result["predicted_to_hold_target"] else "NOT WITHIN"
+        print(f"latency       {predicted}, {verdict} {target} by prediction")
+        print(f"              {result['latency_basis']}")
+    else:
+        verdict = "holds" if result["holds_target"] else "DOES NOT HOLD"
+        print(f"latency       {format_latency(measured)} measured, {predicted} predicted: {verdict} {target}")
     print(f"accuracy      {best['test_accuracy']:.1%} on the test set, {best['accuracy']:.1%} as a proxy")
     print(f"size          {format_count(best['params'])} parameters, {format_count(best['macs'])} MACs")
     print(f"model         {best['model']}")
