@@ -190,9 +190,8 @@ class CompiledSpace:
 
     def _folded(self, paths: Integers) -> Codes:
         """Return codes, (tables, N), for the rows of every place, (places, N)."""
-        bounds = np.cumsum([0, *(len(table.steps) for table in self.tables)])
-        parts = (paths[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True))
-        rows = [table.row(part) for table, part in zip(self.tables, parts, strict=True)]
+        parts = np.split(paths, np.cumsum([len(table.steps) for table in self.tables])[:-1])
+        rows = [table.row(list(part)) for table, part in zip(self.tables, parts, strict=True)]
         return np.stack(rows).astype(self.dtype)
 
 

@@ -54,7 +54,9 @@ class Segment:
     @cached_property
     def row_of(self) -> dict[tuple[int, BlockSpec | None], int]:
         """The row of each (state, canonical block or None)."""
-        keys = ((state, step.layer and step.layer.spec) for state, steps in enumerate(self.steps) for step in steps)
+        keys = (
+            (state, step.layer.spec if step.layer else None) for state, steps in enumerate(self.steps) for step in steps
+        )
         return {key: row for row, key in enumerate(keys)}
 
 
