@@ -26,7 +26,7 @@ def check_picture(path: Path, flag: str) -> Path:
 
 
 def draw_distribution(distribution: Distribution, title: str, target_ms: float | None, path: Path) -> None:
-    """Draw the share of the networks over latency, its quantiles and the target. Raises UsageError, as in `flag`."""
+    """Draw the share of the networks over latency, its quantiles and the target. Raises UsageError for a full disk."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -46,7 +46,8 @@ def draw_distribution(distribution: Distribution, title: str, target_ms: float |
         latency = distribution.quantile(share)
         axes.axvline(latency, color="0.35", linewidth=0.8, linestyle=":")
         axes.annotate(f"{name}\n{format_latency(latency)}", (latency, top), (2, -2), textcoords="offset points",
-                      fontsize=7.5, va="top", color="0.25")  # fmt: skip
+                      fontsize=7.5, va="top", color="0.25", zorder=5,
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5})  # fmt: skip
     if target_ms is not None:
         share = distribution.share_within(target_ms)
         label = f"target {format_latency(target_ms)}: {share:.3g} of all" if share < 0.001 else (
