@@ -121,6 +121,8 @@ def sample_within(
         need = int((at_least_ms - compiled.fastest_ms) / grid.step_ms) - len(grid.units) - 1
         spare[grid.last - max(need, 0) + 1 :] = 0.0
     ahead = _completions(compiled, grid, spare)
+    if ahead[0][0, -1] == 0.0:
+        raise UsageError(_out_of_reach(compiled, limit_ms, at_least_ms))
     kept, found, drawn = [], 0, 0
     while found < n:
         codes = _draw(compiled, grid, ahead, min(BATCH, 64 + int((n - found) * 1.05 * (drawn + 1) / (found + 1))), rng)
@@ -133,11 +135,10 @@ def sample_within(
 
 
 def _out_of_reach(compiled: CompiledSpace, limit_ms: float, at_least_ms: float | None) -> str:
-    window = f"{format_latency(limit_ms)} is" if at_least_ms is None else (
-        f"{format_latency(at_least_ms)} to {format_latency(limit_ms)} are"
-    )  # fmt: skip
+    limit = format_latency(limit_ms)
+    window = f"{limit} is" if at_least_ms is None else f"{format_latency(at_least_ms)} to {limit} are"
     fastest, slowest = format_latency(compiled.fastest_ms), format_latency(compiled.slowest_ms)
-    return f"{window} out of reach: '{compiled.space.name}' takes {fastest} to {slowest}"
+    return f"{window} out of reach: the networks of '{compiled.space.name}' take {fastest} to {slowest}"
 
 
 def _excess(compiled: CompiledSpace) -> list[Floats]:

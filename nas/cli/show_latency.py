@@ -46,9 +46,12 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
         return {}
     from nas.compiled import compile_space
     from nas.distribution import latency_distribution
+    from nas.errors import UsageError
     from nas.picture_latency import check_picture, draw_distribution
     from nas.units import parse_latency
 
+    if args.classes is not None and args.classes < 1:
+        raise UsageError(f"--classes: must be at least 1: {args.classes}")
     target_ms = None if args.target_latency is None else parse_latency(args.target_latency)
     plot = None if args.plot is None else check_picture(Path(args.plot), "--plot")
     table = _table(args)
