@@ -66,6 +66,7 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
         "networks": compiled.size,
         "fastest_ms": compiled.fastest_ms,
         "quantiles_ms": {f"{share:g}": distribution.quantile(share) for share in SHARES},
+        "quantiles_error_ms": distribution.error_ms,
         "slowest_ms": compiled.slowest_ms,
         "histogram": _histogram(distribution, compiled.slowest_ms, BINS),
         "shown": _histogram(distribution, distribution.quantile(SHOWN), COLUMNS),
