@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nas.architecture import Architecture
+from nas.compiled import compile_space
+from nas.distribution import count_within, latency_distribution
 from nas.errors import TableError, UsageError
 from nas.experiment import (
     Experiment,
@@ -24,7 +26,7 @@ from nas.export import export_folder, versions
 from nas.files import write_json
 from nas.final import Finalist, confirm, train_winner, unmeasured
 from nas.latency import IDENTITY, LatencyTable, Predictor
-from nas.lattice import best_path, reachable
+from nas.lattice import reachable
 from nas.network import Layer, trace
 from nas.objective import Objective, front
 from nas.picture import draw_search
@@ -40,12 +42,10 @@ from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.units import format_latency
 
-SPAN_SAMPLES = 1000
-
 
 @dataclass(frozen=True)
 class Span:
-    """What a space spans on a device, by its table, in ms; fastest and slowest are exact."""
+    """What a space spans on a device, by its table, in ms: over its distinct networks, all of them."""
 
     fastest_ms: float
     median_ms: float
@@ -149,12 +149,10 @@ def place(table: LatencyTable) -> str:
 
 def reach_of(space: Space, table: LatencyTable, predictor: Predictor, target_ms: float, reporter: Reporter) -> Span:
     """Say what the space spans on the device; raise UsageError where nothing in it meets the target."""
-    rng = random.Random(0)
-    fastest, slowest = (best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True))
-    drawn = sorted(predictor.predict(space.decode(space.sample(rng))) for _ in range(SPAN_SAMPLES))
-    span = Span(fastest, drawn[SPAN_SAMPLES // 2], slowest)
+    compiled = compile_space(space, predictor.layer_ms)
+    span = Span(compiled.fastest_ms, latency_distribution(compiled).quantile(0.5), compiled.slowest_ms)
     spelled = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))
-    within = sum(latency <= target_ms for latency in drawn) / SPAN_SAMPLES
+    within = count_within(compiled, target_ms).likely / compiled.size
     reporter.say(
         f"{space.name} on {place(table)}: {spelled} (fastest / median / slowest); "
         f"{within:.1%} of it is within {format_latency(target_ms)}"

@@ -93,7 +93,9 @@ def arguments(spec: BlockSpec) -> dict[str, Scalar]:
 
 
 def _no_skip(in_channels: int, args: Mapping[str, Any]) -> bool:
-    return skip_layer(args["skip"], in_channels, args["out_channels"], args["stride"]) is None
+    """Whether the skip is none here whatever it is called: as written, and as the block's own default has it."""
+    words = ("identity", args["skip"])
+    return all(skip_layer(word, in_channels, args["out_channels"], args["stride"]) is None for word in words)
 
 
 def _no_identity(in_channels: int, args: Mapping[str, Any]) -> bool:

@@ -55,3 +55,11 @@ def test_inert_keywords_are_dropped_only_where_they_are_inert() -> None:
 def test_heads_are_told_from_blocks_by_their_signature() -> None:
     assert takes_maps("classifier")
     assert not takes_maps("conv")
+
+
+@pytest.mark.parametrize("block", ["mbconv", "fused_mbconv"])
+def test_a_skip_that_is_written_none_is_none_where_identity_would_be_one(block: str) -> None:
+    spec = block_spec(block, {"out_channels": 8, "skip": "none"})
+    assert simplify(spec, 8) == spec
+    assert simplify(spec, 16) == block_spec(block, {"out_channels": 8})
+    assert traced(spec, (8, 16, 16)) != traced(block_spec(block, {"out_channels": 8}), (8, 16, 16))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from nas.cli import show_latency
 from nas.progress import Reporter
 
 HELP = "print a search space's choices and size, or a network's layers and costs"
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a shipped space or network, or a YAML file")
     parser.add_argument("--resolution", type=int, metavar="N", help="another input resolution, for a network")
     parser.add_argument("--svg", metavar="FILE", help="also draw the network into this file")
+    show_latency.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -29,7 +31,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
             raise UsageError(f"--resolution: only a network has one to change, '{args.name}' has choices")
         if args.svg is not None:
             raise UsageError(f"--svg: only a network can be drawn, '{args.name}' has {len(space.choices)} choices")
-        return _space(space)
+        return {**_space(space), **show_latency.run(args, space, reporter)}
+    for flag in show_latency.given(args):
+        raise UsageError(f"{flag}: only a space has a distribution of latency, '{args.name}' is one network")
     if args.resolution is not None and args.resolution < 1:
         raise UsageError(f"--resolution: must be at least 1: {args.resolution}")
     arch = space.decode({})
@@ -135,6 +139,8 @@ def _print_space(result: dict[str, Any], console: Any) -> None:
         f"{resolution} px, {len(result['choices'])} choices, exact size {result['size']:,} ({result['size']:.2e})",
         highlight=False,
     )
+    if "latency" in result:
+        show_latency.print_result(result["latency"], console)
 
 
 def _print_network(result: dict[str, Any], console: Any) -> None:

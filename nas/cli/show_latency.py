@@ -1,0 +1,173 @@
+"""`nas show SPACE --table`: how latency is distributed over a space, by a latency table alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.progress import Reporter
+
+if TYPE_CHECKING:
+    from nas.distribution import Distribution
+    from nas.latency import LatencyTable
+
+OWN = "default"
+SHARES = (0.01, 0.1, 0.5, 0.9, 0.99)
+BINS = 100
+COLUMNS, LINES = 60, 5
+SHOWN = 0.995
+"""The terminal's histogram ends where this share of the networks ends: the slowest few would take most of it."""
+_FLAGS = ("table", "runtime", "threads", "classes", "plot", "target_latency")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    group = parser.add_argument_group("the latencies of a space, without measuring")
+    group.add_argument(
+        "--table", metavar="FILE", help="a latency table by name or file, or 'default' for this machine's own"
+    )
+    group.add_argument("--runtime", metavar="NAME", help="find this machine's table of it (default: onnxruntime)")
+    group.add_argument("--threads", type=int, metavar="N", help="find this machine's table of them (default: 1)")
+    group.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")
+    group.add_argument("--target-latency", metavar="T", help="also count the networks within, such as 20ms")
+    group.add_argument("--plot", metavar="FILE", help="also draw the distribution, as .png or .svg")
+
+
+def given(args: argparse.Namespace) -> list[str]:
+    """Return those of the flags that were given."""
+    return [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(args, name) is not None]
+
+
+def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, Any]:
+    """Return {"latency": what the table says of the space}, nothing where no flag asks for it.
+
+    Raises UsageError for a wrong flag and TableError where the table does not cover the space.
+    """
+    if not given(args):
+        return {}
+    from nas.compiled import compile_space
+    from nas.distribution import latency_distribution
+    from nas.errors import UsageError
+    from nas.lattice import reachable
+    from nas.picture_latency import check_picture, draw_distribution
+    from nas.published import complete, is_published
+    from nas.units import parse_latency
+
+    if args.classes is not None and args.classes < 1:
+        raise UsageError(f"--classes: must be at least 1: {args.classes}")
+    target_ms = None if args.target_latency is None else parse_latency(args.target_latency)
+    plot = None if args.plot is None else check_picture(Path(args.plot), "--plot")
+    table = _table(args)
+    space = space.for_classes(args.classes) if args.classes is not None else space
+    reporter.say(f"listing the layers that '{space.name}' can have")
+    if is_published(table):
+        for note in complete(table, reachable(space)):
+            reporter.say(f"{table.path.stem}: {note}")
+    compiled = compile_space(space, table.predictor(space.name).layer_ms)
+    distribution = latency_distribution(compiled)
+    header = table.header
+    found = {
+        "table": str(table.path),
+        **{key: header[key] for key in ("device", "runtime", "runtime_version", "threads", "dtype")},
+        "networks": compiled.size,
+        "fastest_ms": compiled.fastest_ms,
+        "quantiles_ms": {f"{share:g}": distribution.quantile(share) for share in SHARES},
+        "quantiles_error_ms": distribution.error_ms,
+        "slowest_ms": compiled.slowest_ms,
+        "histogram": _histogram(distribution, compiled.slowest_ms, BINS),
+        "shown": _histogram(distribution, distribution.quantile(SHOWN), COLUMNS),
+    }
+    if target_ms is not None:
+        found["target"] = _within(compiled, target_ms)
+    if plot is not None:
+        title = f"{space.name} in {header['runtime']} {header['runtime_version']}, {_threads(header)}"
+        draw_distribution(distribution, title, target_ms, plot)
+        found["plot"] = str(plot)
+    return {"latency": found}
+
+
+def _table(args: argparse.Namespace) -> LatencyTable:
+    from nas.errors import TableError, UsageError
+    from nas.latency import LatencyTable
+    from nas.profiler import default_table_path, table_header
+    from nas.tables import open_named
+
+    if args.table not in (None, OWN):
+        for flag in set(given(args)) & {"--runtime", "--threads"}:
+            raise UsageError(f"{flag}: finds this machine's own table, and --table gives one: '{args.table}'")
+        return open_named(args.table)
+    threads = 1 if args.threads is None else args.threads
+    if threads < 1:
+        raise UsageError(f"--threads: must be at least 1: {threads}")
+    path = default_table_path(table_header(args.runtime or "onnxruntime", threads))
+    if not path.is_file():
+        raise TableError(f"{path}: no such latency table; 'nas profile --space {args.name}' measures it")
+    return LatencyTable.open(path)
+
+
+def _histogram(distribution: Distribution, end_ms: float, bins: int) -> dict[str, list[float]]:
+    import numpy as np
+
+    edges = np.linspace(distribution.edges_ms[0], end_ms, bins + 1)
+    return {"edges_ms": edges.tolist(), "shares": distribution.histogram(edges).tolist()}
+
+
+def _within(compiled: Any, target_ms: float) -> dict[str, Any]:
+    from nas.distribution import count_within
+
+    count = count_within(compiled, target_ms)
+    return {"target_ms": target_ms, "share": count.likely / compiled.size, "networks": count._asdict()}
+
+
+def _threads(header: dict[str, Any]) -> str:
+    return f"{header['threads']} thread{'' if header['threads'] == 1 else 's'}"
+
+
+def print_result(result: dict[str, Any], console: Any) -> None:
+    """Print quantiles, histogram and what lies within the target."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from nas.units import format_latency
+
+    names = {"0.01": "1 %", "0.1": "10 %", "0.5": "median", "0.9": "90 %", "0.99": "99 %"}
+    table = Table("fastest", *names.values(), "slowest", box=SIMPLE_HEAD, pad_edge=False)
+    quantiles = [result["quantiles_ms"][key] for key in names]
+    table.add_row(*map(format_latency, (result["fastest_ms"], *quantiles, result["slowest_ms"])))
+    console.print(
+        f"\nlatency of its {result['networks']:.3g} distinct networks by the table of "
+        f"{result['runtime']} {result['runtime_version']}, {_threads(result)}",
+        highlight=False,
+    )
+    console.print(table)
+    _print_histogram(result["shown"], console)
+    if "target" in result:
+        target = result["target"]
+        console.print(
+            f"{_percent(target['share'])} of them, about {target['networks']['likely']:.3g}, are within "
+            f"{format_latency(target['target_ms'])}",
+            highlight=False,
+        )
+    if "plot" in result:
+        console.print(f"picture  {result['plot']}", highlight=False)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share == 0 or 0.001 <= share <= 0.999 or share == 1 else f"{100 * share:.6g}%"
+
+
+def _print_histogram(histogram: dict[str, list[float]], console: Any) -> None:
+    from nas.units import format_latency
+
+    marks = " #" if console.options.ascii_only else " ▁▂▃▄▅▆▇█"
+    steps = len(marks) - 1
+    shares, edges = histogram["shares"], histogram["edges_ms"]
+    heights = [round(LINES * steps * share / max(*shares, 1e-300)) for share in shares]
+    for line in reversed(range(LINES)):
+        text = "".join(marks[min(max(height - line * steps, 0), steps)] for height in heights)
+        console.print(text.rstrip(), highlight=False)
+    first, middle, last = (format_latency(edge) for edge in (edges[0], edges[len(edges) // 2], edges[-1]))
+    half = len(shares) // 2
+    labels = first.ljust(half - len(middle) // 2) + middle
+    console.print(labels + last.rjust(len(shares) - len(labels)), style="dim", highlight=False)
