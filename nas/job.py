@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
+from nas.device import open_worker
 from nas.errors import TableError, UsageError
 from nas.experiment import (
     Experiment,
@@ -96,23 +97,24 @@ def finished_result(experiment: Experiment) -> dict[str, Any] | None:
 
 
 def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> LatencyTable:
-    """Return a table that covers `space`: the one that --table names, or this machine's, profiled as far as needed.
+    """Return a table that covers `space`: the one that --table names, or the device's own, profiled as far as needed.
 
     Raises TableError where a given table is of another device or runtime and --any-device is not.
     """
-    header = table_header(experiment.runtime, experiment.threads)
+    header = table_header(experiment.runtime, experiment.threads, experiment.device)
+    worker = open_worker(experiment.device, experiment.runtime, experiment.threads, reporter.say)
     reporter.say(f"listing the layers that '{space.name}' can have")
     layers = reachable(space)
     if experiment.table is None:
         table = LatencyTable.open(default_table_path(header), header)
-        profile(layers, table, reporter)
+        profile(layers, table, reporter, worker=worker)
         return table
     table = LatencyTable.open(Path(experiment.table))
     differences = table.differences(header)
     if differences and not experiment.any_device:
         raise TableError(f"{table.path}: {'; '.join(differences)}; give --any-device to use it all the same")
     if not differences:
-        profile(layers, table, reporter)
+        profile(layers, table, reporter, worker=worker)
         return table
     reporter.warn(f"{table.path}: {'; '.join(differences)}")
     for layer in table.missing(layers)[:1]:
@@ -146,7 +148,7 @@ def finish(
     """Measure the best candidates, train and export the winner, and return the result."""
 
     def measure(archs: Sequence[Architecture]) -> list[Latency]:
-        return measure_networks(archs, experiment.runtime, experiment.threads, reporter)
+        return measure_networks(archs, experiment.runtime, experiment.threads, reporter, experiment.device)
 
     if not study.trials:
         raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
@@ -215,7 +217,7 @@ def winner_facts(winner: Finalist, experiment: Experiment, task: Classification)
             "p90": winner.measured.p90,
             "target": experiment.target_ms,
         },
-        "measured_on": table_header(experiment.runtime, experiment.threads),
+        "measured_on": table_header(experiment.runtime, experiment.threads, experiment.device),
         "seed": experiment.seed,
     }
 
