@@ -128,8 +128,7 @@ def write_bundle(
 
     Appears whole or not at all. Raises UsageError where `folder` is there already.
     """
-    if folder.exists():
-        raise UsageError(f"--bundle: must be a folder that is not there yet: '{folder}'")
+    folder = new_folder(folder)
     header = make_header({}, runtime, "", threads)  # of a table that is thrown away
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
@@ -153,6 +152,13 @@ def write_bundle(
     return about
 
 
+def new_folder(folder: Path) -> Path:
+    """Return `folder`. Raises UsageError where it is there already."""
+    if folder.exists():
+        raise UsageError(f"--bundle: must be a folder that is not there yet: '{folder}'")
+    return folder
+
+
 def read_bundle(folder: Path) -> tuple[dict[str, Any], ReplayWorker]:
     """Return what bundle.json holds, and a worker that answers from the folder.
 
@@ -165,10 +171,10 @@ def read_bundle(folder: Path) -> tuple[dict[str, Any], ReplayWorker]:
             raise DeviceError(f"{path}: not as it was written")
     lines = _json_lines(folder / REQUESTS)
     path = folder / ANSWERS
-    if not path.is_file():
-        raise DeviceError(f"{path}: no such file: run 'python3 run.py' in the folder, on the board")
-    answers = iter(_json_lines(path))
-    start = next(answers, {})
+    answers = iter(_json_lines(path) if path.is_file() else ())
+    start = next(answers, None)
+    if start is None:
+        raise DeviceError(f"{path}: nothing was measured yet: run 'python3 run.py' in the folder, on the board")
     settings, device = start.get("settings"), start.get("device")
     if start.get("bundle") != bundle_id(folder) or not isinstance(settings, dict) or not isinstance(device, dict):
         raise DeviceError(f"{path}, line 1: not the answers of this bundle")

@@ -55,7 +55,7 @@ try:
             if not part:
                 sys.exit(1)
             left -= file.write(part)
-    environment = dict(os.environ, PYTHONPATH=archive, **json.loads(sys.argv[2]))
+    environment = dict(os.environ, PYTHONPATH=archive, TMPDIR=folder, **json.loads(sys.argv[2]))
     child = subprocess.Popen([sys.executable, "-m", "nas.worker"], cwd=folder, env=environment)
     threading.Thread(target=watch, daemon=True).start()
     if child.wait() < 0:

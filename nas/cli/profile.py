@@ -67,12 +67,15 @@ def _live(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from pathlib import Path
 
-    from nas.bundle import write_bundle
+    from nas.bundle import new_folder, write_bundle
+    from nas.device import find_runtime
     from nas.lattice import reachable
     from nas.space_file import space_path
 
+    folder = new_folder(Path(args.bundle))
+    find_runtime(args.runtime)  # raises for an unknown name before the layers are listed
     layers, path = reachable(_space(args.space, args.classes)), space_path(args.space)
-    about = write_bundle(Path(args.bundle), path, args.classes, layers, args.runtime, args.threads, reporter)
+    about = write_bundle(folder, path, args.classes, layers, args.runtime, args.threads, reporter)
     return {"bundle": args.bundle, **{key: about[key] for key in ("space", "runtime", "threads", "layers", "batches")}}
 
 
