@@ -37,6 +37,7 @@ def run() -> None:
     check_files(about, [REQUESTS, SOURCES])
     setup, *batches = Path(REQUESTS).read_text(encoding="utf-8").splitlines()
     with Path(ANSWERS).open("a+b") as answers:
+        claim(answers)
         done = keep_whole_batches(answers)
         if done == len(batches):
             return
@@ -51,6 +52,18 @@ def run() -> None:
                     follow(worker, answers, f"batch {number + 1}/{len(batches)}", batch)
             finally:
                 worker.kill()
+
+
+def claim(answers: IO[bytes]) -> None:
+    """Lock the file until this process ends. Raises RuntimeError where another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock
+        return
+    try:
+        fcntl.flock(answers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise RuntimeError(f"{ANSWERS}: another run.py is at work in this folder") from None
 
 
 def check_files(about: dict[str, Any], names: list[str]) -> None:

@@ -62,7 +62,7 @@ class RecordingWorker:
     def __init__(self, folder: Path, runtime: str, threads: int):
         self.settings: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
-        self.needs_graphs = True
+        self.needs_graphs, self.doing = True, "recording"
         self.digests: dict[str, str] = {}
         self.batches = 0
         self._folder = folder
@@ -97,7 +97,7 @@ class ReplayWorker:
 
     def __init__(self, folder: Path, settings: dict[str, Any], device: dict[str, Any], visits: Sequence[Visit]):
         self.settings, self.device = settings, device
-        self.needs_graphs = False
+        self.needs_graphs, self.doing = False, "reading"
         self._folder = folder
         self._visits: dict[str, deque[tuple[int, Visit]]] = defaultdict(deque)
         for number, visit in enumerate(visits):

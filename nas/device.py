@@ -44,12 +44,14 @@ class Graph:
 class Worker(typing.Protocol):
     """What measures: a context manager. `settings` is what the process got, `device` the processor it runs on.
 
-    Where `needs_graphs` is False, only the keys of the graphs that it is given matter, not their files.
+    Where `needs_graphs` is False, only the keys of the graphs that it is given matter, not their files. `doing` is
+    what its visits are in messages.
     """
 
     settings: dict[str, Any]
     device: dict[str, Any]
     needs_graphs: bool
+    doing: str
 
     def __enter__(self) -> Worker: ...
 
@@ -127,7 +129,6 @@ class ProcessWorker:
     def __init__(self, start: Callable[[], Link], runtime: str, threads: int, host: str = ""):
         self.settings: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
-        self.needs_graphs = True
         self._start, self._setup, self._host = start, {"runtime": runtime, "threads": threads}, host
         self._link: Link
 
@@ -176,7 +177,7 @@ class SteadyWorker:
     ):
         self.settings: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
-        self.needs_graphs = True
+        self.needs_graphs, self.doing = True, "measuring"
         self._make, self._pauses_s, self._say = make, pauses_s, say or (lambda _: None)
         self._tries = 0
         self._worker: ProcessWorker

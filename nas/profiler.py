@@ -90,7 +90,7 @@ def profile(
         table.header.setdefault("worker", opened.settings)
         table.header.setdefault("protocol", protocol.to_dict())
         total = sum(protocol.visits - table.visits(layer) for layer in missing)
-        with reporter.task("measuring layers", total) as advance:
+        with reporter.task(f"{opened.doing} layers", total) as advance:
             _measure_passes(missing, graphs, table, opened, protocol, advance)
     return len(missing)
 

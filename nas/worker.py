@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, TextIO
 
 from nas.errors import DeviceError, NasError
 from nas.processor import describe_processor
-from nas.profiling import Protocol, Run, flusher, interleave
+from nas.profiling import Clock, Protocol, Run, flusher, interleave
 from nas.registry import lookup
 from nas.runtimes import RUNTIMES, Runtime
 
@@ -64,13 +64,15 @@ def _serve(requests: BinaryIO, answer: Answer) -> None:
     setup = json.loads(requests.readline())
     runtime, threads = lookup(RUNTIMES, setup["runtime"], "runtime")(), setup["threads"]
     answer({"settings": _settings(runtime, threads), "device": describe_processor()})
+    clock = getattr(runtime, "clock", time.perf_counter_ns)
+    epoch = time.time() - clock() / 1e9 if clock is time.perf_counter_ns else 0.0
     stored: set[str] = set()
     for line in iter(requests.readline, b""):
         request = json.loads(line)
         if "put" in request:
             stored.add(_store(request["put"], request["size"], requests))
             continue
-        _measure(request, runtime, threads, answer)
+        _measure(request, runtime, threads, (clock, epoch), answer)
         for top in stored:
             shutil.rmtree(top, ignore_errors=True)
         stored.clear()
@@ -105,16 +107,16 @@ def _store(name: str, size: int, requests: BinaryIO) -> str:
     return path.parts[0]
 
 
-def _measure(batch: dict[str, Any], runtime: Runtime, threads: int, answer: Answer) -> None:
-    clock = getattr(runtime, "clock", time.perf_counter_ns)
-    epoch = time.time() - clock() / 1e9 if clock is time.perf_counter_ns else 0.0
+def _measure(
+    batch: dict[str, Any], runtime: Runtime, threads: int, time_base: tuple[Clock, float], answer: Answer
+) -> None:
     runs = {}
     for graph in batch["graphs"]:
         runs[graph["key"]] = runtime.load(graph["path"], example_inputs(graph["shapes"]), threads)
         answer({"loaded": graph["key"]})
     protocol = Protocol(**batch["protocol"])
     flush = _beating(flusher(protocol.flush_bytes), answer)
-    for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, flush, epoch):
+    for visit in interleave(runs, protocol, random.Random(batch["seed"]), time_base[0], flush, time_base[1]):
         answer({"key": visit.key, "at": round(visit.at, 4), "ms": [round(ms, 6) for ms in visit.ms]})
 
 
