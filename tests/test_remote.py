@@ -115,8 +115,14 @@ class Interrupting(Reporter):
 
 @pytest.mark.parametrize("runtime", ["null", "onnxruntime"])
 def test_a_profile_over_ssh(
-    runtime: str, board: str, tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runtime: str,
+    board: str,
+    tiny_space: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # is needed on the device alone
     there, here = tmp_path / "there.jsonl", tmp_path / "here.jsonl"
     command = ["profile", "--space", str(tiny_space), "--runtime", runtime, "--quiet"]
     assert main([*command, "--table", str(there), "--device", board]) == 0
