@@ -153,6 +153,7 @@ def certify(predicted_ms: Sequence[float], measured_ms: Sequence[float], repeata
     import numpy as np
     from scipy.stats import spearmanr
 
+    ranked = min(np.ptp(predicted_ms), np.ptp(measured_ms)) > 0  # else no rank is defined
     errors = np.abs(np.asarray(predicted_ms) / np.asarray(measured_ms) - 1)
     return Certificate(
         networks=len(errors),
@@ -160,7 +161,7 @@ def certify(predicted_ms: Sequence[float], measured_ms: Sequence[float], repeata
         worst_error=float(errors.max()),
         within_5=float((errors <= 0.05).mean()),
         within_10=float((errors <= 0.10).mean()),
-        spearman=float(spearmanr(predicted_ms, measured_ms).statistic),
+        spearman=float(spearmanr(predicted_ms, measured_ms).statistic) if ranked else 0.0,
         repeatability=repeatability,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

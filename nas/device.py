@@ -1,131 +1,251 @@
-"""The device that is measured: what it is, and a worker process on it."""
+"""The device that is measured: a worker process on this machine, or on another that ssh reaches."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
-import platform
-import re
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from nas.errors import DeviceError
+from nas.errors import DeviceError, LostError
+from nas.link import Link
 from nas.profiling import Protocol, Visit
 from nas.registry import lookup
+from nas.remote import Address, parse_address, start_remote
 from nas.runtimes import RUNTIMES, Runtime
 
 DTYPE = "float32"
+LOCAL = "local"
+FOLDER = "graphs"
+"""Where graphs lie on a device, below the worker's working directory."""
 
-# glibc returns large buffers to the kernel and faults them in again at every call; see mallopt(3).
-WORKER_ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-    "MALLOC_TOP_PAD_": str(1 << 28),
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
+# How long to wait before each new try, in s: a worker may crash, a board may start again.
+PAUSES_S = {"local": (0.2, 1.0), "remote": (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)}
 
 
 @dataclass(frozen=True)
 class Graph:
-    """An exported model to measure: its key, its file on the device, and the shapes of its inputs with batch."""
+    """An exported model to measure: its key, its file here, and the shapes of its inputs with batch.
+
+    What lies beside the file under the same stem belongs to it, and so does all in it where it is a directory.
+    """
 
     key: str
     path: str
     shapes: tuple[tuple[int, ...], ...]
 
 
+class Worker(typing.Protocol):
+    """What measures: a context manager. `settings` is what the process got, `device` the processor it runs on.
+
+    Where `needs_graphs` is False, only the keys of the graphs that it is given matter, not their files. `doing` is
+    what its visits are in messages.
+    """
+
+    settings: dict[str, Any]
+    device: dict[str, Any]
+    needs_graphs: bool
+    doing: str
+
+    def __enter__(self) -> Worker: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
+        """Yield the visits of the graphs, interleaved. Raises DeviceError."""
+
+
+def find_runtime(name: str) -> Runtime:
+    """Return the runtime called `name`, whether or not its library is here. Raises UsageError for an unknown one."""
+    return lookup(RUNTIMES, name, "runtime", "--runtime")()
+
+
 def make_runtime(name: str) -> Runtime:
     """Return the runtime called `name`. Raises UsageError for an unknown one, DeviceError without its library."""
-    runtime = lookup(RUNTIMES, name, "runtime", "--runtime")()
+    runtime = find_runtime(name)
     runtime.version()
     return runtime
 
 
-def describe_processor() -> dict[str, Any]:
-    """Return what decides this machine's speed: processor, its model numbers, cores and memory architecture."""
-    info = {"processor": platform.processor() or platform.machine(), "machine": platform.machine()}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        fields = dict(re.findall(r"^([\w ]+?)\s*: (.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE))
-        info["processor"] = fields.get("model name") or fields.get("Model") or info["processor"]
-        numbers = [fields.get(key) for key in ("cpu family", "model", "stepping")]
-        if all(numbers):
-            info["model"] = "/".join(str(number) for number in numbers)
-    elif sys.platform == "darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        info["processor"] = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return {**info, "cores": os.cpu_count() or 1, "system": platform.system()}
+def open_worker(device: str, runtime: str, threads: int, say: Callable[[str], None] | None = None) -> Worker:
+    """Return a worker on "local" or "ssh://user@host:port/path/to/python" that outlives lost connections.
+
+    Nothing is started before it is entered. `say` is told of lost connections. Raises UsageError for a malformed URL.
+    """
+    if device == LOCAL:
+        return SteadyWorker(lambda: local_worker(runtime, threads), PAUSES_S["local"], say)
+    address = parse_address(device)
+    return SteadyWorker(lambda: ssh_worker(address, runtime, threads), PAUSES_S["remote"], say)
 
 
-def processor_slug(device: dict[str, Any]) -> str:
-    """Return a folder name for a device: 'intel-xeon-processor-6-207-2'."""
-    text = re.sub(r"\((r|tm|c)\)|cpu|@.*", " ", f"{device['processor']}".lower())
-    return re.sub(r"[^a-z0-9]+", "-", f"{text} {device.get('model', '')}").strip("-")
+@functools.cache
+def inspect_device(device: str, runtime: str, threads: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the processor and the settings of a worker on the device, asked once in a process. Raises DeviceError."""
+    with open_worker(device, runtime, threads) as worker:
+        return worker.device, worker.settings
 
 
-class LocalWorker:
-    """A worker process on this machine; a context manager. `settings` is what the process got."""
+def local_worker(runtime: str, threads: int) -> ProcessWorker:
+    """Return a worker process on this machine."""
+    command = [sys.executable, "-m", "nas.worker"]
+    root = str(Path(__file__).parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
-    def __init__(self, runtime: str, threads: int):
-        self.runtime, self.threads = runtime, threads
+    def start() -> Link:
+        environment = {**os.environ, **worker_environment(threads), "PYTHONPATH": os.pathsep.join(paths)}
+        return Link(f"the worker of runtime '{runtime}'", command, environment)
+
+    return ProcessWorker(start, runtime, threads)
+
+
+def ssh_worker(address: Address, runtime: str, threads: int) -> ProcessWorker:
+    """Return a worker process on another machine; graphs travel to it with each batch."""
+    return ProcessWorker(
+        lambda: start_remote(address, worker_environment(threads)), runtime, threads, host=str(address)
+    )
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return what a worker needs in its environment before it starts."""
+    return {
+        # glibc returns large buffers to the kernel and faults them in again at every call; see mallopt(3).
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+        "MALLOC_TOP_PAD_": str(1 << 28),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": str(threads),
+    }
+
+
+class ProcessWorker:
+    """A worker behind a link, here or on `host`. Raises LostError where the link ends, DeviceError for all else."""
+
+    def __init__(self, start: Callable[[], Link], runtime: str, threads: int, host: str = ""):
         self.settings: dict[str, Any] = {}
-        self._process: subprocess.Popen[str]
-        self._errors: IO[str]
+        self.device: dict[str, Any] = {}
+        self._start, self._setup, self._host = start, {"runtime": runtime, "threads": threads}, host
+        self._link: Link
 
-    def __enter__(self) -> LocalWorker:
-        environment = {**os.environ, **WORKER_ENVIRONMENT, "OMP_NUM_THREADS": str(self.threads)}
-        environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), *_python_path()])
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "nas.worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment, text=True,
-        )  # fmt: skip
-        self._send({"runtime": self.runtime, "threads": self.threads})
-        self.settings = self._answer()["settings"]
+    def __enter__(self) -> ProcessWorker:
+        self._link = self._start()
+        try:
+            self._link.send(_line(self._setup))
+            answer = self._answer()
+            self.settings, self.device = answer["settings"], answer["device"]
+        except BaseException:
+            self._link.close(politely=False)
+            raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        self._link.close(politely=error is None)
 
     def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
         """Yield the visits of the graphs, interleaved. Raises DeviceError."""
-        self._send({
-            "graphs": [{"key": graph.key, "path": graph.path, "shapes": graph.shapes} for graph in graphs],
-            "protocol": protocol.to_dict(),
-            "seed": seed,
-        })  # fmt: skip
+        if self._host:
+            for name, path in graph_files(graphs).items():
+                self._link.send(_line({"put": name, "size": path.stat().st_size}), path)
+        self._link.send(_line(request(graphs, protocol, seed, there=bool(self._host))))
         while "done" not in (answer := self._answer()):
-            yield Visit(answer["key"], answer["at"], tuple(answer["ms"]))
-
-    def _send(self, request: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            if "ms" in answer:
+                yield Visit(answer["key"], answer["at"], tuple(answer["ms"]))
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._errors.seek(0)
-            last = self._errors.read().strip().splitlines()[-1:] or ["no message"]
-            raise DeviceError(f"the worker of runtime '{self.runtime}' ended: {last[0]}")
-        answer: dict[str, Any] = json.loads(line)
+        """Return the next answer; what a login shell prints before is skipped."""
+        while not (line := self._link.line()).startswith(b"{"):
+            pass
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            raise LostError(f"an answer was cut off: {line[:80]!r}") from error
         if "error" in answer:
-            raise DeviceError(answer["error"])
+            raise DeviceError(f"{self._host}: {answer['error']}" if self._host else answer["error"])
         return answer
 
 
-def _python_path() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+class SteadyWorker:
+    """A worker that is started again where its process or connection ended; nothing that was answered is lost."""
+
+    def __init__(
+        self, make: Callable[[], ProcessWorker], pauses_s: Sequence[float], say: Callable[[str], None] | None = None
+    ):
+        self.settings: dict[str, Any] = {}
+        self.device: dict[str, Any] = {}
+        self.needs_graphs, self.doing = True, "measuring"
+        self._make, self._pauses_s, self._say = make, pauses_s, say or (lambda _: None)
+        self._tries = 0
+        self._worker: ProcessWorker
+
+    def __enter__(self) -> SteadyWorker:
+        self._worker = self._make().__enter__()
+        self.settings, self.device = self._worker.settings, self._worker.device
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._worker.__exit__(*error)
+
+    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
+        """Yield the visits of the graphs; after a loss, those that are still to come. Raises DeviceError."""
+        left = {graph.key: protocol.visits for graph in graphs}
+        while any(left.values()):
+            visits = min(count for count in left.values() if count)
+            batch = [graph for graph in graphs if left[graph.key] == visits]
+            try:
+                for visit in self._worker.measure(batch, replace(protocol, visits=visits), seed):
+                    left[visit.key] -= 1
+                    self._tries = 0
+                    yield visit
+            except LostError as error:
+                self._again(error)
+
+    def _again(self, error: LostError) -> None:
+        """Start the worker again, with growing pauses. Raises DeviceError after the last."""
+        self._worker.__exit__(error)
+        while self._tries < len(self._pauses_s):
+            pause_s = self._pauses_s[self._tries]
+            self._tries += 1
+            self._say(f"{error}; trying again in {pause_s:g} s")
+            time.sleep(pause_s)
+            try:
+                worker = self._make().__enter__()
+            except LostError as again:
+                error = again
+                continue
+            self._worker = worker
+            if worker.device != self.device:
+                raise DeviceError(f"another device answers now: {worker.device}, before {self.device}")
+            return
+        raise DeviceError(f"{error} (after {self._tries} more tries); the same command continues") from error
+
+
+def request(graphs: Sequence[Graph], protocol: Protocol, seed: int, there: bool) -> dict[str, Any]:
+    """Return the request of a batch; `there` for graphs that lie in FOLDER on the device."""
+    paths = [f"{FOLDER}/{Path(graph.path).name}" if there else graph.path for graph in graphs]
+    return {
+        "graphs": [
+            {"key": graph.key, "path": path, "shapes": graph.shapes} for graph, path in zip(graphs, paths, strict=True)
+        ],
+        "protocol": protocol.to_dict(),
+        "seed": seed,
+    }
+
+
+def graph_files(graphs: Sequence[Graph]) -> dict[str, Path]:
+    """Return the files that belong to the graphs, by their names on the device."""
+    found: dict[str, Path] = {}
+    wanted = {Path(graph.path).parent / Path(graph.path).stem for graph in graphs}
+    for parent in sorted({stem.parent for stem in wanted}):
+        for entry in sorted(path for path in parent.iterdir() if parent / path.stem in wanted):
+            files = sorted(path for path in entry.rglob("*") if path.is_file()) if entry.is_dir() else [entry]
+            found |= {f"{FOLDER}/{path.relative_to(parent).as_posix()}": path for path in files}
+    return found
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"

@@ -27,6 +27,10 @@ class DeviceError(NasError):
     """A device or one of its runtimes cannot be used."""
 
 
+class LostError(DeviceError):
+    """The connection to a device, or its worker, ended in the middle: another try may succeed."""
+
+
 class RunError(NasError):
     """A run folder is of another experiment, in use, or unreadable."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.controllers import CONTROLLERS, Controller
+from nas.device import LOCAL, open_worker
 from nas.errors import UsageError
 from nas.evaluators import EVALUATORS, Evaluator
 from nas.objective import Objective, make_objective
@@ -37,6 +38,7 @@ class Experiment:
     beta: float | None = None
     runtime: str = "onnxruntime"
     threads: int = 1
+    device: str = "local"
     table: str | None = None
     any_device: bool = False
     controller: str = "tpe"
@@ -99,6 +101,7 @@ def check(experiment: Experiment) -> None:
     make_experiment_objective(experiment)
     lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
     lookup(EVALUATORS, experiment.evaluator, "evaluator", "--evaluator")
+    open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises where it cannot be an address
     for key, least in (("trials", 1), ("threads", 1), ("seed", 0)):
         if getattr(experiment, key) < least:
             raise UsageError(f"--{key}: must be at least {least}: {getattr(experiment, key)}")
@@ -135,6 +138,7 @@ def identity(experiment: Experiment, space: Space, task: Classification) -> dict
         "beta": experiment.beta,
         "runtime": experiment.runtime,
         "threads": experiment.threads,
+        "device": None if experiment.device == LOCAL else experiment.device,  # None: run folders from before have none
         "controller": experiment.controller,
         "evaluator": experiment.evaluator,
         "seed": experiment.seed,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from nas import __version__
 from nas.architecture import Architecture
-from nas.device import make_runtime
-from nas.errors import ExportError, RunError
+from nas.device import find_runtime, make_runtime
+from nas.errors import DeviceError, ExportError, RunError
 from nas.files import write_json
 from nas.network import build, deploy, totals, trace
 from nas.standalone import standalone_source
@@ -117,7 +117,7 @@ def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, car
     write_json(folder / "card.json", card)
     deployed, inputs = deploy(model), [torch.zeros(1, 3, arch.resolution, arch.resolution)]
     for name in dict.fromkeys(["onnxruntime", runtime]):
-        target = make_runtime(name)
+        target = find_runtime(name)
         target.export(deployed, inputs, folder / f"model{target.suffix}")
 
 
@@ -131,7 +131,10 @@ def _check_python(folder: Path) -> None:
 
 
 def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor) -> None:
-    runtime = make_runtime(name)
+    try:
+        runtime = make_runtime(name)
+    except DeviceError:  # the library is on the device that was searched for, not here
+        return
     path = folder / f"model{runtime.suffix}"
     outputs = runtime.load(str(path), [check_input(arch.resolution).numpy()], 1)()
     if not outputs:  # the null runtime runs nothing

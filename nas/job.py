@@ -11,6 +11,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.compiled import compile_space
+from nas.device import open_worker
 from nas.distribution import count_within, latency_distribution
 from nas.errors import TableError, UsageError
 from nas.experiment import (
@@ -107,17 +108,18 @@ def finished_result(experiment: Experiment) -> dict[str, Any] | None:
 
 
 def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> LatencyTable:
-    """Return a table that covers `space`: the one that --table names, or this machine's, profiled as far as needed.
+    """Return a table that covers `space`: the one that --table names, or the device's own, profiled as far as needed.
 
     Raises TableError where a given table is of another device or runtime and --any-device is not, and where a table
     that cannot be measured further lacks a layer.
     """
-    header = table_header(experiment.runtime, experiment.threads)
+    header = table_header(experiment.runtime, experiment.threads, experiment.device)
+    worker = open_worker(experiment.device, experiment.runtime, experiment.threads, reporter.say)
     reporter.say(f"listing the layers that '{space.name}' can have")
     layers = reachable(space)
     if experiment.table is None:
         table = LatencyTable.open(default_table_path(header), header)
-        profile(space, table, reporter)
+        profile(space, table, reporter, worker=worker)
         return table
     table = LatencyTable.open(find_table(experiment.table))
     if is_published(table):
@@ -129,7 +131,7 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Lat
     if differences and not experiment.any_device:
         raise TableError(f"{table.path}: {'; '.join(differences)}; give --any-device to use it all the same")
     if not differences:
-        profile(space, table, reporter)
+        profile(space, table, reporter, worker=worker)
         return table
     reporter.warn(f"{table.path}: {'; '.join(differences)}")
     check_covered(table, layers)
@@ -177,7 +179,7 @@ def finish(
     """Measure the best candidates if the device is here, train and export the winner, and return the result."""
 
     def measure(archs: Sequence[Architecture]) -> list[Latency]:
-        return measure_networks(archs, experiment.runtime, experiment.threads, reporter)
+        return measure_networks(archs, experiment.runtime, experiment.threads, reporter, experiment.device)
 
     if not study.trials:
         raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
@@ -257,7 +259,7 @@ def verdict_facts(winner: Finalist, target_ms: float, table: LatencyTable) -> di
 def winner_facts(winner: Finalist, experiment: Experiment, task: Classification, table: LatencyTable) -> dict[str, Any]:
     """Return what the exported card says of the search."""
     measured = winner.measured
-    here = table_header(experiment.runtime, experiment.threads) if measured else None
+    here = table_header(experiment.runtime, experiment.threads, experiment.device) if measured else None
     return {
         "data": {"name": task.data.name, "classes": list(task.data.classes)},
         "accuracy": winner.trial.metrics.accuracy,

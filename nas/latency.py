@@ -8,6 +8,7 @@ line that a crash cut off is dropped.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 import os
@@ -270,6 +271,12 @@ def seam_layer(shape: Shape) -> Layer:
 def layer_name(spec: BlockSpec, in_shape: Any) -> str:
     """Return a layer in words: 'mbconv(out_channels=24, stride=2) at 16x112x112'."""
     return f"{spec} at {', '.join('x'.join(map(str, shape)) for shape in as_shapes(in_shape))}"
+
+
+def layer_key(layer: Layer) -> str:
+    """Return 16 hex digits that name the layer in every process: those of its spec and its input's shapes."""
+    row = _row_to_dict(layer)
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _words(value: object) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import random
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.condensing import set_progress
-from nas.device import DTYPE, Graph, LocalWorker, describe_processor, make_runtime, processor_slug
-from nas.latency import LatencyTable, MeasuredNetwork, seam_layer
+from nas.device import DTYPE, LOCAL, Graph, Worker, find_runtime, inspect_device, make_runtime, open_worker
+from nas.latency import HELD_OUT, LatencyTable, MeasuredNetwork, layer_key, seam_layer
 from nas.lattice import reachable
-from nas.network import Layer, build, deploy, in_channels, input_shapes, make_block
+from nas.network import IMAGE_CHANNELS, Layer, build, deploy, in_channels, input_shapes, make_block
+from nas.processor import describe_processor, processor_slug
 from nas.profiling import Latency, Protocol, middle, summary
 from nas.progress import Reporter
 from nas.resources import user_cache
@@ -38,27 +40,64 @@ NETWORK_BATCHES = 6
 """In how many batches each whole network takes part."""
 
 
-def table_header(runtime: str, threads: int) -> dict[str, Any]:
-    """Return what decides speed here: the header of a table that is measured now."""
+@dataclass(frozen=True)
+class Pair:
+    """A layer twice in series: beside the layer alone it tells what a seam saves."""
+
+    layer: Layer
+
+
+What = Layer | Pair | MeasuredNetwork
+
+
+@dataclass
+class Subject:
+    """What is measured, exported."""
+
+    graph: Graph
+    what: What
+
+
+def table_header(runtime: str, threads: int, device: str = LOCAL) -> dict[str, Any]:
+    """Return what decides speed on the device: the header of a table that is measured now. Raises DeviceError."""
+    if device == LOCAL:
+        return make_header(describe_processor(), runtime, make_runtime(runtime).version(), threads)
+    description, settings = inspect_device(device, runtime, threads)
+    return make_header(description, runtime, settings["runtime_version"], threads, settings["host"])
+
+
+def make_header(device: dict[str, Any], runtime: str, version: str, threads: int, host: str = "") -> dict[str, Any]:
+    """Return a table's header; `host` is the name that another machine gives itself."""
     return {
-        "device": describe_processor(),
+        "device": device,
         "runtime": runtime,
-        "runtime_version": make_runtime(runtime).version(),
+        "runtime_version": version,
         "threads": threads,
         "dtype": DTYPE,
         "batch": 1,
+        **({"host": host} if host else {}),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def default_table_path(header: dict[str, Any]) -> Path:
-    """Return where the table of this device and runtime lies: one file for each combination that decides speed."""
+    """Return where the table of this device and runtime lies: one file for each combination that decides speed.
+
+    Other machines have their name in it: two boards of one make differ in cooling, clock and what else they do.
+    """
     name = f"{header['runtime']}-{header['runtime_version']}-t{header['threads']}-{header['dtype']}.jsonl"
-    return user_cache() / "latency_tables" / processor_slug(header["device"]) / name
+    host = re.sub(r"[^a-z0-9]+", "-", f"-{header.get('host', '')}".lower()).rstrip("-")
+    return user_cache() / "latency_tables" / f"{processor_slug(header['device'])}{host}" / name
 
 
-def profile(space: Space, table: LatencyTable, reporter: Reporter, protocol: Protocol | None = None) -> int:
-    """Measure those layers of `space` that `table` lacks, here, and return how many there were.
+def profile(
+    space: Space,
+    table: LatencyTable,
+    reporter: Reporter,
+    protocol: Protocol | None = None,
+    worker: Worker | None = None,
+) -> int:
+    """Measure those layers of `space` that `table` lacks, with `worker` or here, and return how many there were.
 
     A table that was not calibrated for the space is: whole networks are measured along. Continues where an
     interrupted run stopped. Raises DeviceError where the runtime fails.
@@ -76,35 +115,60 @@ def profile(space: Space, table: LatencyTable, reporter: Reporter, protocol: Pro
     waiting = table.missing_networks(networks, protocol.visits)
     whats: list[Layer | Pair | MeasuredNetwork] = [*dict.fromkeys([*missing, *alone]), *pairs, *waiting]
     if whats:
-        _export_and_measure(whats, table, protocol, reporter)
+        worker = worker or open_worker(LOCAL, table.header["runtime"], table.header["threads"], reporter.say)
+        _export_and_measure(whats, table, protocol, worker, reporter)
     if networks:
         calibrate(space, table)
     return len(missing)
 
 
 def _export_and_measure(
-    whats: Sequence[Layer | Pair | MeasuredNetwork], table: LatencyTable, protocol: Protocol, reporter: Reporter
+    whats: Sequence[What], table: LatencyTable, protocol: Protocol, worker: Worker, reporter: Reporter
 ) -> None:
-    runtime_name, threads = table.header["runtime"], table.header["threads"]
-    with (
-        tempfile.TemporaryDirectory(prefix="nas-profile-") as folder,
-        LocalWorker(runtime_name, threads) as worker,
-    ):
-        table.header.setdefault("worker", worker.settings)
+    with tempfile.TemporaryDirectory(prefix="nas-profile-") as folder, worker as opened:
+        table.header.setdefault("worker", opened.settings)
         table.header.setdefault("protocol", protocol.to_dict())
-        runtime = make_runtime(runtime_name)
-        with one_thread(), reporter.task("exporting", len(whats)) as advance:
-            subjects = []
-            for index, what in enumerate(whats):
-                subjects.append(Subject(_export(runtime, what, Path(folder), index), what))
-                advance(1)
-        _measure_all(subjects, table, worker, protocol, reporter)
+        runtime = find_runtime(table.header["runtime"])
+        if opened.needs_graphs:
+            with one_thread(), reporter.task("exporting", len(whats)) as advance:
+                subjects = []
+                for what in whats:
+                    subjects.append(Subject(_export(runtime, what, Path(folder)), what))
+                    advance(1)
+        else:
+            subjects = [Subject(Graph(_key(what), "", _batch_shapes(what)), what) for what in whats]
+        _measure_all(subjects, table, opened, protocol, reporter)
 
 
-def _export(runtime: Runtime, what: Layer | Pair | MeasuredNetwork, folder: Path, index: int) -> Graph:
+def _key(what: What) -> str:
+    """Return the name of a graph, the same in every process."""
+    if isinstance(what, Pair):
+        return f"{layer_key(what.layer)}-twice"
+    return layer_key(what) if isinstance(what, Layer) else what.arch.digest
+
+
+def _batch_shapes(what: What) -> tuple[tuple[int, ...], ...]:
     if isinstance(what, MeasuredNetwork):
-        return _export_network(runtime, what.arch, folder, index)
-    return _export_layer(runtime, what, folder, index)
+        return ((1, IMAGE_CHANNELS, what.arch.resolution, what.arch.resolution),)
+    return tuple((1, *shape) for shape in input_shapes(what.layer if isinstance(what, Pair) else what))
+
+
+def _export(runtime: Runtime, what: What, folder: Path) -> Graph:
+    """Write what is measured, with weights from a fixed seed, and return its graph."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build(what.arch) if isinstance(what, MeasuredNetwork) else _layer_graph(what)
+    set_progress(model, 1.0)
+    graph = Graph(_key(what), str(folder / f"{_key(what)}{runtime.suffix}"), _batch_shapes(what))
+    runtime.export(deploy(model), [torch.zeros(shape) for shape in graph.shapes], Path(graph.path))
+    return graph
+
+
+def _layer_graph(what: Layer | Pair) -> nn.Module:
+    layer = what.layer if isinstance(what, Pair) else what
+    blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(what, Pair) else 1)]
+    several = isinstance(layer.in_shape[0], tuple)
+    return LayerGraph(blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), several)
 
 
 @contextmanager
@@ -118,39 +182,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@dataclass
-class Subject:
-    """What is measured: a layer or a whole network, exported."""
-
-    graph: Graph
-    what: Layer | Pair | MeasuredNetwork
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A layer twice in series: beside the layer alone it tells what a seam saves."""
-
-    layer: Layer
-
-
 def seam_layers(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers that tell, alone and as pairs, what the seams between `layers` save."""
     shapes = dict.fromkeys(layer.out_shape for layer in layers if len(layer.out_shape) == 3)
     return [seam_layer(shape) for shape in shapes]
-
-
-def _export_layer(runtime: Runtime, what: Layer | Pair, folder: Path, index: int) -> Graph:
-    layer = what.layer if isinstance(what, Pair) else what
-    shapes = tuple((1, *shape) for shape in input_shapes(layer))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(what, Pair) else 1)]
-    several = isinstance(layer.in_shape[0], tuple)
-    model = LayerGraph(blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), several)
-    set_progress(model, 1.0)
-    path = folder / f"{index}{runtime.suffix}"
-    runtime.export(deploy(model), [torch.zeros(shape) for shape in shapes], path)
-    return Graph(str(index), str(path), shapes)
 
 
 class LayerGraph(nn.Module):
@@ -167,11 +202,11 @@ class LayerGraph(nn.Module):
 
 
 def _measure_all(
-    subjects: Sequence[Subject], table: LatencyTable, worker: LocalWorker, protocol: Protocol, reporter: Reporter
+    subjects: Sequence[Subject], table: LatencyTable, worker: Worker, protocol: Protocol, reporter: Reporter
 ) -> None:
     batches = schedule(subjects, PASSES)
     rounds = replace(protocol, visits=-(-protocol.visits // PASSES))
-    with reporter.task("measuring", rounds.visits * sum(map(len, batches))) as advance:
+    with reporter.task(worker.doing, rounds.visits * sum(map(len, batches))) as advance:
         for number, batch in enumerate(batches):
             wanted = {subject.graph.key: subject for subject in batch if _lacks_visits(subject, table, protocol)}
             advance(rounds.visits * (len(batch) - len(wanted)))
@@ -209,31 +244,25 @@ def schedule(subjects: Sequence[Subject], passes: int) -> list[list[Subject]]:
 
 
 def measure_networks(
-    archs: Sequence[Architecture], runtime_name: str, threads: int, reporter: Reporter, seed: int = 0
+    archs: Sequence[Architecture],
+    runtime_name: str,
+    threads: int,
+    reporter: Reporter,
+    device: str = LOCAL,
+    seed: int = 0,
 ) -> list[Latency]:
-    """Return the latency of whole networks, exported and measured here, interleaved with each other."""
+    """Return the latency of whole networks, exported here and measured on the device, interleaved with each other."""
     protocol = Protocol(visits=30, warmup=2, repeats=4)
-    runtime = make_runtime(runtime_name)
+    runtime = find_runtime(runtime_name)
     with (
         tempfile.TemporaryDirectory(prefix="nas-measure-") as folder,
-        LocalWorker(runtime_name, threads) as worker,
+        open_worker(device, runtime_name, threads, reporter.say) as worker,
         reporter.task("measuring networks", len(archs) * protocol.visits) as advance,
     ):
         with one_thread():
-            graphs = [_export_network(runtime, arch, Path(folder), index) for index, arch in enumerate(archs)]
+            graphs = [_export(runtime, MeasuredNetwork("", HELD_OUT, arch), Path(folder)) for arch in archs]
         visits: dict[str, list[tuple[float, ...]]] = {graph.key: [] for graph in graphs}
         for visit in worker.measure(graphs, protocol, seed):
             visits[visit.key].append(visit.ms)
             advance(1)
     return [summary(visits[graph.key]) for graph in graphs]
-
-
-def _export_network(runtime: Runtime, arch: Architecture, folder: Path, index: int) -> Graph:
-    shape = (1, 3, arch.resolution, arch.resolution)
-    path = folder / f"{index}{runtime.suffix}"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build(arch)
-    set_progress(model, 1.0)
-    runtime.export(deploy(model), [torch.zeros(shape)], path)
-    return Graph(str(index), str(path), (shape,))

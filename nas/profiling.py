@@ -157,7 +157,7 @@ def estimate(names: Sequence[Any], at: Sequence[float], ms: Sequence[float]) -> 
     order = np.argsort(np.asarray(at, dtype=float), kind="stable")
     codes, times = codes[order], np.asarray(ms, dtype=float)[order]
     medians = _medians(codes, times / mood(codes, times), len(names_of))
-    return dict(zip(names_of, medians.tolist(), strict=True))
+    return {name: ms for name, ms in zip(names_of, medians.tolist())}  # noqa: B905, C416 (Python 3.9 on devices)
 
 
 def mood(codes: Any, ms: Any, rounds: int = 4) -> Any:

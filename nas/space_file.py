@@ -33,12 +33,18 @@ def load_space(name: str) -> Space:
 
     Raises SpaceError with the file, the key, the rule and the value of what is wrong.
     """
+    path = space_path(name)
+    return parse_space(path.stem, read_yaml(path), where=name if path.suffix in name else path.name)
+
+
+def space_path(name: str) -> Path:
+    """Return the YAML file of a shipped name, or the path that `name` is. Raises SpaceError for an unknown name."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = shipped("search_spaces") / f"{name}.yaml"
         if not path.is_file():
             raise SpaceError(f"unknown search space '{name}'{nearest(name, space_names())}")
-    return parse_space(path.stem, read_yaml(path), where=name if path.suffix in name else path.name)
+    return path
 
 
 def load_architecture(name: str) -> Architecture:

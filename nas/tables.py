@@ -42,9 +42,9 @@ def find_table(name: str, where: str = "--table") -> Path:
     return known[name]
 
 
-def open_named(name: str) -> LatencyTable:
+def open_named(name: str, where: str = "--table") -> LatencyTable:
     """Return the table that `name` spells. Raises TableError as `find_table` does, and for a broken table."""
-    return LatencyTable.open(find_table(name))
+    return LatencyTable.open(find_table(name, where))
 
 
 def all_tables() -> Iterator[tuple[str, Path]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.calibration import Certificate, certify
+from nas.device import LOCAL
 from nas.errors import TableError
 from nas.latency import LatencyTable
 from nas.lattice import reachable
@@ -57,8 +58,10 @@ class Verification:
         }
 
 
-def verify(space: Space, table: LatencyTable, reporter: Reporter, count: int = FRESH) -> Verification:
-    """Measure `count` random networks of `space` that the table has not seen, here and now.
+def verify(
+    space: Space, table: LatencyTable, reporter: Reporter, count: int = FRESH, device: str = LOCAL
+) -> Verification:
+    """Measure `count` random networks of `space` that the table has not seen, now, on its device.
 
     Raises TableError where the table does not cover the space, or where the space has nothing unseen.
     """
@@ -69,7 +72,7 @@ def verify(space: Space, table: LatencyTable, reporter: Reporter, count: int = F
     archs = [arch for arch in draw(space, count + len(seen), seed) if arch.digest not in seen][:count]
     if len(archs) < 2:
         raise TableError(f"{table.path}: '{space.name}' has no networks that the table has not seen")
-    latencies = measure_networks(archs, table.header["runtime"], table.header["threads"], reporter)
+    latencies = measure_networks(archs, table.header["runtime"], table.header["threads"], reporter, device)
     measured = [latency.median for latency in latencies]
     predicted = [table.predictor(space.name).predict(arch) for arch in archs]
     ratios = sorted(there / said for there, said in zip(measured, predicted, strict=True))

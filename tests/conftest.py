@@ -36,6 +36,14 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrate by few networks; who tests calibration itself asks for more."""
+    monkeypatch.setattr("nas.witnesses.CALIBRATING", 6)
+    monkeypatch.setattr("nas.witnesses.CERTIFYING", 4)
+    monkeypatch.setattr("nas.witnesses.POOL", 40)
+
+
+@pytest.fixture(autouse=True)
 def few_threads() -> Iterator[None]:
     """Small networks are slower with many threads, and other tests may run beside."""
     before = torch.get_num_threads()

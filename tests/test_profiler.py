@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nas import witnesses
 from nas.architecture import Architecture
 from nas.device import Graph
 from nas.errors import TableError
@@ -19,7 +20,7 @@ from nas.runtimes.null import OVERHEAD_NS
 from nas.space import Space
 from nas.space_file import load_space
 from nas.verify import verify
-from nas.witnesses import CALIBRATING, CERTIFYING, draw, spread, whole_networks
+from nas.witnesses import draw, spread, whole_networks
 
 QUIET = Reporter(quiet=True)
 
@@ -54,7 +55,7 @@ def test_a_profiled_table_covers_is_calibrated_and_certified(space: Space, table
     assert table.missing(reachable(space), Protocol().visits) == []
     certificate = table.certificates[space.name]
     networks = [network for network in table.networks.values() if network.role == HELD_OUT]
-    assert certificate.networks == len(networks) == CERTIFYING
+    assert certificate.networks == len(networks) == 25
     assert certificate.mean_error < 0.01
     assert certificate.spearman > 0.99
     assert certificate.repeatability == 0.0
@@ -74,6 +75,15 @@ def test_a_seam_saves_the_call_of_a_layer(space: Space, table: LatencyTable) -> 
     assert table.calibrations[space.name].seam == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.fixture
+def many_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrate as `profiled` was."""
+    monkeypatch.setattr("nas.witnesses.CALIBRATING", 20)
+    monkeypatch.setattr("nas.witnesses.CERTIFYING", 25)
+    monkeypatch.setattr("nas.witnesses.POOL", 400)
+
+
+@pytest.mark.usefixtures("many_networks")
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
 def test_a_profile_cut_anywhere_continues_to_a_calibrated_table(
     share: float, space: Space, table: LatencyTable, profiled: bytes, tmp_path: Path
@@ -90,11 +100,12 @@ def test_a_profile_cut_anywhere_continues_to_a_calibrated_table(
         assert again.predictor(space.name).predict(arch) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.usefixtures("many_networks")
 def test_a_space_that_was_edited_is_calibrated_again(space: Space, tiny_space: Path, table: LatencyTable) -> None:
     tiny_space.write_text(tiny_space.read_text().replace("out_channels: 24", "out_channels: 28"))
     edited = load_space(str(tiny_space))
     assert profile(edited, table, QUIET) > 0
-    assert table.certificates[space.name].networks > CERTIFYING
+    assert table.certificates[space.name].networks > 25
     (arch,) = draw(edited, 1, "any")
     assert table.predictor(space.name).predict(arch) > 0
 
@@ -108,11 +119,12 @@ def test_a_space_of_few_networks_is_measured_but_not_calibrated(tmp_path: Path) 
     assert table.predictor(network.name).predict(network.decode({})) > 0
 
 
+@pytest.mark.usefixtures("many_networks")
 def test_networks_that_calibrate_span_the_space_and_none_certifies() -> None:
     space = load_space("mobile")
     networks = whole_networks(space)
     roles = {role: [n.arch for n in networks if n.role == role] for role in (CALIBRATION, HELD_OUT)}
-    assert (len(roles[CALIBRATION]), len(roles[HELD_OUT])) == (CALIBRATING, CERTIFYING)
+    assert (len(roles[CALIBRATION]), len(roles[HELD_OUT])) == (witnesses.CALIBRATING, witnesses.CERTIFYING)
     assert not set(roles[CALIBRATION]) & set(roles[HELD_OUT])
     assert networks == whole_networks(space)
     macs = sorted(totals(trace(arch)).macs for arch in roles[CALIBRATION])
@@ -157,7 +169,7 @@ def test_a_table_is_verified_by_networks_it_has_not_seen(space: Space, table: La
     verification = verify(space, table, QUIET)
     assert verification.holds
     assert verification.verdict == "the table holds"
-    assert verification.found.networks == 10
+    assert 5 <= verification.found.networks <= 10
     assert verification.factor == pytest.approx(1.0, abs=0.01)
 
 

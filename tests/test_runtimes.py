@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from nas.device import LocalWorker, describe_processor, make_runtime, processor_slug
+from nas.device import local_worker, make_runtime
 from nas.errors import DeviceError, UsageError
 from nas.network import build, deploy
+from nas.processor import describe_processor, processor_slug
 from nas.profiler import measure_networks
 from nas.profiling import Protocol
 from nas.progress import Reporter
@@ -64,15 +67,14 @@ def test_null_times_are_counted_and_repeat_exactly() -> None:
 
 
 def test_the_worker_says_what_it_got() -> None:
-    with LocalWorker("null", 1) as worker:
+    with local_worker("null", 1) as worker:
         assert worker.settings["runtime_version"] == "1"
         assert {"pinned", "scheduler", "malloc"} <= set(worker.settings)
 
 
 def test_a_worker_that_dies_is_a_device_error() -> None:
-    with pytest.raises(DeviceError, match="worker"), LocalWorker("null", 1) as worker:
-        worker._process.kill()
-        worker._process.wait()
+    with pytest.raises(DeviceError, match="worker"), local_worker("null", 1) as worker:
+        os.kill(worker._link.pid, signal.SIGKILL)
         list(worker.measure([], Protocol(), 0))
 
 

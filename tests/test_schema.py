@@ -7,6 +7,7 @@ import pytest
 from nas.architecture import BlockSpec
 from nas.blocks import BLOCKS
 from nas.errors import SpaceError
+from nas.network import traced
 from nas.schema import block_spec, keywords, simplify, takes_maps
 
 

@@ -1,59 +1,116 @@
-"""`nas profile`: the latency table of this device."""
+"""`nas profile`: the latency table of a device."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nas.cli import profile_import
+from nas.cli import profile_import, profile_verify
 from nas.progress import Reporter
 
-HELP = "measure the latency table of this device and runtime, or import a published one"
+if TYPE_CHECKING:
+    from nas.device import Worker
+    from nas.space import Space
+
+HELP = "measure the latency table of a device and runtime, check one, or import a published one"
+DEFAULTS = {"space": "mnasnet", "runtime": "onnxruntime", "threads": 1, "device": "local"}
+MODES = {
+    "import": ("space", "runtime", "threads", "classes", "device", "bundle", "verify"),
+    "bundle": ("device", "table", "verify"),
+    "verify": ("runtime", "threads", "classes", "table"),
+}
+"""Flags that do something else than measuring here and now, and those that would have no effect beside each."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument("--space", default="mnasnet", metavar="NAME", help="the space to cover (default: mnasnet)")
-    parser.add_argument("--runtime", default="onnxruntime", metavar="NAME", help="onnxruntime (default) or torch")
-    parser.add_argument("--threads", default=1, type=int, metavar="N", help="threads of the runtime (default: 1)")
+    """Add the flags; those that were not given are None, so that what would have no effect can be refused."""
+    parser.add_argument("--space", metavar="NAME", help="the space to cover (default: mnasnet)")
+    parser.add_argument("--runtime", metavar="NAME", help="onnxruntime (default) or torch")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the runtime (default: 1)")
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")
-    parser.add_argument("--table", metavar="FILE", help="the table to write (default: this machine's own)")
-    parser.add_argument("--verify", metavar="TABLE", help="measure fresh networks and say whether TABLE still holds")
+    parser.add_argument("--table", metavar="FILE", help="the table to write (default: the device's own)")
     parser.add_argument(
-        "--import", dest="imported", nargs="+", metavar="FILE", help="measure nothing, read a published table instead"
+        "--device", metavar="URL", help="where to measure: local (default) or ssh://user@host:port/path/to/python"
     )
+    parser.add_argument("--verify", metavar="TABLE", help="measure fresh networks and say whether TABLE still holds")
+    parser.add_argument("--bundle", metavar="DIR", help="write a folder that measures on a board without a connection")
+    parser.add_argument(
+        "--import", dest="imported", nargs="+", metavar="FILE",
+        help="measure nothing: read a published table, or such a folder when it comes back",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Measure what the table lacks and return where it lies and what the space spans."""
-    if args.imported:
-        return profile_import.run(args, reporter)
-    from pathlib import Path
+    """Measure what the table lacks, here or on a device, and return where it lies and what it spans; or see `MODES`."""
+    from nas.errors import UsageError
 
-    from nas.errors import TableError, UsageError
-    from nas.latency import LatencyTable
-    from nas.lattice import best_path, reachable
-    from nas.profiler import default_table_path, profile, table_header
-    from nas.space_file import load_space
-
-    if args.verify is not None:
-        return _verify(args, reporter)
+    given = {"import": args.imported, "bundle": args.bundle, "verify": args.verify}
+    mode = next((name for name, value in given.items() if value is not None), None)
+    for other in MODES.get(mode or "", ()):
+        if getattr(args, other) is not None:
+            raise UsageError(f"--{other}: cannot stand beside --{mode}")
+    if mode == "import":
+        return profile_import.run(args, reporter, _fill)
+    if mode == "verify":
+        return profile_verify.run(args, reporter)
+    for key, default in DEFAULTS.items():
+        if getattr(args, key) is None:
+            setattr(args, key, default)
     if args.threads < 1:
         raise UsageError(f"--threads: must be at least 1: {args.threads}")
+    return _live(args, reporter) if args.bundle is None else _bundle(args, reporter)
+
+
+def _live(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    from nas.device import open_worker
+    from nas.profiler import table_header
+    from nas.space_file import load_space
+
     space = load_space(args.space)
     space = space.for_classes(args.classes) if args.classes is not None else space
-    header = table_header(args.runtime, args.threads)
-    path = Path(args.table) if args.table else default_table_path(header)
+    worker = open_worker(args.device, args.runtime, args.threads, reporter.say)
+    header = table_header(args.runtime, args.threads, args.device)
+    return _fill(space, header, args.table, worker, reporter)
+
+
+def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    from pathlib import Path
+
+    from nas.bundle import new_folder, write_bundle
+    from nas.device import find_runtime
+    from nas.space_file import load_space, space_path
+
+    folder = new_folder(Path(args.bundle))
+    find_runtime(args.runtime)  # raises for an unknown name before the layers are listed
+    space = load_space(args.space)
+    space = space.for_classes(args.classes) if args.classes is not None else space
+    about = write_bundle(folder, space_path(args.space), space, args.classes, args.runtime, args.threads, reporter)
+    return {"bundle": args.bundle, **{key: about[key] for key in ("space", "runtime", "threads", "layers", "batches")}}
+
+
+def _fill(
+    space: Space, header: dict[str, Any], given: str | None, worker: Worker, reporter: Reporter
+) -> dict[str, Any]:
+    from pathlib import Path
+
+    from nas.errors import TableError
+    from nas.latency import LatencyTable
+    from nas.lattice import best_path, reachable
+    from nas.profiler import default_table_path, profile
+
+    path = Path(given) if given else default_table_path(header)
     table = LatencyTable.open(path, header)
     if differences := table.differences(header):
         raise TableError(f"{path}: {'; '.join(differences)}: measure into another --table")
-    measured = profile(space, table, reporter)
+    reporter.say(f"listing the layers that '{space.name}' can have")
+    layers = len(reachable(space))
+    measured = profile(space, table, reporter, worker=worker)
     predictor, certificate = table.predictor(space.name), table.certificates.get(space.name)
     fastest, slowest = (best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True))
     return {
         "table": str(path),
         "space": space.name,
-        "layers": len(reachable(space)),
+        "layers": layers,
         "measured": measured,
         "fastest_ms": fastest,
         "slowest_ms": slowest,
@@ -63,43 +120,27 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _verify(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    from pathlib import Path
-
-    from nas.errors import TableError
-    from nas.latency import LatencyTable
-    from nas.profiler import table_header
-    from nas.space_file import load_space
-    from nas.verify import verify
-
-    table = LatencyTable.open(Path(args.verify))
-    if differences := table.differences(table_header(table.header["runtime"], table.header["threads"])):
-        raise TableError(f"{table.path}: {'; '.join(differences)}: it can be verified there only")
-    space = load_space(args.space if args.space in table.certificates else next(iter(table.certificates), args.space))
-    verification = verify(space, table, reporter)
-    return {"table": str(table.path), "space": space.name, **verification.to_dict()}
-
-
 def exit_status(result: dict[str, Any]) -> int:
     """Return 1 where a verified table does not hold."""
     return 0 if result.get("holds", True) else 1
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print where the table lies and what the space spans, or whether the table holds."""
+    """Print where the table lies, what it spans and how far it holds; or what the mode has found."""
     from nas.calibration import Certificate
     from nas.units import format_latency
 
     if "imported" in result:
         profile_import.print_result(result)
-        return
-    print(f"table    {result['table']}")
-    if "holds" in result:
-        print(f"fresh    {Certificate.from_dict(result['certificate'])}")
-        print(f"factor   {result['factor']:.3f} (measured / predicted)")
-        print(f"verdict  {result['verdict']}")
-        return
-    print(f"layers   {result['layers']} of '{result['space']}', {result['measured']} measured now")
-    if result["certificate"]:
-        print(f"holds to {Certificate.from_dict(result['certificate'])}")
-    print(f"space    {format_latency(result['fastest_ms'])} to {format_latency(result['slowest_ms'])} by the table")
+    elif "holds" in result:
+        profile_verify.print_result(result)
+    elif "bundle" in result:
+        print(f"bundle   {result['bundle']}: {result['layers']} layers in {result['batches']} batches")
+        print("next     copy it to the board, run there 'python3 run.py', copy it back, nas profile --import it")
+    else:
+        print(f"table    {result['table']}")
+        print(f"layers   {result['layers']} of '{result['space']}', {result['measured']} measured now")
+        if result["certificate"]:
+            print(f"holds to {Certificate.from_dict(result['certificate'])}")
+        span = f"{format_latency(result['fastest_ms'])} to {format_latency(result['slowest_ms'])}"
+        print(f"space    {span} by the table")

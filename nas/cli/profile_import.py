@@ -1,14 +1,44 @@
-"""`nas profile --import`: a table that others published, as one of ours."""
+"""`nas profile --import`: a table that others published, or the folder that a board has measured, as one of ours."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from nas.progress import Reporter
 
 
-def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+def run(args: argparse.Namespace, reporter: Reporter, fill: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Return what the import of a folder or of a published table's files gave; `fill` is how a live profile ends."""
+    from pathlib import Path
+
+    from nas.errors import UsageError
+
+    paths = [Path(name) for name in args.imported]
+    folders = [path for path in paths if path.is_dir()]
+    if folders and len(paths) > 1:
+        raise UsageError(f"--import: a folder is imported alone: '{folders[0]}'")
+    return _folder(folders[0], args.table, reporter, fill) if folders else _published(args, reporter)
+
+
+def _folder(folder: Any, table: str | None, reporter: Reporter, fill: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Put what a board has measured into its table."""
+    from nas.bundle import read_bundle
+    from nas.profiler import make_header
+    from nas.space_file import load_space
+
+    about, worker = read_bundle(folder)
+    space = load_space(str(folder / about["space"]))
+    space = space.for_classes(about["classes"]) if about["classes"] else space
+    settings = worker.settings
+    header = make_header(
+        worker.device, about["runtime"], settings["runtime_version"], about["threads"], settings["host"]
+    )
+    return fill(space, header, table, worker, reporter)
+
+
+def _published(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Convert the files of one published table and return where it lies and how far it covers its space."""
     from pathlib import Path
 

@@ -50,5 +50,5 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        feeds = {node.name: array for node, array in zip(session.get_inputs(), inputs, strict=True)}
+        feeds = {node.name: inputs[index] for index, node in enumerate(session.get_inputs())}
         return lambda: session.run(None, feeds)

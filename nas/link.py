@@ -1,0 +1,129 @@
+"""A process that is spoken to in lines and files. Nothing that it does, or fails to do, blocks for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nas.errors import LostError, UsageError
+
+CHUNK = 1 << 16
+TIMEOUT_VARIABLE = "NAS_DEVICE_TIMEOUT"
+TIMEOUT_S = 120.0
+GOODBYE_S = 3.0
+
+
+def timeout_s() -> float:
+    """Return how long a device may say nothing: $NAS_DEVICE_TIMEOUT seconds, or 120. Raises UsageError."""
+    given = os.environ.get(TIMEOUT_VARIABLE, "")
+    try:
+        seconds = float(given or TIMEOUT_S)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{TIMEOUT_VARIABLE}: must be a number of seconds above zero: {given!r}")
+    return seconds
+
+
+class Link:
+    """A started process: pieces are sent to it by one thread and its lines are read by another.
+
+    So neither side waits for the other to read first. `name` is who it is in messages.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None):
+        self._name, self._timeout_s = name, timeout_s()
+        self._errors = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (`close` closes it)
+        try:
+            self._process = subprocess.Popen(
+                list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment
+            )
+        except OSError as error:
+            self._errors.close()
+            raise LostError(f"{name}: {command[0]} cannot be started: {error.strerror}") from error
+        self._outbox: queue.SimpleQueue[bytes | Path | None] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._moved = time.monotonic()
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._write, self._read)]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """The process's number on this machine."""
+        return self._process.pid
+
+    def send(self, *pieces: bytes | Path) -> None:
+        """Have bytes, and the content of files, sent in this order; returns at once."""
+        self._moved = time.monotonic()
+        for piece in pieces:
+            self._outbox.put(piece)
+
+    def line(self) -> bytes:
+        """Return the next line. Raises LostError where the process ended, or nothing moved for the time-out."""
+        while True:
+            patience_s = self._moved + self._timeout_s - time.monotonic()
+            try:
+                line = self._lines.get(timeout=max(patience_s, 0.001))
+            except queue.Empty:
+                if time.monotonic() - self._moved >= self._timeout_s:
+                    raise LostError(f"{self._name}: no answer for {self._timeout_s:g} s{self._last_error()}") from None
+                continue
+            self._moved = time.monotonic()
+            if line:
+                return line
+            self._lines.put(b"")  # whoever asks again hears the same
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GOODBYE_S)
+            raise LostError(f"{self._name} ended{self._last_error() or ': no message'}")
+
+    def close(self, politely: bool) -> None:
+        """End the process: by ending its input and waiting a little where `politely`, else at once."""
+        self._outbox.put(None)
+        if politely:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(GOODBYE_S)
+        self._process.kill()
+        self._process.wait()
+        for thread in self._threads:
+            thread.join(GOODBYE_S)
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _write(self) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        with contextlib.suppress(OSError):  # a process that ended: `line` says so
+            while (piece := self._outbox.get()) is not None:
+                data = memoryview(piece.read_bytes() if isinstance(piece, Path) else piece)
+                for start in range(0, len(data), CHUNK):
+                    stdin.write(data[start : start + CHUNK])
+                    self._moved = time.monotonic()
+                if self._outbox.empty():
+                    stdin.flush()
+        with contextlib.suppress(OSError):
+            stdin.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put(b"")
+
+    def _last_error(self) -> str:
+        """Return ': ' and the last line that the process wrote to stderr, or nothing."""
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(size - 4096, 0))
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        telling = [line.strip() for line in lines if line.strip() and not line.startswith("Warning: Permanently added")]
+        return f": {telling[-1]}" if telling else ""
