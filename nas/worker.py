@@ -43,6 +43,7 @@ def _serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
     runtime, threads = lookup(RUNTIMES, setup["runtime"], "runtime")(), setup["threads"]
     answer({"settings": {**claim_processor(threads), "runtime_version": runtime.version()}})
     clock = getattr(runtime, "clock", time.perf_counter_ns)
+    flusher = getattr(runtime, "flusher", lambda size: None)
     for line in requests:
         batch = json.loads(line)
         runs = {
@@ -50,7 +51,8 @@ def _serve(requests: TextIO, answer: Callable[[dict[str, Any]], None]) -> None:
             for graph in batch["graphs"]
         }
         protocol = Protocol(**batch["protocol"])
-        for key, times_ms in interleave(runs, protocol, random.Random(batch["seed"]), clock):
+        flush = flusher(protocol.flush_bytes)
+        for key, times_ms in interleave(runs, protocol, random.Random(batch["seed"]), clock, flush):
             answer({"key": key, "ms": times_ms})
         answer({"done": True})
 
