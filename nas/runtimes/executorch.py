@@ -49,6 +49,6 @@ class ExecuTorchRuntime:
 
         def run() -> Sequence[Any]:
             outputs = module.run_method("forward", tensors, clone_outputs=False)
-            return [DeviceArray(outputs[0].numpy)]
+            return [DeviceArray(outputs[0].numpy, owner=module)]
 
         return run

@@ -42,8 +42,8 @@ class LiteRtRuntime:
 
         interpreter = Interpreter(path, num_threads=threads)
         interpreter.allocate_tensors()
-        # The file lists the inputs in an order of its own; their names end in ours: serving_default_args_1:0.
-        ordered = sorted(interpreter.get_input_details(), key=lambda detail: int(re.findall(r"\d+", detail["name"])[-2]))
+        # The file lists the inputs in an order of its own; their names end in ours: serving_default_args_1.
+        ordered = sorted(interpreter.get_input_details(), key=lambda detail: int(re.findall(r"args_(\d+)", detail["name"])[0]))
         for detail, array in zip(ordered, inputs, strict=True):
             interpreter.set_tensor(detail["index"], array)
         output = interpreter.get_output_details()[0]["index"]

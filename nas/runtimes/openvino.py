@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.runtimes.onnxruntime import OnnxRuntime
-from nas.runtimes.support import installed
+from nas.runtimes.support import DeviceArray, installed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,12 +35,20 @@ class OpenVinoRuntime:
         import openvino
 
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
+        request = _core().compile_model(path, "CPU", settings).create_infer_request()
         for index, array in enumerate(inputs):
             request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
 
         def run() -> Sequence[Any]:
             request.infer()
-            return [request.get_output_tensor(0).data]
+            return [DeviceArray(lambda: request.get_output_tensor(0).data)]
 
         return run
+
+
+@functools.cache
+def _core() -> Any:
+    """Return OpenVINO's core: it takes longer to make than a block to compile."""
+    import openvino
+
+    return openvino.Core()

@@ -9,7 +9,6 @@ import importlib.metadata
 import os
 import sys
 import tempfile
-import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -24,15 +23,18 @@ LONGEST_REASON = 300
 
 
 class DeviceArray:
-    """An output that stays where the runtime left it until `numpy.asarray` reads it: a copy that no clock sees."""
+    """An output that stays where the runtime left it until `numpy.asarray` reads it: a copy that no clock sees.
 
-    def __init__(self, fetch: Callable[[], Any]):
-        self._fetch = fetch
+    `owner` is what must live as long as the memory that `fetch` shows.
+    """
+
+    def __init__(self, fetch: Callable[[], Any], owner: Any = None):
+        self._fetch, self._owner = fetch, owner
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """Return the values as a numpy array."""
+        """Return the values as a numpy array of its own."""
         array = self._fetch()
-        return array if dtype is None else array.astype(dtype, copy=bool(copy))
+        return array.astype(array.dtype if dtype is None else dtype, copy=True)
 
 
 def installed(runtime: str, module: str, package: str) -> str:
@@ -107,12 +109,14 @@ def quick_decompositions() -> Iterator[None]:
     torch looks each time through every operator of every namespace for composite ones (the set of aten's it keeps).
     Our blocks are made of aten's operators alone, so the others need not be looked through.
     """
-    import torch._export.utils as utils
+    from unittest.mock import patch
+
+    from torch._export import utils
 
     if not hasattr(utils, "_collect_all_valid_cia_ops_for_aten_namespace"):  # another torch: slower, not wrong
         yield
         return
     utils._collect_all_valid_cia_ops_for_aten_namespace()
-    with unittest.mock.patch.object(utils, "_collect_all_valid_cia_ops_for_namespace", lambda _: set()):
+    with patch.object(utils, "_collect_all_valid_cia_ops_for_namespace", lambda _: set()):
         yield
 
