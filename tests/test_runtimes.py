@@ -38,7 +38,7 @@ stages:
   - {block: separable, out_channels: 24, stride: 2, skip: pool, se_ratio: 0.25}
   - {block: fused_mbconv, out_channels: 24, expand_ratio: 2}
   - {block: shufflenet_v1, out_channels: 48, stride: 2, groups: 4}
-  - {block: shufflenet_v2, depth: 2, out_channels: 48, stride: 2}
+  - {block: shufflenet_v2, depth: 2, out_channels: 64, stride: 2}
   - {block: osa, out_channels: 48, mid_channels: 16, num_layers: 3, ese: true}
   - {block: fire, out_channels: 48, squeeze_ratio: 0.25, bypass: conv}
   - {block: squeezenext, out_channels: 48, groups: 2}
