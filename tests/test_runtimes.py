@@ -151,7 +151,7 @@ def test_ncnn_has_no_selection_of_channels(tmp_path: Path) -> None:
             return x.index_select(1, torch.tensor([2, 0]))
 
     runtime = runtime_or_skip("ncnn")
-    with pytest.raises(ExportError, match="ncnn has no operator torch.index_select"):
+    with pytest.raises(ExportError, match=r"ncnn has no operator .*index_select"):
         runtime.export(Selects().eval(), [torch.zeros(1, 3, 8, 8)], tmp_path / "model.ncnn.zip")
 
 
@@ -228,7 +228,8 @@ def test_the_worker_measures_networks(name: str) -> None:
 
 
 def test_null_times_are_counted_and_repeat_exactly() -> None:
-    one, other = (measure_networks([load_architecture("mnasnet_a1_1.0").at(64)], "null", 1, Reporter(quiet=True))[0] for _ in range(2))
+    arch = load_architecture("mnasnet_a1_1.0").at(64)
+    one, other = (measure_networks([arch], "null", 1, Reporter(quiet=True))[0] for _ in range(2))
     assert one == other
     assert one.p10 == one.p90
 

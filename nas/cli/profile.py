@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--space", default="mnasnet", metavar="NAME", help="the space to cover (default: mnasnet)")
     parser.add_argument(
-        "--runtime", default="onnxruntime", metavar="NAME", help="onnxruntime (default), or another of `nas list runtimes`"
+        "--runtime",
+        default="onnxruntime",
+        metavar="NAME",
+        help="onnxruntime (default), or another of `nas list runtimes`",
     )
     parser.add_argument("--threads", default=1, type=int, metavar="N", help="threads of the runtime (default: 1)")
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")

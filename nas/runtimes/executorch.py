@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.runtimes.support import DeviceArray, converting, exported_program, installed, quick_decompositions
+from nas.runtimes.support import DeviceArray, converting, exported_program, installed, quick_decompositions, silent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,10 +42,13 @@ class ExecuTorchRuntime:
     def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
         """Return one inference on `inputs`. The number of threads holds for the whole process."""
         import torch
-        from executorch.extension.pybindings import portable_lib
 
-        portable_lib._unsafe_reset_threadpool(threads)
-        module = portable_lib._load_for_executorch(path)
+        with silent(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "This API is experimental"
+            from executorch.extension.pybindings import portable_lib
+
+            portable_lib._unsafe_reset_threadpool(threads)
+            module = portable_lib._load_for_executorch(path)
         tensors = tuple(torch.from_numpy(array) for array in inputs)
 
         def run() -> Sequence[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.runtimes.support import DeviceArray, converting, installed, quick_decompositions
+from nas.runtimes.support import DeviceArray, converting, installed, quick_decompositions, silent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,10 +40,11 @@ class LiteRtRuntime:
         """Return one inference on `inputs`."""
         from ai_edge_litert.interpreter import Interpreter
 
-        interpreter = Interpreter(path, num_threads=threads)
-        interpreter.allocate_tensors()
+        with silent():
+            interpreter = Interpreter(path, num_threads=threads)
+            interpreter.allocate_tensors()
         # The file lists the inputs in an order of its own; their names end in ours: serving_default_args_1.
-        ordered = sorted(interpreter.get_input_details(), key=lambda detail: int(re.findall(r"args_(\d+)", detail["name"])[0]))
+        ordered = sorted(interpreter.get_input_details(), key=lambda detail: _number(detail["name"]))
         for detail, array in zip(ordered, inputs, strict=True):
             interpreter.set_tensor(detail["index"], array)
         output = interpreter.get_output_details()[0]["index"]
@@ -53,3 +54,8 @@ class LiteRtRuntime:
             return [DeviceArray(lambda: interpreter.get_tensor(output))]
 
         return run
+
+
+def _number(name: str) -> int:
+    (number,) = re.findall(r"args_(\d+)", name)
+    return int(number)

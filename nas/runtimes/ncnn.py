@@ -83,9 +83,9 @@ class NcnnRuntime:
 def _trace(model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
     import torch
 
+    jit: Any = torch.jit
     with torch.no_grad():
-        traced: Any = torch.jit.trace(model, tuple(inputs), check_trace=False)
-    traced.save(str(path))
+        jit.trace(model, tuple(inputs), check_trace=False).save(str(path))
 
 
 def _check(folder: Path, done: subprocess.CompletedProcess[str]) -> None:

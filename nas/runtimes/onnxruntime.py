@@ -76,11 +76,12 @@ class OnnxRuntime:
         for node, array in zip(session.get_inputs(), inputs, strict=True):
             binding.bind_ortvalue_input(node.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, self.device, 0))
         binding.bind_output(session.get_outputs()[0].name, self.device)
+        outputs = [DeviceArray(lambda: binding.get_outputs()[0].numpy())]  # noqa: PLW0108 (made anew by each run)
 
         def run() -> Sequence[Any]:
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
-            return [DeviceArray(lambda: binding.get_outputs()[0].numpy())]
+            return outputs
 
         return run
 

@@ -73,6 +73,13 @@ def converting(runtime: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep what a library prints while it loads a model from the terminal."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as noise, _turned_to(noise):
+        yield
+
+
+@contextlib.contextmanager
 def _turned_to(file: TextIO) -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -119,4 +126,3 @@ def quick_decompositions() -> Iterator[None]:
     utils._collect_all_valid_cia_ops_for_aten_namespace()
     with patch.object(utils, "_collect_all_valid_cia_ops_for_namespace", lambda _: set()):
         yield
-

@@ -51,15 +51,16 @@ class TorchRuntime:
     def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
         """Return one inference on `inputs`."""
         import torch
-        from torch.export.passes import move_to_device_pass
+        from torch.export import passes
 
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = move_to_device_pass(torch.export.load(path), self.device)
-            model = program.module().to(memory_format=torch.channels_last)
+            program = passes.move_to_device_pass(torch.export.load(path), self.device)
+            model: Any = program.module()
+        model = model.to(memory_format=torch.channels_last)
         tensors = [torch.from_numpy(array).to(self.device, memory_format=torch.channels_last) for array in inputs]
         synchronize = torch.cuda.synchronize if self.device == "cuda" else lambda: None
 
@@ -72,7 +73,7 @@ class TorchRuntime:
         return run
 
     def flusher(self, size: int) -> Callable[[], None] | None:
-        """Return a function that evicts the GPU's second-level cache; None where the processor's `size` bytes will do."""
+        """Return a function that evicts the GPU's second-level cache; None on the processor."""
         import torch
 
         if self.device == "cpu" or not size:
