@@ -62,7 +62,7 @@ class TorchRuntime:
             model: Any = program.module()
         model = model.to(memory_format=torch.channels_last)
         tensors = [torch.from_numpy(array).to(self.device, memory_format=torch.channels_last) for array in inputs]
-        synchronize = torch.cuda.synchronize if self.device == "cuda" else lambda: None
+        synchronize: Callable[[], object] = torch.cuda.synchronize if self.device == "cuda" else lambda: None
 
         def run() -> Sequence[Any]:
             with torch.inference_mode():
