@@ -129,6 +129,19 @@ def test_several_inputs_keep_their_order(name: str, tmp_path: Path) -> None:
     assert_same(runtime.load(str(path), [x.numpy() for x in maps], 1)()[0], expected)
 
 
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "null"])
+def test_the_inputs_need_not_be_kept(name: str, tmp_path: Path) -> None:
+    runtime = runtime_or_skip(name)
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), torch.randn(1, 3, 256, 256)
+    path = tmp_path / f"model{runtime.suffix}"
+    runtime.export(model, [torch.zeros_like(x)], path)
+    run = runtime.load(str(path), [x.numpy().copy()], 1)
+    assert np.zeros((8, 3, 256, 256)).sum() == 0  # takes the memory of what is not kept
+    with torch.no_grad():
+        assert_same(run()[0], model(x))
+
+
 class Impossible(nn.Module):
     """Cannot even run."""
 

@@ -73,10 +73,12 @@ class OnnxRuntime:
         if session.get_providers()[0] != provider[0]:
             raise DeviceError(f"onnxruntime cannot use {provider[0]}: CUDA's or cuDNN's libraries are missing")
         binding = session.io_binding()
-        for node, array in zip(session.get_inputs(), inputs, strict=True):
-            binding.bind_ortvalue_input(node.name, onnxruntime.OrtValue.ortvalue_from_numpy(array, self.device, 0))
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array, self.device, 0) for array in inputs]
+        for node, value in zip(session.get_inputs(), values, strict=True):
+            binding.bind_ortvalue_input(node.name, value)
         binding.bind_output(session.get_outputs()[0].name, self.device)
-        outputs = [DeviceArray(lambda: binding.get_outputs()[0].numpy())]  # noqa: PLW0108 (made anew by each run)
+        # The binding does not keep the inputs alive.
+        outputs = [DeviceArray(lambda: binding.get_outputs()[0].numpy(), owner=values)]  # noqa: PLW0108
 
         def run() -> Sequence[Any]:
             session.run_with_iobinding(binding)

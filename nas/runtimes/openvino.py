@@ -37,7 +37,7 @@ class OpenVinoRuntime:
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         request = _core().compile_model(path, "CPU", settings).create_infer_request()
         for index, array in enumerate(inputs):
-            request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
+            request.set_input_tensor(index, openvino.Tensor(array))
 
         def run() -> Sequence[Any]:
             request.infer()
