@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -139,6 +140,6 @@ def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor
     outputs = runtime.load(str(path), [check_input(arch.resolution).numpy()], 1)()
     if not outputs:  # the null runtime runs nothing
         return
-    difference = (torch.as_tensor(outputs[0]) - expected).abs().max().item()
+    difference = (torch.as_tensor(np.array(outputs[0])) - expected).abs().max().item()
     if difference > TOLERANCE * max(1.0, expected.abs().max().item()):
         raise ExportError(f"{path}: its output differs from the network's by {difference:.2g}")

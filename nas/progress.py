@@ -6,6 +6,7 @@ Everything goes to stderr; stdout belongs to results.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -66,4 +67,6 @@ def _rich_bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=False)
+    # A descriptor of its own: while a converter runs, what others print to stderr goes elsewhere.
+    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding)
+    return Progress(*columns, console=Console(file=terminal), transient=False)

@@ -9,15 +9,24 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from nas.architecture import Architecture
-from nas.errors import ExportError, RunError
+from nas.device import make_runtime
+from nas.errors import DeviceError, ExportError, RunError
 from nas.export import check_input, export_folder, load_exported
 from nas.network import build, canonical
 from nas.resources import shipped
+from nas.runtimes import RUNTIMES
 from nas.schema import keywords
-from nas.space_file import load_architecture, load_space, space_names
+from nas.space_file import load_architecture, load_space, parse_space, space_names
 from nas.standalone import standalone_source
+
+SMALL = """
+resolution: 32
+stages: [{block: mbconv, out_channels: 8, stride: 2, se_ratio: 0.25}]
+head: {block: classifier, num_classes: 10}
+"""
 
 
 def small(name: str, seed: int = 0) -> Architecture:
@@ -43,6 +52,18 @@ def test_an_exported_folder_runs_without_us(tmp_path: Path) -> None:
     assert "import nas" not in (folder / "model.py").read_text()
     assert "from nas" not in (folder / "model.py").read_text()
     assert json.loads((folder / "card.json").read_text())["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_folder_holds_the_form_of_every_runtime(runtime: str, tmp_path: Path) -> None:
+    try:
+        suffix = make_runtime(runtime).suffix
+    except DeviceError as error:
+        pytest.skip(str(error))
+    arch = parse_space("small", yaml.safe_load(SMALL), "small").decode({})
+    export_folder(arch, build(arch), tmp_path / "model", runtime, {})
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert names == {"model.py", "model.safetensors", "model.onnx", f"model{suffix}", "card.json"}
 
 
 def test_an_exported_folder_loads_again(tmp_path: Path) -> None:

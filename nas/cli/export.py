@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="SOURCE", help="a run folder, an exported folder, or a network's name or YAML"
     )
     parser.add_argument("--out", metavar="DIR", help="the folder to write (default: exports/SOURCE)")
-    parser.add_argument("--runtime", default="onnxruntime", metavar="NAME", help="the runtime's form to add to ONNX")
+    parser.add_argument(
+        "--runtime", default="onnxruntime", metavar="NAME", help="form to add to ONNX: see `nas list runtimes`"
+    )
     parser.add_argument("--classes", type=int, metavar="N", help="classes of a network's head")
     parser.add_argument("--weights", metavar="FROM", help="torchvision, or a .pth or .safetensors file of it or timm")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of fresh weights")

@@ -86,7 +86,9 @@ def _entries(kind: str) -> list[dict[str, Any]]:
 
 
 def _first_line(thing: Any) -> str:
-    return ((thing.__doc__ or "").strip().splitlines() or [""])[0]
+    settings = ", ".join(f"{key}={value}" for key, value in getattr(thing, "keywords", {}).items())  # of a partial
+    line = ((getattr(thing, "func", thing).__doc__ or "").strip().splitlines() or [""])[0]
+    return f"{settings}: {line}" if settings else line
 
 
 def print_result(result: Any) -> None:

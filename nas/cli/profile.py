@@ -25,7 +25,7 @@ MODES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; those that were not given are None, so that what would have no effect can be refused."""
     parser.add_argument("--space", metavar="NAME", help="the space to cover (default: mnasnet)")
-    parser.add_argument("--runtime", metavar="NAME", help="onnxruntime (default) or torch")
+    parser.add_argument("--runtime", metavar="NAME", help="onnxruntime (default), or another of 'nas list runtimes'")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the runtime (default: 1)")
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")
     parser.add_argument("--table", metavar="FILE", help="the table to write (default: the device's own)")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "objective": (text, "soft (default), hard, constrained or pareto"),
         "alpha": (real, "the reward's exponent within the target"),
         "beta": (real, "the reward's exponent beyond the target"),
-        "runtime": (text, "onnxruntime (default), torch, or null"),
+        "runtime": (text, "onnxruntime (default), or another of `nas list runtimes`"),
         "threads": (number, "threads of the runtime (default: 1)"),
         "device": ({"metavar": "URL"}, "where to measure: local (default) or ssh://user@host:port/path/to/python"),
         "table": ({"metavar": "NAME"}, "a shipped or imported latency table or a file, instead of the device's own"),

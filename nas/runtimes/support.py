@@ -1,0 +1,128 @@
+"""What several runtimes share: is the library there, a conversion without noise, outputs that are fetched late."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import importlib.metadata
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from nas.errors import DeviceError, ExportError, NasError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+LONGEST_REASON = 300
+
+
+class DeviceArray:
+    """An output that stays where the runtime left it until `numpy.asarray` reads it: a copy that no clock sees.
+
+    `owner` is what must live as long as the memory that `fetch` shows.
+    """
+
+    def __init__(self, fetch: Callable[[], Any], owner: Any = None):
+        self._fetch, self._owner = fetch, owner
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Return the values as a numpy array of its own."""
+        array = self._fetch()
+        return array.astype(array.dtype if dtype is None else dtype, copy=True)
+
+
+def installed(runtime: str, module: str, package: str) -> str:
+    """Return the version of the library `module`, which `pip install package` gives. Raises DeviceError."""
+    try:
+        library = importlib.import_module(module)
+        return str(getattr(library, "__version__", None) or importlib.metadata.version(package))
+    except ImportError as error:  # PackageNotFoundError is one
+        raise DeviceError(f"runtime '{runtime}' is not installed: pip install {package} ({error})") from error
+
+
+@contextlib.contextmanager
+def converting(runtime: str) -> Iterator[None]:
+    """Keep what a converter prints from the terminal; raise ExportError with one line where it fails.
+
+    The converters are native code too, so the file descriptors themselves are turned to a file. The garbage collector
+    waits: a conversion makes a million short-lived objects beside the millions that the libraries hold.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as noise:
+            try:
+                with _turned_to(noise), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    yield
+            except NasError:
+                raise
+            except Exception as error:
+                noise.seek(0)
+                reason = _first_line(str(error)) or _first_line(noise.read(), last=True) or type(error).__name__
+                raise ExportError(f"runtime '{runtime}' cannot convert this network: {reason}") from error
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Keep what a library prints while it loads a model from the terminal."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as noise, _turned_to(noise):
+        yield
+
+
+@contextlib.contextmanager
+def _turned_to(file: TextIO) -> Iterator[None]:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    try:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            yield
+        file.flush()
+    finally:
+        for descriptor, copy in zip((1, 2), kept):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def _first_line(text: str, *, last: bool = False) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    return lines[-1 if last else 0][:LONGEST_REASON]
+
+
+def exported_program(model: nn.Module, inputs: Sequence[Tensor]) -> ExportedProgram:
+    """Return the torch.export program of `model` for inputs of these shapes."""
+    import torch
+
+    with torch.no_grad():
+        return torch.export.export(model, tuple(inputs), strict=False)
+
+
+@contextlib.contextmanager
+def quick_decompositions() -> Iterator[None]:
+    """Halve the time of `ExportedProgram.run_decompositions`, which the converters call three times for each model.
+
+    torch looks each time through every operator of every namespace for composite ones (the set of aten's it keeps).
+    Our blocks are made of aten's operators alone, so the others need not be looked through.
+    """
+    from unittest.mock import patch
+
+    from torch._export import utils
+
+    if not hasattr(utils, "_collect_all_valid_cia_ops_for_aten_namespace"):  # another torch: slower, not wrong
+        yield
+        return
+    utils._collect_all_valid_cia_ops_for_aten_namespace()
+    with patch.object(utils, "_collect_all_valid_cia_ops_for_namespace", lambda _: set()):
+        yield
