@@ -23,7 +23,7 @@ from nas.errors import DeviceError, UsageError
 from nas.files import write_json
 from nas.latency import LatencyTable
 from nas.profiler import make_header, profile
-from nas.profiling import Protocol, Visit
+from nas.profiling import COSTS, Protocol, Visit
 from nas.progress import Reporter
 from nas.remote import worker_sources
 from nas.space import Space
@@ -247,6 +247,8 @@ def _batch_visits(
 def _visit(answer: dict[str, Any], repeats: int, where: str) -> Visit:
     with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
         key, at, ms = str(answer["key"]), float(answer["at"]), tuple(float(value) for value in answer["ms"])
-        if len(ms) == repeats and math.isfinite(at) and all(0 < value < math.inf for value in ms):
-            return Visit(key, at, ms)
+        costs = {name: float(answer[name]) for name in COSTS if name in answer}
+        right = len(ms) == repeats and math.isfinite(at) and all(0 <= value < math.inf for value in costs.values())
+        if right and all(0 < value < math.inf for value in ms):
+            return Visit(key, at, ms, costs)
     raise DeviceError(f"{where}: a visit needs 'key', 'at' and {repeats} finite 'ms' above zero: {answer}")

@@ -15,7 +15,7 @@ from typing import Any
 
 from nas.errors import DeviceError, LostError
 from nas.link import Link
-from nas.profiling import Protocol, Visit
+from nas.profiling import COSTS, Protocol, Visit
 from nas.registry import lookup
 from nas.remote import Address, parse_address, start_remote
 from nas.runtimes import RUNTIMES, Runtime
@@ -154,7 +154,8 @@ class ProcessWorker:
         self._link.send(_line(request(graphs, protocol, seed, there=bool(self._host))))
         while "done" not in (answer := self._answer()):
             if "ms" in answer:
-                yield Visit(answer["key"], answer["at"], tuple(answer["ms"]))
+                costs = {name: answer[name] for name in COSTS if name in answer}
+                yield Visit(answer["key"], answer["at"], tuple(answer["ms"]), costs)
 
     def _answer(self) -> dict[str, Any]:
         """Return the next answer; what a login shell prints before is skipped."""

@@ -11,9 +11,8 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.compiled import compile_space
-from nas.device import open_worker
 from nas.distribution import count_within, latency_distribution
-from nas.errors import TableError, UsageError
+from nas.errors import UsageError
 from nas.experiment import (
     Experiment,
     check,
@@ -26,19 +25,17 @@ from nas.experiment import (
 from nas.export import export_folder, versions
 from nas.files import write_json
 from nas.final import Finalist, confirm, train_winner, unmeasured
-from nas.latency import IDENTITY, LatencyTable, Predictor
-from nas.lattice import reachable
-from nas.network import Layer, trace
+from nas.latency import IDENTITY, LatencyTable
+from nas.network import trace
 from nas.objective import Objective, front
 from nas.picture import draw_search
-from nas.profiler import default_table_path, measure_networks, profile, table_header
+from nas.profiler import measure_networks, table_header
 from nas.profiling import Latency
 from nas.progress import Reporter
-from nas.published import complete, is_published
+from nas.ready import Ready, published_identity, ready_table
 from nas.search import search
 from nas.space import Space
 from nas.study import RESULT, Study, Trial, check_run, open_study
-from nas.tables import find_table, processor
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.units import format_latency
@@ -67,10 +64,10 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         return finished
     for split in (task.data.train, task.data.validation, task.data.test):
         check_images(split)
-    table = ready_table(experiment, space, reporter)
+    ready = ready_table(experiment, space, reporter)
+    table = ready.table
     objective = make_experiment_objective(experiment)
-    predictor = table.predictor(space.name)
-    span = reach_of(space, table, predictor, experiment.target_ms, reporter)
+    span = reach_of(space, ready, experiment.target_ms, reporter)
     with open_study(experiment.folder, settings, space, objective.directions) as study:
         evaluator = make_evaluator(experiment, task, space)
         reporter.say(
@@ -79,22 +76,15 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         )
         controller = make_controller(experiment, space, objective)
         search(
-            space, controller, evaluator, objective, predictor.predict, study, experiment.trials, experiment.seed,
+            space, controller, evaluator, objective, ready.predictor.predict, study, experiment.trials, experiment.seed,
             reporter,
         )  # fmt: skip
-        result = finish(experiment, space, task, objective, study, table, reporter)
+        result = finish(experiment, space, task, objective, study, ready, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
+        result["certificate"] = asdict(found) if (found := table.certificates.get(space.name)) else None
         result["device"] = table.header["device"]
         write_json(study.folder / RESULT, result)
     return result
-
-
-def published_identity(experiment: Experiment) -> dict[str, str]:
-    """Return which published table a run's latencies are of; nothing for a table of this or another machine here."""
-    if experiment.table is None:
-        return {}
-    table = LatencyTable.open(find_table(experiment.table))
-    return {"published_table": f"{table.path.stem}: {table.header.get('source')}"} if is_published(table) else {}
 
 
 def finished_result(experiment: Experiment) -> dict[str, Any] | None:
@@ -107,62 +97,20 @@ def finished_result(experiment: Experiment) -> dict[str, Any] | None:
     return result if done and (experiment.folder / "model" / "card.json").is_file() else None
 
 
-def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> LatencyTable:
-    """Return a table that covers `space`: the one that --table names, or the device's own, profiled as far as needed.
-
-    Raises TableError where a given table is of another device or runtime and --any-device is not, and where a table
-    that cannot be measured further lacks a layer.
-    """
-    header = table_header(experiment.runtime, experiment.threads, experiment.device)
-    worker = open_worker(experiment.device, experiment.runtime, experiment.threads, reporter.say)
-    reporter.say(f"listing the layers that '{space.name}' can have")
-    layers = reachable(space)
-    if experiment.table is None:
-        table = LatencyTable.open(default_table_path(header), header)
-        profile(space, table, reporter, worker=worker)
-        return table
-    table = LatencyTable.open(find_table(experiment.table))
-    if is_published(table):
-        for note in complete(table, layers):
-            reporter.say(f"{table.path.stem}: {note}")
-        check_covered(table, layers)
-        return table
-    differences = table.differences(header)
-    if differences and not experiment.any_device:
-        raise TableError(f"{table.path}: {'; '.join(differences)}; give --any-device to use it all the same")
-    if not differences:
-        profile(space, table, reporter, worker=worker)
-        return table
-    reporter.warn(f"{table.path}: {'; '.join(differences)}")
-    check_covered(table, layers)
-    return table
-
-
-def check_covered(table: LatencyTable, layers: Sequence[Layer]) -> None:
-    """Raise TableError, with the first layer that the table lacks and the nearest that it has."""
-    for layer in table.missing(layers)[:1]:
-        table.latency_ms(layer)
-
-
-def place(table: LatencyTable) -> str:
-    """Return the device of a table in words: "this device", or the name of one that is not here."""
-    return processor(table) if is_published(table) else "this device"
-
-
-def reach_of(space: Space, table: LatencyTable, predictor: Predictor, target_ms: float, reporter: Reporter) -> Span:
+def reach_of(space: Space, ready: Ready, target_ms: float, reporter: Reporter) -> Span:
     """Say what the space spans on the device; raise UsageError where nothing in it meets the target."""
-    compiled = compile_space(space, predictor.layer_ms)
+    compiled = compile_space(space, ready.predictor.layer_ms)
     span = Span(compiled.fastest_ms, latency_distribution(compiled).quantile(0.5), compiled.slowest_ms)
     spelled = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))
     within = count_within(compiled, target_ms).likely / compiled.size
     reporter.say(
-        f"{space.name} on {place(table)}: {spelled} (fastest / median / slowest); "
+        f"{space.name} on {ready.place}: {spelled} (fastest / median / slowest); "
         f"{within:.1%} of it is within {format_latency(target_ms)}"
     )
     if target_ms < span.fastest_ms:
         raise UsageError(
             f"--target-latency: the fastest network of '{space.name}' takes {format_latency(span.fastest_ms)} "
-            f"on {place(table)}: '{format_latency(target_ms)}' is out of reach"
+            f"on {ready.place}: '{format_latency(target_ms)}' is out of reach"
         )
     return span
 
@@ -173,7 +121,7 @@ def finish(
     task: Classification,
     objective: Objective,
     study: Study,
-    table: LatencyTable,
+    ready: Ready,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Measure the best candidates if the device is here, train and export the winner, and return the result."""
@@ -184,16 +132,16 @@ def finish(
     if not study.trials:
         raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
     target_ms = experiment.target_ms
-    if is_published(table):
-        finalists = unmeasured(study.trials, objective, target_ms)
-    else:
+    if ready.here:
         finalists = confirm(study.trials, objective, target_ms, measure)
+    else:
+        finalists = unmeasured(study.trials, objective, target_ms)
     say_finalists(finalists, target_ms, reporter)
     winner = finalists[0]
-    verdict = verdict_facts(winner, target_ms, table)
+    verdict = verdict_facts(winner, target_ms, ready)
     arch = winner.trial.architecture
     model, seen = train_winner(arch, task, space.proxy, space.final, experiment.seed, reporter)
-    facts = {**winner_facts(winner, experiment, task, table), **seen, **verdict}
+    facts = {**winner_facts(winner, experiment, task, ready.table), **seen, **verdict}
     export_folder(arch, model, study.folder / "model", experiment.runtime, facts)
     draw_search(study.trials, finalists, target_ms, study.folder / "search.png")
     return {
@@ -245,14 +193,14 @@ def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Rep
         reporter.warn(f"none of the {len(finalists)} {known} candidates holds {format_latency(target_ms)}")
 
 
-def verdict_facts(winner: Finalist, target_ms: float, table: LatencyTable) -> dict[str, Any]:
+def verdict_facts(winner: Finalist, target_ms: float, ready: Ready) -> dict[str, Any]:
     """Return whether the winner holds the target, and by what one knows: unknown (None) where nothing was measured."""
     if winner.measured:
         return {"holds_target": winner.holds(target_ms), "latency_basis": "measured on this device"}
     return {
         "holds_target": None,
         "predicted_to_hold_target": winner.holds(target_ms),
-        "latency_basis": f"predicted by {table.path.stem}, {place(table)}; not measured: the device is not here",
+        "latency_basis": f"predicted by {ready.table.path.stem}, {ready.place}; not measured: the device is not here",
     }
 
 

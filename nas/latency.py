@@ -21,9 +21,9 @@ from typing import Any
 from nas.architecture import Architecture, BlockSpec, Shape
 from nas.calibration import Calibration, Certificate, Sample
 from nas.errors import SpaceError, TableError
+from nas.estimate import estimate
 from nas.files import drop_cut_line
 from nas.network import Layer, as_shapes, input_shapes, trace, traced
-from nas.profiling import estimate
 
 FORMAT = 2
 Key = tuple[BlockSpec, Any]
@@ -233,13 +233,13 @@ class LatencyTable:
             if (key := (network.space, network.arch.digest)) not in known or len(known[key].visits) < visits
         ]
 
-    def differences(self, header: dict[str, Any]) -> list[str]:
-        """Return in words where this table is of another device or runtime than `header`."""
-        return [
-            f"{key} is {_words(self.header.get(key))} in the table and {_words(header.get(key))} here"
+    def differences(self, header: dict[str, Any]) -> dict[str, str]:
+        """Return in words, for each key, where this table is of another device or runtime than `header`."""
+        return {
+            key: f"{key} is {_words(self.header.get(key))} in the table and {_words(header.get(key))} here"
             for key in IDENTITY
             if self.header.get(key) != header.get(key)
-        ]
+        }
 
     def _nearest(self, key: Key) -> str:
         names = {layer_name(*row): row for row in self.rows if row[0].op == key[0].op}

@@ -36,7 +36,7 @@ PASSES = 3
 """A layer's visits are spread over several passes, minutes apart, so that a slow minute does not decide."""
 GRAPHS_PER_BATCH = 200
 """How many layers the worker holds at once; a crash loses at most one batch of one pass."""
-NETWORK_BATCHES = 6
+NETWORK_BATCHES = 12
 """In how many batches each whole network takes part."""
 
 

@@ -1,8 +1,8 @@
 """How a latency is measured. Knows callables and a clock, neither networks nor runtimes.
 
 Many short visits in random order see the machine in all its moods; one long visit sees one of them. Every timed
-call starts with a cold second-level cache, as a layer inside a network does. What the machine's mood did to a visit
-is read off its neighbours in time and divided out. Measuring needs the standard library alone, estimating numpy.
+call starts with a cold second-level cache, as a layer inside a network does. What visits say of the truth is in
+nas/estimate.py. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,39 +11,49 @@ import gc
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 Run = Callable[[], object]
 Clock = Callable[[], int]
 
-REACH = 8
-"""How many visits to each side tell the machine's mood at a visit: about 0.15 s where a visit takes 10 ms."""
+COSTS = ("energy_mj", "memory_bytes")
+"""What a visit may tell beside times: of one call, and of a fresh process."""
 PREEMPTED_SHARE, PREEMPTED_NS = 0.03, 10_000
 """A call that waited for its processor longer than this share of its time and this many ns was preempted."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of a measurement; every table and result carries them."""
+    """The settings of a measurement; every table and result carries them.
+
+    With `energy_ms`, each visit ends with calls for at least so long between two readings of the device's meter, if
+    it has one; with `memory`, the first visit of a batch tells the peak memory of a fresh process.
+    """
 
     visits: int = 12
     warmup: int = 1
     repeats: int = 3
     flush_bytes: int = 4 << 20
+    energy_ms: float = 0.0
+    memory: bool = False
 
-    def to_dict(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the settings by name."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One visit: whom, when (seconds of an epoch that all visits share), and the milliseconds of its timed calls."""
+    """One visit: whom, when (seconds of an epoch that all visits share), and the milliseconds of its timed calls.
+
+    `costs` holds what else was measured: "energy_mj" of one call, "memory_bytes".
+    """
 
     key: str
     at: float
     ms: tuple[float, ...]
+    costs: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ def interleave(
     flush: Run | None = None,
     epoch: float = 0.0,
     processor_clock: Clock | None = None,
+    joules: Callable[[], float] | None = None,
 ) -> Iterator[Visit]:
     """Yield visits until every key had `protocol.visits` of them; `epoch` is the time in s of the clock's zero.
 
@@ -109,10 +120,22 @@ def interleave(
             rng.shuffle(order)
             for key in order:
                 times_ms = visit(runs[key], protocol.warmup, protocol.repeats, clock, flush, processor_clock)
-                yield Visit(key, epoch + clock() / 1e9, times_ms)
+                costs = energy(runs[key], times_ms, protocol.energy_ms, joules) if joules else {}
+                yield Visit(key, epoch + clock() / 1e9, times_ms, costs)
     finally:
         if collecting:
             gc.enable()
+
+
+def energy(run: Run, times_ms: Sequence[float], least_ms: float, joules: Callable[[], float]) -> dict[str, float]:
+    """Return the millijoules of one call, over as many as take `least_ms`; nothing where none are wanted."""
+    if not least_ms:
+        return {}
+    calls = max(1, round(least_ms / min(times_ms)))
+    before = joules()
+    for _ in range(calls):
+        run()
+    return {"energy_mj": 1e3 * (joules() - before) / calls}
 
 
 def measure(
@@ -142,60 +165,6 @@ def summary(visits: Sequence[Sequence[float]]) -> Latency:
 
 def _flat(visits: Sequence[Sequence[float]]) -> list[float]:
     return sorted(time_ms for times_ms in visits for time_ms in times_ms)
-
-
-def estimate(names: Sequence[Any], at: Sequence[float], ms: Sequence[float]) -> dict[Any, float]:
-    """Return each name's latency in ms from visits (whom, when, how long), in any order.
-
-    The median over its visits, each divided by the mood of the machine at its time.
-    """
-    import numpy as np
-
-    if not names:
-        return {}
-    names_of, codes = _codes(names)
-    order = np.argsort(np.asarray(at, dtype=float), kind="stable")
-    codes, times = codes[order], np.asarray(ms, dtype=float)[order]
-    medians = _medians(codes, times / mood(codes, times), len(names_of))
-    return {name: ms for name, ms in zip(names_of, medians.tolist())}  # noqa: B905, C416 (Python 3.9 on devices)
-
-
-def mood(codes: Any, ms: Any, rounds: int = 4) -> Any:
-    """Return how slow the machine was at each visit, 1 in the middle; arrays of visits in the order of time.
-
-    The running median over the neighbours in time of what each took against its own median, repeated until the
-    medians are those of an even mood.
-    """
-    import numpy as np
-    from scipy.ndimage import median_filter
-
-    slow = np.ones(len(ms))
-    for _ in range(rounds):
-        own = _medians(codes, ms / slow, int(codes.max(initial=0)) + 1)
-        ratios = np.divide(ms, own[codes], out=np.ones(len(ms)), where=own[codes] > 0)
-        slow = median_filter(ratios, size=2 * REACH + 1, mode="nearest")
-        slow /= np.median(slow)
-    return slow
-
-
-def _codes(names: Sequence[Any]) -> tuple[list[Any], Any]:
-    import numpy as np
-
-    index: dict[Any, int] = {}
-    codes = [index.setdefault(name, len(index)) for name in names]
-    return list(index), np.asarray(codes, dtype=np.intp)
-
-
-def _medians(codes: Any, values: Any, count: int) -> Any:
-    """Return the median of the values of each code in [0, count)."""
-    import numpy as np
-
-    order = np.lexsort((values, codes))
-    ends = np.cumsum(np.bincount(codes, minlength=count))
-    starts = np.concatenate([[0], ends[:-1]])
-    ordered = values[order]
-    low, high = (starts + ends - 1) // 2, (starts + ends) // 2
-    return (ordered[low] + ordered[high]) / 2
 
 
 def middle(values: Sequence[float]) -> float:

@@ -27,7 +27,7 @@ URL = re.compile(
     r"ssh://((?P<user>\w[\w.+-]*)@)?(?P<host>\w[\w.-]*|\[[\w:.%]+\])(:(?P<port>\d{1,5}))?(?P<path>/.*[^/])?/?"
 )
 CONNECT_S = 15
-MODULES = ("__init__", "errors", "registry", "profiling", "processor", "worker", "board")
+MODULES = ("__init__", "errors", "registry", "profiling", "processor", "meters", "worker", "board")
 """What runs on a device, beside nas/runtimes/: the standard library, numpy and one runtime."""
 
 # Its first lines must be understood by every Python, so that an old one can say that it is too old.

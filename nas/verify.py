@@ -6,7 +6,7 @@ import datetime
 from dataclasses import dataclass
 from typing import Any
 
-from nas.calibration import Certificate, certify
+from nas.calibration import TOLERANCE, Certificate, certify
 from nas.device import LOCAL
 from nas.errors import TableError
 from nas.latency import LatencyTable
@@ -18,8 +18,6 @@ from nas.space import Space
 from nas.witnesses import draw
 
 FRESH = 10
-TOLERANCE = 0.05
-"""A table holds while its mean relative error on fresh networks is within this."""
 
 
 @dataclass(frozen=True)

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 import random
-from collections.abc import Sequence
+from itertools import pairwise
 
 from nas.architecture import Architecture
 from nas.calibration import Sample, certify, fit
+from nas.compiled import compile_space
+from nas.distribution import sample_within
+from nas.errors import UsageError
 from nas.latency import CALIBRATION, HELD_OUT, LatencyTable, MeasuredNetwork
-from nas.network import canonical, totals, trace
+from nas.network import canonical, trace
 from nas.space import Space
 
 CALIBRATING, CERTIFYING = 20, 25
 LEAST_NETWORKS = 4
 """A space with fewer networks is not calibrated: all of them can be measured."""
-POOL = 400
 
 
 def whole_networks(space: Space) -> list[MeasuredNetwork]:
     """Return the networks of `space` to measure along with its layers, the same each time.
 
-    Those that certify are drawn as a search draws, every choice uniformly. Those that calibrate are spread over
-    the costs of as many draws as the pool holds, so that the fit is not extrapolated at the ends.
+    Those that certify are drawn as a search draws, every choice uniformly. Those that calibrate are spread over all
+    that networks of the space can cost, so that a fast one is not predicted from common ones.
     """
-    drawn = draw(space, POOL, f"{space.name} networks")
+    drawn = draw(space, CERTIFYING + CALIBRATING, f"{space.name} networks")
     held_out = drawn[: min(CERTIFYING, len(drawn) // 2)]
-    rest = sorted(drawn[len(held_out) :], key=_macs)
+    seen = {arch.digest for arch in held_out}
+    chosen = [arch for arch in [*spread(space, CALIBRATING), *drawn[len(held_out) :]] if arch.digest not in seen]
+    calibrating = list(dict.fromkeys(chosen))[:CALIBRATING]
     return [
-        *(MeasuredNetwork(space.name, CALIBRATION, arch) for arch in spread(rest, CALIBRATING)),
+        *(MeasuredNetwork(space.name, CALIBRATION, arch) for arch in calibrating),
         *(MeasuredNetwork(space.name, HELD_OUT, arch) for arch in held_out),
     ]
 
@@ -37,7 +41,7 @@ def draw(space: Space, count: int, seed: str) -> list[Architecture]:
     """Return up to `count` different networks, every choice drawn uniformly."""
     rng = random.Random(seed)
     found: dict[str, Architecture] = {}
-    for _ in range(2 * count):
+    for _ in range(4 * count):
         arch = canonical(space.decode(space.sample(rng)))
         found.setdefault(arch.digest, arch)
         if len(found) == count:
@@ -45,23 +49,19 @@ def draw(space: Space, count: int, seed: str) -> list[Architecture]:
     return list(found.values())
 
 
-def spread(archs: Sequence[Architecture], count: int) -> list[Architecture]:
-    """Return `count` of `archs`, which are in order of their MACs, evenly spaced by the logarithm of these."""
-    waiting = list(archs)
-    if len(waiting) <= count:
-        return waiting
-    low, high = (math.log(_macs(arch)) for arch in (waiting[0], waiting[-1]))
-    chosen = []
-    for step in range(count):
-        wanted = low + (high - low) * step / (count - 1)
-        nearest = min(waiting, key=lambda arch: abs(math.log(_macs(arch)) - wanted))
-        waiting.remove(nearest)
-        chosen.append(nearest)
-    return chosen
+def spread(space: Space, count: int) -> list[Architecture]:
+    """Return up to `count` networks whose MACs are spread evenly, by logarithm, from the fewest to the most."""
+    import numpy as np
 
-
-def _macs(arch: Architecture) -> int:
-    return max(1, totals(trace(arch)).macs)
+    compiled = compile_space(space, lambda layer: layer.macs / 1e6)
+    edges = np.geomspace(max(compiled.fastest_ms, 1e-6), max(compiled.slowest_ms, 1e-6), count + 1)
+    rng = np.random.default_rng(0)
+    found = []
+    for low, high in pairwise(edges.tolist()):
+        with contextlib.suppress(UsageError):  # no network has MACs in this span
+            codes = sample_within(compiled, high, 1, rng, low)
+            found.append(canonical(compiled.architecture(codes[:, 0])))
+    return found
 
 
 def calibrate(space: Space, table: LatencyTable) -> None:

@@ -5,7 +5,8 @@ the n bytes of a file, which is kept under the working directory until the next 
 {"graphs": [{"key", "path", "shapes"}], "protocol": {...}, "seed"}.
 
 Answers one JSON object a line: {"settings", "device"}, what the process got and where it runs; for a batch
-{"loaded": key} for each graph, {"key", "at", "ms": [...]} for each visit, {"alive": true} where nothing else was said
+{"loaded": key} for each graph, {"key", "at", "ms": [...]} for each visit, with "energy_mj" and "memory_bytes" where
+they were asked for and the device tells, {"alive": true} where nothing else was said
 for some seconds, and {"done": true}; or {"error": text}, after which it ends. Runs on Python 3.9 and later.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from nas.errors import DeviceError, NasError
+from nas.meters import energy_meter, peak_memory
 from nas.processor import describe_processor
 from nas.profiling import Clock, Protocol, Run, flusher, interleave
 from nas.registry import lookup
@@ -74,6 +76,7 @@ def _serve(requests: BinaryIO, answer: Answer) -> None:
         if "put" in request:
             stored.add(_store(request["put"], request["size"], requests))
             continue
+        request["runtime"] = setup["runtime"]
         _measure(request, runtime, threads, (clock, epoch, busy), answer)
         for top in stored:
             shutil.rmtree(top, ignore_errors=True)
@@ -120,8 +123,20 @@ def _measure(
     own = getattr(runtime, "flusher", lambda size: None)(protocol.flush_bytes)
     flush = _beating(own or flusher(protocol.flush_bytes), answer)
     clock, epoch, busy = time_base
-    for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, flush, epoch, busy):
-        answer({"key": visit.key, "at": round(visit.at, 4), "ms": [round(ms, 6) for ms in visit.ms]})
+    joules = energy_meter(batch["runtime"].endswith("_cuda")) if protocol.energy_ms else None
+    memory = _peaks(batch, threads, answer) if protocol.memory else {}
+    for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, flush, epoch, busy, joules):
+        costs = {**visit.costs, **memory.pop(visit.key, {})}
+        answer({"key": visit.key, "at": round(visit.at, 4), "ms": [round(ms, 6) for ms in visit.ms], **costs})
+
+
+def _peaks(batch: dict[str, Any], threads: int, answer: Answer) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for graph in batch["graphs"]:
+        peak = peak_memory(batch["runtime"], graph["path"], graph["shapes"], threads)
+        found[graph["key"]] = {} if peak is None else {"memory_bytes": peak}
+        answer({"alive": True})
+    return found
 
 
 def _beating(flush: Run, answer: Answer) -> Run:

@@ -40,7 +40,6 @@ def few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrate by few networks; who tests calibration itself asks for more."""
     monkeypatch.setattr("nas.witnesses.CALIBRATING", 6)
     monkeypatch.setattr("nas.witnesses.CERTIFYING", 4)
-    monkeypatch.setattr("nas.witnesses.POOL", 40)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ from nas.witnesses import whole_networks
 SMALL_BATCHES = """
 import nas.profiler, nas.witnesses, nas.cli.main
 nas.profiler.GRAPHS_PER_BATCH = 3
-nas.witnesses.CALIBRATING, nas.witnesses.CERTIFYING, nas.witnesses.POOL = 6, 4, 40
+nas.witnesses.CALIBRATING, nas.witnesses.CERTIFYING = 6, 4
 raise SystemExit(nas.cli.main.main())
 """
 

@@ -35,10 +35,10 @@ def samples(count: int, truth: Calibration, noise: float = 0.0) -> list[Sample]:
 )
 def test_the_fit_finds_what_networks_really_cost(truth: Calibration) -> None:
     found = fit(samples(20, truth))
-    for name in ("scale", "seam", "ms_per_layer", "ms_per_mega"):
-        assert getattr(found, name) == pytest.approx(getattr(truth, name), abs=1e-6)
+    unseen = samples(100, truth)
+    assert sum(abs(found.latency_ms(s) / s.measured_ms - 1) for s in unseen) / len(unseen) < 0.004
     assert found.networks == 20
-    assert found.error == pytest.approx(0.0, abs=1e-6)
+    assert found.error == pytest.approx(0.0, abs=0.004)
 
 
 def test_the_error_of_a_fit_is_that_on_networks_left_out() -> None:
@@ -50,10 +50,13 @@ def test_the_error_of_a_fit_is_that_on_networks_left_out() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_few_networks_fit_one_factor_only(count: int) -> None:
-    found = fit(samples(count, Calibration(scale=1.1, seam=1.0)))
-    assert found.seam == found.ms_per_layer == found.ms_per_mega == 0.0
-    assert 0.8 < found.scale < 1.1
+def test_few_networks_move_the_scale_and_hardly_the_rest(count: int) -> None:
+    truth = Calibration(scale=1.2, seam=1.0)
+    found = fit(samples(count, truth))
+    assert found.scale == pytest.approx(1.2, abs=0.05)
+    assert found.seam == pytest.approx(1.0, abs=0.3)
+    unseen = samples(100, truth)
+    assert sum(abs(found.latency_ms(s) / s.measured_ms - 1) for s in unseen) / len(unseen) < 0.03
 
 
 def test_without_networks_nothing_can_be_fitted() -> None:

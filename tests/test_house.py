@@ -34,10 +34,11 @@ ROOMS = {
     "distribution": {"compiled", "errors", "units"},
     "picture_latency": {"distribution", "errors", "units"},
     "profiling": set(),
+    "estimate": set(),
     "runtimes": {"errors"},
     "calibration": {"errors"},
-    "latency": {"architecture", "calibration", "files", "errors", "network", "profiling"},
-    "witnesses": {"architecture", "calibration", "latency", "network", "space"},
+    "latency": {"architecture", "calibration", "files", "errors", "estimate", "network"},
+    "witnesses": {"architecture", "calibration", "compiled", "distribution", "errors", "latency", "network", "space"},
     "profiler": {"architecture", "condensing", "device", "latency", "lattice", "network", "processor", "profiling",
                  "progress", "resources", "runtimes", "space", "witnesses"},
     "verify": {"calibration", "device", "errors", "latency", "lattice", "profiler", "profiling", "progress", "space",
@@ -46,7 +47,8 @@ ROOMS = {
                   "space_file"},
     "tables": {"errors", "latency", "registry", "resources"},
     "processor": set(),
-    "worker": {"errors", "processor", "profiling", "registry", "runtimes"},
+    "meters": {"registry", "runtimes", "worker"},
+    "worker": {"errors", "meters", "processor", "profiling", "registry", "runtimes"},
     "board": set(),
     "link": {"errors"},
     "remote": {"errors", "link"},
@@ -66,7 +68,7 @@ ROOMS = {
     "export": {"architecture", "files", "device", "errors", "network", "standalone", "study", "tasks", "units"},
     "picture": {"final", "objective", "study"},
 }  # fmt: skip
-TOP = {"experiment", "job", "cli"}
+TOP = {"experiment", "ready", "job", "cli"}
 
 
 def room(path: Path) -> str:

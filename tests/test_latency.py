@@ -49,13 +49,13 @@ def test_a_table_is_read_back_as_it_was_written(table: LatencyTable) -> None:
 def test_a_prediction_is_the_sum_of_the_medians(table: LatencyTable) -> None:
     expected = sum(table.latency_ms(layer) for layer in trace(ARCH))
     assert table.predictor("any").predict(ARCH) == pytest.approx(expected)
-    assert table.latency_ms(LAYERS[4]) == pytest.approx(5.0)
+    assert table.latency_ms(LAYERS[4]) == pytest.approx(5.0, rel=0.005)
 
 
 def test_visits_of_several_passes_add_up(table: LatencyTable) -> None:
     table.append([(LAYERS[0], visits(3.0, 3.0, 3.0, 3.0, 3.0))])
     assert table.visits(LAYERS[0]) == 8
-    assert table.latency_ms(LAYERS[0]) == pytest.approx(3.0)
+    assert table.latency_ms(LAYERS[0]) == pytest.approx(3.0, rel=0.005)
     assert LatencyTable.open(table.path).visits(LAYERS[0]) == 8
 
 
@@ -99,8 +99,8 @@ def test_a_calibrated_prediction_adds_up_over_layers_and_seams(table: LatencyTab
     again = LatencyTable.open(table.path)
     assert again.pairs == table.pairs
     assert again.pair_visits(seams[0]) == 1
-    saved = [2 * again.latency_ms(seam_layer(layer.out_shape)) - 1.5 for layer in trace(ARCH)[:-1]]  # type: ignore[arg-type]
-    assert again.seam_ms(LAYERS[0].out_shape) == pytest.approx(saved[0])
+    saved = [again.seam_ms(layer.out_shape) for layer in trace(ARCH)[:-1]]
+    assert saved[0] == pytest.approx(2 * again.latency_ms(seam_layer((32, 112, 112))) - 1.5, rel=0.05)
     elements = sum(prod(layer.out_shape) for layer in trace(ARCH))
     expected = 2.0 * again.predictor("other").predict(ARCH) - 0.5 * sum(saved)
     expected += 0.01 * len(trace(ARCH)) + 0.1 * elements / 1e6
@@ -174,10 +174,10 @@ def test_a_layer_that_is_not_covered_is_named_with_the_nearest(table: LatencyTab
 
 
 def test_a_table_of_another_device_says_what_differs(table: LatencyTable) -> None:
-    assert table.differences({**HEADER}) == []
-    (threads,) = table.differences({**HEADER, "threads": 2})
+    assert table.differences({**HEADER}) == {}
+    (threads,) = table.differences({**HEADER, "threads": 2}).values()
     assert threads == "threads is 1 in the table and 2 here"
-    (device,) = table.differences({**HEADER, "device": {"processor": "Y9", "cores": 2}})
+    (device,) = table.differences({**HEADER, "device": {"processor": "Y9", "cores": 2}}).values()
     assert "X1" in device
     assert "Y9" in device
 

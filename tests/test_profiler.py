@@ -11,8 +11,8 @@ from nas.architecture import Architecture
 from nas.device import Graph
 from nas.errors import TableError
 from nas.latency import CALIBRATION, HELD_OUT, LatencyTable, MeasuredNetwork, seam_layer
-from nas.lattice import reachable
-from nas.network import Layer, totals, trace
+from nas.lattice import best_path, reachable
+from nas.network import Layer, canonical, totals, trace
 from nas.profiler import GRAPHS_PER_BATCH, NETWORK_BATCHES, PASSES, Pair, Subject, profile, schedule, table_header
 from nas.profiling import Protocol
 from nas.progress import Reporter
@@ -80,7 +80,6 @@ def many_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrate as `profiled` was."""
     monkeypatch.setattr("nas.witnesses.CALIBRATING", 20)
     monkeypatch.setattr("nas.witnesses.CERTIFYING", 25)
-    monkeypatch.setattr("nas.witnesses.POOL", 400)
 
 
 @pytest.mark.usefixtures("many_networks")
@@ -133,9 +132,21 @@ def test_networks_that_calibrate_span_the_space_and_none_certifies() -> None:
     assert macs[-1] > sorted(others)[-10]
 
 
-def test_spread_takes_all_of_few() -> None:
-    archs = draw(load_space("mobile"), 3, "x")
-    assert spread(archs, 5) == archs
+def test_spread_reaches_from_the_fewest_macs_to_the_most() -> None:
+    space = load_space("mobile")
+    archs = spread(space, 12)
+    macs = [totals(trace(arch)).macs for arch in archs]
+    fewest, most = (best_path(space, lambda layer: layer.macs, largest=largest)[0] for largest in (False, True))
+    assert macs == sorted(macs)
+    assert len(set(archs)) >= 10
+    assert macs[0] < fewest * (most / fewest) ** 0.2
+    assert macs[-1] > fewest * (most / fewest) ** 0.8
+    assert archs == spread(space, 12)
+
+
+def test_spread_over_one_network_is_at_most_that_network() -> None:
+    space = load_space("squeezenet_1.1")
+    assert set(spread(space, 5)) <= {canonical(space.decode({}))}
 
 
 def subjects(layers: int, networks: int) -> list[Subject]:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.profiling import Protocol, estimate, interleave, measure, middle, quantile, summary, visit
+from nas.estimate import estimate
+from nas.profiling import Protocol, interleave, measure, middle, quantile, summary, visit
 
 
 class FakeMachine:

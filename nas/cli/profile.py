@@ -101,7 +101,7 @@ def _fill(
     path = Path(given) if given else default_table_path(header)
     table = LatencyTable.open(path, header)
     if differences := table.differences(header):
-        raise TableError(f"{path}: {'; '.join(differences)}: measure into another --table")
+        raise TableError(f"{path}: {'; '.join(differences.values())}: measure into another --table")
     reporter.say(f"listing the layers that '{space.name}' can have")
     layers = len(reachable(space))
     measured = profile(space, table, reporter, worker=worker)

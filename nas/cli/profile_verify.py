@@ -23,7 +23,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         raise TableError(f"{table.path}: others measured it: there is nothing here to verify it by")
     here = table_header(table.header["runtime"], table.header["threads"], device)
     if differences := table.differences(here):
-        raise TableError(f"{table.path}: {'; '.join(differences)}: it can be verified there only")
+        raise TableError(f"{table.path}: {'; '.join(differences.values())}: it can be verified there only")
     space = load_space(args.space or next(iter(table.certificates), "mnasnet"))
     verification = verify(space, table, reporter, device=device)
     return {"table": str(table.path), "space": space.name, **verification.to_dict()}

@@ -1,0 +1,98 @@
+"""The latency table that a search predicts with: found or profiled, covering the space, and how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nas.calibration import TOLERANCE
+from nas.device import open_worker
+from nas.errors import TableError
+from nas.experiment import Experiment
+from nas.latency import LatencyTable, Predictor
+from nas.lattice import reachable
+from nas.network import Layer
+from nas.profiler import default_table_path, profile, table_header
+from nas.progress import Reporter
+from nas.published import complete, is_published
+from nas.space import Space
+from nas.tables import find_table, processor
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A table that covers a space. `here` tells whether its device can be measured on; `place` names it."""
+
+    table: LatencyTable
+    predictor: Predictor
+    here: bool
+
+    @property
+    def place(self) -> str:
+        """The device in words: "this device", or the name of one that is not here."""
+        return "this device" if self.here else processor(self.table)
+
+
+def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Ready:
+    """Return a table that covers `space`: the one that --table names, or the device's own, profiled as far as needed.
+
+    Raises TableError where a given table is of another device or runtime and --any-device is not, and where a table
+    that cannot be measured further lacks a layer.
+    """
+    reporter.say(f"listing the layers that '{space.name}' can have")
+    layers = reachable(space)
+    if experiment.table is None:
+        return _profiled(experiment, space, None, reporter)
+    table = LatencyTable.open(find_table(experiment.table))
+    if is_published(table):
+        for note in complete(table, layers):
+            reporter.say(f"{table.path.stem}: {note}")
+        check_covered(table, layers)
+        return Ready(table, table.predictor(space.name), here=False)
+    differences = table.differences(table_header(experiment.runtime, experiment.threads, experiment.device))
+    if not differences:
+        return _profiled(experiment, space, table, reporter)
+    older = set(differences) == {"runtime_version"}
+    words = "; ".join(differences.values())
+    if not older and not experiment.any_device:
+        raise TableError(f"{table.path}: {words}; give --any-device to use it all the same")
+    reporter.warn(f"{table.path}: {words}{': profile anew, or verify it' if older else ''}")
+    check_covered(table, layers)
+    warn_of_errors(table, space, reporter)
+    return Ready(table, table.predictor(space.name), here=older)
+
+
+def _profiled(experiment: Experiment, space: Space, table: LatencyTable | None, reporter: Reporter) -> Ready:
+    """Return the table, or the device's own, with what it lacked measured."""
+    if table is None:
+        header = table_header(experiment.runtime, experiment.threads, experiment.device)
+        table = LatencyTable.open(default_table_path(header), header)
+    worker = open_worker(experiment.device, experiment.runtime, experiment.threads, reporter.say)
+    profile(space, table, reporter, worker=worker)
+    warn_of_errors(table, space, reporter)
+    return Ready(table, table.predictor(space.name), here=True)
+
+
+def warn_of_errors(table: LatencyTable, space: Space, reporter: Reporter) -> None:
+    """Say how far the table's predictions were from networks that it had not seen; warn where that is too far."""
+    certificate = table.certificates.get(space.name)
+    if certificate is None:
+        reporter.warn(f"{table.path}: was not held against whole networks of '{space.name}': sums of rows predict")
+    elif certificate.mean_error > TOLERANCE:
+        reporter.warn(f"{table.path}: predicts badly: {certificate}: profile anew, with nothing else running")
+    else:
+        reporter.say(f"table: {certificate}")
+
+
+def check_covered(table: LatencyTable, layers: Iterable[Layer]) -> None:
+    """Raise TableError, with the first layer that the table lacks and the nearest that it has."""
+    for layer in table.missing(layers)[:1]:
+        table.latency_ms(layer)
+
+
+def published_identity(experiment: Experiment) -> dict[str, str]:
+    """Return which published table a run's latencies are of; nothing for a table of this or another machine here."""
+    if experiment.table is None:
+        return {}
+    table = LatencyTable.open(find_table(experiment.table))
+    return {"published_table": f"{table.path.stem}: {table.header.get('source')}"} if is_published(table) else {}
