@@ -26,7 +26,7 @@ def whole_networks(space: Space) -> list[MeasuredNetwork]:
     Those that certify are drawn as a search draws, every choice uniformly. Those that calibrate are spread over all
     that networks of the space can cost, so that a fast one is not predicted from common ones.
     """
-    drawn = draw(space, CERTIFYING + CALIBRATING, f"{space.name} networks")
+    drawn = draw(space, 2 * CERTIFYING + CALIBRATING, f"{space.name} networks")
     held_out = drawn[: min(CERTIFYING, len(drawn) // 2)]
     seen = {arch.digest for arch in held_out}
     chosen = [arch for arch in [*spread(space, CALIBRATING), *drawn[len(held_out) :]] if arch.digest not in seen]
