@@ -31,7 +31,7 @@ PAUSES_S = {"local": (0.2, 1.0), "remote": (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)}
 
 @dataclass(frozen=True)
 class Graph:
-    """An exported model to measure: its key, its file here, and the shapes of its inputs with batch.
+    """An exported model to measure: its key, its file here, the shapes of its inputs with batch, also its memory?
 
     What lies beside the file under the same stem belongs to it, and so does all in it where it is a directory.
     """
@@ -39,6 +39,7 @@ class Graph:
     key: str
     path: str
     shapes: tuple[tuple[int, ...], ...]
+    memory: bool = False
 
 
 class Worker(typing.Protocol):
@@ -227,10 +228,15 @@ class SteadyWorker:
 
 def request(graphs: Sequence[Graph], protocol: Protocol, seed: int, there: bool) -> dict[str, Any]:
     """Return the request of a batch; `there` for graphs that lie in FOLDER on the device."""
-    paths = [f"{FOLDER}/{Path(graph.path).name}" if there else graph.path for graph in graphs]
     return {
         "graphs": [
-            {"key": graph.key, "path": path, "shapes": graph.shapes} for graph, path in zip(graphs, paths, strict=True)
+            {
+                "key": graph.key,
+                "path": f"{FOLDER}/{Path(graph.path).name}" if there else graph.path,
+                "shapes": graph.shapes,
+                **({"memory": True} if graph.memory else {}),
+            }
+            for graph in graphs
         ],
         "protocol": protocol.to_dict(),
         "seed": seed,

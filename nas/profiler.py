@@ -20,16 +20,27 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.condensing import set_progress
-from nas.device import DTYPE, LOCAL, Graph, Worker, find_runtime, inspect_device, make_runtime, open_worker
-from nas.latency import HELD_OUT, LatencyTable, MeasuredNetwork, layer_key, seam_layer
+from nas.device import (
+    DTYPE,
+    LOCAL,
+    Graph,
+    Worker,
+    find_runtime,
+    graph_files,
+    inspect_device,
+    make_runtime,
+    open_worker,
+)
+from nas.latency import LatencyTable
 from nas.lattice import reachable
 from nas.network import IMAGE_CHANNELS, Layer, build, deploy, in_channels, input_shapes, make_block
 from nas.processor import describe_processor, processor_slug
-from nas.profiling import Latency, Protocol, middle, summary
+from nas.profiling import COSTS, Latency, Protocol, Visit, middle, summary
 from nas.progress import Reporter
 from nas.resources import user_cache
 from nas.runtimes import Runtime
 from nas.space import Space
+from nas.table_rows import HELD_OUT, MeasuredNetwork, Name, Pair, What, layer_key, name_of, seam_layer
 from nas.witnesses import LEAST_NETWORKS, calibrate, whole_networks
 
 PASSES = 3
@@ -40,14 +51,8 @@ NETWORK_BATCHES = 12
 """In how many batches each whole network takes part."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A layer twice in series: beside the layer alone it tells what a seam saves."""
-
-    layer: Layer
-
-
-What = Layer | Pair | MeasuredNetwork
+ENERGY_MS = 20.0
+"""How long a visit calls on between two readings of the meter, where energy is measured."""
 
 
 @dataclass
@@ -105,15 +110,15 @@ def profile(
     protocol = protocol or Protocol()
     layers = reachable(space)
     seams = seam_layers(layers)
-    pairs = [Pair(layer) for layer in seams if table.pair_visits(layer) < protocol.visits]
+    pairs = table.missing(list(map(Pair, seams)), protocol.visits)
     calibrated = space.name in table.calibrations and not pairs
     networks = [] if calibrated else whole_networks(space)
     if len(networks) < LEAST_NETWORKS:
         networks, seams, pairs = [], [], []
     missing = table.missing(layers, protocol.visits)
     alone = table.missing(seams, protocol.visits)
-    waiting = table.missing_networks(networks, protocol.visits)
-    whats: list[Layer | Pair | MeasuredNetwork] = [*dict.fromkeys([*missing, *alone]), *pairs, *waiting]
+    waiting = table.missing(networks, protocol.visits)
+    whats: list[What] = [*dict.fromkeys([*missing, *alone]), *pairs, *waiting]
     if whats:
         worker = worker or open_worker(LOCAL, table.header["runtime"], table.header["threads"], reporter.say)
         _export_and_measure(whats, table, protocol, worker, reporter)
@@ -208,24 +213,37 @@ def _measure_all(
     rounds = replace(protocol, visits=-(-protocol.visits // PASSES))
     with reporter.task(worker.doing, rounds.visits * sum(map(len, batches))) as advance:
         for number, batch in enumerate(batches):
-            wanted = {subject.graph.key: subject for subject in batch if _lacks_visits(subject, table, protocol)}
+            wanted = {subject.graph.key: subject for subject in batch if _lacks_visits(subject.what, table, protocol)}
             advance(rounds.visits * (len(batch) - len(wanted)))
+            first = number < len(batches) // PASSES
+            graphs = [_with_memory(subject, table) if first else subject.graph for subject in wanted.values()]
             visits: dict[str, list[tuple[float, float]]] = {}
-            for visit in worker.measure([subject.graph for subject in wanted.values()], rounds, seed=number):
+            costs: dict[Name, dict[str, list[float]]] = {}
+            for visit in worker.measure(graphs, rounds, seed=number):
                 visits.setdefault(visit.key, []).append((visit.at, middle(visit.ms)))
+                found = costs.setdefault(name_of(wanted[visit.key].what), {})
+                for column, value in visit.costs.items():
+                    found.setdefault(column, []).append(value)
                 advance(1)
-            found = [(wanted[key].what, times) for key, times in visits.items()]
-            table.append((what, times) for what, times in found if isinstance(what, Layer))
-            table.append_pairs((what.layer, times) for what, times in found if isinstance(what, Pair))
-            table.append_networks(
-                replace(what, visits=times) for what, times in found if isinstance(what, MeasuredNetwork)
-            )
+            for subject in wanted.values() if first else ():
+                costs.setdefault(name_of(subject.what), {}).update(_size(subject.graph))
+            table.append(((wanted[key].what, times) for key, times in visits.items()), costs)
 
 
-def _lacks_visits(subject: Subject, table: LatencyTable, protocol: Protocol) -> bool:
-    if isinstance(subject.what, Layer):
-        return table.visits(subject.what) < protocol.visits
-    return isinstance(subject.what, MeasuredNetwork) or table.pair_visits(subject.what.layer) < protocol.visits
+def _lacks_visits(what: What, table: LatencyTable, protocol: Protocol) -> bool:
+    return isinstance(what, MeasuredNetwork) or table.visits(what) < protocol.visits
+
+
+def _with_memory(subject: Subject, table: LatencyTable) -> Graph:
+    """Return the graph, of a held-out network with the wish to learn its peak memory too."""
+    held_out = isinstance(subject.what, MeasuredNetwork) and subject.what.role == HELD_OUT
+    return replace(subject.graph, memory=held_out and table.cost("memory_bytes", subject.what) is None)
+
+
+def _size(graph: Graph) -> dict[str, list[float]]:
+    """Return the size of what was exported; nothing where a board measured it and it did not come back."""
+    sizes = [path.stat().st_size for path in graph_files([graph]).values()] if graph.path else []
+    return {"size_bytes": [sum(sizes)]} if sizes else {}
 
 
 def schedule(subjects: Sequence[Subject], passes: int) -> list[list[Subject]]:
@@ -252,7 +270,7 @@ def measure_networks(
     seed: int = 0,
 ) -> list[Latency]:
     """Return the latency of whole networks, exported here and measured on the device, interleaved with each other."""
-    protocol = Protocol(visits=30, warmup=2, repeats=4)
+    protocol = Protocol(visits=30, warmup=2, repeats=4, energy_ms=ENERGY_MS)
     runtime = find_runtime(runtime_name)
     with (
         tempfile.TemporaryDirectory(prefix="nas-measure-") as folder,
@@ -261,8 +279,18 @@ def measure_networks(
     ):
         with one_thread():
             graphs = [_export(runtime, MeasuredNetwork("", HELD_OUT, arch), Path(folder)) for arch in archs]
-        visits: dict[str, list[tuple[float, ...]]] = {graph.key: [] for graph in graphs}
-        for visit in worker.measure(graphs, protocol, seed):
-            visits[visit.key].append(visit.ms)
+        visits: dict[str, list[Visit]] = {graph.key: [] for graph in graphs}
+        for visit in worker.measure([replace(graph, memory=True) for graph in graphs], protocol, seed):
+            visits[visit.key].append(visit)
             advance(1)
-    return [summary(visits[graph.key]) for graph in graphs]
+        return [_latency(visits[graph.key], graph) for graph in graphs]
+
+
+def _latency(visits: Sequence[Visit], graph: Graph) -> Latency:
+    memory, energy = ([visit.costs[name] for visit in visits if name in visit.costs] for name in COSTS[::-1])
+    return replace(
+        summary([visit.ms for visit in visits]),
+        size_bytes=int(_size(graph)["size_bytes"][0]),
+        memory_bytes=int(memory[0]) if memory else None,
+        energy_mj=middle(energy) if energy else None,
+    )

@@ -28,7 +28,7 @@ class Protocol:
     """The settings of a measurement; every table and result carries them.
 
     With `energy_ms`, each visit ends with calls for at least so long between two readings of the device's meter, if
-    it has one; with `memory`, the first visit of a batch tells the peak memory of a fresh process.
+    it has one.
     """
 
     visits: int = 12
@@ -36,7 +36,6 @@ class Protocol:
     repeats: int = 3
     flush_bytes: int = 4 << 20
     energy_ms: float = 0.0
-    memory: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings by name."""
@@ -60,7 +59,8 @@ class Visit:
 class Latency:
     """Milliseconds of one inference: median and the 10 % and 90 % quantiles over all timed calls.
 
-    `repeatability` is the relative difference of the medians of every other visit.
+    `repeatability` is the relative difference of the medians of every other visit. Beside: the bytes of the exported
+    file, by how many a fresh process grew at its peak, and the millijoules of a call; None where not measured.
     """
 
     median: float
@@ -68,6 +68,9 @@ class Latency:
     p90: float
     samples: int
     repeatability: float
+    size_bytes: int | None = None
+    memory_bytes: int | None = None
+    energy_mj: float | None = None
 
 
 def visit(

@@ -65,7 +65,7 @@ def verify(
     """
     for layer in table.missing(reachable(space))[:1]:
         table.latency_ms(layer)  # raises, with the nearest layer that is covered
-    seen = {digest for _, digest in table.networks}
+    seen = {network.arch.digest for network in table.networks}
     seed = datetime.datetime.now(datetime.UTC).isoformat()
     archs = [arch for arch in draw(space, count + len(seen), seed) if arch.digest not in seen][:count]
     if len(archs) < 2:

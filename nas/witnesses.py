@@ -11,9 +11,10 @@ from nas.calibration import Sample, certify, fit
 from nas.compiled import compile_space
 from nas.distribution import sample_within
 from nas.errors import UsageError
-from nas.latency import CALIBRATION, HELD_OUT, LatencyTable, MeasuredNetwork
+from nas.latency import LatencyTable
 from nas.network import canonical, trace
 from nas.space import Space
+from nas.table_rows import CALIBRATION, HELD_OUT, MeasuredNetwork
 
 CALIBRATING, CERTIFYING = 20, 25
 LEAST_NETWORKS = 4
@@ -67,7 +68,7 @@ def spread(space: Space, count: int) -> list[Architecture]:
 def calibrate(space: Space, table: LatencyTable) -> None:
     """Fit the table's sums to its measured networks of `space`, and certify them on the others."""
     roles: dict[str, list[MeasuredNetwork]] = {CALIBRATION: [], HELD_OUT: []}
-    for network in table.networks.values():
+    for network in table.networks:
         if network.space == space.name:
             roles[network.role].append(network)
     calibration = fit([sample(table, network) for network in roles[CALIBRATION]])
@@ -75,7 +76,7 @@ def calibrate(space: Space, table: LatencyTable) -> None:
     certificate = certify(
         [calibration.latency_ms(sample(table, network)) for network in held_out],
         [table.network_ms(network) for network in held_out],
-        table.repeatability([(network.space, network.arch.digest) for network in held_out]),
+        table.repeatability(held_out),
     )
     table.append_calibration(space.name, calibration, certificate)
 

@@ -2,7 +2,7 @@
 
 Reads one JSON object a line from stdin. The first is {"runtime", "threads"}. {"put": name, "size": n} is followed by
 the n bytes of a file, which is kept under the working directory until the next batch is done. Every other is a batch,
-{"graphs": [{"key", "path", "shapes"}], "protocol": {...}, "seed"}.
+{"graphs": [{"key", "path", "shapes"[, "memory": true]}], "protocol": {...}, "seed"}.
 
 Answers one JSON object a line: {"settings", "device"}, what the process got and where it runs; for a batch
 {"loaded": key} for each graph, {"key", "at", "ms": [...]} for each visit, with "energy_mj" and "memory_bytes" where
@@ -124,7 +124,7 @@ def _measure(
     flush = _beating(own or flusher(protocol.flush_bytes), answer)
     clock, epoch, busy = time_base
     joules = energy_meter(batch["runtime"].endswith("_cuda")) if protocol.energy_ms else None
-    memory = _peaks(batch, threads, answer) if protocol.memory else {}
+    memory = _peaks(batch, threads, answer)
     for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, flush, epoch, busy, joules):
         costs = {**visit.costs, **memory.pop(visit.key, {})}
         answer({"key": visit.key, "at": round(visit.at, 4), "ms": [round(ms, 6) for ms in visit.ms], **costs})
@@ -133,6 +133,8 @@ def _measure(
 def _peaks(batch: dict[str, Any], threads: int, answer: Answer) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for graph in batch["graphs"]:
+        if not graph.get("memory"):
+            continue
         peak = peak_memory(batch["runtime"], graph["path"], graph["shapes"], threads)
         found[graph["key"]] = {} if peak is None else {"memory_bytes": peak}
         answer({"alive": True})

@@ -52,7 +52,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def times_of(path: Path) -> dict[object, list[float]]:
     """Return what each layer, pair and network of a table took, whenever it was."""
-    return {name: sorted(ms for _, ms in visits) for name, visits in LatencyTable.open(path)._named()}
+    return {name: sorted(ms for _, ms in visits) for name, visits in LatencyTable.open(path).rows.items()}
 
 
 def measure(bundle: Path, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from nas.calibration import Calibration, certify
 from nas.errors import TableError
-from nas.latency import CALIBRATION, LatencyTable, MeasuredNetwork, seam_layer
+from nas.latency import LatencyTable
 from nas.network import trace
 from nas.space_file import load_architecture
+from nas.table_rows import CALIBRATION, MeasuredNetwork, Pair, name_of, seam_layer
 
 HEADER: dict[str, Any] = {
     "device": {"processor": "X1", "cores": 2},
@@ -73,18 +74,18 @@ def test_a_slow_time_of_the_machine_is_divided_out(tmp_path: Path) -> None:
 
 
 def test_networks_and_calibration_are_read_back(table: LatencyTable) -> None:
-    network = MeasuredNetwork("mobile", CALIBRATION, ARCH, visits(1.0, 2.0, 3.0))
-    table.append_networks([network])
-    table.append_networks([replace(network, visits=visits(4.0))])
+    network = MeasuredNetwork("mobile", CALIBRATION, ARCH)
+    table.append([(network, visits(1.0, 2.0, 3.0))])
+    table.append([(network, visits(4.0))])
     certificate = certify([1.0, 2.0], [1.0, 2.1], 0.01)
     table.append_calibration("mobile", Calibration(2.0, 0.5, 0.01, 0.1, 8, 0.02), certificate)
     again = LatencyTable.open(table.path)
-    assert again.networks == table.networks
-    assert len(again.networks["mobile", ARCH.digest].visits) == 4
+    assert again.networks == table.networks == [network]
+    assert again.visits(network) == 4
     assert again.certificates == {"mobile": certificate}
-    assert again.missing_networks([network], 4) == []
-    assert again.missing_networks([network], 5) == [network]
-    assert again.missing_networks([replace(network, space="zoo")]) == [replace(network, space="zoo")]
+    assert again.missing([network], 4) == []
+    assert again.missing([network], 5) == [network]
+    assert again.missing([replace(network, space="zoo")]) == [replace(network, space="zoo")]
 
 
 def test_a_calibrated_prediction_adds_up_over_layers_and_seams(table: LatencyTable) -> None:
@@ -95,10 +96,10 @@ def test_a_calibrated_prediction_adds_up_over_layers_and_seams(table: LatencyTab
     with pytest.raises(TableError, match=r"two of conv\(.*kernel_size=1.*\) at 32x112x112 in series are not covered"):
         table.predictor("mobile").predict(ARCH)
     table.append((seam, visits(1.0)) for seam in seams if table.visits(seam) == 0)
-    table.append_pairs((seam, visits(1.5)) for seam in seams)
+    table.append((Pair(seam), visits(1.5)) for seam in seams)
     again = LatencyTable.open(table.path)
-    assert again.pairs == table.pairs
-    assert again.pair_visits(seams[0]) == 1
+    assert again.rows == table.rows
+    assert again.visits(Pair(seams[0])) == 1
     saved = [again.seam_ms(layer.out_shape) for layer in trace(ARCH)[:-1]]
     assert saved[0] == pytest.approx(2 * again.latency_ms(seam_layer((32, 112, 112))) - 1.5, rel=0.05)
     elements = sum(prod(layer.out_shape) for layer in trace(ARCH))
@@ -111,11 +112,27 @@ def test_repeatability_is_what_halves_of_the_visits_differ_by(tmp_path: Path) ->
     table = LatencyTable.open(tmp_path / "table.jsonl", HEADER)
     for second in range(8):
         table.append((layer, [(second + index / 100, 1.0 + index)]) for index, layer in enumerate(LAYERS))
-    steady = MeasuredNetwork("mobile", CALIBRATION, ARCH, [(index + 0.5, 10.0) for index in range(8)])
-    moody = replace(steady, arch=ARCH.at(96), visits=[(index + 0.5, 10.0 + index % 2) for index in range(8)])
-    table.append_networks([steady, moody])
-    assert table.repeatability([("mobile", ARCH.digest)]) == pytest.approx(0.0, abs=1e-9)
-    assert table.repeatability([("mobile", ARCH.at(96).digest)]) == pytest.approx(1 / 11)
+    steady = MeasuredNetwork("mobile", CALIBRATION, ARCH)
+    moody = replace(steady, arch=ARCH.at(96))
+    table.append([(steady, [(index + 0.5, 10.0) for index in range(8)])])
+    table.append([(moody, [(index + 0.5, 10.0 + index % 2) for index in range(8)])])
+    assert table.repeatability([steady]) == pytest.approx(0.0, abs=1e-9)
+    assert table.repeatability([moody]) == pytest.approx(1 / 11)
+
+
+def test_other_costs_are_kept_where_they_were_measured(table: LatencyTable) -> None:
+    first, second = LAYERS[:2]
+    costs = {name_of(first): {"size_bytes": [100.0], "energy_mj": [3.0, 1.0, 2.0]}}
+    table.append([(first, visits(1.0)), (second, visits(1.0))], costs)
+    again = LatencyTable.open(table.path)
+    assert again.cost("energy_mj", first) == 2.0
+    assert again.cost("energy_mj", second) is None
+    assert again.cost("memory_bytes", first) is None
+    assert again.predict_cost("size_bytes", ARCH) is None
+    table.append((layer, visits(1.0)) for layer in LAYERS)
+    everything = {name_of(layer): {"size_bytes": [10]} for layer in LAYERS}
+    table.append([(layer, visits(1.0)) for layer in LAYERS[1:]], everything)
+    assert table.predict_cost("size_bytes", ARCH) == 100 + 10 * (len(trace(ARCH)) - 1)
 
 
 @given(cut=st.integers(1, 10_000))
@@ -150,9 +167,13 @@ def test_a_header_cut_off_by_a_crash_begins_the_table_anew(tmp_path: Path) -> No
         ('{"block": "conv", "in": [3, 8, 8], "ms": [NaN]}', "ms must be finite numbers above zero"),
         ('{"block": 3, "in": [3, 8, 8], "ms": [1]}', "line 2"),
         ("[]", "line 2: a row needs"),
-        ('{"block": "conv", "in": [3, 8, 8], "ms": [1, 2], "at": [1]}', "at must be a finite number"),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": [1, 2], "at": [1]}', "at must be a number of seconds for each"),
         ('{"block": "conv", "in": [3, 8, 8], "repeat": 3, "ms": [1]}', "line 2: repeat must be 1 or 2: 3"),
-        ('{"block": "conv", "in": [3, 8, 8], "ms": [1], "at": [NaN]}', "at must be a finite number"),
+        (
+            '{"block": "conv", "in": [3, 8, 8], "ms": [1], "size_bytes": [-5]}',
+            "size_bytes must be finite numbers from zero",
+        ),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": [1], "at": [NaN]}', "at must be finite numbers"),
         ('{"network": {}, "role": "calibration", "space": "x", "ms": [1]}', "line 2"),
         ('{"network": {}, "role": "judge", "space": "x", "ms": [1]}', "role must be one of calibration, held_out"),
         ('{"space": "x", "calibration": {"scale": 1}, "certificate": {}}', "a calibration must have scale, seam"),

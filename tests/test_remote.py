@@ -13,6 +13,7 @@ import sys
 import time
 import venv
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def rows_of(path: Path | str) -> dict[object, list[float]]:
 
 def times_of(table: LatencyTable) -> dict[object, list[float]]:
     """Return what each layer, pair and network took, whenever it was."""
-    return {name: sorted(ms for _, ms in visits) for name, visits in table._named()}
+    return {name: sorted(ms for _, ms in visits) for name, visits in table.rows.items()}
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -142,7 +143,8 @@ def test_a_profile_over_ssh(
 
 def test_finalists_are_measured_on_the_device(board: str) -> None:
     arch = load_architecture("mnasnet_a1_1.0").at(32)
-    assert measure_networks([arch], "null", 1, QUIET, board) == measure_networks([arch], "null", 1, QUIET)
+    (there,), (here,) = measure_networks([arch], "null", 1, QUIET, board), measure_networks([arch], "null", 1, QUIET)
+    assert replace(there, memory_bytes=None) == replace(here, memory_bytes=None)
 
 
 def test_a_search_on_a_device(board: str, tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,9 +43,9 @@ def _published(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from pathlib import Path
 
     from nas.errors import UsageError
-    from nas.latency import layer_name
     from nas.published import read_published, source_of, uncovered, write_table
     from nas.space_file import load_space
+    from nas.table_rows import layer_name
     from nas.tables import imported_path
 
     files = [Path(name) for name in args.imported]
