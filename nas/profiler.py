@@ -287,7 +287,8 @@ def measure_networks(
 
 
 def _latency(visits: Sequence[Visit], graph: Graph) -> Latency:
-    memory, energy = ([visit.costs[name] for visit in visits if name in visit.costs] for name in COSTS[::-1])
+    found = {name: [visit.costs[name] for visit in visits if name in visit.costs] for name in COSTS}
+    memory, energy = found["memory_bytes"], found["energy_mj"]
     return replace(
         summary([visit.ms for visit in visits]),
         size_bytes=int(_size(graph)["size_bytes"][0]),

@@ -391,3 +391,84 @@ def test_a_wrong_experiment_file_is_named(
     line = refused(capsys, "search", str(path))
     assert message in line
     assert "x.yaml" in line
+
+
+def test_a_profile_tells_its_certificate_and_columns(tiny_space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["profile", "--space", str(tiny_space), "--runtime", "null", "--energy"]
+    result = run_json(capsys, *args)
+    certificate = result["certificate"]
+    names = {"networks", "mean_error", "worst_error", "within_5", "within_10", "spearman", "repeatability"}
+    assert names <= set(certificate)
+    assert certificate["networks"] == 4
+    assert 0 <= certificate["mean_error"] <= certificate["worst_error"] < 0.2
+    assert 0 <= certificate["within_5"] <= certificate["within_10"] <= 1
+    assert result["columns"]["size_bytes"] > result["layers"]
+    assert result["columns"].get("memory_bytes", 4) == 4
+    assert main([*args, "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert "holds to mean error" in printed
+    assert "size_bytes of" in printed
+
+
+def test_verify_says_whether_a_table_holds(
+    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.jsonl"
+    run_json(capsys, "profile", "--space", str(tiny_space), "--runtime", "null", "--table", str(table))
+    check = ["profile", "--verify", str(table), "--space", str(tiny_space)]
+    result = run_json(capsys, *check)
+    assert result["holds"] is True
+    assert result["factor"] == pytest.approx(1.0, abs=0.05)
+    slowed = [json.loads(line) for line in table.read_text().splitlines()]
+    for row in slowed:
+        if "calibration" in row:
+            row["calibration"]["scale"] *= 1.4
+    table.write_text("".join(json.dumps(row) + "\n" for row in slowed))
+    assert main([*check, "--quiet"]) == 1
+    printed = capsys.readouterr().out
+    assert "factor   0.6" in printed
+    assert "times do not hold" in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--verify", "nowhere.jsonl"], "nowhere.jsonl: no such latency table"),
+        (["--verify", "pixel1"], "others measured it"),
+        (["--verify", "pixel1", "--runtime", "torch"], "--runtime: cannot stand beside --verify"),
+        (["--verify", "x", "--bundle", "y"], "cannot stand beside --"),
+        (["--import", "x", "--energy"], "--energy: cannot stand beside --import"),
+    ],
+)
+def test_flags_of_profile_that_do_not_fit(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(capsys, "profile", *flags)
+
+
+def test_a_table_that_predicts_badly_is_warned_of(
+    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.jsonl"
+    flags = ["--runtime", "null", "--classes", "10", "--table", str(table)]
+    run_json(capsys, "profile", "--space", str(tiny_space), *flags)
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    rows[-1]["certificate"]["mean_error"] = 0.07
+    rows[0]["runtime_version"] = "0"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main([*search_args(tiny_space, tmp_path / "a", "--trials", "1", "--table", str(table))]) == 0
+    captured = capsys.readouterr()
+    assert "runtime_version is '0' in the table and '1' here: profile anew, or verify it" in captured.err
+    assert "predicts badly: mean error 7.0%" in captured.err
+    card = json.loads((tmp_path / "a" / "model" / "card.json").read_text())
+    assert card["size_bytes"] > 0
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["certificate"]["mean_error"] == 0.07
+
+
+def test_the_finalists_of_another_machines_table_are_not_measured_here(
+    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = phone_table(tiny_space, tmp_path, capsys)
+    args = search_args(tiny_space, tmp_path / "b", "--trials", "1", "--table", str(table), "--any-device")
+    result = run_json(capsys, *args)
+    assert result["holds_target"] is None
+    assert result["best"]["latency_ms"]["measured"] is None
+    assert "Kirin 9000; not measured: the device is not here" in result["latency_basis"]

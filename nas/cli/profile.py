@@ -10,14 +10,15 @@ from nas.progress import Reporter
 
 if TYPE_CHECKING:
     from nas.device import Worker
+    from nas.profiling import Protocol
     from nas.space import Space
 
 HELP = "measure the latency table of a device and runtime, check one, or import a published one"
 DEFAULTS = {"space": "mnasnet", "runtime": "onnxruntime", "threads": 1, "device": "local"}
 MODES = {
-    "import": ("space", "runtime", "threads", "classes", "device", "bundle", "verify"),
-    "bundle": ("device", "table", "verify"),
-    "verify": ("runtime", "threads", "classes", "table"),
+    "import": ("space", "runtime", "threads", "classes", "device", "energy", "bundle", "verify"),
+    "bundle": ("device", "table", "energy", "verify"),
+    "verify": ("runtime", "threads", "classes", "table", "energy"),
 }
 """Flags that do something else than measuring here and now, and those that would have no effect beside each."""
 
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", metavar="FILE", help="the table to write (default: the device's own)")
     parser.add_argument(
         "--device", metavar="URL", help="where to measure: local (default) or ssh://user@host:port/path/to/python"
+    )
+    parser.add_argument(
+        "--energy", action="store_const", const=True, help="also the energy of a call, where the device has a meter"
     )
     parser.add_argument("--verify", metavar="TABLE", help="measure fresh networks and say whether TABLE still holds")
     parser.add_argument("--bundle", metavar="DIR", help="write a folder that measures on a board without a connection")
@@ -63,14 +67,15 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 def _live(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.device import open_worker
-    from nas.profiler import table_header
+    from nas.profiler import ENERGY_MS, table_header
+    from nas.profiling import Protocol
     from nas.space_file import load_space
 
     space = load_space(args.space)
     space = space.for_classes(args.classes) if args.classes is not None else space
     worker = open_worker(args.device, args.runtime, args.threads, reporter.say)
     header = table_header(args.runtime, args.threads, args.device)
-    return _fill(space, header, args.table, worker, reporter)
+    return _fill(space, header, args.table, worker, reporter, Protocol(energy_ms=ENERGY_MS if args.energy else 0.0))
 
 
 def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -89,7 +94,12 @@ def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _fill(
-    space: Space, header: dict[str, Any], given: str | None, worker: Worker, reporter: Reporter
+    space: Space,
+    header: dict[str, Any],
+    given: str | None,
+    worker: Worker,
+    reporter: Reporter,
+    protocol: Protocol | None = None,
 ) -> dict[str, Any]:
     from pathlib import Path
 
@@ -104,7 +114,7 @@ def _fill(
         raise TableError(f"{path}: {'; '.join(differences.values())}: measure into another --table")
     reporter.say(f"listing the layers that '{space.name}' can have")
     layers = len(reachable(space))
-    measured = profile(space, table, reporter, worker=worker)
+    measured = profile(space, table, reporter, protocol, worker)
     predictor, certificate = table.predictor(space.name), table.certificates.get(space.name)
     fastest, slowest = (best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True))
     return {
@@ -116,6 +126,7 @@ def _fill(
         "slowest_ms": slowest,
         "calibration": predictor.calibration.to_dict(),
         "certificate": certificate.to_dict() if certificate else None,
+        "columns": {column: len(values) for column, values in table.costs.items()},
         "settings": table.header,
     }
 
@@ -144,3 +155,5 @@ def print_result(result: dict[str, Any]) -> None:
             print(f"holds to {Certificate.from_dict(result['certificate'])}")
         span = f"{format_latency(result['fastest_ms'])} to {format_latency(result['slowest_ms'])}"
         print(f"space    {span} by the table")
+        columns = ", ".join(f"{column} of {rows} rows" for column, rows in result["columns"].items())
+        print(f"columns  {columns or 'times only'}")
