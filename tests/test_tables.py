@@ -105,7 +105,7 @@ def test_wrong_imports_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     bad.write_text(good.read_text()[:-9])
     assert "bad.json: broken JSON, or cut off" in refused(capsys, "profile", "--import", str(bad), "--table", str(out))
     assert "is one of the files to import" in refused(capsys, "profile", "--import", str(good), "--table", str(good))
-    assert "is a folder" in refused(capsys, "profile", "--import", str(tmp_path))
+    assert "takes a folder that --bundle wrote" in refused(capsys, "profile", "--import", str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"my_board.json", "bad.json"}
 
 
