@@ -120,6 +120,8 @@ class LatencyTable:
     def _read(self, line: str, where: str) -> None:
         try:
             data = json.loads(line)
+            if "device" in data:
+                raise TableError("a second header: a file is the table of one device and runtime")
             if "calibration" in data:
                 self.calibrations[data["space"]] = Calibration.from_dict(data["calibration"])
                 self.certificates[data["space"]] = Certificate.from_dict(data["certificate"])

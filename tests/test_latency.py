@@ -167,6 +167,7 @@ def test_a_header_cut_off_by_a_crash_begins_the_table_anew(tmp_path: Path) -> No
         ('{"block": "conv", "in": [3, 8, 8], "ms": [NaN]}', "ms must be finite numbers above zero"),
         ('{"block": 3, "in": [3, 8, 8], "ms": [1]}', "line 2"),
         ("[]", "line 2: a row needs"),
+        (json.dumps(HEADER), "line 2: a second header: a file is the table of one device"),
         ('{"block": "conv", "in": [3, 8, 8], "ms": [1, 2], "at": [1]}', "at must be a number of seconds for each"),
         ('{"block": "conv", "in": [3, 8, 8], "repeat": 3, "ms": [1]}', "line 2: repeat must be 1 or 2: 3"),
         (
