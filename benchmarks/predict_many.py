@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/predict_many.py [--space mnasnet] [--networks 1000000] [--repeats 9]
 
 `codes` are small integers of networks, predicted by gathers from stage tables (numpy). The peers are
-`LatencyTable.predict` over decoded architectures, and the bare sum over a dict of (block, shape) keys for which every
+`Predictor.predict` over decoded architectures, and the bare sum over a dict of (block, shape) keys for which every
 network's keys were made beforehand. All three predict the same networks by the same table of made-up latencies, and
 must agree. Rounds are interleaved; printed are medians, and the ratios of the medians. Before that: the time to
 compile the space with its layers traced, and to sample 10,000 networks below the 1 % quantile of its latency.

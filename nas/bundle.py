@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class RecordingWorker:
     def __init__(self, folder: Path, runtime: str, threads: int):
         self.settings: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
-        self.needs_graphs, self.doing = True, "recording"
+        self.doing = "recording"
         self.digests: dict[str, str] = {}
         self.batches = 0
         self._folder = folder
@@ -85,7 +85,8 @@ class RecordingWorker:
         self.batches += 1
         for _ in range(protocol.visits):
             for graph in graphs:
-                yield Visit(graph.key, 0.0, (1.0,) * protocol.repeats)
+                costs = {"memory_bytes": 1.0} if graph.memory else {}  # asked for, so not asked for again
+                yield Visit(graph.key, 0.0, (1.0,) * protocol.repeats, costs)
 
     def _add(self, content: dict[str, Any]) -> None:
         with (self._folder / REQUESTS).open("a", encoding="utf-8") as file:
@@ -93,15 +94,14 @@ class RecordingWorker:
 
 
 class ReplayWorker:
-    """A worker that answers from what a board recorded; each visit is given once, in the order of the recording."""
+    """A worker that only tells what a board has recorded."""
 
     def __init__(self, folder: Path, settings: dict[str, Any], device: dict[str, Any], visits: Sequence[Visit]):
-        self.settings, self.device = settings, device
-        self.needs_graphs, self.doing = False, "reading"
+        self.settings, self.device, self.doing = settings, device, "reading"
         self._folder = folder
-        self._visits: dict[str, deque[tuple[int, Visit]]] = defaultdict(deque)
-        for number, visit in enumerate(visits):
-            self._visits[visit.key].append((number, visit))
+        self._visits: dict[str, list[Visit]] = defaultdict(list)
+        for visit in visits:
+            self._visits[visit.key].append(visit)
 
     def __enter__(self) -> ReplayWorker:
         return self
@@ -109,15 +109,16 @@ class ReplayWorker:
     def __exit__(self, *_: object) -> None:
         return
 
+    def recorded(self, key: str) -> list[Visit]:
+        """Return the visits of a graph, in order. Raises DeviceError where there are none."""
+        if key not in self._visits:
+            raise DeviceError(f"{self._folder}: graph {key} of this space was not measured")
+        return self._visits[key]
+
     def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
-        """Yield the recorded visits of the graphs. Raises DeviceError where the folder holds fewer."""
-        taken = []
+        """Yield the recorded visits of the graphs."""
         for graph in graphs:
-            recorded = self._visits[graph.key]
-            if len(recorded) < protocol.visits:
-                raise DeviceError(f"{self._folder}: graph {graph.key} of this space was not measured as often as asked")
-            taken += [recorded.popleft() for _ in range(protocol.visits)]
-        yield from (visit for _, visit in sorted(taken, key=lambda pair: pair[0]))
+            yield from self.recorded(graph.key)
 
 
 def write_bundle(

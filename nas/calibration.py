@@ -164,6 +164,10 @@ def _checked(kind: type[T], data: dict[str, Any]) -> T:
     if not isinstance(data, dict) or set(data) != set(names):
         raise TableError(f"a {kind.__name__.lower()} must have {', '.join(names)}")
     for name, value in data.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise TableError(f"{name} of a {kind.__name__.lower()} must be finite: {value}")
+        if name == "created":
+            right, rule = isinstance(value, str), "a date"
+        else:
+            right, rule = type(value) in (int, float) and math.isfinite(value), "a finite number"
+        if not right and (name, value) != ("error", None):
+            raise TableError(f"{name} of a {kind.__name__.lower()} must be {rule}: {value!r}")
     return kind(**data)

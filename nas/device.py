@@ -25,6 +25,9 @@ LOCAL = "local"
 FOLDER = "graphs"
 """Where graphs lie on a device, below the worker's working directory."""
 
+MOST_LINES = 10_000
+"""How many lines a login shell may print before the first answer."""
+
 # How long to wait before each new try, in s: a worker may crash, a board may start again.
 PAUSES_S = {"local": (0.2, 1.0), "remote": (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)}
 
@@ -45,13 +48,11 @@ class Graph:
 class Worker(typing.Protocol):
     """What measures: a context manager. `settings` is what the process got, `device` the processor it runs on.
 
-    Where `needs_graphs` is False, only the keys of the graphs that it is given matter, not their files. `doing` is
-    what its visits are in messages.
+    `doing` is what its visits are in messages.
     """
 
     settings: dict[str, Any]
     device: dict[str, Any]
-    needs_graphs: bool
     doing: str
 
     def __enter__(self) -> Worker: ...
@@ -60,6 +61,14 @@ class Worker(typing.Protocol):
 
     def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
         """Yield the visits of the graphs, interleaved. Raises DeviceError."""
+
+
+@typing.runtime_checkable
+class Recorded(typing.Protocol):
+    """What a board that cannot be reached has measured."""
+
+    def recorded(self, key: str) -> list[Visit]:
+        """Return the visits of a graph, in order. Raises DeviceError where there are none."""
 
 
 def find_runtime(name: str) -> Runtime:
@@ -160,8 +169,11 @@ class ProcessWorker:
 
     def _answer(self) -> dict[str, Any]:
         """Return the next answer; what a login shell prints before is skipped."""
-        while not (line := self._link.line()).startswith(b"{"):
-            pass
+        for _ in range(MOST_LINES):
+            if (line := self._link.line()).startswith(b"{"):
+                break
+        else:
+            raise DeviceError(f"{self._host or 'the worker'}: prints and never answers, the last line: {line[:80]!r}")
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:
@@ -179,7 +191,7 @@ class SteadyWorker:
     ):
         self.settings: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
-        self.needs_graphs, self.doing = True, "measuring"
+        self.doing = "measuring"
         self._make, self._pauses_s, self._say = make, pauses_s, say or (lambda _: None)
         self._tries = 0
         self._worker: ProcessWorker

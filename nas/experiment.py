@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.controllers import CONTROLLERS, Controller
-from nas.device import LOCAL, open_worker
+from nas.device import LOCAL, find_runtime, open_worker
 from nas.errors import UsageError
 from nas.evaluators import EVALUATORS, Evaluator
 from nas.objective import Objective, make_objective
@@ -99,6 +99,7 @@ def check(experiment: Experiment) -> None:
     """Raise UsageError for the first setting that cannot be, before anything is loaded or written."""
     experiment.target_ms  # noqa: B018 (raises)
     make_experiment_objective(experiment)
+    find_runtime(experiment.runtime)
     lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
     lookup(EVALUATORS, experiment.evaluator, "evaluator", "--evaluator")
     open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises where it cannot be an address

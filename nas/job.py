@@ -81,7 +81,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         )  # fmt: skip
         result = finish(experiment, space, task, objective, study, ready, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
-        result["certificate"] = asdict(found) if (found := table.certificates.get(space.name)) else None
+        result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
         result["device"] = table.header["device"]
         write_json(study.folder / RESULT, result)
     return result
@@ -196,7 +196,7 @@ def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Rep
 def verdict_facts(winner: Finalist, target_ms: float, ready: Ready) -> dict[str, Any]:
     """Return whether the winner holds the target, and by what one knows: unknown (None) where nothing was measured."""
     if winner.measured:
-        return {"holds_target": winner.holds(target_ms), "latency_basis": "measured on this device"}
+        return {"holds_target": winner.holds(target_ms), "latency_basis": f"measured on {ready.place}"}
     return {
         "holds_target": None,
         "predicted_to_hold_target": winner.holds(target_ms),

@@ -51,7 +51,7 @@ class LatencyTable:
 
     `rows` holds the visits by name: (spec, in_shape) for a layer, (spec, in_shape, 2) for it twice in series, and the
     whole networks themselves. `costs` holds what else was measured by column and name; `calibrations` and
-    `certificates` are keyed by the name of the space.
+    `certificates` are keyed by the space's key.
     """
 
     path: Path
@@ -76,7 +76,8 @@ class LatencyTable:
             lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise TableError(f"{path}: cannot be read: {error}") from error
-        if len(lines) == 1 and header is not None:  # cut off before the first line was whole
+        cut_off = len(lines) == 1 and '{"format": '.startswith(lines[0][:11])  # before the first line was whole
+        if cut_off and header is not None:
             return cls(path, {"format": FORMAT, **header})
         table = cls(path, _header(lines[0], f"{path}, line 1"))
         for number, line in enumerate(lines[1:-1], start=2):
@@ -130,7 +131,7 @@ class LatencyTable:
         except (SpaceError, TableError) as error:
             text = str(error)
             raise TableError(text if text.startswith(where) else f"{where}: {text}") from error
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, OverflowError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise TableError(f"{where}: a row needs a block or a network, 'in' and 'ms': {error!r}") from error
 
     def _add(self, name: Name, visits: Visits, costs: Mapping[str, Sequence[float]]) -> None:
@@ -188,7 +189,7 @@ class LatencyTable:
         return self._estimates
 
     def predictor(self, space: str) -> Predictor:
-        """Return what predicts networks of the space called `space`; plain sums where it was not calibrated."""
+        """Return what predicts networks of the space of that key; plain sums where it was not calibrated."""
         return Predictor(self, self.calibrations.get(space, Calibration()))
 
     def sample(self, layer: Layer, seams: bool = True) -> Sample:
@@ -211,11 +212,16 @@ class LatencyTable:
         """Return those of `whats` that were visited less than `visits` times."""
         return [what for what in whats if self.visits(what) < visits]
 
+    def check_covers(self, layers: Iterable[Layer]) -> None:
+        """Raise TableError, with the first layer that the table lacks and the nearest that it has."""
+        for layer in self.missing(layers)[:1]:
+            self.latency_ms(layer)
+
     def differences(self, header: dict[str, Any]) -> dict[str, str]:
         """Return in words, for each key, where this table is of another device or runtime than `header`."""
         return {
             key: f"{key} is {_words(self.header.get(key))} in the table and {_words(header.get(key))} here"
-            for key in IDENTITY
+            for key in (*IDENTITY, "host")
             if self.header.get(key) != header.get(key)
         }
 
@@ -251,10 +257,12 @@ def _words(value: object) -> str:
 def _header(line: str, where: str) -> dict[str, Any]:
     try:
         header = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TableError(f"{where}: not a latency table: {error}") from error
     if not isinstance(header, dict) or any(key not in header for key in ("format", *IDENTITY)):
         raise TableError(f"{where}: the header must have {', '.join(('format', *IDENTITY))}")
     if header["format"] != FORMAT:
-        raise TableError(f"{where}: format must be {FORMAT}: {header['format']!r}")
+        raise TableError(
+            f"{where}: format must be {FORMAT}: {header['format']!r}; move the table away and profile anew"
+        )
     return header

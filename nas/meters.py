@@ -17,7 +17,7 @@ Meter = Callable[[], float]
 """Joules since some time in the past."""
 
 POWERCAP = Path("/sys/class/powercap")
-MEMORY_TIMEOUT_S = 120.0
+MEMORY_TIMEOUT_S = 60.0
 
 
 def energy_meter(cuda: bool = False, powercap: Path = POWERCAP) -> Meter | None:
@@ -29,15 +29,17 @@ def energy_meter(cuda: bool = False, powercap: Path = POWERCAP) -> Meter | None:
 
 
 def _rapl_meter(powercap: Path) -> Meter | None:
-    zones = []
-    for name in sorted(powercap.glob("*/name")):
+    zones: dict[str, _Counter] = {}
+    # A package stands twice where it can be read through memory as well: "intel-rapl-mmio:0" after "intel-rapl:0".
+    for name in sorted(powercap.glob("*/name"), key=lambda path: ("mmio" in path.parent.name, path)):
         try:
-            if name.read_text().strip().startswith("package"):
+            package = name.read_text().strip()
+            if package.startswith("package") and package not in zones:
                 most = int((name.parent / "max_energy_range_uj").read_text())
-                zones.append(_Counter(name.parent / "energy_uj", most))
+                zones[package] = _Counter(name.parent / "energy_uj", most)
         except (OSError, ValueError):  # only root may read the counters on most systems
             continue
-    return (lambda: sum(zone.joules() for zone in zones)) if zones else None
+    return (lambda: sum(zone.joules() for zone in zones.values())) if zones else None
 
 
 class _Counter:
@@ -67,10 +69,13 @@ def _nvml_meter() -> Meter | None:
     return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
 
 
-def peak_memory(runtime: str, path: str, shapes: Sequence[Sequence[int]], threads: int) -> int | None:
+def peak_memory(
+    runtime: str, path: str, shapes: Sequence[Sequence[int]], threads: int, beat: Callable[[], None] = lambda: None
+) -> int | None:
     """Return the bytes by which a fresh process grows at most when it loads the model and runs it twice.
 
-    None where the system does not tell (it is Linux's VmHWM) or the process fails.
+    Calls `beat` every second while it waits. None where the system does not tell (it is Linux's VmHWM) or where the
+    process fails.
     """
     if not Path("/proc/self/clear_refs").exists():
         return None
@@ -79,13 +84,18 @@ def peak_memory(runtime: str, path: str, shapes: Sequence[Sequence[int]], thread
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-m", "nas.meters", json.dumps([runtime, path, shapes, threads])]
     try:
-        done = subprocess.run(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-            timeout=MEMORY_TIMEOUT_S, check=True,
-        )  # fmt: skip
-        return int(done.stdout.split()[-1])
-    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
-        return None
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        ) as process:
+            for _ in range(int(MEMORY_TIMEOUT_S)):
+                try:
+                    return int(process.communicate(timeout=1.0)[0].split()[-1])
+                except subprocess.TimeoutExpired:
+                    beat()
+            process.kill()
+    except (OSError, ValueError, IndexError):  # also where the process fails: it prints nothing then
+        pass
+    return None
 
 
 def main() -> None:

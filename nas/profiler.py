@@ -24,13 +24,14 @@ from nas.device import (
     DTYPE,
     LOCAL,
     Graph,
+    Recorded,
     Worker,
     find_runtime,
-    graph_files,
     inspect_device,
     make_runtime,
     open_worker,
 )
+from nas.errors import NasError
 from nas.latency import LatencyTable
 from nas.lattice import reachable
 from nas.network import IMAGE_CHANNELS, Layer, build, deploy, in_channels, input_shapes, make_block
@@ -40,7 +41,7 @@ from nas.progress import Reporter
 from nas.resources import user_cache
 from nas.runtimes import Runtime
 from nas.space import Space
-from nas.table_rows import HELD_OUT, MeasuredNetwork, Name, Pair, What, layer_key, name_of, seam_layer
+from nas.table_rows import HELD_OUT, MeasuredNetwork, Pair, What, layer_key, layer_name, name_of, seam_layer
 from nas.witnesses import LEAST_NETWORKS, calibrate, whole_networks
 
 PASSES = 3
@@ -111,19 +112,20 @@ def profile(
     layers = reachable(space)
     seams = seam_layers(layers)
     pairs = table.missing(list(map(Pair, seams)), protocol.visits)
-    calibrated = space.name in table.calibrations and not pairs
+    calibrated = space.key in table.calibrations and not pairs
     networks = [] if calibrated else whole_networks(space)
     if len(networks) < LEAST_NETWORKS:
         networks, seams, pairs = [], [], []
     missing = table.missing(layers, protocol.visits)
     alone = table.missing(seams, protocol.visits)
-    waiting = table.missing(networks, protocol.visits)
-    whats: list[What] = [*dict.fromkeys([*missing, *alone]), *pairs, *waiting]
+    layers_first: list[What] = [*dict.fromkeys([*missing, *alone]), *pairs]
+    # Networks are visited between layers, however often they were before a run was cut off.
+    whats = [*layers_first, *(networks if layers_first else table.missing(networks, protocol.visits))]
     if whats:
         worker = worker or open_worker(LOCAL, table.header["runtime"], table.header["threads"], reporter.say)
         _export_and_measure(whats, table, protocol, worker, reporter)
     if networks:
-        calibrate(space, table)
+        calibrate(space, table, networks)
     return len(missing)
 
 
@@ -133,16 +135,36 @@ def _export_and_measure(
     with tempfile.TemporaryDirectory(prefix="nas-profile-") as folder, worker as opened:
         table.header.setdefault("worker", opened.settings)
         table.header.setdefault("protocol", protocol.to_dict())
+        table.append(())  # a table that cannot be written is noticed before hours of work
+        if isinstance(opened, Recorded):
+            _take_recorded(whats, opened, table)
+            return
         runtime = find_runtime(table.header["runtime"])
-        if opened.needs_graphs:
-            with one_thread(), reporter.task("exporting", len(whats)) as advance:
-                subjects = []
-                for what in whats:
-                    subjects.append(Subject(_export(runtime, what, Path(folder)), what))
-                    advance(1)
-        else:
-            subjects = [Subject(Graph(_key(what), "", _batch_shapes(what)), what) for what in whats]
+        with one_thread(), reporter.task("exporting", len(whats)) as advance:
+            subjects = []
+            for what in whats:
+                subjects.append(Subject(_export(runtime, what, Path(folder)), what))
+                advance(1)
         _measure_all(subjects, table, opened, protocol, reporter)
+
+
+def _take_recorded(whats: Sequence[What], worker: Recorded, table: LatencyTable) -> None:
+    """Append, at once, what a board has recorded of `whats` and the table has not. Raises DeviceError for a gap."""
+    rows, costs = [], {}
+    for what in whats:
+        name = name_of(what)
+        known = {at for at, _ in table.rows.get(name, ())}
+        visits = [visit for visit in worker.recorded(_key(what)) if round(visit.at, 3) not in known]
+        if visits:
+            rows.append((what, [(visit.at, middle(visit.ms)) for visit in visits]))
+            costs[name] = _gathered(visits)
+    table.append(rows, costs)
+
+
+def _gathered(visits: Sequence[Visit]) -> dict[str, list[float]]:
+    """Return what the visits tell beside times, by column; a column that none tells is not there."""
+    found = {column: [visit.costs[column] for visit in visits if column in visit.costs] for column in COSTS}
+    return {column: values for column, values in found.items() if values}
 
 
 def _key(what: What) -> str:
@@ -165,7 +187,12 @@ def _export(runtime: Runtime, what: What, folder: Path) -> Graph:
         model = build(what.arch) if isinstance(what, MeasuredNetwork) else _layer_graph(what)
     set_progress(model, 1.0)
     graph = Graph(_key(what), str(folder / f"{_key(what)}{runtime.suffix}"), _batch_shapes(what))
-    runtime.export(deploy(model), [torch.zeros(shape) for shape in graph.shapes], Path(graph.path))
+    try:
+        runtime.export(deploy(model), [torch.zeros(shape) for shape in graph.shapes], Path(graph.path))
+    except NasError as error:
+        layer = what.layer if isinstance(what, Pair) else what
+        name = layer_name(layer.spec, layer.in_shape) if isinstance(layer, Layer) else f"network {layer.arch.digest}"
+        raise type(error)(f"{name}: {error}") from error
     return graph
 
 
@@ -217,17 +244,17 @@ def _measure_all(
             advance(rounds.visits * (len(batch) - len(wanted)))
             first = number < len(batches) // PASSES
             graphs = [_with_memory(subject, table) if first else subject.graph for subject in wanted.values()]
-            visits: dict[str, list[tuple[float, float]]] = {}
-            costs: dict[Name, dict[str, list[float]]] = {}
+            visits: dict[str, list[Visit]] = {}
             for visit in worker.measure(graphs, rounds, seed=number):
-                visits.setdefault(visit.key, []).append((visit.at, middle(visit.ms)))
-                found = costs.setdefault(name_of(wanted[visit.key].what), {})
-                for column, value in visit.costs.items():
-                    found.setdefault(column, []).append(value)
+                visits.setdefault(visit.key, []).append(visit)
                 advance(1)
+            costs = {name_of(wanted[key].what): _gathered(seen) for key, seen in visits.items()}
             for subject in wanted.values() if first else ():
-                costs.setdefault(name_of(subject.what), {}).update(_size(subject.graph))
-            table.append(((wanted[key].what, times) for key, times in visits.items()), costs)
+                costs[name_of(subject.what)] |= _size(subject.graph)
+            table.append(
+                ((wanted[key].what, [(visit.at, middle(visit.ms)) for visit in seen]) for key, seen in visits.items()),
+                costs,
+            )
 
 
 def _lacks_visits(what: What, table: LatencyTable, protocol: Protocol) -> bool:
@@ -241,9 +268,7 @@ def _with_memory(subject: Subject, table: LatencyTable) -> Graph:
 
 
 def _size(graph: Graph) -> dict[str, list[float]]:
-    """Return the size of what was exported; nothing where a board measured it and it did not come back."""
-    sizes = [path.stat().st_size for path in graph_files([graph]).values()] if graph.path else []
-    return {"size_bytes": [sum(sizes)]} if sizes else {}
+    return {"size_bytes": [float(Path(graph.path).stat().st_size)]}
 
 
 def schedule(subjects: Sequence[Subject], passes: int) -> list[list[Subject]]:
@@ -287,11 +312,10 @@ def measure_networks(
 
 
 def _latency(visits: Sequence[Visit], graph: Graph) -> Latency:
-    found = {name: [visit.costs[name] for visit in visits if name in visit.costs] for name in COSTS}
-    memory, energy = found["memory_bytes"], found["energy_mj"]
+    costs = _gathered(visits)
     return replace(
         summary([visit.ms for visit in visits]),
         size_bytes=int(_size(graph)["size_bytes"][0]),
-        memory_bytes=int(memory[0]) if memory else None,
-        energy_mj=middle(energy) if energy else None,
+        memory_bytes=int(costs["memory_bytes"][0]) if "memory_bytes" in costs else None,
+        energy_mj=middle(costs["energy_mj"]) if "energy_mj" in costs else None,
     )

@@ -138,7 +138,8 @@ def energy(run: Run, times_ms: Sequence[float], least_ms: float, joules: Callabl
     before = joules()
     for _ in range(calls):
         run()
-    return {"energy_mj": 1e3 * (joules() - before) / calls}
+    spent = joules() - before
+    return {"energy_mj": 1e3 * spent / calls} if spent > 0 else {}  # a meter that did not move yet tells nothing
 
 
 def measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nas.calibration import TOLERANCE
@@ -11,7 +10,6 @@ from nas.errors import TableError
 from nas.experiment import Experiment
 from nas.latency import LatencyTable, Predictor
 from nas.lattice import reachable
-from nas.network import Layer
 from nas.profiler import default_table_path, profile, table_header
 from nas.progress import Reporter
 from nas.published import complete, is_published
@@ -30,7 +28,8 @@ class Ready:
     @property
     def place(self) -> str:
         """The device in words: "this device", or the name of one that is not here."""
-        return "this device" if self.here else processor(self.table)
+        host = self.table.header.get("host")
+        return (f"'{host}'" if host else "this device") if self.here else processor(self.table)
 
 
 def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Ready:
@@ -47,8 +46,8 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Rea
     if is_published(table):
         for note in complete(table, layers):
             reporter.say(f"{table.path.stem}: {note}")
-        check_covered(table, layers)
-        return Ready(table, table.predictor(space.name), here=False)
+        table.check_covers(layers)
+        return Ready(table, table.predictor(space.key), here=False)
     differences = table.differences(table_header(experiment.runtime, experiment.threads, experiment.device))
     if not differences:
         return _profiled(experiment, space, table, reporter)
@@ -57,9 +56,9 @@ def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Rea
     if not older and not experiment.any_device:
         raise TableError(f"{table.path}: {words}; give --any-device to use it all the same")
     reporter.warn(f"{table.path}: {words}{': profile anew, or verify it' if older else ''}")
-    check_covered(table, layers)
+    table.check_covers(layers)
     warn_of_errors(table, space, reporter)
-    return Ready(table, table.predictor(space.name), here=older)
+    return Ready(table, table.predictor(space.key), here=older)
 
 
 def _profiled(experiment: Experiment, space: Space, table: LatencyTable | None, reporter: Reporter) -> Ready:
@@ -70,24 +69,18 @@ def _profiled(experiment: Experiment, space: Space, table: LatencyTable | None, 
     worker = open_worker(experiment.device, experiment.runtime, experiment.threads, reporter.say)
     profile(space, table, reporter, worker=worker)
     warn_of_errors(table, space, reporter)
-    return Ready(table, table.predictor(space.name), here=True)
+    return Ready(table, table.predictor(space.key), here=True)
 
 
 def warn_of_errors(table: LatencyTable, space: Space, reporter: Reporter) -> None:
     """Say how far the table's predictions were from networks that it had not seen; warn where that is too far."""
-    certificate = table.certificates.get(space.name)
+    certificate = table.certificates.get(space.key)
     if certificate is None:
         reporter.warn(f"{table.path}: was not held against whole networks of '{space.name}': sums of rows predict")
     elif certificate.mean_error > TOLERANCE:
         reporter.warn(f"{table.path}: predicts badly: {certificate}: profile anew, with nothing else running")
     else:
         reporter.say(f"table: {certificate}")
-
-
-def check_covered(table: LatencyTable, layers: Iterable[Layer]) -> None:
-    """Raise TableError, with the first layer that the table lacks and the nearest that it has."""
-    for layer in table.missing(layers)[:1]:
-        table.latency_ms(layer)
 
 
 def published_identity(experiment: Experiment) -> dict[str, str]:

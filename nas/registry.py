@@ -39,4 +39,7 @@ def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error:
 def _plugins(group: str) -> dict[str, Any]:
     from importlib.metadata import entry_points
 
-    return {point.name: point for point in entry_points(group=group)}
+    try:
+        return {point.name: point for point in entry_points(group=group)}
+    except TypeError:  # Python 3.9, on a device: its own runtimes are all there are
+        return {}

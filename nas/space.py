@@ -6,6 +6,7 @@ enumeration are that one walk with another `choose`; choices that a walk does no
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -154,6 +155,13 @@ class Space:
         for slot in (*self.stages, self.head):
             asked |= slot.choices()
         return asked
+
+    @cached_property
+    def key(self) -> str:
+        """The name and 8 digits of what can be chosen, the number of classes left out: an edited space is another."""
+        head = replace(self.head, args=tuple(pair for pair in self.head.args if pair[0] != "num_classes"))
+        digest = hashlib.sha256(repr((self.resolution, self.stages, head)).encode()).hexdigest()
+        return f"{self.name}@{digest[:8]}"
 
     @property
     def is_network(self) -> bool:

@@ -110,6 +110,8 @@ def _visits(data: dict[str, Any]) -> Visits:
 
 
 def _numbers(values: Any, name: str, least: float) -> list[float]:
+    if not isinstance(values, list) or any(type(value) not in (int, float) for value in values):
+        raise TableError(f"{name} must be a list of numbers: {values!r}")
     found = [float(value) for value in values]
     if not found or not all(math.isfinite(value) and value >= least for value in found):
         rule = "finite numbers" + {0.0: " from zero", -math.inf: ""}.get(least, " above zero")

@@ -63,8 +63,7 @@ def verify(
 
     Raises TableError where the table does not cover the space, or where the space has nothing unseen.
     """
-    for layer in table.missing(reachable(space))[:1]:
-        table.latency_ms(layer)  # raises, with the nearest layer that is covered
+    table.check_covers(reachable(space))
     seen = {network.arch.digest for network in table.networks}
     seed = datetime.datetime.now(datetime.UTC).isoformat()
     archs = [arch for arch in draw(space, count + len(seen), seed) if arch.digest not in seen][:count]
@@ -72,7 +71,7 @@ def verify(
         raise TableError(f"{table.path}: '{space.name}' has no networks that the table has not seen")
     latencies = measure_networks(archs, table.header["runtime"], table.header["threads"], reporter, device)
     measured = [latency.median for latency in latencies]
-    predicted = [table.predictor(space.name).predict(arch) for arch in archs]
+    predicted = [table.predictor(space.key).predict(arch) for arch in archs]
     ratios = sorted(there / said for there, said in zip(measured, predicted, strict=True))
     factor = quantile(ratios, 0.5)
     repeatability = sum(latency.repeatability for latency in latencies) / len(latencies)

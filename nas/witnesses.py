@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 
 from nas.architecture import Architecture
@@ -33,8 +34,8 @@ def whole_networks(space: Space) -> list[MeasuredNetwork]:
     chosen = [arch for arch in [*spread(space, CALIBRATING), *drawn[len(held_out) :]] if arch.digest not in seen]
     calibrating = list(dict.fromkeys(chosen))[:CALIBRATING]
     return [
-        *(MeasuredNetwork(space.name, CALIBRATION, arch) for arch in calibrating),
-        *(MeasuredNetwork(space.name, HELD_OUT, arch) for arch in held_out),
+        *(MeasuredNetwork(space.key, CALIBRATION, arch) for arch in calibrating),
+        *(MeasuredNetwork(space.key, HELD_OUT, arch) for arch in held_out),
     ]
 
 
@@ -65,20 +66,16 @@ def spread(space: Space, count: int) -> list[Architecture]:
     return found
 
 
-def calibrate(space: Space, table: LatencyTable) -> None:
-    """Fit the table's sums to its measured networks of `space`, and certify them on the others."""
-    roles: dict[str, list[MeasuredNetwork]] = {CALIBRATION: [], HELD_OUT: []}
-    for network in table.networks:
-        if network.space == space.name:
-            roles[network.role].append(network)
-    calibration = fit([sample(table, network) for network in roles[CALIBRATION]])
-    held_out = roles[HELD_OUT]
+def calibrate(space: Space, table: LatencyTable, networks: Sequence[MeasuredNetwork]) -> None:
+    """Fit the table's sums to those of `networks` that calibrate, and certify them on the others."""
+    calibration = fit([sample(table, network) for network in networks if network.role == CALIBRATION])
+    held_out = [network for network in networks if network.role == HELD_OUT]
     certificate = certify(
         [calibration.latency_ms(sample(table, network)) for network in held_out],
         [table.network_ms(network) for network in held_out],
         table.repeatability(held_out),
     )
-    table.append_calibration(space.name, calibration, certificate)
+    table.append_calibration(space.key, calibration, certificate)
 
 
 def sample(table: LatencyTable, network: MeasuredNetwork) -> Sample:

@@ -135,7 +135,7 @@ def _peaks(batch: dict[str, Any], threads: int, answer: Answer) -> dict[str, dic
     for graph in batch["graphs"]:
         if not graph.get("memory"):
             continue
-        peak = peak_memory(batch["runtime"], graph["path"], graph["shapes"], threads)
+        peak = peak_memory(batch["runtime"], graph["path"], graph["shapes"], threads, lambda: answer({"alive": True}))
         found[graph["key"]] = {} if peak is None else {"memory_bytes": peak}
         answer({"alive": True})
     return found

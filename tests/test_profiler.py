@@ -54,13 +54,13 @@ def table(profiled: bytes, tmp_path: Path) -> LatencyTable:
 
 def test_a_profiled_table_covers_is_calibrated_and_certified(space: Space, table: LatencyTable) -> None:
     assert table.missing(reachable(space), Protocol().visits) == []
-    certificate = table.certificates[space.name]
+    certificate = table.certificates[space.key]
     networks = [network for network in table.networks if network.role == HELD_OUT]
     assert certificate.networks == len(networks) == 25
     assert certificate.mean_error < 0.01
     assert certificate.spearman > 0.99
     assert certificate.repeatability == 0.0
-    predictor = table.predictor(space.name)
+    predictor = table.predictor(space.key)
     for network in networks:
         assert predictor.predict(network.arch) == pytest.approx(table.network_ms(network), rel=0.03)
 
@@ -73,7 +73,7 @@ def test_profiling_what_is_there_measures_and_writes_nothing(space: Space, table
 
 def test_a_seam_saves_the_call_of_a_layer(space: Space, table: LatencyTable) -> None:
     assert table.seam_ms((12, 8, 8)) == pytest.approx(OVERHEAD_NS / 1e6)
-    assert table.calibrations[space.name].seam == pytest.approx(1.0, abs=0.1)
+    assert table.calibrations[space.key].seam == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.fixture
@@ -92,20 +92,38 @@ def test_a_profile_cut_anywhere_continues_to_a_calibrated_table(
     again = new_table(tmp_path)
     profile(space, again, QUIET)
     assert set(again.rows) == set(table.rows)
-    assert again.certificates[space.name].mean_error < 0.01
+    assert again.certificates[space.key].mean_error < 0.01
     for arch in draw(space, 5, "any"):
-        expected = table.predictor(space.name).predict(arch)
-        assert again.predictor(space.name).predict(arch) == pytest.approx(expected, rel=0.01)
+        expected = table.predictor(space.key).predict(arch)
+        assert again.predictor(space.key).predict(arch) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.usefixtures("many_networks")
-def test_a_space_that_was_edited_is_calibrated_again(space: Space, tiny_space: Path, table: LatencyTable) -> None:
-    tiny_space.write_text(tiny_space.read_text().replace("out_channels: 24", "out_channels: 28"))
+def test_a_space_that_was_edited_is_calibrated_on_its_own(space: Space, tiny_space: Path, table: LatencyTable) -> None:
+    tiny_space.write_text(tiny_space.read_text().replace("kernel_size: [3, 5]", "kernel_size: [3, 5, 7]"))
     edited = load_space(str(tiny_space))
+    assert edited.key != space.key
+    assert edited.key == edited.for_classes(7).key
     assert profile(edited, table, QUIET) > 0
-    assert table.certificates[space.name].networks > 25
+    assert set(table.certificates) == {space.key, edited.key}
+    assert table.certificates[edited.key].mean_error < 0.01
     (arch,) = draw(edited, 1, "any")
-    assert table.predictor(space.name).predict(arch) > 0
+    assert table.predictor(edited.key).predict(arch) > 0
+
+
+def test_networks_of_a_killed_run_for_other_classes_do_not_stand_in_the_way(space: Space, tmp_path: Path) -> None:
+    table = new_table(tmp_path)
+    table.append((network, [(0.0, 1.0)]) for network in whole_networks(space.for_classes(7)))
+    profile(space, table, QUIET)
+    assert table.certificates[space.key].mean_error < 0.1
+
+
+def test_a_table_is_never_made_of_another_file(space: Space, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"mine": 1}')
+    with pytest.raises(TableError, match="line 1: the header must have"):
+        LatencyTable.open(path, table_header("null", 1))
+    assert path.read_text() == '{"mine": 1}'
 
 
 def test_a_space_of_few_networks_is_measured_but_not_calibrated(tmp_path: Path) -> None:

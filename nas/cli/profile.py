@@ -66,16 +66,21 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _live(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    from nas.device import open_worker
+    from nas.device import find_runtime, open_worker
     from nas.profiler import ENERGY_MS, table_header
     from nas.profiling import Protocol
     from nas.space_file import load_space
 
+    find_runtime(args.runtime)  # raises for an unknown name before a device is asked
     space = load_space(args.space)
     space = space.for_classes(args.classes) if args.classes is not None else space
     worker = open_worker(args.device, args.runtime, args.threads, reporter.say)
     header = table_header(args.runtime, args.threads, args.device)
-    return _fill(space, header, args.table, worker, reporter, Protocol(energy_ms=ENERGY_MS if args.energy else 0.0))
+    result = _fill(space, header, args.table, worker, reporter, Protocol(energy_ms=ENERGY_MS if args.energy else 0.0))
+    if args.energy and "energy_mj" not in result["columns"]:
+        why = "the device has no meter that can be read" if result["measured"] else "measure into another --table"
+        reporter.warn(f"--energy: no energy was measured: {why}")
+    return result
 
 
 def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def _fill(
     reporter.say(f"listing the layers that '{space.name}' can have")
     layers = len(reachable(space))
     measured = profile(space, table, reporter, protocol, worker)
-    predictor, certificate = table.predictor(space.name), table.certificates.get(space.name)
+    predictor, certificate = table.predictor(space.key), table.certificates.get(space.key)
     fastest, slowest = (best_path(space, predictor.layer_ms, largest=largest)[0] for largest in (False, True))
     return {
         "table": str(path),

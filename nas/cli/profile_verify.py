@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nas.progress import Reporter
+
+if TYPE_CHECKING:
+    from nas.latency import LatencyTable
+    from nas.space import Space
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -13,7 +18,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.errors import TableError
     from nas.profiler import table_header
     from nas.published import is_published
-    from nas.space_file import load_space
     from nas.tables import open_named
     from nas.verify import verify
 
@@ -22,11 +26,28 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     if is_published(table):
         raise TableError(f"{table.path}: others measured it: there is nothing here to verify it by")
     here = table_header(table.header["runtime"], table.header["threads"], device)
-    if differences := table.differences(here):
-        raise TableError(f"{table.path}: {'; '.join(differences.values())}: it can be verified there only")
-    space = load_space(args.space or next(iter(table.certificates), "mnasnet"))
+    differences = table.differences(here)
+    words = "; ".join(differences.values())
+    if set(differences) - {"runtime_version"}:
+        raise TableError(f"{table.path}: {words}: it can be verified there only")
+    if differences:
+        reporter.warn(f"{table.path}: {words}")
+    space = _space(args.space, table)
     verification = verify(space, table, reporter, device=device)
     return {"table": str(table.path), "space": space.name, **verification.to_dict()}
+
+
+def _space(name: str | None, table: LatencyTable) -> Space:
+    """Return the space that the table is certified for, with the classes of its heads; `name` where it is a file."""
+    from nas.errors import UsageError
+    from nas.space_file import load_space, space_names
+
+    name = name or next((key.partition("@")[0] for key in table.certificates), "mnasnet")
+    if not Path(name).is_file() and name not in space_names():
+        raise UsageError(f"--verify: {table.path} is of '{name}': give the file of that space as --space")
+    space = load_space(name)
+    heads = [network.arch.head.kwargs for network in table.networks if network.space == space.key]
+    return space.for_classes(int(heads[-1]["num_classes"])) if heads and "num_classes" in heads[-1] else space
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     if is_published(table):
         for note in complete(table, reachable(space)):
             reporter.say(f"{table.path.stem}: {note}")
-    compiled = compile_space(space, table.predictor(space.name).layer_ms)
+    compiled = compile_space(space, table.predictor(space.key).layer_ms)
     distribution = latency_distribution(compiled)
     header = table.header
     found = {

@@ -112,7 +112,12 @@ def _fields(key: str, entry: Entry, family: str) -> Fields:
         kind == "expanded_conv" and (family == "ofa") != (match["se"] is not None)
     ):
         raise TableError(f"{entry.where}: not a key of {family}: '{key}'")
-    return {name: value if name == "kind" or value is None else int(value) for name, value in match.groupdict().items()}
+    fields = {
+        name: value if name == "kind" or value is None else int(value) for name, value in match.groupdict().items()
+    }
+    if fields.get("c") == 0:
+        raise TableError(f"{entry.where}: an input must have channels: '{key}'")
+    return fields
 
 
 def _resolution(path: Path, parsed: Sequence[tuple[Fields, Entry]]) -> int:

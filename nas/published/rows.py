@@ -75,7 +75,10 @@ def read_content(path: Path) -> Any:
         except (json.JSONDecodeError, RecursionError) as error:
             raise TableError(f"{path}: broken JSON, or cut off: {error}") from error
     if text.partition("\n")[0].startswith("key,"):
-        return _keyed_csv(text, path)
+        try:
+            return _keyed_csv(text, path)
+        except csv.Error as error:
+            raise TableError(f"{path}: not a table of comma-separated values: {error}") from error
     return _keyed_yaml(path) if "-input:" in text else None
 
 

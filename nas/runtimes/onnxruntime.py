@@ -68,6 +68,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the threads of 200 sessions
         provider = PROVIDERS[self.device]
         session = onnxruntime.InferenceSession(path, options, providers=[provider])
         if session.get_providers()[0] != provider[0]:
