@@ -73,8 +73,8 @@ class Calibration:
 class Certificate:
     """How far predictions are from networks that the calibration has not seen; errors are relative fractions.
 
-    `repeatability` is the mean difference between estimates of the same networks from every other visit: what
-    the device itself differs by, on that day.
+    `repeatability` is the mean difference between estimates of the same networks from every other visit, after one
+    common factor: what the device itself differs by, on that day.
     """
 
     networks: int

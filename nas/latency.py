@@ -199,14 +199,18 @@ class LatencyTable:
         return Sample(self.latency_ms(layer), seam_ms, 1, prod(layer.out_shape))
 
     def repeatability(self, names: Sequence[Name]) -> float:
-        """Return the mean relative difference of networks' estimates from their odd and their even visits."""
+        """Return the mean relative difference of networks' estimates from their odd and their even visits.
+
+        After one common factor: which of the machine's speeds is its common one may differ between the halves, and
+        that moves rows and networks alike.
+        """
         halves = []
         for parity in (0, 1):
             kept = [(name, at, ms) for name, visits in self.rows.items() for at, ms in sorted(visits)[parity::2]]
             halves.append(estimate(*([visit[part] for visit in kept] for part in range(3))))
         odd, even = halves
-        differences = [abs(odd[name] / even[name] - 1) for name in names if name in odd and name in even]
-        return sum(differences) / len(differences) if differences else 0.0
+        ratios = [odd[name] / even[name] for name in names if name in odd and name in even]
+        return sum(abs(ratio / middle(ratios) - 1) for ratio in ratios) / len(ratios) if ratios else 0.0
 
     def missing(self, whats: Iterable[W], visits: int = 1) -> list[W]:
         """Return those of `whats` that were visited less than `visits` times."""
