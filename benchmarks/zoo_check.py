@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +59,7 @@ def check(arch: Architecture, seed: int) -> Check:
         path = Path(folder) / f"model{runtime.suffix}"
         runtime.export(deployed, [image], path)
         (output,) = runtime.load(str(path), [image.numpy()], 1)()
-    return Check(difference, relative(torch.from_numpy(output), expected))
+    return Check(difference, relative(torch.from_numpy(np.asarray(output)), expected))
 
 
 def train_one_step(model: nn.Module, resolution: int) -> None:

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -144,7 +145,7 @@ def test_a_block_exports(op: str, tmp_path: Path) -> None:
     image = x[0] if takes_maps(op) else x
     runtime.export(Wrapped().eval(), [image], tmp_path / "block.onnx")
     (output,) = runtime.load(str(tmp_path / "block.onnx"), [image.numpy()], 1)()
-    torch.testing.assert_close(torch.from_numpy(output), Wrapped()(image), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(np.asarray(output)), Wrapped()(image), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
