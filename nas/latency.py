@@ -184,8 +184,7 @@ class LatencyTable:
     def _estimated(self) -> dict[Any, float]:
         """Return the estimates of all rows: every visit tells something of the machine's mood at the others."""
         if not self._estimates:
-            visits = [(name, at, ms) for name, visits in self.rows.items() for at, ms in visits]
-            self._estimates = estimate(*([visit[part] for visit in visits] for part in range(3)))
+            self._estimates = _estimate(self.rows)
         return self._estimates
 
     def predictor(self, space: str) -> Predictor:
@@ -206,8 +205,7 @@ class LatencyTable:
         """
         halves = []
         for parity in (0, 1):
-            kept = [(name, at, ms) for name, visits in self.rows.items() for at, ms in sorted(visits)[parity::2]]
-            halves.append(estimate(*([visit[part] for visit in kept] for part in range(3))))
+            halves.append(_estimate({name: sorted(visits)[parity::2] for name, visits in self.rows.items()}))
         odd, even = halves
         ratios = [odd[name] / even[name] for name in names if name in odd and name in even]
         return sum(abs(ratio / middle(ratios) - 1) for ratio in ratios) / len(ratios) if ratios else 0.0
@@ -250,6 +248,11 @@ class Predictor:
     def predict(self, arch: Architecture) -> float:
         """Return the network's latency in ms. Raises TableError as `layer_ms`."""
         return sum(map(self.layer_ms, trace(arch)))
+
+
+def _estimate(rows: Mapping[Name, Visits]) -> dict[Name, float]:
+    visits = [(name, at, ms) for name, visits in rows.items() for at, ms in visits]
+    return estimate(*([visit[part] for visit in visits] for part in range(3)))
 
 
 def _words(value: object) -> str:
