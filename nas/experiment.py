@@ -17,7 +17,9 @@ from nas.controllers import CONTROLLERS, Controller
 from nas.device import LOCAL, find_runtime, open_worker
 from nas.errors import UsageError
 from nas.evaluators import EVALUATORS, Evaluator
+from nas.evaluators.setup import Setup
 from nas.objective import Objective, make_objective
+from nas.progress import Reporter
 from nas.registry import lookup, nearest
 from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
@@ -121,9 +123,10 @@ def make_controller(experiment: Experiment, space: Space, objective: Objective) 
     return lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(space, objective.directions)
 
 
-def make_evaluator(experiment: Experiment, task: Classification, space: Space) -> Evaluator:
+def make_evaluator(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Evaluator:
     """Return the experiment's evaluator on the task."""
-    return lookup(EVALUATORS, experiment.evaluator, "evaluator", "--evaluator")(task, space.proxy)
+    setup = Setup(task, space, experiment.folder, seed=experiment.seed, reporter=reporter)
+    return lookup(EVALUATORS, experiment.evaluator, "evaluator", "--evaluator")(setup)
 
 
 def identity(experiment: Experiment, space: Space, task: Classification) -> dict[str, Any]:

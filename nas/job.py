@@ -69,7 +69,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     objective = make_experiment_objective(experiment)
     span = reach_of(space, ready, experiment.target_ms, reporter)
     with open_study(experiment.folder, settings, space, objective.directions) as study:
-        evaluator = make_evaluator(experiment, task, space)
+        evaluator = make_evaluator(experiment, task, space, reporter)
         reporter.say(
             f"candidates train for {space.proxy.epochs} epochs at {space.proxy.resolution} px on {task.data.name}; "
             f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"

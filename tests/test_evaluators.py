@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from nas.evaluators import EVALUATORS
+from nas.evaluators.setup import Setup
 from nas.network import build
 from nas.space import FinalTraining, Proxy
 from nas.space_file import parse_space
@@ -25,7 +28,8 @@ DATA: dict[str, Any] = {
     ],
     "head": {"block": "classifier", "num_classes": 10},
 }
-ARCH = parse_space("small", DATA, "small.yaml").decode({})
+SPACE = parse_space("small", DATA, "small.yaml")
+ARCH = SPACE.decode({})
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +38,11 @@ def task() -> Classification:
 
 
 @pytest.mark.parametrize("name", EVALUATORS)
-def test_an_evaluator_repeats_itself_and_leaves_random_state_alone(name: str, task: Classification) -> None:
-    evaluator = EVALUATORS[name](task, Proxy(resolution=8, epochs=2, images=300))
+def test_an_evaluator_repeats_itself_and_leaves_random_state_alone(
+    name: str, task: Classification, tmp_path: Path
+) -> None:
+    space = replace(SPACE, proxy=Proxy(resolution=8, epochs=2, images=300))
+    evaluator = EVALUATORS[name](Setup(task, space, tmp_path))
     before = torch.random.get_rng_state()
     first = list(evaluator.evaluate(ARCH, seed=3))
     assert torch.equal(before, torch.random.get_rng_state())

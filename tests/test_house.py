@@ -61,7 +61,7 @@ ROOMS = {
     "objective": {"errors", "registry"},
     "tasks": {"errors", "registry", "resources"},
     "training": {"condensing", "errors", "tasks"},
-    "evaluators": {"architecture", "network", "space", "tasks", "training"},
+    "evaluators": {"architecture", "network", "progress", "space", "tasks", "training"},
     "controllers": {"architecture", "space"},
     "study": {"architecture", "files", "errors", "objective", "space"},
     "search": {"architecture", "controllers", "evaluators", "network", "objective", "progress", "space", "study",

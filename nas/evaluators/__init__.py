@@ -11,10 +11,14 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.evaluators.proxy_training import ProxyTraining
+from nas.evaluators.setup import Setup
 
 
 class Evaluator(Protocol):
-    """What an evaluator file provides."""
+    """What an evaluator file provides; it is made with `Evaluator(setup)`."""
+
+    def __init__(self, setup: Setup):
+        """Get ready: load, and train what serves all candidates."""
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield accuracies in [0, 1], better known each time."""
@@ -24,6 +28,6 @@ class Evaluator(Protocol):
         """Return what decides the accuracies, for the result."""
 
 
-EVALUATORS = {
+EVALUATORS: dict[str, type[Evaluator]] = {
     "proxy_training": ProxyTraining,
 }

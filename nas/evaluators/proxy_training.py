@@ -8,17 +8,16 @@ from typing import Any
 import torch
 
 from nas.architecture import Architecture
+from nas.evaluators.setup import Setup
 from nas.network import build
-from nas.space import Proxy
-from nas.tasks.classification import Classification
 from nas.training import Recipe, train
 
 
 class ProxyTraining:
     """Trains each candidate for `proxy.epochs` at `proxy.resolution`."""
 
-    def __init__(self, task: Classification, proxy: Proxy):
-        self._task, self._proxy = task, proxy
+    def __init__(self, setup: Setup):
+        self._task, self._proxy = task, proxy = setup.task, setup.space.proxy
         self._recipe = Recipe(proxy.epochs)
         self._train = task.train_set(proxy.resolution, proxy.images)
         self._validation = task.validation_set(proxy.resolution)
