@@ -166,15 +166,22 @@ def build(arch: Architecture) -> Network:
     blocks = [[_built(next(layers)) for _ in stage] for stage in arch.stages]
     network = Network(blocks, _built(next(layers)))
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            for name, parameter in module.named_parameters(recurse=False):
+                initialize(parameter, type(module), name)
     return network
+
+
+@torch.no_grad()
+def initialize(parameter: Tensor, owner: type[nn.Module], name: str) -> Tensor:
+    """Fill the parameter `name` of an `owner` with fresh values, as `build` does, and return it."""
+    if name == "bias":
+        return parameter.zero_()
+    if issubclass(owner, nn.Conv2d):
+        return nn.init.kaiming_normal_(parameter, mode="fan_out")
+    if issubclass(owner, nn.Linear):
+        return nn.init.normal_(parameter, std=0.01)
+    return parameter.fill_(1.0)  # the weight of a norm
 
 
 def set_drop_connect(network: Network, rate: float) -> None:
