@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from nas.errors import RunError
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
+    write_bytes(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file whole or not at all; what a full disk cut off is removed, and the OSError goes on."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def drop_cut_line(file: IO[bytes]) -> int:
@@ -23,3 +35,33 @@ def drop_cut_line(file: IO[bytes]) -> int:
     file.truncate(end)
     file.seek(0, os.SEEK_END)
     return end
+
+
+def check_same_settings(folder: Path, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:
+    """Raise RunError with the first setting that differs; `flag` is the one that names another folder."""
+    for key in sorted({*stored, *settings}):
+        if stored.get(key) != settings.get(key):
+            raise RunError(
+                f"{folder}: holds another experiment: {key} is {stored.get(key)!r} there and {settings.get(key)!r} "
+                f"now; give another {flag}"
+            )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; the kernel frees it when the process ends, however it ends. Raises RunError if in use."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock
+        yield
+        return
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise RunError(f"{folder}: in use by process {file.read().strip() or '?'}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 from nas.architecture import Architecture, Scalar
 from nas.errors import RunError
-from nas.files import drop_cut_line
+from nas.files import check_same_settings, drop_cut_line, locked
 from nas.objective import Metrics
 from nas.space import Choices, Space
 
@@ -122,7 +121,7 @@ def open_study(folder: Path, settings: dict[str, Any], space: Space, directions:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be made: {error}") from error
-    with _locked(folder):
+    with locked(folder):
         _recover(folder / JOURNAL)
         study = _optuna_study(folder, directions)
         if not study.user_attrs:
@@ -156,14 +155,8 @@ def _stored_settings(journal: Path) -> dict[str, Any] | None:
 
 
 def _same_experiment(folder: Path, stored: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
-    if stored is None:
-        return
-    for key in sorted({*stored, *settings}):
-        if stored.get(key) != settings.get(key):
-            raise RunError(
-                f"{folder}: holds another experiment: {key} is {stored.get(key)!r} there and {settings.get(key)!r} "
-                "now; give another --run"
-            )
+    if stored is not None:
+        check_same_settings(folder, stored, settings, "--run")
 
 
 def _optuna_study(folder: Path, directions: tuple[str, ...]) -> Any:
@@ -191,23 +184,3 @@ def _recover(journal: Path) -> None:
         drop_cut_line(file)
     for lock in journal.parent.glob(f"{JOURNAL}.lock*"):
         lock.unlink()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock; the kernel frees it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock
-        yield
-        return
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise RunError(f"{folder}: in use by process {file.read().strip() or '?'}") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from nas.tasks.images import ImageData, Pictures, Split, augmentation, load_images, normalize
 
 EVALUATION_BATCH = 256
+LABEL_SMOOTHING = 0.1
 
 
 class Classification:
@@ -40,9 +41,26 @@ class Classification:
         """Return the images that are touched once, at the end."""
         return Pictures(self.data.test, resolution)
 
+    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return what the model says of images (B, 3, H, W) from 0 to 255: float32 (B, num_classes)."""
+        found: Tensor = model(normalize(images))
+        return found.float()
+
+    def criterion(self, logits: Tensor, labels: Tensor, label_smoothing: float = LABEL_SMOOTHING) -> Tensor:
+        """Return the mean loss of logits (B, num_classes); labels are classes (B,) or their shares (B, num_classes)."""
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+    def distillation(self, logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
+        """Return the mean divergence of the softened outputs from a teacher's (Hinton et al. 2015, section 2).
+
+        Both are (B, num_classes). The square of the temperature keeps the size of the gradients.
+        """
+        student, teacher = (F.log_softmax(each / temperature, 1) for each in (logits, taught))
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of uint8 (B, 3, H, W) and labels (B,)."""
-        return F.cross_entropy(model(normalize(images)), labels, label_smoothing=0.1)
+        return self.criterion(self.logits(model, images), labels)
 
     @torch.no_grad()
     def accuracy(self, model: nn.Module, images: Pictures, device: torch.device) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,13 +60,28 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """Items of a split as (uint8 (3, R, R), label); decoded once into memory where they fit."""
 
     def __init__(self, split: Split, resolution: int, augment: Callable[[Tensor], Tensor] | None = None):
-        self._split, self._augment = split, augment
+        self._split, self._augment, self._resolution = split, augment, resolution
         self._resize = v2.Compose([v2.Resize(resolution, antialias=True), v2.CenterCrop(resolution)])
         self._cache: Tensor | None = None
         if len(split) * 3 * resolution**2 <= CACHE_BYTES:
             self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
             for index in range(len(split)):
                 self._cache[index] = self._decode(index)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits of resolution, labels and images; files count by their names."""
+        digest = hashlib.sha256(f"{self._resolution} {self._split.labels}".encode())
+        for image in self._split.images:
+            is_file = isinstance(image, str | Path)
+            digest.update(Path(image).name.encode() if is_file else np.ascontiguousarray(image).tobytes())
+        return digest.hexdigest()[:16]
+
+    def also(self, step: Callable[[Tensor], Tensor]) -> Pictures:
+        """Return the same images with one more augmentation, the last; what was decoded is shared."""
+        before, result = self._augment, copy.copy(self)
+        result._augment = step if before is None else lambda image: step(before(image))
+        return result
 
     @property
     def workers(self) -> int:
@@ -101,8 +118,25 @@ def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:
     return v2.Compose(steps)  # type: ignore[no-any-return]
 
 
+def rand_augment(magnitude: int) -> Callable[[Tensor], Tensor]:
+    """Return RandAugment (Cubuk et al. 2020): two random operations of a magnitude in [0, 30] on uint8 (3, R, R)."""
+    return v2.RandAugment(num_ops=2, magnitude=magnitude)  # type: ignore[no-any-return]
+
+
+def mixing(num_classes: int, mixup: float, cutmix: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Return mixup or CutMix of their alphas, by a coin for each batch where both are above 0; None without any.
+
+    float32 (B, 3, R, R) and labels (B,) -> the mixed images and the classes' shares (B, num_classes).
+    """
+    kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    steps = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
+    if not steps:
+        return None
+    return steps[0] if len(steps) == 1 else v2.RandomChoice(steps)  # type: ignore[no-any-return]
+
+
 def normalize(images: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) -> float32, ImageNet's mean and deviation."""
+    """(B, 3, H, W) from 0 to 255 -> float32, ImageNet's mean and deviation."""
     return v2.functional.normalize(images.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))  # type: ignore[no-any-return]
 
 
