@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 RESAMPLES = 2_000
 INTERVAL = (2.5, 97.5)
 Floats = NDArray[np.float64]
+Numbers = Sequence[float] | Floats
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Agreement:
         return f"Kendall {self.kendall:.2f} ({low:.2f} to {high:.2f}), Spearman {self.spearman:.2f}"
 
 
-def kendall(left: Sequence[float], right: Sequence[float]) -> float:
+def kendall(left: Numbers, right: Numbers) -> float:
     """Return Kendall's tau-b, 0 where one side is constant and nothing is ranked."""
     from scipy.stats import kendalltau
 
     return _finite(kendalltau(left, right).statistic)
 
 
-def spearman(left: Sequence[float], right: Sequence[float]) -> float:
+def spearman(left: Numbers, right: Numbers) -> float:
     """Return Spearman's rho, 0 where one side is constant and nothing is ranked."""
     if np.ptp(left) == 0 or np.ptp(right) == 0:
         return 0.0

@@ -6,6 +6,7 @@ trainings under way and nothing else.
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -142,7 +143,7 @@ def stratified_networks(space: Space, count: int, seed: int) -> list[Architectur
     drawn.sort(key=lambda arch: totals(trace(arch)).macs)
     rng = random.Random(seed)
     edges = [len(drawn) * index // count for index in range(count + 1)]
-    return [rng.choice(drawn[low:high]) for low, high in zip(edges, edges[1:], strict=False) if high > low]
+    return [rng.choice(drawn[low:high]) for low, high in itertools.pairwise(edges) if high > low]
 
 
 def train_reference(

@@ -129,6 +129,14 @@ class FinalTraining:
 
 
 @dataclass(frozen=True)
+class SupernetTraining:
+    """The training of shared weights: epochs over the proxy's images, random children of a step."""
+
+    epochs: int = 30
+    children: int = 2
+
+
+@dataclass(frozen=True)
 class Space:
     """A set of architectures, as a file of search_spaces/ gives it.
 
@@ -141,6 +149,7 @@ class Space:
     head: Slot
     proxy: Proxy = field(default_factory=Proxy)
     final: FinalTraining = field(default_factory=FinalTraining)
+    supernet: SupernetTraining = field(default_factory=SupernetTraining)
     about: str = ""
     source: str = ""
     published_top1: float | None = None

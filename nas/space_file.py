@@ -15,11 +15,11 @@ from nas.errors import SpaceError
 from nas.registry import lookup, nearest
 from nas.resources import shipped
 from nas.schema import block_spec, keywords, takes_maps
-from nas.space import FinalTraining, Operator, Proxy, Slot, Space, Values
+from nas.space import FinalTraining, Operator, Proxy, Slot, Space, SupernetTraining, Values
 
 T = TypeVar("T")
 
-_TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final", "published")
+_TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final", "supernet", "published")
 _SLOT_KEYS = ("block", "depth", "per_layer", "alternate")
 
 
@@ -106,6 +106,7 @@ def parse_space(name: str, data: object, where: str) -> Space:
         head=_slot("head", data["head"], f"{where}, head", in_stage=False),
         proxy=_numbers(Proxy, data.get("proxy", {}), f"{where}, proxy"),
         final=_numbers(FinalTraining, data.get("final", {}), f"{where}, final"),
+        supernet=_numbers(SupernetTraining, data.get("supernet", {}), f"{where}, supernet"),
         about=str(data.get("about", "")),
         source=str(data.get("source", "")),
         published_top1=top1,

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from nas.architecture import Architecture
+from nas.errors import WeightsError
+from nas.files import write_bytes
 from nas.lattice import Lattice, unroll
 from nas.network import Layer, Network, build, in_channels, initialize, make_block
 from nas.space import Space
@@ -96,6 +101,34 @@ class Child(nn.Module):
         return functional_call(
             self.network, {name: supernet.slice(place, shape) for name, place, shape in self._slices}, (x,)
         )
+
+
+def save_bank(supernet: Supernet, path: Path) -> None:
+    """Write the bank by the names of its parameters, whole or not at all. Raises WeightsError."""
+    tensors = {
+        name: whole.detach().cpu().contiguous() for name, whole in zip(supernet.names, supernet.bank, strict=True)
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save(tensors))
+    except OSError as error:
+        raise WeightsError(f"{path}: the supernet cannot be written: {error.strerror or error}") from error
+
+
+@torch.no_grad()
+def load_bank(supernet: Supernet, path: Path) -> None:
+    """Fill the bank from what `save_bank` wrote. Raises WeightsError for a broken file or another space's."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not a supernet's weights: {error}") from error
+    odd = sorted(tensors.keys() ^ set(supernet.names))
+    odd += [name for name, whole in zip(supernet.names, supernet.bank, strict=True)
+            if name in tensors and tensors[name].shape != whole.shape]  # fmt: skip
+    if odd:
+        raise WeightsError(f"{path}: is of another space than '{supernet.space.name}': '{odd[0]}' differs")
+    for name, whole in zip(supernet.names, supernet.bank, strict=True):
+        whole.copy_(tensors[name])
 
 
 def build_apart(arch: Architecture) -> Network:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from nas.architecture import Architecture
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
+from nas.evaluators.supernet import SupernetEvaluator
 
 
 class Evaluator(Protocol):
@@ -30,4 +31,5 @@ class Evaluator(Protocol):
 
 EVALUATORS: dict[str, type[Evaluator]] = {
     "proxy_training": ProxyTraining,
+    "supernet": SupernetEvaluator,
 }

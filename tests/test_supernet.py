@@ -1,0 +1,226 @@
+"""Shared weights: a child computes what its own copy computes, and training children trains the bank."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nas.architecture import Architecture
+from nas.errors import RunError, SpaceError, WeightsError
+from nas.evaluators.setup import Setup
+from nas.evaluators.supernet import BANK, CARD, CHECKPOINT, SupernetEvaluator
+from nas.network import canonical, totals, trace
+from nas.space import Proxy, Space, SupernetTraining
+from nas.space_file import load_space, parse_space
+from nas.supernet import Supernet, load_bank, places, save_bank
+from nas.supernet_training import Family, SupernetRecipe, train_supernet
+from nas.tasks.classification import Classification
+from nas.training import TrainingError
+
+DATA: dict[str, Any] = {
+    "resolution": 16,
+    "stages": [
+        {"block": "conv", "out_channels": [8, 16], "kernel_size": [1, 3], "stride": 2},
+        {
+            "block": [{"op": "mbconv", "kernel_size": [3, 5], "expand_ratio": [1, 3]}, {"op": "shufflenet_v2"}],
+            "depth": [1, 2],
+            "out_channels": [24, 32],
+            "stride": 2,
+        },
+    ],
+    "head": {"block": "classifier", "num_classes": 10},
+    "proxy": {"resolution": 16, "epochs": 2, "images": 300},
+    "supernet": {"epochs": 2, "children": 1},
+}
+SPACE = parse_space("small", DATA, "small.yaml")
+
+
+@pytest.fixture(scope="module")
+def task() -> Classification:
+    return Classification.load("digits")
+
+
+def some(space: Space, count: int, seed: int = 0) -> list[Architecture]:
+    rng = random.Random(seed)
+    return [canonical(space.decode(space.sample(rng))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", ["cifar", "mobile", "zoo"])
+def test_a_child_computes_what_its_copy_computes(name: str) -> None:
+    supernet, x = Supernet(load_space(name)), torch.randn(2, 3, 64, 64)
+    for arch in some(supernet.space, 6):
+        child, copied = supernet.child(arch).eval(), supernet.extract(arch).eval()
+        assert torch.equal(child(x), copied(x))
+
+
+def test_slices_are_leading_channels_and_the_centre_of_the_kernel() -> None:
+    supernet = Supernet(SPACE)
+    place = next(name for name in supernet.names if name.startswith("stage0/layer0/conv/conv.0.weight"))
+    whole = supernet.bank[supernet.names.index(place)]
+    assert whole.shape == (16, 3, 3, 3)
+    part = supernet.slice(place.rpartition(":")[0], (8, 3, 1, 1))
+    assert torch.equal(part, whole[:8, :, 1:2, 1:2])
+    part.sum().backward()  # type: ignore[no-untyped-call]
+    assert whole.grad is not None
+    assert whole.grad.sum() == 24
+
+
+def test_every_parameter_of_every_network_has_a_place_that_holds_it() -> None:
+    supernet = Supernet(SPACE)
+    for arch in some(SPACE, 40):
+        network = supernet.extract(arch)
+        found = places(arch, network)
+        assert set(found) == {name for name, _ in network.named_parameters()}
+
+
+def test_a_network_of_another_space_is_refused() -> None:
+    other = load_space("cifar").decode(load_space("cifar").sample(random.Random(0)))
+    for method in (Supernet(SPACE).child, Supernet(SPACE).extract):
+        with pytest.raises(SpaceError, match="small"):
+            method(other)
+
+
+def test_only_what_a_step_used_gets_a_gradient(task: Classification) -> None:
+    supernet = Supernet(SPACE)
+    arch = next(arch for arch in some(SPACE, 50) if arch.stages[1][0].op == "mbconv")
+    loss = task.loss(supernet.child(arch).train(), torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8),
+                     torch.arange(4))  # fmt: skip
+    loss.backward()  # type: ignore[no-untyped-call]
+    touched = {name.split("/")[2] for name, p in zip(supernet.names, supernet.bank, strict=True) if p.grad is not None}
+    assert touched == {"conv", "mbconv", "classifier"}
+
+
+def test_the_family_has_the_ends_of_the_space_and_leans_as_told() -> None:
+    family = Family.of(SPACE)
+    macs = [totals(trace(arch)).macs for arch in some(SPACE, 200)]
+    assert totals(trace(family.smallest)).macs <= min(macs)
+    assert totals(trace(family.largest)).macs >= max(macs)
+    dice = random.Random(0)
+    leaning = {family.draw(dice, 1.0).stages[0] for _ in range(20)}
+    assert {spec.kwargs["out_channels"] for (spec,) in leaning} == {16}
+    assert len({family.draw(dice, 0.0).digest for _ in range(50)}) > 10
+
+
+@pytest.mark.parametrize("recipe", [{}, {"sandwich": False}, {"distill": False}, {"warmup": 0.5}])
+def test_the_loss_falls_and_a_seed_decides_it(task: Classification, recipe: dict[str, Any]) -> None:
+    def trained(seed: int) -> tuple[list[float], Supernet]:
+        torch.manual_seed(0)
+        supernet = Supernet(SPACE)
+        before = torch.random.get_rng_state()
+        settings = SupernetRecipe(epochs=5, batch_size=16, **recipe)
+        losses = list(train_supernet(supernet, task, task.train_set(16, 600), settings, seed))
+        assert torch.equal(before, torch.random.get_rng_state())
+        return losses, supernet
+
+    (losses, supernet), (again, same), (others, _) = trained(0), trained(0), trained(1)
+    assert losses[-1] < losses[0]
+    assert again == losses
+    assert others != losses
+    assert all(torch.equal(left, right) for left, right in zip(supernet.bank, same.bank, strict=True))
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(task: Classification) -> None:
+    supernet = Supernet(SPACE)
+    with torch.no_grad():
+        supernet.bank[0].fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the supernet's loss is nan after 0 steps"):
+        list(train_supernet(supernet, task, task.train_set(16, 100), SupernetRecipe(epochs=1), 0))
+
+
+def test_a_bank_is_stored_by_name(tmp_path: Path) -> None:
+    left, right = Supernet(SPACE), Supernet(SPACE)
+    save_bank(left, tmp_path / "a.safetensors")
+    load_bank(right, tmp_path / "a.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(left.bank, right.bank, strict=True))
+    with pytest.raises(WeightsError, match="another space than 'cifar'"):
+        load_bank(Supernet(load_space("cifar")), tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"rubbish")
+    with pytest.raises(WeightsError, match=r"a\.safetensors: not a supernet's weights"):
+        load_bank(right, tmp_path / "a.safetensors")
+
+
+def test_one_supernet_serves_later_searches(task: Classification, tmp_path: Path) -> None:
+    first = SupernetEvaluator(Setup(task, SPACE, tmp_path / "a"))
+    archs = some(SPACE, 4)
+    accuracies = [list(first.evaluate(arch, 0)) for arch in archs]
+    assert all(len(curve) == 1 and 0 <= curve[0] <= 1 for curve in accuracies)
+    assert sorted(path.name for path in (tmp_path / "a" / "supernet").iterdir()) == [CARD, BANK]
+    for source in (tmp_path / "a", tmp_path / "a" / "supernet"):
+        later = SupernetEvaluator(Setup(task, SPACE, tmp_path / "b", source, seed=7))
+        assert [list(later.evaluate(arch, 1)) for arch in archs] == accuracies
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_supernet_that_does_not_fit_is_refused(task: Classification, tmp_path: Path) -> None:
+    SupernetEvaluator(Setup(task, SPACE, tmp_path))
+    with pytest.raises(RunError, match=r"holds no supernet \(supernet.json\)"):
+        SupernetEvaluator(Setup(task, SPACE, tmp_path, tmp_path / "nothing"))
+    others = {
+        "space": Setup(task, parse_space("small", {**DATA, "stages": DATA["stages"][:1]}, "x"), tmp_path, tmp_path),
+        "train_images": Setup(task, replace(SPACE, proxy=Proxy(16, 2, 200)), tmp_path, tmp_path),
+        "resolution": Setup(task, replace(SPACE, proxy=Proxy(8, 2, 300)), tmp_path, tmp_path),
+    }
+    for key, setup in others.items():
+        with pytest.raises(RunError, match=f"is for another search: {key} is"):
+            SupernetEvaluator(setup)
+    (tmp_path / "supernet" / CARD).write_text("{}")
+    with pytest.raises(WeightsError, match=r"supernet\.json: not the card of a supernet"):
+        SupernetEvaluator(Setup(task, SPACE, tmp_path))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import torch
+from nas.evaluators.setup import Setup
+from nas.evaluators.supernet import SupernetEvaluator
+from nas.tasks.classification import Classification
+from tests.test_supernet import LONG
+torch.set_num_threads(1)
+SupernetEvaluator(Setup(Classification.load("digits"), LONG, Path(sys.argv[1])))
+"""
+LONG = replace(SPACE, supernet=SupernetTraining(epochs=5, children=1))
+
+
+def test_a_killed_training_goes_on_to_the_same_losses_and_ranking(task: Classification, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "cut" / "supernet" / CHECKPOINT
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED]
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen([*command, str(tmp_path / "cut")], env=environment, cwd=root)
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (checkpoint.parent / CARD).exists()
+    with pytest.raises(RunError, match="is not trained to the end"):
+        SupernetEvaluator(Setup(task, LONG, tmp_path / "other", tmp_path / "cut"))
+    for name in ("cut", "whole"):
+        subprocess.run([*command, str(tmp_path / name)], env=environment, cwd=root, check=True)
+    cards = [json.loads((tmp_path / name / "supernet" / CARD).read_text()) for name in ("cut", "whole")]
+    assert len(cards[0]["losses"]) == 5
+    assert cards[0] == cards[1]
+    banks = [(tmp_path / name / "supernet" / BANK).read_bytes() for name in ("cut", "whole")]
+    assert banks[0] == banks[1]
+    evaluators = [SupernetEvaluator(Setup(task, LONG, tmp_path / name)) for name in ("cut", "whole")]
+    accuracies = [[list(evaluator.evaluate(arch, 0)) for arch in some(SPACE, 6)] for evaluator in evaluators]
+    assert accuracies[0] == accuracies[1]
+
+
+def test_a_corrupt_checkpoint_is_named(task: Classification, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "supernet" / CHECKPOINT
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"rubbish")
+    with pytest.raises(WeightsError, match=r"checkpoint\.pt: not a checkpoint"):
+        SupernetEvaluator(Setup(task, SPACE, tmp_path))
