@@ -74,7 +74,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
             f"candidates train for {space.proxy.epochs} epochs at {space.proxy.resolution} px on {task.data.name}; "
             f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
         )
-        controller = make_controller(experiment, space, objective)
+        controller = make_controller(experiment, space, objective, task, ready.predictor.predict, reporter)
         search(
             space, controller, evaluator, objective, ready.predictor.predict, study, experiment.trials, experiment.seed,
             reporter,
