@@ -172,7 +172,7 @@ def synaptic_flow(network: nn.Module, ones: Tensor) -> Tensor:
         for parameter in network.parameters():
             parameter.abs_()
     gradients = _gradients(network, network(ones).sum())
-    return torch.stack([(w * g).sum() for w, g in zip(_weights(network), gradients, strict=True)]).sum()
+    return torch.stack([(w.detach() * g).sum() for w, g in zip(_weights(network), gradients, strict=True)]).sum()
 
 
 def _linear(module: nn.Module) -> nn.Module:

@@ -126,9 +126,11 @@ def _imported(module_name: str, name: str) -> ModuleType:
 def _nearest_module(name: str) -> str:
     """Return the nearest module beside where `name` was looked for; "" where none is close."""
     parent, _, last = name.rpartition(".")
-    paths = list(sys.modules[parent].__path__) if parent in sys.modules else [str(Path.cwd())]
+    if parent and not hasattr(sys.modules.get(parent), "__path__"):
+        return f": '{parent}' is a module, not a package"
+    paths = list(sys.modules[parent].__path__) if parent else [str(Path.cwd())]
     close = nearest(last, [module.name for module in pkgutil.iter_modules(paths)])
-    return close if "mean" in close else f" in {paths[0]}"
+    return close if "mean" in close else f", neither in {paths[0]} nor installed"
 
 
 def _place(error: BaseException) -> str:
