@@ -34,17 +34,14 @@ def test_a_warm_start_spends_a_quarter_of_the_trials_on_the_best_of_random(
 ) -> None:
     args = ["search", "--space", str(tiny_space), "--trials", "8", "--runtime", "null", "--target-latency", "1ms"]
     args += ["--evaluator", "macs", "--warm-start", "params", "--warm-start-samples", "24", "--json", "--quiet"]
-    runs = []
-    for name, trials in (("a", "8"), ("b", "8")):
-        assert main([*args, "--run", str(tmp_path / name), "--trials", trials]) == 0
-        runs.append(json.loads(capsys.readouterr().out)["candidates"])
-    assert runs[0] == runs[1]
+    assert main([*args, "--run", str(tmp_path / "a")]) == 0
+    candidates = json.loads(capsys.readouterr().out)["candidates"]
     space = load_space(str(tiny_space)).for_classes(10)
-    sizes = [trial["params"] for trial in runs[0]]
+    sizes = [trial["params"] for trial in candidates]
     largest = max(
         totals(trace(space.decode(choices))).params for choices in every(lambda choose: space.walk(choose)[1])
     )
-    assert sum(sorted(sizes[:2])) > 1.5 * largest
-    assert all(0 < trial["accuracy"] < 1 for trial in runs[0])
+    assert sum(sizes[:2]) > 1.5 * largest
+    assert all(0 < trial["accuracy"] < 1 for trial in candidates)
     assert main([*args, "--run", str(tmp_path / "a"), "--warm-start", "synflow"]) == 2
     assert "holds another experiment: warm_start is 'params' there and 'synflow' now" in capsys.readouterr().err
