@@ -16,7 +16,7 @@ class SpaceError(NasError):
 
 
 class DataError(NasError):
-    """A data set is missing, broken or does not fit the space."""
+    """A data set or a table of accuracies is missing, broken or does not fit the space."""
 
 
 class TableError(NasError):

@@ -8,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nas.architecture import Architecture, Scalar
 from nas.controllers import CONTROLLERS, Controller
 from nas.device import LOCAL, find_runtime, open_worker
 from nas.errors import UsageError
-from nas.evaluators import EVALUATORS, Evaluator
+from nas.evaluators import EVALUATORS, Evaluator, find_evaluator
 from nas.evaluators.setup import Setup
 from nas.objective import Objective, make_objective
 from nas.progress import Reporter
@@ -25,6 +26,13 @@ from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
 from nas.tasks.classification import Classification
 from nas.units import parse_latency
+from nas.warm_start import WarmStart, best_of_random
+from nas.zero_cost import ZERO_COST
+
+SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
+"""Settings that point at an evaluator's source, and the evaluator that each implies."""
+WARM_SHARE = 4
+"""A warm start takes a quarter of the trials, at least one."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class Experiment:
     any_device: bool = False
     controller: str = "tpe"
     evaluator: str = "proxy_training"
+    accuracies: str | None = None
+    supernet: str | None = None
+    warm_start: str | None = None
+    warm_start_samples: int = 64
     trials: int = 12
     seed: int = 0
     proxy_resolution: int = 0
@@ -60,6 +72,12 @@ class Experiment:
         if not self.target_latency:
             raise UsageError("--target-latency: is needed, as '20ms' or '0.02s'")
         return parse_latency(self.target_latency)
+
+    @property
+    def source(self) -> Path | None:
+        """What the evaluator is pointed at: a table of accuracies or a supernet's folder."""
+        given = self.accuracies or self.supernet
+        return Path(given) if given else None
 
     @property
     def folder(self) -> Path:
@@ -85,6 +103,12 @@ def read_experiment(path: str) -> dict[str, Any]:
     return dict(data)
 
 
+def with_implied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with the evaluator that `accuracies` or `supernet` implies, where none is named."""
+    implied = [evaluator for key, evaluator in SOURCES.items() if settings.get(key)]
+    return {"evaluator": implied[0], **settings} if implied else dict(settings)
+
+
 def resolve_space(experiment: Experiment) -> Space:
     """Return the experiment's space with the proxy that the flags ask for. Raises SpaceError."""
     space = load_space(experiment.space)
@@ -103,11 +127,12 @@ def check(experiment: Experiment) -> None:
     make_experiment_objective(experiment)
     find_runtime(experiment.runtime)
     lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
-    lookup(EVALUATORS, experiment.evaluator, "evaluator", "--evaluator")
+    find_evaluator(experiment.evaluator)
+    _check_sources(experiment)
     open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises where it cannot be an address
-    for key, least in (("trials", 1), ("threads", 1), ("seed", 0)):
+    for key, least in (("trials", 1), ("threads", 1), ("seed", 0), ("warm_start_samples", 1)):
         if getattr(experiment, key) < least:
-            raise UsageError(f"--{key}: must be at least {least}: {getattr(experiment, key)}")
+            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
     for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images"):
         if getattr(experiment, key) < 0:
             raise UsageError(f"--{key.replace('_', '-')}: must not be negative: {getattr(experiment, key)}")
@@ -118,15 +143,51 @@ def make_experiment_objective(experiment: Experiment) -> Objective:
     return make_objective(experiment.objective, experiment.target_ms, experiment.alpha, experiment.beta)
 
 
-def make_controller(experiment: Experiment, space: Space, objective: Objective) -> Controller:
-    """Return the experiment's controller, told nothing."""
-    return lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(space, objective.directions)
+def make_controller(
+    experiment: Experiment,
+    space: Space,
+    objective: Objective,
+    task: Classification,
+    predict: Callable[[Architecture], float],
+    reporter: Reporter,
+) -> Controller:
+    """Return the experiment's controller, told nothing; behind a warm start where one is asked for."""
+    controller: Controller = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(
+        space, objective.directions
+    )
+    score, keep = experiment.warm_start, max(1, experiment.trials // WARM_SHARE)
+    if not score:
+        return controller
+
+    def make_pool() -> list[dict[str, Scalar]]:
+        return best_of_random(
+            score, space, task, lambda arch: predict(arch) <= experiment.target_ms,
+            max(keep, experiment.warm_start_samples), keep, experiment.seed, reporter,
+        )  # fmt: skip
+
+    return WarmStart(controller, keep, make_pool)
 
 
 def make_evaluator(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Evaluator:
     """Return the experiment's evaluator on the task."""
-    setup = Setup(task, space, experiment.folder, seed=experiment.seed, reporter=reporter)
-    return lookup(EVALUATORS, experiment.evaluator, "evaluator", "--evaluator")(setup)
+    setup = Setup(task, space, experiment.folder, experiment.source, experiment.seed, reporter)
+    return find_evaluator(experiment.evaluator)(setup)
+
+
+def _check_sources(experiment: Experiment) -> None:
+    """Raise UsageError where an evaluator lacks its source, has two, or one that is another's."""
+    given = [key for key in SOURCES if getattr(experiment, key)]
+    if len(given) > 1:
+        raise UsageError("--accuracies, --supernet: an evaluator has one source, give one of them")
+    for key in given:
+        if experiment.evaluator in EVALUATORS and experiment.evaluator != SOURCES[key]:
+            raise UsageError(f"--{key}: is for the evaluator '{SOURCES[key]}', not for '{experiment.evaluator}'")
+    if experiment.evaluator == "tabular" and not experiment.accuracies:
+        raise UsageError("--evaluator tabular: needs --accuracies FILE")
+    if experiment.source and not experiment.source.exists():
+        raise UsageError(f"--{given[0]}: no such file or folder: '{experiment.source}'")
+    if experiment.warm_start:
+        lookup(ZERO_COST, experiment.warm_start, "zero-cost score", "--warm-start")
 
 
 def identity(experiment: Experiment, space: Space, task: Classification) -> dict[str, Any]:
@@ -146,4 +207,17 @@ def identity(experiment: Experiment, space: Space, task: Classification) -> dict
         "controller": experiment.controller,
         "evaluator": experiment.evaluator,
         "seed": experiment.seed,
+        **_optional_identity(experiment),
     }
+
+
+def _optional_identity(experiment: Experiment) -> dict[str, Any]:
+    """Return what run folders from before do not have: left out where it is not used."""
+    found: dict[str, Any] = {}
+    if source := experiment.source:
+        found["source"] = str(source)
+        if source.is_file():
+            found["source_digest"] = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    if experiment.warm_start:
+        found |= {"warm_start": experiment.warm_start, "warm_start_samples": experiment.warm_start_samples}
+    return found

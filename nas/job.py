@@ -71,10 +71,10 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     with open_study(experiment.folder, settings, space, objective.directions) as study:
         evaluator = make_evaluator(experiment, task, space, reporter)
         reporter.say(
-            f"candidates train for {space.proxy.epochs} epochs at {space.proxy.resolution} px on {task.data.name}; "
+            f"candidates {evaluation_words(experiment, space)} on {task.data.name}; "
             f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
         )
-        controller = make_controller(experiment, space, objective)
+        controller = make_controller(experiment, space, objective, task, ready.predictor.predict, reporter)
         search(
             space, controller, evaluator, objective, ready.predictor.predict, study, experiment.trials, experiment.seed,
             reporter,
@@ -85,6 +85,14 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         result["device"] = table.header["device"]
         write_json(study.folder / RESULT, result)
     return result
+
+
+def evaluation_words(experiment: Experiment, space: Space) -> str:
+    """Return what becomes of a candidate, as a part of a sentence."""
+    if experiment.evaluator == "proxy_training":
+        return f"train for {space.proxy.epochs} epochs at {space.proxy.resolution} px"
+    source = f" of {experiment.source}" if experiment.source else ""
+    return f"are evaluated by {experiment.evaluator}{source}, the winner is trained"
 
 
 def finished_result(experiment: Experiment) -> dict[str, Any] | None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from nas.evaluators import EVALUATORS
+from nas.evaluators import EVALUATORS, zero_cost
 from nas.evaluators.setup import Setup
-from nas.network import build
+from nas.network import build, canonical, totals, trace
+from nas.progress import Reporter
+from nas.search import last
 from nas.space import FinalTraining, Proxy
-from nas.space_file import parse_space
+from nas.space_file import load_space, parse_space
 from nas.tasks import TASKS
 from nas.tasks.classification import Classification
 from nas.tasks.images import Pictures
@@ -37,21 +42,77 @@ def task() -> Classification:
     return Classification.load("digits")
 
 
+def table_of_arch(setup: Setup) -> Setup:
+    """A table that holds one architecture, with two seeds."""
+    path = setup.folder / "table.csv"
+    path.write_text(f"architecture,accuracy_seed0,accuracy_seed1\n{canonical(ARCH).digest},0.5,0.625\n")
+    return replace(setup, source=path)
+
+
+WAYS: dict[str, Callable[[Setup], Setup]] = {"tabular": table_of_arch}
+"""What an evaluator needs beside a plain Setup."""
+WITHOUT_CHANCE = {"params", "macs"}
+"""Evaluators whose values do not depend on the seed."""
+
+
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_an_evaluator_repeats_itself_and_leaves_random_state_alone(
-    name: str, task: Classification, tmp_path: Path
+    name: str, task: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(zero_cost, "REFERENCE", 4)
     space = replace(SPACE, proxy=Proxy(resolution=8, epochs=2, images=300))
-    evaluator = EVALUATORS[name](Setup(task, space, tmp_path))
+    setup = Setup(task, space, tmp_path, reporter=Reporter(quiet=True))
+    if name in WAYS:
+        setup = WAYS[name](setup)
     before = torch.random.get_rng_state()
+    evaluator = EVALUATORS[name](setup)
     first = list(evaluator.evaluate(ARCH, seed=3))
     assert torch.equal(before, torch.random.get_rng_state())
     assert list(evaluator.evaluate(ARCH, seed=3)) == first
-    assert list(evaluator.evaluate(ARCH, seed=4)) != first
-    assert all(0 <= accuracy <= 1 for accuracy in first)
-    assert len(first) == 2
+    assert list(EVALUATORS[name](setup).evaluate(ARCH, seed=3)) == first
+    assert (list(evaluator.evaluate(ARCH, seed=4)) != first) == (name not in WITHOUT_CHANCE)
+    assert first
+    assert all(type(accuracy) is float and 0 <= accuracy <= 1 for accuracy in first)
+    settings = json.loads(json.dumps(evaluator.settings))
+    assert settings == evaluator.settings
+    assert settings["evaluator"] == name
+
+
+def test_proxy_training_yields_each_epoch(task: Classification, tmp_path: Path) -> None:
+    space = replace(SPACE, proxy=Proxy(resolution=8, epochs=2, images=300))
+    evaluator = EVALUATORS["proxy_training"](Setup(task, space, tmp_path))
+    assert len(list(evaluator.evaluate(ARCH, seed=3))) == 2
     assert evaluator.settings["resolution"] == 8
     assert evaluator.settings["train_images"] == 300
+
+
+def test_the_reference_of_a_score_is_kept_with_the_run(
+    task: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero_cost, "REFERENCE", 4)
+    space = load_space("mobile").for_classes(10)
+    setup = Setup(task, space, tmp_path, reporter=Reporter(quiet=True))
+    (first,) = EVALUATORS["macs"](setup).evaluate(space.decode(space.sample(Random(5))), 0)
+    assert 0 < first < 1
+    kept = tmp_path / "macs" / "reference.json"
+    written = json.loads(kept.read_text())
+    assert len(set(written["scores"])) == 4
+    kept.write_text(json.dumps({**written, "scores": [1.0]}))
+    assert EVALUATORS["macs"](setup).settings["value"].startswith("place of the score among 1 random")
+    kept.write_text("{")
+    EVALUATORS["macs"](setup)
+    assert json.loads(kept.read_text()) == written
+    EVALUATORS["macs"](replace(setup, space=replace(space, resolution=(96,))))
+    assert json.loads(kept.read_text())["identity"] != written["identity"]
+
+
+def test_the_evaluators_rank_as_their_scores_do(task: Classification, tmp_path: Path) -> None:
+    space = load_space("mobile").for_classes(10)
+    evaluator = EVALUATORS["params"](Setup(task, space, tmp_path, reporter=Reporter(quiet=True)))
+    archs = [space.decode(space.sample(Random(seed))) for seed in range(20)]
+    places = [last(evaluator.evaluate(arch, 0)) for arch in archs]
+    sizes = [totals(trace(arch)).params for arch in archs]
+    assert sorted(range(20), key=places.__getitem__) == sorted(range(20), key=sizes.__getitem__)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "device": ({"metavar": "URL"}, "where to measure: local (default) or ssh://user@host:port/path/to/python"),
         "table": ({"metavar": "NAME"}, "a shipped or imported latency table or a file, instead of the device's own"),
         "controller": (text, "tpe (default) or random"),
-        "evaluator": (text, "proxy_training (default)"),
+        "evaluator": (text, "proxy_training (default), another of `nas list evaluators`, or package.module:function"),
+        "accuracies": ({"metavar": "FILE"}, "a CSV or Parquet of accuracies, or a run's folder, to search in"),
+        "supernet": ({"metavar": "DIR"}, "a trained supernet that evaluates the candidates"),
+        "warm-start": (text, "begin with the best of random candidates by a zero-cost score, as synflow"),
+        "warm-start-samples": (number, "how many random candidates that are (default: 64)"),
         "trials": (number, "candidates to evaluate (default: 12)"),
         "seed": (number, "decides candidates, training and result (default: 0)"),
         "proxy-resolution": (number, "input resolution of the candidates' short training, in pixels"),
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the result of the search that the experiment file and the flags describe."""
     import dataclasses
 
-    from nas.experiment import Experiment, read_experiment
+    from nas.experiment import Experiment, read_experiment, with_implied
     from nas.job import run_search
 
     settings = read_experiment(args.experiment) if args.experiment else {}
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         from nas.tables import open_named
 
         settings["space"] = str(open_named(settings["table"]).header.get("space", Experiment.space))
-    return run_search(Experiment(**settings), reporter)
+    return run_search(Experiment(**with_implied(settings)), reporter)
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -6,20 +6,23 @@ Evaluators do not know latency.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from nas.architecture import Architecture
+from nas.errors import NasError, UsageError
+from nas.evaluators.own import OwnEvaluator, load_own
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
 from nas.evaluators.supernet import SupernetEvaluator
+from nas.evaluators.tabular import Tabular
+from nas.evaluators.zero_cost import zero_cost_evaluator
+from nas.registry import lookup
+from nas.zero_cost import ZERO_COST
 
 
 class Evaluator(Protocol):
-    """What an evaluator file provides; it is made with `Evaluator(setup)`."""
-
-    def __init__(self, setup: Setup):
-        """Get ready: load, and train what serves all candidates."""
+    """What an evaluator file provides; it is made from a Setup: there it loads, and trains what serves all."""
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield accuracies in [0, 1], better known each time."""
@@ -29,7 +32,28 @@ class Evaluator(Protocol):
         """Return what decides the accuracies, for the result."""
 
 
-EVALUATORS: dict[str, type[Evaluator]] = {
+EVALUATORS: dict[str, Callable[[Setup], Evaluator]] = {
     "proxy_training": ProxyTraining,
     "supernet": SupernetEvaluator,
+    "tabular": Tabular,
+    **{name: zero_cost_evaluator(name) for name in ZERO_COST},
 }
+
+
+def find_evaluator(name: str) -> Callable[[Setup], Evaluator]:
+    """Return what makes the evaluator `name`: ours, an entry point of `nas.evaluators`, or `package.module:function`.
+
+    Raises UsageError with the nearest name, or with what is wrong in the module that was named.
+    """
+    if ":" in name:
+        thing = load_own(name)
+    elif name in EVALUATORS:
+        return EVALUATORS[name]
+    else:
+        try:
+            thing = lookup(EVALUATORS, name, "evaluator", "--evaluator")
+        except NasError:
+            raise
+        except Exception as error:  # an installed package that cannot be imported
+            raise UsageError(f"--evaluator: {name}: {type(error).__name__}: {error}") from error
+    return lambda setup: OwnEvaluator(name, thing, setup)

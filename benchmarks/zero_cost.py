@@ -1,0 +1,77 @@
+"""How well zero-cost scores rank the networks of a table of accuracies, and what a score costs.
+
+    OMP_NUM_THREADS=1 python benchmarks/zero_cost.py nb_macro accuracies.csv --data cifar10 [--networks 100]
+
+`accuracies.csv` as `--accuracies` takes it (benchmarks/nb_macro.py writes one of NAS-Bench-Macro). Random networks of
+the table are scored at the space's proxy resolution; printed are Kendall's tau and Spearman's rho against the mean of
+the seeds at the last fidelity, the 95 % interval of tau (bootstrap over the networks), and the median seconds.
+Parameters and MACs are the baselines; where the table has seeds, tau between the first and the mean of the others is
+what a training itself would reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau, spearmanr
+
+from nas.evaluators.accuracy_table import read_accuracies
+from nas.space_file import load_space
+from nas.tasks.classification import Classification
+from nas.zero_cost import ZERO_COST, draw_batch, score
+
+
+def interval(scores: list[float], truth: list[float], draws: int = 1000) -> tuple[float, float]:
+    """Return the 2.5 % and 97.5 % quantiles of Kendall's tau over bootstrap samples of the networks."""
+    rng, pairs = np.random.default_rng(0), np.array([scores, truth])
+    taus = [kendalltau(*pairs[:, rng.integers(0, len(scores), len(scores))]).statistic for _ in range(draws)]
+    low, high = np.nanquantile(taus, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def line(name: str, scores: list[float], truth: list[float], cost: str = "") -> str:
+    """Return a row of the table."""
+    tau, rho = kendalltau(scores, truth).statistic, spearmanr(scores, truth).statistic
+    low, high = interval(scores, truth)
+    return f"{name:20} {tau:6.3f}  {low:6.3f} to {high:6.3f}  {rho:6.3f}  {cost}"
+
+
+def main() -> None:
+    """Score the networks that the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("space")
+    parser.add_argument("accuracies", type=Path)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--data-root")
+    parser.add_argument("--networks", type=int, default=100)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    task = Classification.load(args.data, args.data_root)
+    space = load_space(args.space).for_classes(task.num_classes)
+    rows = [row for row in read_accuracies(args.accuracies, space).rows.values() if row.architecture]
+    rows = random.Random(0).sample(rows, min(args.networks, len(rows)))
+    truth = [statistics.mean(row.accuracies[-1]) for row in rows]
+    print(f"{len(rows)} networks of {args.space}, {args.data} at {space.proxy.resolution} px")
+    print(f"{'':20} {'tau':>6}  {'95 %':^16}  {'rho':>6}  s")
+    if len(rows[0].accuracies[-1]) > 1:
+        first = [row.accuracies[-1][0] for row in rows]
+        print(line("one seed, others", first, [statistics.mean(row.accuracies[-1][1:]) for row in rows]))
+    batch = draw_batch(task, space.proxy.resolution, 0)
+    for name in ZERO_COST:
+        scores, seconds = [], []
+        for row in rows:
+            assert row.architecture
+            started = time.perf_counter()
+            scores.append(score(name, row.architecture, batch, 0))
+            seconds.append(time.perf_counter() - started)
+        print(line(name, scores, truth, f"{statistics.median(seconds):.3f}"), flush=True)
+
+
+if __name__ == "__main__":
+    main()

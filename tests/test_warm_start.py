@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from nas.architecture import Architecture
+from nas.controllers.random import RandomController
+from nas.network import canonical, totals, trace
+from nas.progress import Reporter
+from nas.search import derive_seed
+from nas.space import Choices, Space
+from nas.space_file import parse_space
+from nas.tasks.classification import Classification
+from nas.warm_start import WarmStart, best_of_random
+
+DATA = {
+    "resolution": 32,
+    "stages": [{"block": "conv", "out_channels": list(range(8, 40, 2)), "kernel_size": [3, 5], "stride": 2}],
+    "head": {"block": "classifier", "num_classes": 10},
+    "proxy": {"resolution": 8},
+}
+SPACE: Space = parse_space("small", DATA, "small.yaml")
+POOL = [SPACE.sample(random.Random(seed)) for seed in (3, 5, 8)]
+
+
+def warm(pool: list[Choices] | None = None) -> WarmStart:
+    given: list[Choices] = list(POOL) if pool is None else pool
+    return WarmStart(RandomController(SPACE, ("maximize",)), 3, lambda: given)
+
+
+def params(choices: Choices) -> int:
+    return totals(trace(SPACE.decode(choices))).params
+
+
+def test_the_pool_comes_first_and_then_the_controller() -> None:
+    controller, asked = warm(), []
+    for number in range(5):
+        choices = controller.ask(derive_seed(0, number))
+        asked.append(choices)
+        controller.tell(choices, (0.5,))
+    assert sorted(asked[:3], key=str) == sorted(POOL, key=str)
+    assert asked[3] == SPACE.sample(random.Random(derive_seed(0, 3)))
+
+
+def test_replay_equals_tell() -> None:
+    one = warm()
+    told: list[Choices] = []
+    for number in range(6):
+        choices = one.ask(derive_seed(1, number))
+        other = warm()
+        for earlier in told:
+            other.tell(earlier, (0.5,))
+        assert other.ask(derive_seed(1, number)) == choices
+        one.tell(choices, (0.5,))
+        told.append(choices)
+
+
+def test_after_its_size_nothing_is_scored() -> None:
+    def refuse() -> list[Choices]:
+        raise AssertionError("scored")
+
+    controller = WarmStart(RandomController(SPACE, ("maximize",)), 1, refuse)
+    controller.tell(POOL[0], (0.1,))
+    assert controller.ask(4) == SPACE.sample(random.Random(4))
+
+
+def test_an_empty_pool_starts_cold() -> None:
+    assert warm([]).ask(4) == SPACE.sample(random.Random(4))
+
+
+def test_the_best_feasible_of_the_samples_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    task = Classification.load("digits")
+    limit = sorted(params(SPACE.sample(random.Random(seed))) for seed in range(50))[25]
+
+    def is_feasible(arch: Architecture) -> bool:
+        return totals(trace(arch)).params <= limit
+
+    def best(keep: int, samples: int = 40) -> list[int]:
+        found = best_of_random("params", SPACE, task, is_feasible, samples, keep, 0, Reporter(quiet=True))
+        assert len({canonical(SPACE.decode(choices)).digest for choices in found}) == len(found)
+        return [params(choices) for choices in found]
+
+    sizes = best(keep=100)
+    assert sizes == sorted(sizes, reverse=True)
+    assert max(sizes) <= limit
+    assert best(keep=3) == sizes[:3]
+    assert len(best(keep=3, samples=2)) == 2
+    assert not best_of_random("params", SPACE, task, lambda arch: False, 4, 2, 0, Reporter())
+    assert "--warm-start: no random candidate within the target has a score 'params'" in capsys.readouterr().err
