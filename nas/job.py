@@ -298,7 +298,7 @@ def finalist_facts(finalist: Finalist, study: Study) -> dict[str, Any]:
         "repeats": [
             {"seed": repeat.seed, "longer": repeat.longer, "accuracy": repeat.curve[-1] if repeat.curve else None}
             for repeat in study.repeats.values()
-            if repeat.digest == digest
+            if repeat.repeat_of == digest
         ],
         "measured_ms": asdict(finalist.measured) if finalist.measured else None,
     }

@@ -15,7 +15,7 @@ from math import sqrt
 
 import numpy as np
 
-RATIOS = np.logspace(-2, 4, 601)
+RATIOS = np.logspace(-2, 6, 801)
 """Values of (between / noise)^2 among which the most likely is sought; none is 0, so that estimates keep an order."""
 
 

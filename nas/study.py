@@ -55,7 +55,7 @@ class Repeat:
     it learnt of them.
     """
 
-    digest: str
+    repeat_of: str
     seed: int
     longer: int
     after: int
@@ -65,7 +65,7 @@ class Repeat:
     @property
     def key(self) -> tuple[str, int, int]:
         """What it was: architecture, seed and length."""
-        return self.digest, self.seed, self.longer
+        return self.repeat_of, self.seed, self.longer
 
 
 class Study:
@@ -112,7 +112,7 @@ class Study:
         found = {trial.architecture.digest: [trial.metrics.accuracy] for trial in self.trials}
         for repeat in self.repeats.values():
             if repeat.longer == 1 and repeat.error is None and (before is None or repeat.after < before):
-                found[repeat.digest].append(repeat.curve[-1])
+                found[repeat.repeat_of].append(repeat.curve[-1])
         return found
 
     @property
