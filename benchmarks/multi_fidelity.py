@@ -4,9 +4,10 @@
         --target-latency 20ms]
 
 CURVES.jsonl has one training a line: {"architecture": name, "seed": n, "curve": [accuracy after each epoch, ...],
-"latency_ms": ..., or "macs": ...}; all curves are equally long. A training that is stopped is a prefix of its curve,
-for an evaluator is a deterministic generator. In each of many random orders every architecture comes once, with one of
-its seeds, as in a random search; a controller that learns would bring better ones later.
+"latency_ms": ..., or "macs": ...}; all curves are equally long. A header line with "format" is passed over. A training
+that is stopped is a prefix of its curve, for an evaluator is a deterministic generator. In each of many random orders
+every architecture comes once, with one of its seeds, as in a random search; a controller that learns would bring
+better ones later.
 
 Printed for each way to spend epochs: the share of the epochs of full training, and the regret, which is the best score
 of all less the winner's, at the mean final accuracy over all seeds of an architecture as the truth. Full training has
@@ -48,9 +49,11 @@ def read_curves(path: Path) -> list[Recorded]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
+            if "format" in row:  # the first line of a recorded reference
+                continue
             curve = tuple(float(accuracy) for accuracy in row["curve"])
             cost = float(row["latency_ms"]) if "latency_ms" in row else float(row["macs"]) / 1e6
-            curves, _ = found.setdefault(str(row["architecture"]), ([], cost))
+            curves, _ = found.setdefault(str(row.get("digest") or row["architecture"]), ([], cost))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path}, line {number}: not a recorded curve: {error!r}") from error
         if not curve or not all(0 <= accuracy <= 1 for accuracy in curve):

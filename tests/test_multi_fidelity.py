@@ -79,7 +79,7 @@ def test_the_script_prints_shares_and_regrets(tmp_path: Path) -> None:
         for index, each in enumerate(made(0.02))
         for seed, curve in enumerate(each.curves)
     ]
-    path = write(tmp_path / "curves.jsonl", rows)
+    path = write(tmp_path / "curves.jsonl", [{"format": 1}, *rows])
     assert len(read_curves(path)) == 24
     command = [sys.executable, str(ROOT / "benchmarks" / "multi_fidelity.py"), str(path), "--orders", "30"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)})
