@@ -99,7 +99,7 @@ def evaluate_finalists(
     for number in range(2, rounds + 1):
         if (spread := known.spread) is None or spread.noise == 0:
             break
-        chosen = best_of(chosen, known, objective)[: max(FEWEST, (len(chosen) + 1) // 2)]
+        chosen = best_of(chosen, known, objective)[: max(FEWEST, len(chosen) // 2)]
         repeat(chosen, known, again, number, 2 ** (number - 1) if hasattr(evaluator, "longer") else 1)
     return Finals(known.spread, known.estimates(), tuple(known.again))
 

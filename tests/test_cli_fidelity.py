@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from nas.cli.main import main
+from nas.evaluators import EVALUATORS
 from nas.study import JOURNAL
 
 FLAGS = ["--runtime", "null", "--target-latency", "1ms", "--trials", "6", "--seed", "2", "--proxy-epochs", "4"]
@@ -86,6 +87,19 @@ def test_without_finalist_seeds_nothing_is_evaluated_again(tiny_space: Path, tmp
     assert all(finalist["repeats"] == [] for finalist in result["finalists"])
     assert result["best"]["estimate"] == result["best"]["accuracy"]
     assert (result["epochs"]["spent"], result["epochs"]["full"], result["stopped"]) == (3, 3, 0)
+
+
+def test_what_has_no_epochs_cannot_be_stopped(
+    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Plain:
+        """An evaluator with the protocol and nothing more."""
+
+    monkeypatch.setitem(EVALUATORS, "plain", Plain)
+    args = ["search", "--space", str(tiny_space), "--run", str(tmp_path / "a"), "--quiet", *FLAGS, *HALVING]
+    assert main([*args, "--evaluator", "plain"]) == 2
+    assert "--fidelity: 'plain' has no epochs after which to stop: 'halving'" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(
