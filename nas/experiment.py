@@ -22,6 +22,7 @@ from nas.evaluators.setup import Setup
 from nas.objective import Objective, make_objective
 from nas.progress import Reporter
 from nas.registry import lookup, nearest
+from nas.rungs import FIDELITIES, Rungs, make_rungs
 from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
 from nas.tasks.classification import Classification
@@ -65,6 +66,11 @@ class Experiment:
     final_epochs: int = 0
     final_images: int = 0
     run: str | None = None
+    fidelity: str = "full"
+    eta: int = 3
+    min_epochs: int = 1
+    finalists: int = 5
+    finalist_seeds: int = 2
 
     @property
     def target_ms(self) -> float:
@@ -136,6 +142,10 @@ def check(experiment: Experiment) -> None:
     for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images"):
         if getattr(experiment, key) < 0:
             raise UsageError(f"--{key.replace('_', '-')}: must not be negative: {getattr(experiment, key)}")
+    lookup(dict.fromkeys(FIDELITIES), experiment.fidelity, "fidelity", "--fidelity")
+    for key, least in (("eta", 2), ("min_epochs", 1), ("finalists", 2), ("finalist_seeds", 0)):
+        if getattr(experiment, key) < least:
+            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
 
 
 def make_experiment_objective(experiment: Experiment) -> Objective:
@@ -190,6 +200,19 @@ def _check_sources(experiment: Experiment) -> None:
         lookup(ZERO_COST, experiment.warm_start, "zero-cost score", "--warm-start")
 
 
+def make_experiment_rungs(experiment: Experiment, task: Classification, space: Space) -> Rungs:
+    """Return when the experiment's trainings stop early. Raises UsageError where the evaluator has no epochs."""
+    epochs = getattr(EVALUATORS.get(experiment.evaluator), "epochs", None)
+    if epochs is None:
+        if experiment.fidelity != "full":
+            raise UsageError(
+                f"--fidelity: '{experiment.evaluator}' has no epochs after which to stop: '{experiment.fidelity}'"
+            )
+        return make_rungs("full", experiment.eta, experiment.min_epochs, 1)
+    setup = Setup(task, space, experiment.folder, seed=experiment.seed)
+    return make_rungs(experiment.fidelity, experiment.eta, experiment.min_epochs, epochs(setup))
+
+
 def identity(experiment: Experiment, space: Space, task: Classification) -> dict[str, Any]:
     """Return what makes this experiment another than the next: a run folder holds trials of one identity."""
     return {
@@ -208,6 +231,10 @@ def identity(experiment: Experiment, space: Space, task: Classification) -> dict
         "evaluator": experiment.evaluator,
         "seed": experiment.seed,
         **_optional_identity(experiment),
+        **{  # None where all train fully: run folders from before have none
+            key: None if experiment.fidelity == "full" else getattr(experiment, key)
+            for key in ("fidelity", "eta", "min_epochs")
+        },
     }
 
 

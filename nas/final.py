@@ -11,7 +11,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.network import build
-from nas.objective import Objective
+from nas.objective import Metrics, Objective, preference
 from nas.profiling import Latency
 from nas.progress import Reporter
 from nas.space import FinalTraining, Proxy
@@ -26,10 +26,15 @@ Measure = Callable[[Sequence[Architecture]], list[Latency]]
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial with its latency as measured on the device as a whole network; None where the device is not here."""
+    """A trial with its latency as measured on the device as a whole network; None where the device is not here.
+
+    `estimate` is the accuracy to believe of it, `again` whether that rests on evaluations with other seeds too.
+    """
 
     trial: Trial
     measured: Latency | None
+    estimate: float
+    again: bool = False
 
     @property
     def latency_ms(self) -> float:
@@ -41,41 +46,43 @@ class Finalist:
         return self.latency_ms <= target_ms
 
     def score(self, objective: Objective) -> float:
-        """Return the objective's score at that latency."""
-        return objective.score(replace(self.trial.metrics, latency_ms=self.latency_ms))
+        """Return the objective's score at that latency and the estimated accuracy."""
+        return objective.score(self._metrics)
+
+    def rank(self, objective: Objective, target_ms: float) -> tuple[bool, bool, float]:
+        """Return a key that sorts the winner first.
+
+        What holds the target comes first, and of that what was evaluated again, by score; then the fastest.
+        """
+        over, key = preference(objective, target_ms, self._metrics)
+        return over, not self.again and not over, key
+
+    @property
+    def _metrics(self) -> Metrics:
+        return replace(self.trial.metrics, accuracy=self.estimate, latency_ms=self.latency_ms)
 
 
-def unmeasured(trials: Sequence[Trial], objective: Objective, target_ms: float) -> list[Finalist]:
-    """Return the best trials by prediction alone, the winner first, in the order in which `confirm` measures."""
-    return [Finalist(trial, None) for trial in _ordered(trials, objective, target_ms)[:FINALISTS]]
+def unmeasured(waiting: Sequence[Finalist], objective: Objective, target_ms: float) -> list[Finalist]:
+    """Return the best by prediction alone, the winner first, in the order in which `confirm` measures."""
+    count = max(FINALISTS, sum(finalist.again for finalist in waiting))
+    return sorted(waiting, key=lambda finalist: finalist.rank(objective, target_ms))[:count]
 
 
-def confirm(trials: Sequence[Trial], objective: Objective, target_ms: float, measure: Measure) -> list[Finalist]:
-    """Measure the best trials, a few at a time, until one holds the target; return the finalists, the winner first.
+def confirm(waiting: Sequence[Finalist], objective: Objective, target_ms: float, measure: Measure) -> list[Finalist]:
+    """Measure the best, a few at a time, until one holds the target; return those measured, the winner first.
 
-    Candidates that hold the target by prediction come first, by score; then the others, the fastest first.
-    Where none holds the target, the fastest finalist is the first.
+    All that were evaluated again are measured together. Candidates that hold the target by prediction come first, by
+    score; then the others, the fastest first. Where none holds the target, the fastest finalist is the first.
     """
-    waiting = _ordered(trials, objective, target_ms)[:MOST_FINALISTS]
+    waiting = sorted(waiting, key=lambda finalist: finalist.rank(objective, target_ms))[:MOST_FINALISTS]
+    count = max(FINALISTS, sum(finalist.again for finalist in waiting))
     finalists: list[Finalist] = []
     while waiting and not any(finalist.holds(target_ms) for finalist in finalists):
-        batch, waiting = waiting[:FINALISTS], waiting[FINALISTS:]
-        latencies = measure([trial.architecture for trial in batch])
-        finalists += [Finalist(trial, latency) for trial, latency in zip(batch, latencies, strict=True)]
-
-    def rank(finalist: Finalist) -> tuple[bool, float]:
-        holds = finalist.holds(target_ms)
-        return not holds, -finalist.score(objective) if holds else finalist.latency_ms
-
-    return sorted(finalists, key=rank)
-
-
-def _ordered(trials: Sequence[Trial], objective: Objective, target_ms: float) -> list[Trial]:
-    def order(trial: Trial) -> tuple[bool, float]:
-        over = trial.metrics.latency_ms > target_ms
-        return over, trial.metrics.latency_ms if over else -objective.score(trial.metrics)
-
-    return sorted(trials, key=order)
+        batch, waiting = waiting[:count], waiting[count:]
+        latencies = measure([finalist.trial.architecture for finalist in batch])
+        finalists += [replace(finalist, measured=latency) for finalist, latency in zip(batch, latencies, strict=True)]
+        count = FINALISTS
+    return sorted(finalists, key=lambda finalist: finalist.rank(objective, target_ms))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The main job: table, span, search, finalists on the device, training of the winner, export, result."""
+"""The main job: table, span, search, finalists again and on the device, training of the winner, export, result."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from nas.experiment import (
     make_controller,
     make_evaluator,
     make_experiment_objective,
+    make_experiment_rungs,
     resolve_space,
 )
 from nas.export import export_folder, versions
@@ -33,7 +34,9 @@ from nas.profiler import measure_networks, table_header
 from nas.profiling import Latency
 from nas.progress import Reporter
 from nas.ready import Ready, published_identity, ready_table
-from nas.search import search
+from nas.repeats import Finals, evaluate_finalists
+from nas.rungs import spent
+from nas.search import Plan, search
 from nas.space import Space
 from nas.study import RESULT, Study, Trial, check_run, open_study
 from nas.tasks.classification import Classification
@@ -57,6 +60,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     task = Classification.load(experiment.data, experiment.data_root)
     space = space.for_classes(task.num_classes)
     trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
+    rungs = make_experiment_rungs(experiment, task, space)
     settings = {**identity(experiment, space, task), **published_identity(experiment)}
     check_run(experiment.folder, settings)
     if finished := finished_result(experiment):
@@ -75,11 +79,16 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
             f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
         )
         controller = make_controller(experiment, space, objective, task, ready.predictor.predict, reporter)
-        search(
-            space, controller, evaluator, objective, ready.predictor.predict, study, experiment.trials, experiment.seed,
-            reporter,
+        plan = Plan(space, controller, evaluator, objective, ready.predictor.predict, rungs)
+        search(plan, study, experiment.trials, experiment.seed, reporter)
+        if not study.trials:
+            raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
+        finals = evaluate_finalists(
+            study, evaluator, objective, experiment.target_ms, experiment.seed, experiment.finalists,
+            experiment.finalist_seeds, reporter,
         )  # fmt: skip
-        result = finish(experiment, space, task, objective, study, ready, reporter)
+        say_learnt(study, finals, reporter)
+        result = finish(experiment, space, task, objective, study, finals, ready, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
         result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
         result["device"] = table.header["device"]
@@ -129,6 +138,7 @@ def finish(
     task: Classification,
     objective: Objective,
     study: Study,
+    finals: Finals,
     ready: Ready,
     reporter: Reporter,
 ) -> dict[str, Any]:
@@ -137,13 +147,12 @@ def finish(
     def measure(archs: Sequence[Architecture]) -> list[Latency]:
         return measure_networks(archs, experiment.runtime, experiment.threads, reporter, experiment.device)
 
-    if not study.trials:
-        raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
     target_ms = experiment.target_ms
+    waiting = as_finalists(study, finals)
     if ready.here:
-        finalists = confirm(study.trials, objective, target_ms, measure)
+        finalists = confirm(waiting, objective, target_ms, measure)
     else:
-        finalists = unmeasured(study.trials, objective, target_ms)
+        finalists = unmeasured(waiting, objective, target_ms)
     say_finalists(finalists, target_ms, reporter)
     winner = finalists[0]
     verdict = verdict_facts(winner, target_ms, ready)
@@ -151,13 +160,15 @@ def finish(
     model, seen = train_winner(arch, task, space.proxy, space.final, experiment.seed, reporter)
     facts = {**winner_facts(winner, experiment, task, ready.table), **seen, **verdict}
     export_folder(arch, model, study.folder / "model", experiment.runtime, facts)
-    draw_search(study.trials, finalists, target_ms, study.folder / "search.png")
+    draw_search(study.evaluated, finalists, target_ms, study.folder / "search.png")
     return {
         **run_facts(experiment, study),
+        **noise_facts(finals),
         **verdict,
         "best": {
             "architecture": arch.digest,
             "accuracy": winner.trial.metrics.accuracy,
+            "estimate": winner.estimate,
             "test_accuracy": seen["test_accuracy"],
             "latency_ms": {
                 "predicted": winner.trial.metrics.latency_ms,
@@ -167,7 +178,7 @@ def finish(
             "macs": winner.trial.metrics.macs,
             "model": str(study.folder / "model"),
         },
-        "finalists": [finalist_facts(finalist) for finalist in finalists],
+        "finalists": [finalist_facts(finalist, study) for finalist in finalists],
         "settings": {**asdict(experiment), "final": asdict(space.final), "training": seen["training"]},
     }
 
@@ -177,14 +188,61 @@ def run_facts(experiment: Experiment, study: Study) -> dict[str, Any]:
     return {
         "target_latency_ms": experiment.target_ms,
         "objective": experiment.objective,
-        "trials": len(study.trials),
+        "trials": len(study.evaluated),
+        "stopped": len(study.stopped),
         "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
         "seed": experiment.seed,
         "front": [trial_facts(study.trials[index]) for index in front([trial.metrics for trial in study.trials])],
-        "candidates": [trial_facts(trial) for trial in study.trials],
+        "candidates": [
+            {**trial_facts(trial), "curve": list(trial.curve), "stopped_at": trial.stopped_at}
+            for trial in study.evaluated
+        ],
+        "epochs": epoch_facts(study),
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def as_finalists(study: Study, finals: Finals) -> list[Finalist]:
+    """Return every trial that finished, not measured, with the accuracy to believe of it."""
+    return [
+        Finalist(trial, None, finals.estimates[digest], digest in finals.finalists)
+        for trial in study.trials
+        for digest in [trial.architecture.digest]
+    ]
+
+
+def epoch_facts(study: Study) -> dict[str, int]:
+    """Return the epochs of all candidates, what full trainings of them would be, and what finalists took beside.
+
+    Candidates that failed are not counted.
+    """
+    whole = max(len(trial.curve) for trial in study.trials)
+    return {
+        "spent": spent(trial.curve for trial in study.evaluated),
+        "full": whole * len(study.evaluated),
+        "finalists": spent(repeat.curve for repeat in study.repeats.values()),
+    }
+
+
+def noise_facts(finals: Finals) -> dict[str, Any]:
+    """Return the standard deviation of an evaluation, None where nothing was repeated, and the model behind it."""
+    spread = finals.spread
+    return {"noise": spread.noise if spread else None, "noise_model": asdict(spread) if spread else None}
+
+
+def say_learnt(study: Study, finals: Finals, reporter: Reporter) -> None:
+    """Say what stopping saved, and how noisy evaluations are."""
+    epochs = epoch_facts(study)
+    if study.stopped:
+        share = epochs["spent"] / epochs["full"]
+        reporter.say(f"{epochs['spent']} epochs spent, {share:.0%} of the {epochs['full']} of full trainings")
+    if finals.spread:
+        noise, between = finals.spread.noise, finals.spread.between
+        reporter.say(
+            f"another seed moves an accuracy by {noise:.1%}, candidates differ by {between:.1%} (standard deviations; "
+            f"{len(finals.finalists)} evaluated again, {epochs['finalists']} epochs)"
+        )
 
 
 def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Reporter) -> None:
@@ -195,7 +253,8 @@ def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Rep
         if measured:
             span = f"{format_latency(measured.p10)} to {format_latency(measured.p90)}"
             seen = f"{format_latency(measured.median)} measured ({span})"
-        reporter.say(f"{finalist.trial.architecture.digest}: {seen}, {predicted} predicted")
+        accuracy = f"{finalist.estimate:.1%} {'estimated' if finalist.again else 'expected'}"
+        reporter.say(f"{finalist.trial.architecture.digest}: {accuracy}, {seen}, {predicted} predicted")
     if not finalists[0].holds(target_ms):
         known = "measured" if finalists[0].measured else "predicted"
         reporter.warn(f"none of the {len(finalists)} {known} candidates holds {format_latency(target_ms)}")
@@ -238,6 +297,16 @@ def trial_facts(trial: Trial) -> dict[str, Any]:
     return {"number": trial.number, "architecture": trial.architecture.digest, **trial.metrics.to_dict()}
 
 
-def finalist_facts(finalist: Finalist) -> dict[str, Any]:
-    """Return a finalist as the result lists it."""
-    return {**trial_facts(finalist.trial), "measured_ms": asdict(finalist.measured) if finalist.measured else None}
+def finalist_facts(finalist: Finalist, study: Study) -> dict[str, Any]:
+    """Return a finalist as the result lists it; each repeat with its seed and how many times as long it trained."""
+    digest = finalist.trial.architecture.digest
+    return {
+        **trial_facts(finalist.trial),
+        "estimate": finalist.estimate,
+        "repeats": [
+            {"seed": repeat.seed, "longer": repeat.longer, "accuracy": repeat.curve[-1] if repeat.curve else None}
+            for repeat in study.repeats.values()
+            if repeat.repeat_of == digest
+        ],
+        "measured_ms": asdict(finalist.measured) if finalist.measured else None,
+    }

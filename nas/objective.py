@@ -152,6 +152,47 @@ def front(points: Sequence[Metrics]) -> list[int]:
     return kept
 
 
+def preference(objective: Objective, target_ms: float, metrics: Metrics) -> tuple[bool, float]:
+    """Return a key that sorts winners first: what holds the target, by score; then the others, the fastest first."""
+    over = metrics.latency_ms > target_ms
+    return over, metrics.latency_ms if over else -objective.score(metrics)
+
+
+def position(objective: Objective, points: Sequence[Metrics], index: int) -> int:
+    """Return how many of `points` are better than the one at `index`; 0 for every point of the highest score.
+
+    One value: by score. Several: by the layer of nondominated points it is in, and within a layer by the area that
+    it alone dominates (multi-objective successive halving: Schmucker et al. 2021, section 3). A point that rises in
+    accuracy never moves back.
+    """
+    scores = [objective.score(point) for point in points]
+    if scores[index] >= max(scores):
+        return 0
+    if len(objective.directions) == 1:
+        return sum(score > scores[index] for score in scores)
+    keys = _layered(points)
+    return sum(key > keys[index] for key in keys)
+
+
+def _layered(points: Sequence[Metrics]) -> list[tuple[int, float]]:
+    """Return a key for each point, higher is better: minus its layer, and the area that it adds to the layer."""
+    left = {(point.accuracy, point.latency_ms): point for point in points}
+    end_ms = 1.1 * max(point.latency_ms for point in points)  # of all points, so that no accuracy moves it
+    keys: dict[tuple[float, float], tuple[int, float]] = {}
+    layer = 0
+    while left:
+        peers = list(left.values())
+        stairs = [peers[index] for index in front(peers)]
+        below = [0.0, *(point.accuracy for point in stairs)]
+        beyond = [*(point.latency_ms for point in stairs[1:]), end_ms]
+        for point, floor, wall in zip(stairs, below, beyond, strict=False):
+            place = (point.accuracy, point.latency_ms)
+            keys[place] = (-layer, (point.accuracy - floor) * (wall - point.latency_ms))
+            del left[place]
+        layer += 1
+    return [keys[point.accuracy, point.latency_ms] for point in points]
+
+
 def hypervolume(points: Iterable[Metrics], reference_ms: float) -> float:
     """Return the area that the points dominate above accuracy 0 and below `reference_ms`, in ms."""
     inside = [point for point in points if point.latency_ms < reference_ms]

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
+from pathlib import Path
+from typing import Any
 
 from nas.architecture import Architecture, Scalar
 from nas.controllers import Controller
 from nas.controllers.random import RandomController
+from nas.errors import NasError, RunError, UsageError
 from nas.evaluators import Evaluator
 from nas.network import canonical, totals, trace
 from nas.objective import Metrics, Objective
 from nas.progress import Reporter
+from nas.rungs import Entry, Rungs
 from nas.space import Space
 from nas.study import Study, Trial
 from nas.training import TrainingError
@@ -22,6 +30,20 @@ from nas.units import format_latency
 CONTROLLER_ATTEMPTS = 50
 """How often a controller may ask for what was tried or is out of reach before random candidates step in."""
 ALL_ATTEMPTS = 5_000
+HOPELESS = 5
+"""A search whose first candidates all fail alike ends after so many: the input is wrong, not the candidates."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early."""
+
+    space: Space
+    controller: Controller
+    evaluator: Evaluator
+    objective: Objective
+    predict: Callable[[Architecture], float]
+    rungs: Rungs
 
 
 @dataclass(frozen=True)
@@ -33,79 +55,132 @@ class Candidate:
     latency_ms: float
 
 
-def search(
-    space: Space,
-    controller: Controller,
-    evaluator: Evaluator,
-    objective: Objective,
-    predict: Callable[[Architecture], float],
-    study: Study,
-    trials: int,
-    seed: int,
-    reporter: Reporter,
-) -> None:
-    """Fill `study` up to `trials` candidates; what it holds already is told to the controller, not evaluated again."""
-    for trial in study.trials:
-        controller.tell(trial.choices, trial.values)
+def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter) -> None:
+    """Fill `study` up to `trials` candidates; what it holds already is told to the controller, not evaluated again.
+
+    Raises UsageError where nothing but failures alike came of the first candidates.
+    """
+    for trial in study.evaluated:
+        plan.controller.tell(trial.choices, trial.values)
     with reporter.task("searching", trials) as advance:
         advance(study.count)
         while study.count < trials:
-            candidate = propose(space, controller, objective, predict, study, seed)
+            candidate = propose(plan, study, seed)
             if candidate is None:
                 reporter.warn(f"nothing new within reach after {ALL_ATTEMPTS} tries: {study.count} candidates tried")
                 break
-            evaluate(candidate, controller, evaluator, objective, study, seed, reporter)
+            evaluate(plan, candidate, study, seed, reporter)
             advance(1)
 
 
-def propose(
-    space: Space,
-    controller: Controller,
-    objective: Objective,
-    predict: Callable[[Architecture], float],
-    study: Study,
-    seed: int,
-) -> Candidate | None:
+def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
     """Return a candidate that is new and that the objective admits, or None where none was found."""
     tried = study.digests
-    anything = RandomController(space, objective.directions)
+    anything = RandomController(plan.space, plan.objective.directions)
     for attempt in range(ALL_ATTEMPTS):
-        asked = controller if attempt < CONTROLLER_ATTEMPTS else anything
+        asked = plan.controller if attempt < CONTROLLER_ATTEMPTS else anything
         choices = asked.ask(derive_seed(seed, study.count, attempt))
-        arch = canonical(space.decode(choices))
+        arch = canonical(plan.space.decode(choices))
         if arch.digest in tried:
             continue
-        latency_ms = predict(arch)
-        if objective.admits(latency_ms):
+        latency_ms = plan.predict(arch)
+        if plan.objective.admits(latency_ms):
             return Candidate(choices, arch, latency_ms)
     return None
 
 
-def evaluate(
-    candidate: Candidate,
-    controller: Controller,
-    evaluator: Evaluator,
-    objective: Objective,
-    study: Study,
-    seed: int,
-    reporter: Reporter,
-) -> None:
-    """Evaluate one candidate, record it and tell the controller. A training that fails is recorded as failed."""
+def evaluate(plan: Plan, candidate: Candidate, study: Study, seed: int, reporter: Reporter) -> None:
+    """Evaluate one candidate as far as the rungs let it, record it and tell the controller.
+
+    Whatever the evaluator raises is recorded as the candidate's failure; only what stops any evaluation (Ctrl-C, a
+    run folder that cannot be written) goes on upwards. Of a stopped candidate the controller is told the values at
+    its rung: what it would have reached is better, so it counts for less than it is worth and never for more, and
+    it was among the worse of its rung.
+    """
     started = time.monotonic()
-    arch = candidate.architecture
-    try:
-        accuracy = last(evaluator.evaluate(arch, seed))
-    except TrainingError as error:
-        study.record_failure(candidate.choices, arch, str(error))
-        reporter.warn(f"{arch.digest} failed: {error}")
-        return
+    arch, number = candidate.architecture, study.count
     whole = totals(trace(arch))
-    metrics = Metrics(accuracy, candidate.latency_ms, whole.params, whole.macs)
-    values = objective(metrics)
-    trial = study.record(candidate.choices, arch, metrics, values, time.monotonic() - started)
-    controller.tell(trial.choices, values)
-    best = max(study.trials, key=lambda trial: objective.score(trial.metrics))
-    reporter.say(f"trial {study.count}: {describe(trial, objective)}; best so far {describe(best, objective)}")
+    costs = Metrics(0.0, candidate.latency_ms, whole.params, whole.macs)
+    others = [Entry(trial.number, trial.curve, trial.metrics) for trial in study.evaluated]
+
+    def stops(curve: tuple[float, ...]) -> bool:
+        return plan.rungs.stops(Entry(number, curve, costs), others, plan.objective)
+
+    try:
+        curve, stopped = follow(plan.evaluator.evaluate(arch, seed), stops)
+    except RunError:
+        raise
+    except Exception as error:
+        study.record_failure(candidate.choices, arch, reason(error))
+        reporter.warn(f"{arch.digest} failed: {reason(error)}")
+        give_up_if_hopeless(study)
+        return
+    metrics = replace(costs, accuracy=curve[-1])
+    values = plan.objective(metrics)
+    taken_s = time.monotonic() - started
+    trial = study.record(candidate.choices, arch, metrics, values, taken_s, curve, stopped)
+    plan.controller.tell(trial.choices, values)
+    best = incumbent(study, plan.objective)
+    words = describe(trial, plan.objective)
+    if stopped:
+        words += f", stopped after {len(curve)} of {plan.rungs.epochs} epochs"
+    reporter.say(f"trial {study.count}: {words}; best so far {describe(best, plan.objective)}")
+
+
+def follow(accuracies: Iterator[Any], stops: Callable[[tuple[float, ...]], bool]) -> tuple[tuple[float, ...], bool]:
+    """Return the accuracies until their end or until `stops` says so of the curve so far, and whether it did.
+
+    Raises TrainingError where there is none, or one is not a number in [0, 1].
+    """
+    curve: tuple[float, ...] = ()
+    with contextlib.ExitStack() as stack:
+        if hasattr(accuracies, "close"):
+            stack.callback(accuracies.close)  # a training that is stopped gives its memory back now
+        for accuracy in accuracies:
+            if isinstance(accuracy, bool) or not isinstance(accuracy, Real) or not 0 <= float(accuracy) <= 1:
+                raise TrainingError(f"an accuracy must be a number in [0, 1]: {accuracy!r}")
+            curve = (*curve, float(accuracy))
+            if stops(curve):
+                return curve, True
+    if not curve:
+        raise TrainingError("the evaluator gave no accuracy")
+    return curve, False
+
+
+def reason(error: Exception) -> str:
+    """Return in one line what went wrong: a mistake that we name as it is, anything else with its type and place."""
+    message = " ".join(str(error).split())
+    message = message if len(message) <= 300 else f"{message[:297]}..."
+    if isinstance(error, NasError):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {message}{place}" if message else f"{type(error).__name__}{place}"
+
+
+def give_up_if_hopeless(study: Study) -> None:
+    """Raise UsageError where all candidates so far failed, for reasons that differ in figures at most."""
+    reasons = [why for _, why in study.failed]
+    alike = {re.sub(r"\d[\d.e+-]*", "#", why) for why in reasons}
+    if study.evaluated or len(reasons) < HOPELESS or len(alike) > 1:
+        return
+    raise UsageError(f"--evaluator: the first {len(reasons)} candidates all failed alike, the last: {reasons[-1]}")
+
+
+def incumbent(study: Study, objective: Objective) -> Trial:
+    """Return the best of the trials that finished, by what is known of their accuracy.
+
+    Where finalists were evaluated again earlier in this run, the noise is known, and a value that stands out by luck
+    counts for less. A controller cannot be told so: TPE knows no noise, it takes each value as it is.
+    """
+    noise, accuracies = study.noise, study.accuracies()
+
+    def score(trial: Trial) -> float:
+        known = accuracies[trial.architecture.digest]
+        estimate = noise.estimate(known) if noise else known[0]
+        return objective.score(replace(trial.metrics, accuracy=estimate))
+
+    return max(study.trials, key=score)
 
 
 def describe(trial: Trial, objective: Objective) -> str:
@@ -113,16 +188,6 @@ def describe(trial: Trial, objective: Objective) -> str:
     metrics = trial.metrics
     score = objective.score(metrics)
     return f"{metrics.accuracy:.1%} at {format_latency(metrics.latency_ms)} (score {score:.3f})"
-
-
-def last(accuracies: Iterator[float]) -> float:
-    """Return the last accuracy. Raises TrainingError where there is none or it is not in [0, 1]."""
-    accuracy = float("nan")
-    for accuracy in accuracies:  # noqa: B007 (the last one counts)
-        pass
-    if not 0 <= accuracy <= 1:
-        raise TrainingError(f"an accuracy must lie in [0, 1]: {accuracy}")
-    return accuracy
 
 
 def derive_seed(*parts: int) -> int:

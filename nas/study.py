@@ -1,7 +1,7 @@
 """A run's durable state: an Optuna study in the run's folder, and its typed view.
 
-A trial is written once, when it is finished, in one journal line: whatever kills the process, the journal holds
-finished trials and nothing else, and the same command goes on from there.
+A trial is written once, when it is finished, in one journal line, and so is a finalist's evaluation with another seed:
+whatever kills the process, the journal holds finished work and nothing else, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,23 @@ from nas.architecture import Architecture, Scalar
 from nas.errors import RunError
 from nas.files import check_same_settings, drop_cut_line, locked
 from nas.objective import Metrics
+from nas.shrinkage import Spread, fit
 from nas.space import Choices, Space
 
 JOURNAL = "journal.log"
 RESULT = "result.json"
 STUDY_NAME = "nas"
+REPEAT = "repeat "
+"""Begins the names of the study's user attributes that hold repeats."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished candidate; `values` are what the objective gave for `metrics`."""
+    """A candidate that was evaluated; `values` are what the objective gave for `metrics`.
+
+    `curve` is the accuracy after each epoch, the last of them that of the metrics. Where a rung stopped it,
+    `stopped_at` is the number of epochs that it got.
+    """
 
     number: int
     choices: dict[str, Scalar]
@@ -35,6 +42,29 @@ class Trial:
     metrics: Metrics
     values: tuple[float, ...]
     duration_s: float
+    curve: tuple[float, ...] = ()
+    stopped_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A finalist evaluated again, with another seed and `longer` times the epochs; `error` if that failed.
+
+    `after` is how many candidates had been tried: what a search knew before it chose its finalists is told from what
+    it learnt of them.
+    """
+
+    repeat_of: str
+    seed: int
+    longer: int
+    after: int
+    curve: tuple[float, ...]
+    error: str | None = None
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What it was: architecture, seed and length."""
+        return self.repeat_of, self.seed, self.longer
 
 
 class Study:
@@ -43,33 +73,80 @@ class Study:
     def __init__(self, folder: Path, study: Any, space: Space):
         self.folder = folder
         self._study, self._space = study, space
-        self.trials: list[Trial] = []
+        self.evaluated: list[Trial] = []
         self.failed: list[tuple[str, str]] = []
+        self.repeats: dict[tuple[str, int, int], Repeat] = {}
         for frozen in study.get_trials(deepcopy=False):
             self._take(frozen)
+        for name, value in study.user_attrs.items():
+            if name.startswith(REPEAT):
+                repeat = Repeat(**{**value, "curve": tuple(value["curve"])})
+                self.repeats[repeat.key] = repeat
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The candidates that were evaluated to the end."""
+        return [trial for trial in self.evaluated if trial.stopped_at is None]
+
+    @property
+    def stopped(self) -> list[Trial]:
+        """The candidates that a rung stopped."""
+        return [trial for trial in self.evaluated if trial.stopped_at is not None]
 
     @property
     def count(self) -> int:
-        """How many candidates were tried, failed ones included."""
-        return len(self.trials) + len(self.failed)
+        """How many candidates were tried, stopped and failed ones included."""
+        return len(self.evaluated) + len(self.failed)
 
     @property
     def digests(self) -> set[str]:
         """The architectures that were tried."""
-        return {trial.architecture.digest for trial in self.trials} | {digest for digest, _ in self.failed}
+        return {trial.architecture.digest for trial in self.evaluated} | {digest for digest, _ in self.failed}
+
+    def accuracies(self, before: int | None = None) -> dict[str, list[float]]:
+        """Return the accuracies of each finished trial, by digest: the search's own first, then those of other seeds.
+
+        Of the repeats, only those made when fewer than `before` candidates had been tried, where that is given.
+        """
+        found = {trial.architecture.digest: [trial.metrics.accuracy] for trial in self.trials}
+        for repeat in self.repeats.values():
+            if repeat.longer == 1 and repeat.error is None and (before is None or repeat.after < before):
+                found[repeat.repeat_of].append(repeat.curve[-1])
+        return found
+
+    @property
+    def noise(self) -> Spread | None:
+        """How far evaluations of one candidate differ, and candidates among each other; None before any repeat."""
+        return fit(list(self.accuracies().values()))
 
     def record(
-        self, choices: Choices, arch: Architecture, metrics: Metrics, values: tuple[float, ...], duration_s: float
+        self,
+        choices: Choices,
+        arch: Architecture,
+        metrics: Metrics,
+        values: tuple[float, ...],
+        duration_s: float,
+        curve: tuple[float, ...] = (),
+        stopped: bool = False,
     ) -> Trial:
-        """Write a finished trial and return it."""
+        """Write a finished trial and return it; `stopped` where a rung ended it after the epochs of its curve."""
         attributes = {
             "digest": arch.digest,
             "architecture": arch.to_dict(),
             "metrics": metrics.to_dict(),
             "duration_s": round(duration_s, 3),
+            "curve": list(curve) or [metrics.accuracy],
         }
+        if stopped:
+            attributes["stopped_at"] = len(curve)
         self._add(choices, attributes, values)
-        return self.trials[-1]
+        return self.evaluated[-1]
+
+    def record_repeat(self, repeat: Repeat) -> None:
+        """Write a finished evaluation of a finalist with another seed."""
+        with self._writing():
+            self._study.set_user_attr(REPEAT + "/".join(map(str, repeat.key)), asdict(repeat))
+        self.repeats[repeat.key] = repeat
 
     def record_failure(self, choices: Choices, arch: Architecture, reason: str) -> None:
         """Write a candidate that could not be evaluated, with the reason."""
@@ -78,9 +155,10 @@ class Study:
     def _add(self, choices: Choices, attributes: Mapping[str, Any], values: tuple[float, ...] | None) -> None:
         import optuna
 
-        state = optuna.trial.TrialState
+        states = optuna.trial.TrialState
+        ended = states.PRUNED if "stopped_at" in attributes else states.COMPLETE
         trial = optuna.trial.create_trial(
-            state=state.FAIL if values is None else state.COMPLETE,
+            state=states.FAIL if values is None else ended,
             params=dict(choices),
             distributions={
                 key: optuna.distributions.CategoricalDistribution(self._space.choices[key]) for key in choices
@@ -88,18 +166,23 @@ class Study:
             values=None if values is None else list(values),
             user_attrs=dict(attributes),
         )
-        try:
+        with self._writing():
             self._study.add_trial(trial)
+        self._take(self._study.get_trials(deepcopy=False)[-1])
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise RunError(f"{self.folder}: the trial cannot be written: {error}") from error
-        self._take(self._study.get_trials(deepcopy=False)[-1])
 
     def _take(self, frozen: Any) -> None:
         attributes = frozen.user_attrs
         if "error" in attributes:
             self.failed.append((attributes["digest"], attributes["error"]))
         elif frozen.state.is_finished():
-            self.trials.append(
+            self.evaluated.append(
                 Trial(
                     number=frozen.number,
                     choices=dict(frozen.params),
@@ -107,6 +190,8 @@ class Study:
                     metrics=Metrics(**attributes["metrics"]),
                     values=tuple(frozen.values),
                     duration_s=attributes["duration_s"],
+                    curve=tuple(attributes.get("curve", [attributes["metrics"]["accuracy"]])),
+                    stopped_at=attributes.get("stopped_at"),
                 )
             )
 

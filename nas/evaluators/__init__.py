@@ -2,6 +2,10 @@
 
 An evaluator is a generator of accuracies: the last one counts, and to prune is to stop iterating.
 Evaluators do not know latency.
+
+What an evaluator may have beside the protocol: `epochs(setup) -> int`, a static method that tells how many accuracies
+an evaluation yields, for rungs to stop at; `longer(times)`, which returns an evaluator that trains so many times as
+long, for finalists; `deterministic`, true where another seed gives the same accuracy, so that nothing is repeated.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,10 +18,22 @@ class ProxyTraining:
     """Trains each candidate for `proxy.epochs` at `proxy.resolution`."""
 
     def __init__(self, setup: Setup):
+        self._setup = setup
         self._task, self._proxy = task, proxy = setup.task, setup.space.proxy
         self._recipe = Recipe(proxy.epochs)
         self._train = task.train_set(proxy.resolution, proxy.images)
         self._validation = task.validation_set(proxy.resolution)
+
+    @staticmethod
+    def epochs(setup: Setup) -> int:
+        """Return how many accuracies an evaluation yields."""
+        return setup.space.proxy.epochs
+
+    def longer(self, times: int) -> ProxyTraining:
+        """Return an evaluator that trains so many times as long."""
+        space = self._setup.space
+        proxy = replace(space.proxy, epochs=times * space.proxy.epochs)
+        return ProxyTraining(replace(self._setup, space=replace(space, proxy=proxy)))
 
     @property
     def settings(self) -> dict[str, Any]:
