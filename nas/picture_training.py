@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from nas.files import write_bytes
 from nas.training_state import Epoch
 
 
@@ -25,4 +27,6 @@ def draw_training(curve: Sequence[Epoch], title: str, path: Path) -> None:
     left.set_ylabel("training loss", color="tab:orange")
     right.set_ylabel("validation accuracy, %", color="tab:blue")
     left.set_title(title, fontsize=9)
-    figure.savefig(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_bytes(path, picture.getvalue())

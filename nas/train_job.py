@@ -23,7 +23,7 @@ from nas.progress import Reporter
 from nas.recipe import Recipe
 from nas.space_file import load_architecture
 from nas.tasks.classification import Classification
-from nas.tasks.images import check_images
+from nas.tasks.images import Pictures, check_images
 from nas.training import Epoch, Watch, check_fit, pick_device, train
 from nas.weights import load_fitting
 
@@ -64,8 +64,8 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
 
     Raises NasError for whatever is wrong in the input, before anything is trained.
     """
-    for key, value, least in (("resolution", job.resolution, 0), ("images", job.images, 0), ("seed", job.seed, 0)):
-        if value < least:
+    for key, value in (("resolution", job.resolution), ("images", job.images), ("seed", job.seed)):
+        if value < 0:
             raise UsageError(f"--{key}: must not be negative: {value}")
     make_runtime(job.runtime)
     arch = read_architecture(job.network)
@@ -83,11 +83,12 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         check_images(split)
     model, begun = first_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)
+    sets = task.train_set(arch.resolution, job.images), task.validation_set(arch.resolution)
     reporter.say(f"weights: {begun}")
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):
         write_json(job.folder / SETTINGS, settings)
-        curve, facts = _trained(job, model, teacher, task, arch.resolution, reporter)
+        curve, facts = _trained(job, model, teacher, task, sets, reporter)
         facts |= {"settings": settings, "started_from": begun, "curve": [asdict(epoch) for epoch in curve]}
         card = export_folder(arch, model, job.folder / "model", job.runtime, facts)
         title = f"{Path(job.network).name} on {task.data.name}: {facts['test_accuracy']:.1%} of the test images"
@@ -107,12 +108,11 @@ def _trained(
     model: nn.Module,
     teacher: nn.Module | None,
     task: Classification,
-    resolution: int,
+    sets: tuple[Pictures, Pictures],
     reporter: Reporter,
 ) -> tuple[list[Epoch], dict[str, Any]]:
     """Train and test, and return the curve and what the card says of it."""
-    epochs = job.recipe.epochs
-    train_set, validation = task.train_set(resolution, job.images), task.validation_set(resolution)
+    epochs, (train_set, validation) = job.recipe.epochs, sets
     curve: dict[int, Epoch] = {}
 
     def told(epoch: Epoch) -> None:
@@ -124,11 +124,11 @@ def _trained(
 
     with reporter.task(f"training on {len(train_set)} images", epochs * len(train_set)) as advance:
         watch, path = Watch(advance, told, reporter.warn), job.folder / CHECKPOINT
-        for _ in train(
-            model, task, train_set, validation, job.recipe, job.seed, teacher=teacher, checkpoint=path, watch=watch
-        ):
+        if path.exists():
+            reporter.say(f"continues from {path}")
+        for _ in train(model, task, *sets, job.recipe, job.seed, teacher=teacher, checkpoint=path, watch=watch):
             pass
-    test_set = task.test_set(resolution)
+    test_set = task.test_set(validation.resolution)
     with reporter.task(f"testing once on {len(test_set)} images", 1) as advance:
         accuracy = task.accuracy(model, test_set, pick_device())
         advance(1)

@@ -194,6 +194,7 @@ def test_bad_input_is_one_line_and_writes_nothing(net: str, capsys: pytest.Captu
         ([net, "--data", "digit"], "--data: unknown data set or folder 'digit'; did you mean 'digits'?"),
         ([net, "--seed", "-1"], "--seed: must not be negative: -1"),
         ([net, "--resolution", "-8"], "--resolution: must not be negative: -8"),
+        ([net, "--images", "3"], "--data: too few images to hold some out: "),
         ([net, "--recipe", "imagnet"], "--recipe: unknown recipe 'imagnet'; did you mean 'imagenet'?"),
         ([net, "--recipe", "imagenet", "--epochs", "3"], "--warmup-epochs: must be below --epochs, 3: 5"),
         ([net, "--optimizer", "adam"], "--optimizer: unknown optimizer 'adam'; did you mean 'adamw'?"),
