@@ -61,5 +61,5 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     for key, value in state.items():
         digest.update(f"{key} {tuple(value.shape)} {value.dtype};".encode())
         if not value.is_meta:
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

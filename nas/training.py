@@ -147,6 +147,7 @@ def _with_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> It
     if job.device.type == "cuda":
         torch.cuda.empty_cache()
     model.load_state_dict(fresh)
+    model.zero_grad(set_to_none=True)
     try:
         again = _epochs(start(model, job.recipe, len(job.train_set), half, job.device), job)
         yield from itertools.islice(again, yielded, None)

@@ -48,7 +48,7 @@ class TrainingState:
     @property
     def best(self) -> nn.Module:
         """The network that is validated: the average of weights where there is one."""
-        return self.model if self.average is None else self.average.module  # type: ignore[return-value]
+        return self.model if self.average is None else self.average.module
 
     def parts(self) -> dict[str, Any]:
         """Return what has a state dict, by name."""
@@ -58,7 +58,7 @@ class TrainingState:
     def finish(self, epochs: int) -> None:
         """Give the network the average of its weights, if there is one and all epochs are over."""
         if self.average is not None and len(self.curve) == epochs:
-            self.model.load_state_dict(self.average.module.state_dict())  # type: ignore[union-attr]
+            self.model.load_state_dict(self.average.module.state_dict())
 
 
 def start(model: nn.Module, recipe: Recipe, images: int, batch_size: int, device: torch.device) -> TrainingState:
@@ -86,9 +86,10 @@ def half_type(recipe: Recipe, device: torch.device) -> torch.dtype | None:
 def _averaged(model: nn.Module, decay: float) -> AveragedModel:
     """Return the running average of parameters; buffers are copied: masks as they are, statistics to be made anew."""
 
-    def average(averaged: Any, current: Any, count: Tensor) -> None:
+    def average(averaged: Any, current: Any, count: Tensor | int) -> None:
         updates = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))(averaged, current, count)
+        update: Any = get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))  # type: ignore[no-untyped-call]
+        update(averaged, current, count)
 
     return AveragedModel(model, multi_avg_fn=average)
 

@@ -77,6 +77,20 @@ def load_weights(network: nn.Module, source: str, name: str, *, classifier: bool
     return loaded
 
 
+def load_fitting(network: nn.Module, source: str, name: str) -> str:
+    """Load `source` as `load_weights` does, but where only the last layer differs, as of other classes, leave that.
+
+    Returns what was loaded, and says so where the classifier was not. Raises WeightsError.
+    """
+    try:
+        return load_weights(network, source, name)
+    except WeightsError as error:
+        try:
+            return f"{load_weights(network, source, name, classifier=False)}, the classifier fresh"
+        except WeightsError:
+            raise error from None
+
+
 def torchvision_weights(name: str) -> tuple[dict[str, Tensor], float, str]:
     """Return the state dict of the counterpart of our network `name`, its batch norms' eps, and what it is.
 

@@ -64,7 +64,7 @@ ROOMS = {
     "checkpoint": {"errors", "files"},
     "training_state": {"checkpoint", "errors", "recipe"},
     "training": {"checkpoint", "condensing", "errors", "network", "recipe", "tasks", "training_state"},
-    "picture_training": {"training_state"},
+    "picture_training": {"files", "training_state"},
     "train_job": {"architecture", "device", "errors", "export", "files", "network", "picture_training", "progress",
                   "recipe", "space_file", "tasks", "training", "training_state", "weights"},
     "supernet": {"architecture", "errors", "files", "lattice", "network", "space"},

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nas.errors import DataError
 from nas.tasks.classification import Classification
-from nas.tasks.images import Pictures, check_images, load_images, normalize
+from nas.tasks.images import Pictures, Split, check_images, load_images, mixing, normalize, rand_augment
 
 
 def make_folder(
@@ -118,3 +118,54 @@ def test_a_named_set_that_cannot_be_had_says_where_it_looked(tmp_path: Path, mon
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", refuse)
     with pytest.raises(DataError, match=r"'cifar10' is not in .* and cannot be downloaded .* --data-root"):
         load_images("cifar10", str(tmp_path))
+
+
+def test_one_more_augmentation_comes_last_and_shares_what_was_decoded() -> None:
+    split = Split([np.full((8, 8), 10 * index, np.uint8) for index in range(3)], (0, 1, 0))
+    pictures = Pictures(split, 8, lambda image: image + 1)
+    more = pictures.also(lambda image: image * 2)
+    assert [int(more[index][0].max()) for index in range(3)] == [2, 22, 42]
+    assert [int(pictures[index][0].max()) for index in range(3)] == [1, 11, 21]
+    assert int(Pictures(split, 8).also(lambda image: image * 2)[2][0].max()) == 40
+    assert more._cache is pictures._cache
+    assert more.digest == pictures.digest
+
+
+def test_a_digest_is_of_images_labels_and_resolution(tmp_path: Path) -> None:
+    split = Split([np.full((8, 8), index, np.uint8) for index in range(3)], (0, 1, 0))
+    known = Pictures(split, 8).digest
+    assert Pictures(split, 8).digest == known
+    others = [
+        Split(split.images, (0, 1, 1)),
+        split.take([0, 1]),
+        Split([image + 1 for image in split.images], split.labels),
+    ]
+    assert known not in {Pictures(other, 8).digest for other in others} | {Pictures(split, 9).digest}
+    moved = []
+    for place in ("here", "there"):
+        data = load_images(str(make_folder(tmp_path / place, ("train", "test"))))
+        moved.append(Pictures(data.train, 8).digest)
+    assert moved[0] == moved[1]
+
+
+def test_rand_augment_keeps_what_an_image_is() -> None:
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
+    results = [rand_augment(9)(image) for _ in range(8)]
+    assert {(result.shape, result.dtype) for result in results} == {((3, 16, 16), torch.uint8)}
+    assert any(not torch.equal(result, image) for result in results)
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)])
+def test_mixed_labels_are_the_shares_of_the_pixels(mixup: float, cutmix: float) -> None:
+    torch.manual_seed(0)
+    mix = mixing(4, mixup, cutmix)
+    assert mix is not None
+    labels = torch.arange(4)
+    images = (labels * 10.0)[:, None, None, None].expand(4, 3, 16, 16)
+    for _ in range(5):
+        mixed, shares = mix(images, labels)
+        assert shares.shape == (4, 4)
+        assert torch.allclose(shares.sum(1), torch.ones(4))
+        assert torch.allclose(mixed.mean((1, 2, 3)), (shares * labels).sum(1) * 10, atol=1e-3)
+    assert mixing(4, 0.0, 0.0) is None

@@ -59,7 +59,7 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     from nas.errors import SpaceError
     from nas.network import build
     from nas.space_file import load_space
-    from nas.weights import load_weights
+    from nas.weights import load_fitting, load_weights
 
     space = load_space(args.source)
     space = space.for_classes(args.classes) if args.classes is not None else space
@@ -71,9 +71,8 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
         model = build(arch)
     if args.weights is None:
         return arch, model, {"weights": "fresh, not trained", "seed": args.seed}
-    own_classes = args.classes is None
-    loaded = load_weights(model, args.weights, args.source, classifier=own_classes)
-    return arch, model, {"weights": loaded if own_classes else f"{loaded}, the classifier fresh", "seed": args.seed}
+    load = load_weights if args.classes is None else load_fitting  # other classes may come with a fresh classifier
+    return arch, model, {"weights": load(model, args.weights, args.source), "seed": args.seed}
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nas import __version__
-from nas.cli import export, list, profile, search, show  # noqa: A004
+from nas.cli import export, list, profile, search, show, train  # noqa: A004
 from nas.errors import NasError
 from nas.progress import Reporter
 from nas.registry import nearest
 
-COMMANDS = (search, profile, show, list, export)
+COMMANDS = (search, profile, show, list, train, export)
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -60,7 +60,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     """Items of a split as (uint8 (3, R, R), label); decoded once into memory where they fit."""
 
     def __init__(self, split: Split, resolution: int, augment: Callable[[Tensor], Tensor] | None = None):
-        self._split, self._augment, self._resolution = split, augment, resolution
+        self._split, self._augment, self.resolution = split, augment, resolution
         self._resize = v2.Compose([v2.Resize(resolution, antialias=True), v2.CenterCrop(resolution)])
         self._cache: Tensor | None = None
         if len(split) * 3 * resolution**2 <= CACHE_BYTES:
@@ -71,7 +71,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     @property
     def digest(self) -> str:
         """Sixteen hex digits of resolution, labels and images; files count by their names."""
-        digest = hashlib.sha256(f"{self._resolution} {self._split.labels}".encode())
+        digest = hashlib.sha256(f"{self.resolution} {self._split.labels}".encode())
         for image in self._split.images:
             is_file = isinstance(image, str | Path)
             digest.update(Path(image).name.encode() if is_file else np.ascontiguousarray(image).tobytes())
