@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,19 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Agreement:
+        """Return what `to_dict` gave, through JSON or not."""
+        kendall_low, kendall_high = data["kendall_interval"]
+        spearman_low, spearman_high = data["spearman_interval"]
+        return cls(
+            int(data["networks"]),
+            float(data["kendall"]),
+            (float(kendall_low), float(kendall_high)),
+            float(data["spearman"]),
+            (float(spearman_low), float(spearman_high)),
+        )
 
     def __str__(self) -> str:
         low, high = self.kendall_interval

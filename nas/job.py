@@ -41,7 +41,10 @@ from nas.space import Space
 from nas.study import RESULT, Study, Trial, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
+from nas.trust import in_words, known
 from nas.units import format_latency
+
+NEVER_CHECKED = "was never checked in this space on this data: `nas check-proxy` tells how well it ranks"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
             f"candidates {evaluation_words(experiment, space)} on {task.data.name}; "
             f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
         )
+        checked = known(space.key, task.data.name, experiment.evaluator)
+        reporter.say(f"{experiment.evaluator}: {in_words(checked) if checked else NEVER_CHECKED}")
         controller = make_controller(experiment, space, objective, task, ready.predictor.predict, reporter)
         plan = Plan(space, controller, evaluator, objective, ready.predictor.predict, rungs)
         search(plan, study, experiment.trials, experiment.seed, reporter)
@@ -91,6 +96,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         result = finish(experiment, space, task, objective, study, finals, ready, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
         result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
+        result["evaluator_check"] = checked
         result["device"] = table.header["device"]
         write_json(study.folder / RESULT, result)
     return result

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from nas import __version__
-from nas.cli import export, list, profile, search, show, train  # noqa: A004
+from nas.cli import check_proxy, export, list, profile, search, show, train  # noqa: A004
 from nas.errors import NasError
 from nas.progress import Reporter
 from nas.registry import nearest
 
-COMMANDS = (search, profile, show, list, train, export)
+COMMANDS = (search, profile, show, list, train, export, check_proxy)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def make_parser() -> OneLineParser:
     parser.add_argument("--version", action="version", version=f"nas {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OneLineParser)
     for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
+        name = command.__name__.rpartition(".")[2].replace("_", "-")
         subparser = commands.add_parser(name, help=command.HELP, description=command.HELP, parents=[common],
                                         allow_abbrev=False)  # fmt: skip
         command.add_arguments(subparser)
