@@ -1,6 +1,8 @@
 """How well zero-cost scores rank the networks of a table of accuracies, and what a score costs.
 
-    OMP_NUM_THREADS=1 python benchmarks/zero_cost.py nb_macro accuracies.csv --data cifar10 [--networks 100]
+    OMP_NUM_THREADS=1 python benchmarks/zero_cost.py nb_macro accuracies.csv --data cifar10
+
+`--networks 100` says how many, `--scores naswot macs` which scores.
 
 `accuracies.csv` as `--accuracies` takes it (benchmarks/nb_macro.py writes one of NAS-Bench-Macro). Random networks of
 the table are scored at the space's proxy resolution; printed are Kendall's tau and Spearman's rho against the mean of
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--data-root")
     parser.add_argument("--networks", type=int, default=100)
+    parser.add_argument("--scores", nargs="+", choices=ZERO_COST, default=list(ZERO_COST))
     args = parser.parse_args()
     torch.set_num_threads(1)
     task = Classification.load(args.data, args.data_root)
@@ -63,7 +66,7 @@ def main() -> None:
         first = [row.accuracies[-1][0] for row in rows]
         print(line("one seed, others", first, [statistics.mean(row.accuracies[-1][1:]) for row in rows]))
     batch = draw_batch(task, space.proxy.resolution, 0)
-    for name in ZERO_COST:
+    for name in args.scores:
         scores, seconds = [], []
         for row in rows:
             assert row.architecture
