@@ -18,7 +18,7 @@ from nas.cli.main import main
 from nas.errors import RunError
 from nas.network import totals, trace
 from nas.reference import Reference, Training, stratified_networks
-from nas.space_file import load_space, parse_space
+from nas.space_file import load_space
 from nas.trust import in_words, known
 
 DATA: dict[str, Any] = {
@@ -87,7 +87,7 @@ def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, caps
     found = json.loads(said.out)["evaluator_check"]
     assert found["agreement"]["networks"] == 5
     assert in_words(found) in said.err
-    key = parse_space("few", DATA, "few.yaml").key
+    key = load_space(space_path).key
     assert known(key, "digits", "params") == found
     assert known(key, "digits", "macs") is not None
     assert known(key, "digits", "synflow") is None
