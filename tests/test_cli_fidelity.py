@@ -17,7 +17,7 @@ from nas.cli.main import main
 from nas.evaluators import EVALUATORS
 from nas.study import JOURNAL
 
-FLAGS = ["--runtime", "null", "--target-latency", "1ms", "--trials", "6", "--seed", "2", "--proxy-epochs", "4"]
+FLAGS = ["--runtime", "null", "--target-latency", "1ms", "--trials", "7", "--seed", "2", "--proxy-epochs", "4"]
 HALVING = ["--fidelity", "halving", "--eta", "2"]
 
 
@@ -25,7 +25,7 @@ def killed_when(command: list[str], journal: Path, text: str, times: int) -> Non
     """Run `command` and kill it, with no time to clean up, once the journal holds `text` so often."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and process.poll() is None:
         if journal.is_file() and journal.read_text().count(text) >= times:
             break
@@ -58,7 +58,7 @@ def test_a_search_killed_at_a_rung_and_among_its_finalists_ends_as_one_that_was_
     assert all(len(trial["curve"]) == (trial["stopped_at"] or 4) for trial in result["candidates"])
     assert all(trial["accuracy"] == trial["curve"][-1] for trial in result["candidates"])
     assert result["epochs"]["spent"] == sum(len(trial["curve"]) for trial in result["candidates"])
-    assert result["epochs"]["spent"] < result["epochs"]["full"] == 24
+    assert result["epochs"]["spent"] < result["epochs"]["full"] == 28
     assert f"{result['epochs']['spent']} epochs spent, " in said
     ended = {trial["architecture"] for trial in result["candidates"] if not trial["stopped_at"]}
     assert result["best"]["architecture"] in ended
