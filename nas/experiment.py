@@ -71,6 +71,7 @@ class Experiment:
     min_epochs: int = 1
     finalists: int = 5
     finalist_seeds: int = 2
+    supernet_epochs: int = 0
 
     @property
     def target_ms(self) -> float:
@@ -124,7 +125,8 @@ def resolve_space(experiment: Experiment) -> Space:
         experiment.proxy_images or space.proxy.images,
     )
     final = FinalTraining(experiment.final_epochs or space.final.epochs, experiment.final_images or space.final.images)
-    return replace(space, proxy=proxy, final=final)
+    supernet = replace(space.supernet, epochs=experiment.supernet_epochs or space.supernet.epochs)
+    return replace(space, proxy=proxy, final=final, supernet=supernet)
 
 
 def check(experiment: Experiment) -> None:
@@ -139,7 +141,8 @@ def check(experiment: Experiment) -> None:
     for key, least in (("trials", 1), ("threads", 1), ("seed", 0), ("warm_start_samples", 1)):
         if getattr(experiment, key) < least:
             raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
-    for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images"):
+    for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images",
+                "supernet_epochs"):  # fmt: skip
         if getattr(experiment, key) < 0:
             raise UsageError(f"--{key.replace('_', '-')}: must not be negative: {getattr(experiment, key)}")
     lookup(dict.fromkeys(FIDELITIES), experiment.fidelity, "fidelity", "--fidelity")

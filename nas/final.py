@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nas.architecture import Architecture
+from nas.evaluators import Evaluator
 from nas.network import build
 from nas.objective import Metrics, Objective, preference
 from nas.profiling import Latency
@@ -115,15 +116,18 @@ def phases(proxy: Proxy, final: FinalTraining, resolution: int) -> list[Phase]:
 
 
 def train_winner(
-    arch: Architecture, task: Classification, proxy: Proxy, final: FinalTraining, seed: int, reporter: Reporter
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Train `arch` through its phases and return it with what was seen.
+    model: nn.Module,
+    arch: Architecture,
+    task: Classification,
+    proxy: Proxy,
+    final: FinalTraining,
+    seed: int,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Train `model`, which is `arch`, in place through its phases and return what was seen.
 
     The accuracy on the test set is at the deployed resolution, on images that nothing before has touched.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model: nn.Module = build(arch)
     accuracy = float("nan")
     seen: list[dict[str, Any]] = []
     for index, phase in enumerate(phases(proxy, final, arch.resolution)):
@@ -140,10 +144,19 @@ def train_winner(
     with reporter.task(f"testing once on {len(test_set)} images", 1) as advance:
         test_accuracy = task.accuracy(model, test_set, pick_device())
         advance(1)
-    facts = {
+    return {
         "test_accuracy": test_accuracy,
         "test_images": len(test_set),
         "validation_accuracy": accuracy,
         "training": seen,
     }
-    return model, facts
+
+
+def first_weights(arch: Architecture, evaluator: Evaluator, seed: int) -> nn.Module:
+    """Return the network that the winner's training starts from: the evaluator's, where it has trained one."""
+    trained: Callable[[Architecture], nn.Module] | None = getattr(evaluator, "trained", None)
+    if trained is not None:
+        return trained(arch)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build(arch)

@@ -13,6 +13,7 @@ from nas.architecture import Architecture
 from nas.compiled import compile_space
 from nas.distribution import count_within, latency_distribution
 from nas.errors import UsageError
+from nas.evaluators import Evaluator
 from nas.experiment import (
     Experiment,
     check,
@@ -25,7 +26,7 @@ from nas.experiment import (
 )
 from nas.export import export_folder, versions
 from nas.files import write_json
-from nas.final import Finalist, confirm, train_winner, unmeasured
+from nas.final import Finalist, confirm, first_weights, train_winner, unmeasured
 from nas.latency import IDENTITY, LatencyTable
 from nas.network import trace
 from nas.objective import Objective, front
@@ -93,7 +94,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
             experiment.finalist_seeds, reporter,
         )  # fmt: skip
         say_learnt(study, finals, reporter)
-        result = finish(experiment, space, task, objective, study, finals, ready, reporter)
+        result = finish(experiment, space, task, objective, study, evaluator, finals, ready, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
         result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
         result["evaluator_check"] = checked
@@ -144,6 +145,7 @@ def finish(
     task: Classification,
     objective: Objective,
     study: Study,
+    evaluator: Evaluator,
     finals: Finals,
     ready: Ready,
     reporter: Reporter,
@@ -163,7 +165,8 @@ def finish(
     winner = finalists[0]
     verdict = verdict_facts(winner, target_ms, ready)
     arch = winner.trial.architecture
-    model, seen = train_winner(arch, task, space.proxy, space.final, experiment.seed, reporter)
+    model = first_weights(arch, evaluator, experiment.seed)
+    seen = train_winner(model, arch, task, space.proxy, space.final, experiment.seed, reporter)
     facts = {**winner_facts(winner, experiment, task, ready.table), **seen, **verdict}
     export_folder(arch, model, study.folder / "model", experiment.runtime, facts)
     draw_search(study.evaluated, finalists, target_ms, study.folder / "search.png")

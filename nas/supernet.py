@@ -8,25 +8,22 @@ language shares weights without an elastic twin. Operators do not share with eac
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from nas.architecture import Architecture
 from nas.errors import WeightsError
 from nas.files import write_bytes
 from nas.lattice import Lattice, unroll
-from nas.network import Layer, Network, build, in_channels, initialize, make_block
+from nas.network import Layer, Network, build, in_channels, initialize, make_block, trace
 from nas.space import Space
-
-CACHED_CHILDREN = 64
 
 
 class Supernet(nn.Module):
@@ -39,7 +36,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self._lattice = unroll(space)
-        self._children: OrderedDict[str, Child] = OrderedDict()
+        self._turns: dict[Any, Turn] = {}
         largest = _largest_parameters(self._lattice)
         self.names = tuple(largest)
         """The name of every parameter of the bank, in order: "stage2/layer0/mbconv/project.0.weight"."""
@@ -47,18 +44,13 @@ class Supernet(nn.Module):
         self.bank = nn.ParameterList(largest.values())
 
     def child(self, arch: Architecture) -> Child:
-        """Return `arch` as a module whose parameters are slices of the bank: to train it is to train the bank.
+        """Return `arch` as a module that trains the bank.
 
+        For training: children share their modules, and with them what batch norm saw last; see `extract`.
         Raises SpaceError where the space does not hold it.
         """
-        found = self._children.pop(arch.digest, None)
-        if found is None:
-            self._lattice.path(arch)
-            found = Child(self, arch)
-        self._children[arch.digest] = found
-        if len(self._children) > CACHED_CHILDREN:
-            self._children.popitem(last=False)
-        return found
+        self._lattice.path(arch)
+        return Child(self, arch)
 
     @torch.no_grad()
     def extract(self, arch: Architecture) -> Network:
@@ -67,40 +59,79 @@ class Supernet(nn.Module):
         Raises SpaceError where the space does not hold it.
         """
         self._lattice.path(arch)
-        network = build_apart(arch).to(self.bank[0].device)
+        with torch.random.fork_rng():
+            network = build(arch).to(self.bank[0].device)
         for name, place in places(arch, network).items():
             parameter = network.get_parameter(name)
-            parameter.copy_(self.slice(place, tuple(parameter.shape)))
+            parameter.copy_(part_of(self.whole(place, parameter.ndim), parameter.shape))
         return network
 
-    def slice(self, place: str, shape: tuple[int, ...]) -> Tensor:
-        """Return the leading channels, and the centre of the kernel, of the bank's parameter at `place`."""
-        whole: Tensor = self.bank[self._at[f"{place}:{len(shape)}"]]
-        if tuple(whole.shape) == shape:
-            return whole
-        starts = [0 if dim < 2 else (whole.shape[dim] - want) // 2 for dim, want in enumerate(shape)]
-        return whole[tuple(slice(start, start + want) for start, want in zip(starts, shape, strict=True))]
+    def whole(self, place: str, ndim: int) -> nn.Parameter:
+        """Return the bank's parameter at `place`."""
+        return cast(nn.Parameter, self.bank[self._at[f"{place}:{ndim}"]])
+
+    def turn(self, place: str, layer: Layer) -> Turn:
+        """Return the module of `layer` at `place`: children take turns with it."""
+        key = (place, layer.spec, in_channels(layer))
+        if key not in self._turns:
+            with torch.random.fork_rng():
+                block = make_block(layer.spec, in_channels(layer)).to(self.bank[0].device)
+            block.to(memory_format=torch.channels_last)
+            named = [(name, own) for name, own in block.named_parameters()]
+            wholes = [self.whole(f"{place}/{layer.spec.op}/{name}", own.ndim) for name, own in named]
+            self._turns[key] = Turn(block, tuple(zip((own for _, own in named), wholes, strict=True)))
+        return self._turns[key]
+
+
+def part_of(whole: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the leading channels, and the centre of the kernel, of a tensor of the bank, as a view."""
+    for dim, want in enumerate(shape):
+        if (have := whole.shape[dim]) != want:
+            whole = whole.narrow(dim, 0 if dim < 2 else (have - want) // 2, want)
+    return whole
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A block, and for each of its parameters the bank's that it is a part of."""
+
+    block: nn.Module
+    parameters: tuple[tuple[nn.Parameter, nn.Parameter], ...]
 
 
 class Child(nn.Module):
-    """An architecture that runs on slices of a supernet's bank. Batch-norm statistics are its own."""
+    """An architecture that borrows its slices of a supernet's bank for a step: forward, then `backward`.
+
+    Copying slices in and gradients out costs a fraction of slices within autograd (torch.func.functional_call), whose
+    convolutions see weights with gaps and whose gradients are as large as the bank.
+    """
 
     def __init__(self, supernet: Supernet, arch: Architecture):
         super().__init__()
-        self.network = build_apart(arch).to(supernet.bank[0].device)
-        self._slices = [
-            (name, place, tuple(self.network.get_parameter(name).shape))
-            for name, place in places(arch, self.network).items()
+        layers = iter(trace(arch))
+        turns = [
+            [supernet.turn(_place(stage, layer), next(layers)) for layer in range(len(specs))]
+            for stage, specs in enumerate((*arch.stages, (arch.head,)))
         ]
-        self.network.requires_grad_(False)
-        self._bank = (supernet,)  # in a tuple: the bank is not this module's to save, move or count
+        self.network = Network([[turn.block for turn in stage] for stage in turns[:-1]], turns[-1][0].block)
+        self._borrowed = [pair for stage in turns for turn in stage for pair in turn.parameters]
 
     def forward(self, x: Tensor) -> Any:
         """(B, 3, H, W) -> what the architecture's head gives."""
-        (supernet,) = self._bank
-        return functional_call(
-            self.network, {name: supernet.slice(place, shape) for name, place, shape in self._slices}, (x,)
-        )
+        with torch.no_grad():
+            for own, whole in self._borrowed:
+                own.copy_(part_of(whole, own.shape))
+        return self.network(x)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to the bank's; parameters of the bank that had no part keep none."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        for own, whole in self._borrowed:
+            if own.grad is not None:
+                if whole.grad is None:
+                    whole.grad = torch.zeros_like(whole)
+                part_of(whole.grad, own.shape).add_(own.grad)
+                own.grad = None
 
 
 def save_bank(supernet: Supernet, path: Path) -> None:
@@ -131,12 +162,6 @@ def load_bank(supernet: Supernet, path: Path) -> None:
         whole.copy_(tensors[name])
 
 
-def build_apart(arch: Architecture) -> Network:
-    """Return `build(arch)` without a step of torch's random state: its weights will be replaced."""
-    with torch.random.fork_rng():
-        return build(arch)
-
-
 def places(arch: Architecture, network: Network) -> dict[str, str]:
     """Return {name of the parameter in the network: its place in the bank}."""
     named = [
@@ -154,6 +179,10 @@ def places(arch: Architecture, network: Network) -> dict[str, str]:
 
 def _place(slot: int, layer: int) -> str:
     return f"stage{slot}/layer{layer}"
+
+
+def _dotted(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
 
 
 def _layers(lattice: Lattice) -> Iterator[tuple[str, Layer]]:
@@ -176,7 +205,7 @@ def _largest_parameters(lattice: Lattice) -> dict[str, nn.Parameter]:
             block = make_block(layer.spec, in_channels(layer))
         for prefix, module in block.named_modules():
             for own, parameter in module.named_parameters(recurse=False):
-                key = f"{place}/{prefix + '.' if prefix else ''}{own}:{parameter.ndim}"
+                key = f"{place}/{_dotted(prefix, own)}:{parameter.ndim}"
                 known = shapes.get(key, tuple(parameter.shape))
                 shapes[key] = tuple(map(max, known, parameter.shape))
                 owners[key] = (type(module), own)

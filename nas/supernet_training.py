@@ -185,14 +185,16 @@ def _step(
     images, labels = batch
     answers: Tensor | None = None
     if recipe.sandwich:
-        logits = task.logits(supernet.child(family.largest).train(), images)
-        task.criterion(logits, labels).backward()  # type: ignore[no-untyped-call]
+        largest = supernet.child(family.largest).train()
+        logits = task.logits(largest, images)
+        largest.backward(task.criterion(logits, labels))
         answers = logits.detach().softmax(1) if recipe.distill else None
         archs = [family.smallest, *archs]
     total = 0.0
     for arch in archs:
-        logits = task.logits(supernet.child(arch).train(), images)
+        child = supernet.child(arch).train()
+        logits = task.logits(child, images)
         loss = task.criterion(logits, labels) if answers is None else task.criterion(logits, answers, 0.0)
-        loss.backward()  # type: ignore[no-untyped-call]
+        child.backward(loss)
         total += loss.item()
     return total / len(archs)

@@ -23,7 +23,7 @@ from nas.evaluators.supernet import BANK, CARD, CHECKPOINT, SupernetEvaluator
 from nas.network import canonical, totals, trace
 from nas.space import Proxy, Space, SupernetTraining
 from nas.space_file import load_space, parse_space
-from nas.supernet import Supernet, load_bank, places, save_bank
+from nas.supernet import Supernet, load_bank, part_of, places, save_bank
 from nas.supernet_training import Family, SupernetRecipe, train_supernet
 from nas.tasks.classification import Classification
 from nas.training import TrainingError
@@ -69,11 +69,25 @@ def test_slices_are_leading_channels_and_the_centre_of_the_kernel() -> None:
     place = next(name for name in supernet.names if name.startswith("stage0/layer0/conv/conv.0.weight"))
     whole = supernet.bank[supernet.names.index(place)]
     assert whole.shape == (16, 3, 3, 3)
-    part = supernet.slice(place.rpartition(":")[0], (8, 3, 1, 1))
-    assert torch.equal(part, whole[:8, :, 1:2, 1:2])
-    part.sum().backward()  # type: ignore[no-untyped-call]
-    assert whole.grad is not None
-    assert whole.grad.sum() == 24
+    assert torch.equal(part_of(whole, (8, 3, 1, 1)), whole[:8, :, 1:2, 1:2])
+
+
+def test_a_step_of_a_child_gives_the_bank_the_gradients_of_its_copy() -> None:
+    supernet, x = Supernet(SPACE), torch.randn(4, 3, 16, 16)
+    for arch in some(SPACE, 5):
+        supernet.zero_grad(set_to_none=True)
+        copied = supernet.extract(arch).train()
+        copied(x).square().sum().backward()
+        child = supernet.child(arch).train()
+        for _ in range(2):  # gradients add up
+            child.backward(child(x).square().sum())
+        for name, place in places(arch, copied).items():
+            own = copied.get_parameter(name)
+            whole = supernet.whole(place, own.ndim)
+            assert own.grad is not None
+            assert whole.grad is not None
+            torch.testing.assert_close(part_of(whole.grad, own.shape), 2 * own.grad, rtol=1e-4, atol=1e-4)
+            assert whole.grad.count_nonzero() <= own.numel()
 
 
 def test_every_parameter_of_every_network_has_a_place_that_holds_it() -> None:
@@ -94,9 +108,8 @@ def test_a_network_of_another_space_is_refused() -> None:
 def test_only_what_a_step_used_gets_a_gradient(task: Classification) -> None:
     supernet = Supernet(SPACE)
     arch = next(arch for arch in some(SPACE, 50) if arch.stages[1][0].op == "mbconv")
-    loss = task.loss(supernet.child(arch).train(), torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8),
-                     torch.arange(4))  # fmt: skip
-    loss.backward()  # type: ignore[no-untyped-call]
+    child, images = supernet.child(arch).train(), torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    child.backward(task.loss(child, images, torch.arange(4)))
     touched = {name.split("/")[2] for name, p in zip(supernet.names, supernet.bank, strict=True) if p.grad is not None}
     assert touched == {"conv", "mbconv", "classifier"}
 

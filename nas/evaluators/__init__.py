@@ -26,7 +26,13 @@ from nas.zero_cost import ZERO_COST
 
 
 class Evaluator(Protocol):
-    """What an evaluator file provides; it is made from a Setup: there it loads, and trains what serves all."""
+    """What an evaluator file provides; it is made from a Setup: there it loads, and trains what serves all.
+
+    It may have more: `deterministic = True` where another seed gives the same accuracies (nothing is repeated then),
+    a static `epochs(setup)` that says how many accuracies an evaluation yields (then trainings can be stopped early),
+    `longer(times)` that returns an evaluator of so many times the epochs (for finalists), and `trained(arch)` that
+    returns a network whose weights the winner's training starts from.
+    """
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield accuracies in [0, 1], better known each time."""

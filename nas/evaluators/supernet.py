@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from nas.architecture import Architecture
@@ -65,6 +66,12 @@ class SupernetEvaluator:
         network.to(memory_format=torch.channels_last)
         recalibrate(network, self._batches, self._device, len(self._batches))
         yield self._task.accuracy(network, self._validation, self._device)
+
+    def trained(self, arch: Architecture) -> nn.Module:
+        """Return `arch` with its shared weights: the winner's training starts from them."""
+        network = self._supernet.extract(arch.at(self._proxy.resolution))
+        recalibrate(network, self._batches, self._device, len(self._batches))
+        return network
 
     def _ready(self) -> dict[str, Any]:
         """Load the finished supernet of the folder, or train it, and return its card."""
