@@ -25,7 +25,7 @@ from nas.files import write_json
 from nas.picture_agreement import draw_agreement
 from nas.progress import Reporter
 from nas.reference import Reference, stratified_networks, train_reference
-from nas.space import Proxy, Space, SupernetTraining
+from nas.space import Proxy, Space
 from nas.space_file import load_space
 from nas.tasks.classification import Classification
 from nas.training import TrainingError
@@ -132,7 +132,7 @@ def _checked(check: Check) -> tuple[Space, Classification]:
     proxy = Proxy(
         space.proxy.resolution, check.proxy_epochs or space.proxy.epochs, check.proxy_images or space.proxy.images
     )
-    supernet = SupernetTraining(check.supernet_epochs or space.supernet.epochs, space.supernet.children)
+    supernet = replace(space.supernet, epochs=check.supernet_epochs or space.supernet.epochs)
     task = Classification.load(check.data, check.data_root)
     return replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes), task
 

@@ -130,10 +130,18 @@ class FinalTraining:
 
 @dataclass(frozen=True)
 class SupernetTraining:
-    """The training of shared weights: epochs over the proxy's images, random children of a step."""
+    """The training of shared weights, over the proxy's images. See `nas.supernet_training`.
+
+    `children` are the random ones of a step; `sandwich` adds the largest and the smallest, `distill` lets the others
+    learn from the largest; random children lean to the largest choices for `warmup_epochs`.
+    """
 
     epochs: int = 30
-    children: int = 2
+    batch_size: int = 32
+    children: int = 1
+    sandwich: bool = False
+    distill: bool = False
+    warmup_epochs: int = 0
 
 
 @dataclass(frozen=True)

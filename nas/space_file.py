@@ -161,13 +161,21 @@ def _integers(value: object, where: str, least: int) -> tuple[int, ...]:
 
 
 def _numbers(kind: type[T], data: object, where: str) -> T:
-    """Return the dataclass of whole numbers that a section holds; `images` may be 0, for all."""
-    fields = {field.name: 0 if field.name == "images" else 1 for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    """Return the dataclass of whole numbers and of true or false that a section holds."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     given = _mapping(data, where, tuple(fields))
+    found: dict[str, Any] = {}
     for key, value in given.items():
         if isinstance(value, list):
             raise SpaceError(f"{where}: {key} cannot be a choice: {value!r}")
-    return kind(**{key: _integers(value, f"{where}: {key}", fields[key])[0] for key, value in given.items()})
+        if isinstance(fields[key].default, bool):
+            if not isinstance(value, bool):
+                raise SpaceError(f"{where}: {key} must be true or false: {value!r}")
+            found[key] = value
+        else:
+            least = 0 if key in ("images", "warmup_epochs") else 1  # no images: all of them
+            found[key] = _integers(value, f"{where}: {key}", least)[0]
+    return kind(**found)
 
 
 def _slot(name: str, data: object, where: str, in_stage: bool) -> Slot:

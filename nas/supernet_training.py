@@ -1,8 +1,10 @@
-"""Training a supernet: at every step the largest child, the smallest and some random ones, on the same images.
+"""Training a supernet: at every step some random children on the same images, their gradients added up.
 
-The sandwich rule and in-place distillation of Yu and Huang 2019 (universally slimmable networks, sections 3.2 and 3.3):
-the largest child learns from the labels, the others from its answers. In a warm-up random children lean to the
-largest choices, less and less (progressive shrinking, Cai et al. 2020, section 3.3, as a probability).
+With one child a step that is single path one-shot (Guo et al. 2020, section 3.2); several share out the values of each
+choice. The sandwich rule and in-place distillation of Yu and Huang 2019 (universally slimmable networks, sections 3.2
+and 3.3) add the largest child, which learns from the labels, and the smallest; all but the largest then learn from its
+answers. In a warm-up random children lean to the largest choices, less and less (progressive shrinking, Cai et al.
+2020, section 3.3, as a probability).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from nas.architecture import Architecture, Scalar
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.lattice import best_path
 from nas.network import canonical
-from nas.space import Space, Values
+from nas.space import Choose, Space, SupernetTraining, Values
 from nas.supernet import Supernet
 from nas.tasks.classification import Classification
 from nas.tasks.images import Pictures
@@ -35,28 +37,20 @@ from nas.training import TrainingError, keep_freed_memory, pick_device
 class SupernetRecipe:
     """How to train a supernet: AdamW under one cycle. In a step each child sees the same images."""
 
-    epochs: int = 30
-    batch_size: int = 64
+    training: SupernetTraining
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     clip: float = 5.0
-    children: int = 2
-    """Random children of a step."""
-    sandwich: bool = True
-    """Whether the largest and the smallest child, by MACs, are part of each step."""
-    distill: bool = True
-    """Whether the others learn from the largest child's answers; only in a sandwich."""
-    warmup: float = 0.0
-    """The share of the training in which random children lean to the largest choices."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings by name."""
-        return asdict(self)
+        settings = asdict(self)
+        return {**settings.pop("training"), **settings}
 
 
 @dataclass(frozen=True)
 class Family:
-    """Who is trained: the two ends of the space by MACs, and random children by the step's dice."""
+    """Whose turn it is: the two ends of the space by MACs, and random children by the step's dice."""
 
     space: Space
     largest: Architecture
@@ -68,14 +62,24 @@ class Family:
         smallest, largest = (best_path(space, lambda layer: float(layer.macs), most)[1] for most in (False, True))
         return cls(space, largest, smallest)
 
-    def draw(self, dice: random.Random, lean: float) -> Architecture:
-        """Return a random child: every choice of numbers is its largest at a probability of `lean`, else uniform."""
+    def draw(self, count: int, dice: random.Random, lean: float = 0.0) -> list[Architecture]:
+        """Return `count` random children that share out the values of each choice: no value twice before all once.
 
-        def choose(_: str, values: Values) -> Scalar:
+        Each child alone is uniform over the choices (strict fairness, Chu et al. 2021, section 3). With a probability
+        of `lean` a choice of numbers is its largest instead.
+        """
+        orders: dict[str, list[Scalar]] = {}
+        return [canonical(self.space.walk(self._chooser(index, dice, lean, orders))[0]) for index in range(count)]
+
+    def _chooser(self, index: int, dice: random.Random, lean: float, orders: dict[str, list[Scalar]]) -> Choose:
+        def choose(key: str, values: Values) -> Scalar:
             numbers = [value for value in values if not isinstance(value, str)]
-            return max(numbers) if numbers and dice.random() < lean else dice.choice(values)
+            if numbers and lean and dice.random() < lean:
+                return max(numbers)
+            order = orders.setdefault(key, dice.sample(values, len(values)))
+            return order[index % len(order)]
 
-        return canonical(self.space.walk(choose)[0])
+        return choose
 
 
 @dataclass
@@ -122,14 +126,15 @@ def train_supernet(
     keep_freed_memory()
     device = pick_device()
     supernet.to(device)
-    batch_size = min(recipe.batch_size, max(2, len(images) // 2))
-    state = _begin(supernet, recipe, recipe.epochs * (len(images) // batch_size))
+    training = recipe.training
+    batch_size = min(training.batch_size, max(2, len(images) // 2))
+    state = _begin(supernet, recipe, training.epochs * (len(images) // batch_size))
     if checkpoint is not None and (found := load_checkpoint(checkpoint, identity or {})) is not None:
         state.restore(found)
         watch(len(state.losses) * len(images))
         yield from state.losses
     family = Family.of(supernet.space)
-    for epoch in range(len(state.losses), recipe.epochs):
+    for epoch in range(len(state.losses), training.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(seed * 1_000_003 + epoch)
             loader = DataLoader(images, batch_size, shuffle=True, drop_last=True, num_workers=images.workers)
@@ -155,14 +160,14 @@ def _epoch(
     device: torch.device,
     watch: Callable[[int], None],
 ) -> float:
-    losses = []
+    training, losses = recipe.training, []
+    warmup = training.warmup_epochs / training.epochs
     for images, labels in loader:
         done = state.schedule.last_epoch / state.total_steps
-        lean = max(0.0, 1 - done / recipe.warmup) if recipe.warmup else 0.0
-        archs = [family.draw(dice, lean) for _ in range(recipe.children)]
+        archs = family.draw(training.children, dice, max(0.0, 1 - done / warmup) if warmup else 0.0)
         state.optimizer.zero_grad(set_to_none=True)
         batch = images.to(device, memory_format=torch.channels_last), labels.to(device)
-        losses.append(_step(state.supernet, family, archs, task, batch, recipe))
+        losses.append(_step(state.supernet, family, archs, task, batch, training))
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"the supernet's loss is {losses[-1]} after {state.schedule.last_epoch} steps")
         if recipe.clip:
@@ -179,16 +184,16 @@ def _step(
     archs: list[Architecture],
     task: Classification,
     batch: tuple[Tensor, Tensor],
-    recipe: SupernetRecipe,
+    training: SupernetTraining,
 ) -> float:
     """Add up the gradients of a step's children; return the mean loss of all but the largest."""
     images, labels = batch
     answers: Tensor | None = None
-    if recipe.sandwich:
+    if training.sandwich:
         largest = supernet.child(family.largest).train()
         logits = task.logits(largest, images)
         largest.backward(task.criterion(logits, labels))
-        answers = logits.detach().softmax(1) if recipe.distill else None
+        answers = logits.detach().softmax(1) if training.distill else None
         archs = [family.smallest, *archs]
     total = 0.0
     for arch in archs:

@@ -253,8 +253,9 @@ def recalibrate(model: nn.Module, loader: Any, device: torch.device, batches: in
         norm.reset_running_stats()
         norm.momentum = None
     model.train()
-    for images, _ in itertools.islice(loader, batches):
-        model(normalize(images.to(device, memory_format=torch.channels_last)))
+    with torch.random.fork_rng():  # of dropout
+        for images, _ in itertools.islice(loader, batches):
+            model(normalize(images.to(device, memory_format=torch.channels_last)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

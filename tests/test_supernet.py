@@ -39,7 +39,7 @@ DATA: dict[str, Any] = {
             "stride": 2,
         },
     ],
-    "head": {"block": "classifier", "num_classes": 10},
+    "head": {"block": "classifier", "num_classes": 10, "dropout": 0.0},
     "proxy": {"resolution": 16, "epochs": 2, "images": 300},
     "supernet": {"epochs": 2, "children": 1},
 }
@@ -61,7 +61,7 @@ def test_a_child_computes_what_its_copy_computes(name: str) -> None:
     supernet, x = Supernet(load_space(name)), torch.randn(2, 3, 64, 64)
     for arch in some(supernet.space, 6):
         child, copied = supernet.child(arch).eval(), supernet.extract(arch).eval()
-        assert torch.equal(child(x), copied(x))
+        torch.testing.assert_close(child(x), copied(x))  # their weights differ in layout only
 
 
 def test_slices_are_leading_channels_and_the_centre_of_the_kernel() -> None:
@@ -120,19 +120,29 @@ def test_the_family_has_the_ends_of_the_space_and_leans_as_told() -> None:
     assert totals(trace(family.smallest)).macs <= min(macs)
     assert totals(trace(family.largest)).macs >= max(macs)
     dice = random.Random(0)
-    leaning = {family.draw(dice, 1.0).stages[0] for _ in range(20)}
+    leaning = {arch.stages[0] for arch in family.draw(20, dice, 1.0)}
     assert {spec.kwargs["out_channels"] for (spec,) in leaning} == {16}
-    assert len({family.draw(dice, 0.0).digest for _ in range(50)}) > 10
+    assert len({arch.digest for _ in range(50) for arch in family.draw(1, dice)}) > 10
 
 
-@pytest.mark.parametrize("recipe", [{}, {"sandwich": False}, {"distill": False}, {"warmup": 0.5}])
-def test_the_loss_falls_and_a_seed_decides_it(task: Classification, recipe: dict[str, Any]) -> None:
+def test_children_of_a_step_share_out_the_values_of_a_choice() -> None:
+    family, dice = Family.of(SPACE), random.Random(0)
+    for _ in range(20):
+        stems = [arch.stages[0][0].kwargs for arch in family.draw(2, dice)]
+        assert {stem["out_channels"] for stem in stems} == {8, 16}
+        assert {stem.get("kernel_size", 3) for stem in stems} == {1, 3}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"children": 2}, {"sandwich": True}, {"sandwich": True, "distill": True}, {"warmup_epochs": 2}]
+)
+def test_the_loss_falls_and_a_seed_decides_it(task: Classification, settings: dict[str, Any]) -> None:
     def trained(seed: int) -> tuple[list[float], Supernet]:
         torch.manual_seed(0)
         supernet = Supernet(SPACE)
         before = torch.random.get_rng_state()
-        settings = SupernetRecipe(epochs=5, batch_size=16, **recipe)
-        losses = list(train_supernet(supernet, task, task.train_set(16, 600), settings, seed))
+        recipe = SupernetRecipe(SupernetTraining(epochs=5, batch_size=16, **settings))
+        losses = list(train_supernet(supernet, task, task.train_set(16, 600), recipe, seed))
         assert torch.equal(before, torch.random.get_rng_state())
         return losses, supernet
 
@@ -148,7 +158,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(task: Classification) -> No
     with torch.no_grad():
         supernet.bank[0].fill_(float("nan"))
     with pytest.raises(TrainingError, match="the supernet's loss is nan after 0 steps"):
-        list(train_supernet(supernet, task, task.train_set(16, 100), SupernetRecipe(epochs=1), 0))
+        list(train_supernet(supernet, task, task.train_set(16, 100), SupernetRecipe(SupernetTraining(epochs=1)), 0))
 
 
 def test_a_bank_is_stored_by_name(tmp_path: Path) -> None:

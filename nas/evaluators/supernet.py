@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -88,9 +89,9 @@ class SupernetEvaluator:
         return self._train(identity)
 
     def _train(self, identity: dict[str, Any]) -> dict[str, Any]:
-        recipe = SupernetRecipe(epochs=self._setup.space.supernet.epochs, children=self._setup.space.supernet.children)
+        recipe = SupernetRecipe(self._setup.space.supernet)
         settings = {**identity, **recipe.to_dict(), "seed": self._setup.seed}
-        with self._setup.reporter.task("training the supernet", recipe.epochs * len(self._images)) as advance:
+        with self._setup.reporter.task("training the supernet", recipe.training.epochs * len(self._images)) as advance:
             losses = list(
                 train_supernet(
                     self._supernet, self._task, self._images, recipe, self._setup.seed,
@@ -110,6 +111,7 @@ class SupernetEvaluator:
             "classes": list(self._task.data.classes),
             "data": self._task.data.name,
             "train_images": len(self._images),
+            "images": self._images.digest,
             "resolution": self._proxy.resolution,
         }
 
@@ -117,7 +119,7 @@ class SupernetEvaluator:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             loader = DataLoader(self._images, RECALIBRATION_BATCH, shuffle=True, num_workers=self._images.workers)
-            return [batch for batch, _ in zip(loader, range(RECALIBRATION_BATCHES), strict=False)]
+            return list(itertools.islice(loader, RECALIBRATION_BATCHES))
 
 
 def find_folder(source: Path) -> Path:
