@@ -220,7 +220,7 @@ def identity(experiment: Experiment, space: Space, task: Classification) -> dict
     """Return what makes this experiment another than the next: a run folder holds trials of one identity."""
     return {
         "space": experiment.space,
-        "space_digest": hashlib.sha256(repr(space).encode()).hexdigest()[:16],
+        "space_digest": space.digest,
         "data": task.data.name,
         "train_images": len(task.data.train),
         "target_latency_ms": experiment.target_ms,

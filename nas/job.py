@@ -82,7 +82,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
             f"candidates {evaluation_words(experiment, space)} on {task.data.name}; "
             f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
         )
-        checked = known(space.key, task.data.name, experiment.evaluator)
+        checked = known(space.key, task.data.name, evaluator.settings)
         reporter.say(f"{experiment.evaluator}: {in_words(checked) if checked else NEVER_CHECKED}")
         controller = make_controller(experiment, space, objective, task, ready.predictor.predict, reporter)
         plan = Plan(space, controller, evaluator, objective, ready.predictor.predict, rungs)

@@ -11,25 +11,29 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from nas.agreement import Agreement, agreement, ceiling, noise
 from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.evaluators import Evaluator, find_evaluator
+from nas.evaluators.accuracy_table import read_accuracies
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
+from nas.evaluators.supernet import find_folder
 from nas.export import versions
-from nas.files import write_json
+from nas.files import locked, write_json
 from nas.picture_agreement import draw_agreement
 from nas.progress import Reporter
-from nas.reference import Reference, stratified_networks, train_reference
+from nas.reference import Reference, stratified_networks, threads_of, train_reference
+from nas.search import follow, reason
 from nas.space import Proxy, Space
 from nas.space_file import load_space
 from nas.tasks.classification import Classification
 from nas.training import TrainingError
 from nas.trust import remember
+from nas.zero_cost import ZERO_COST
 
 BASELINES = ("params", "macs")
 REFERENCE, RESULT, PICTURE = "reference.jsonl", "check.json", "check.png"
@@ -63,63 +67,80 @@ class Check:
 
 @dataclass(frozen=True)
 class Judged:
-    """An evaluator's agreement with the reference; processor seconds of one evaluation, None where it cost none."""
+    """An evaluator's agreement with the reference, and the processor seconds of one evaluation.
+
+    `settings` are the evaluator's; None for a training that was cut short, which no search uses as it is.
+    """
 
     name: str
     agreement: Agreement
     scores: list[float]
-    processor_s: float | None = None
-    about: str = ""
+    processor_s: float
+    settings: dict[str, Any] | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures by name."""
-        return {**asdict(self), "agreement": self.agreement.to_dict()}
+    def to_dict(self, trained_s: float) -> dict[str, Any]:
+        """Return the figures by name; `cheaper` is how many evaluations a training costs."""
+        cheaper = trained_s / self.processor_s if self.processor_s else None
+        return {**asdict(self), "agreement": self.agreement.to_dict(), "cheaper": cheaper}
 
 
 def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
-    """Train what is missing of the reference, judge the evaluators, and return what `check.json` holds.
+    """Score the networks, train what is missing of the reference, and return what `check.json` holds.
 
     Raises NasError for whatever is wrong in the input, before anything is trained.
     """
     space, task = _checked(check)
-    folder = check.folder
-    evaluators = _made(check, task, space, reporter)
-    settings = {"space": space.key, "data": task.data.name, **ProxyTraining(Setup(task, space, folder)).settings}
-    reference = Reference.open(folder / REFERENCE, settings)
     archs, seeds = stratified_networks(space, check.networks, check.seed), tuple(range(check.seeds))
-    _train(reference, archs, seeds, space, check, reporter)
-    accuracies = reference.accuracies(archs, seeds)
+    if len(archs) < LEAST_NETWORKS:
+        raise UsageError(f"--space: '{space.name}' has {len(archs)} networks to judge by, at least {LEAST_NETWORKS}")
+    folder = check.folder
+    trained = ProxyTraining(Setup(task, space, folder, seed=check.seed, reporter=reporter))
+    threads = threads_of(check.jobs)
+    settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
+    reference = Reference.open(folder / REFERENCE, {**settings, "threads": threads})
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        scored = {name: _scores(name, evaluator, archs, check.seed) for name, evaluator in
+                  _made(check, task, space, reporter)}  # fmt: skip
+        _train(reference, archs, seeds, space, check, reporter)
+        accuracies = reference.accuracies(archs, seeds)
+        truth = [fmean(values) for values in accuracies]
+        judged = [Judged(name, agreement(found[0], truth), *found) for name, found in scored.items()]
+        judged += _shorter(reference, archs, seeds, trained.settings)
+        result = {**_figures(reference, archs, accuracies, judged), "settings": {**asdict(check), **settings}}
+        result |= {
+            "space": space.key,
+            "versions": versions(),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        write_json(folder / RESULT, result)
+        draw_agreement(
+            accuracies, result["reference"]["agreement"],
+            [(item.name, item.agreement.to_dict()) for item in judged], folder / PICTURE,
+        )  # fmt: skip
+    remember(result)
+    return {**result, "folder": str(folder)}
+
+
+def _figures(
+    reference: Reference, archs: Sequence[Architecture], accuracies: Sequence[Sequence[float]], judged: Sequence[Judged]
+) -> dict[str, Any]:
+    repeats = ceiling(accuracies) if len(accuracies[0]) > 1 else None
     truth = [fmean(values) for values in accuracies]
-    repeats = ceiling(accuracies) if check.seeds > 1 else None
-    judged = [_judge(name, evaluator, archs, truth, check.seed) for name, evaluator in evaluators.items()]
-    judged += _shorter(reference, archs, seeds)
     trained_s = fmean(training.processor_s for training in reference.trainings.values())
-    result: dict[str, Any] = {
-        "space": space.key,
+    return {
         "networks": len(archs),
-        "seeds": check.seeds,
+        "seeds": len(accuracies[0]),
         "reference": {
             "agreement": repeats.to_dict() if repeats else None,
             "noise": noise(accuracies) if repeats else None,
             "lowest": min(truth),
             "highest": max(truth),
             "processor_s": trained_s,
-            "accuracies": {arch.digest: values for arch, values in zip(archs, accuracies, strict=True)},
+            "accuracies": {arch.digest: list(values) for arch, values in zip(archs, accuracies, strict=True)},
         },
-        "evaluators": [
-            {**item.to_dict(), "cheaper": trained_s / item.processor_s if item.processor_s else None} for item in judged
-        ],
-        "settings": {**asdict(check), **settings},
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "evaluators": [item.to_dict(trained_s) for item in judged],
     }
-    write_json(folder / RESULT, result)
-    draw_agreement(
-        accuracies, result["reference"]["agreement"],
-        [(item.name, item.agreement.to_dict()) for item in judged], folder / PICTURE,
-    )  # fmt: skip
-    remember(result)
-    return {**result, "folder": str(folder)}
 
 
 def _checked(check: Check) -> tuple[Space, Classification]:
@@ -128,19 +149,24 @@ def _checked(check: Check) -> tuple[Space, Classification]:
             raise UsageError(f"--{name}: must be at least {least}: {getattr(check, name)}")
     for name in names_of(check):
         find_evaluator(name)
+    if "proxy_training" in names_of(check):
+        raise UsageError("--evaluator: proxy_training is what the reference is made by, and judged always")
     space = load_space(check.space)
     proxy = Proxy(
         space.proxy.resolution, check.proxy_epochs or space.proxy.epochs, check.proxy_images or space.proxy.images
     )
     supernet = replace(space.supernet, epochs=check.supernet_epochs or space.supernet.epochs)
     task = Classification.load(check.data, check.data_root)
-    return replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes), task
+    space = replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes)
+    if check.supernet:
+        find_folder(Path(check.supernet))
+    if check.accuracies:
+        read_accuracies(Path(check.accuracies), space)
+    return space, task
 
 
 def names_of(check: Check) -> list[str]:
     """Return the evaluators to judge: those asked for, or all that cost no training, and always the baselines."""
-    from nas.zero_cost import ZERO_COST
-
     asked = list(check.evaluators) or list(ZERO_COST)
     asked += ["supernet"] if check.supernet else []
     asked += ["tabular"] if check.accuracies else []
@@ -160,50 +186,45 @@ def _train(
         return
     with reporter.task("training the reference", len(archs) * len(seeds)) as advance:
         advance(len(archs) * len(seeds) - len(pending))
-        for training in train_reference(pending, space, check.data, check.data_root, min(check.jobs, len(pending))):
+        for training in train_reference(pending, space, check.data, check.data_root, check.jobs):
             reference.add(training)
             advance(1)
 
 
-def _made(check: Check, task: Classification, space: Space, reporter: Reporter) -> dict[str, Evaluator]:
-    """Return the evaluators, ready: what is wrong with one is said before the reference is trained."""
+def _made(check: Check, task: Classification, space: Space, reporter: Reporter) -> Iterator[tuple[str, Evaluator]]:
     sources = {"supernet": check.supernet, "tabular": check.accuracies}
-    made = {}
     for name in names_of(check):
         source = Path(given) if (given := sources.get(name)) else None
-        made[name] = find_evaluator(name)(Setup(task, space, check.folder, source, check.seed, reporter))
-    return made
+        yield name, find_evaluator(name)(Setup(task, space, check.folder, source, check.seed, reporter))
 
 
-def _judge(name: str, evaluator: Evaluator, archs: Sequence[Architecture], truth: Sequence[float], seed: int) -> Judged:
-    try:
-        scores, seconds = _scores(evaluator, archs, seed)
-    except TrainingError as error:
-        raise TrainingError(f"{name}: {error}") from error
-    return Judged(name, agreement(scores, truth), scores, seconds)
-
-
-def _scores(evaluator: Evaluator, archs: Sequence[Architecture], seed: int) -> tuple[list[float], float]:
-    """Return each network's last value, and the median processor seconds of an evaluation."""
+def _scores(
+    name: str, evaluator: Evaluator, archs: Sequence[Architecture], seed: int
+) -> tuple[list[float], float, dict[str, Any]]:
+    """Return each network's last value, the median processor seconds of an evaluation, and the settings."""
     scores, seconds = [], []
     for arch in archs:
         started = time.process_time()
-        *_, value = evaluator.evaluate(arch, seed)
+        try:
+            curve, _ = follow(evaluator.evaluate(arch, seed), lambda _: False)
+        except Exception as error:
+            raise TrainingError(f"--evaluator {name}: {arch.digest}: {reason(error)}") from error
         seconds.append(time.process_time() - started)
-        scores.append(float(value))
-    return scores, sorted(seconds)[len(seconds) // 2]
+        scores.append(curve[-1])
+    return scores, median(seconds), evaluator.settings
 
 
-def _shorter(reference: Reference, archs: Sequence[Architecture], seeds: Sequence[int]) -> Iterator[Judged]:
-    """Judge trainings that were stopped early: the curves of one seed against the last accuracies of the others."""
+def _shorter(
+    reference: Reference, archs: Sequence[Architecture], seeds: Sequence[int], settings: dict[str, Any]
+) -> Iterator[Judged]:
+    """Judge trainings, whole and stopped early: the curves of one seed against the last accuracies of the others."""
     if len(seeds) < 2:
         return
-    curves = [reference.trainings[arch.digest, seeds[0]].curve for arch in archs]
+    first = [reference.trainings[arch.digest, seeds[0]] for arch in archs]
     truth = [fmean(values) for values in reference.accuracies(archs, seeds[1:])]
-    whole = fmean(reference.trainings[arch.digest, seeds[0]].processor_s for arch in archs)
-    epochs, length = 1, len(curves[0])
-    while epochs <= length:
-        scores = [curve[epochs - 1] for curve in curves]
+    whole, length = fmean(training.processor_s for training in first), len(first[0].curve)
+    for epochs in sorted({1 << power for power in range(length.bit_length())} | {length}):
+        scores = [training.curve[epochs - 1] for training in first]
         name = f"training, {epochs} of {length} epochs"
-        yield Judged(name, agreement(scores, truth), scores, whole * epochs / length, "one seed against the others")
-        epochs *= 2
+        used = settings if epochs == length else None
+        yield Judged(name, agreement(scores, truth), scores, whole * epochs / length, used)

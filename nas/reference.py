@@ -11,18 +11,24 @@ import json
 import multiprocessing
 import os
 import random
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
+from nas.evaluators.proxy_training import ProxyTraining
+from nas.evaluators.setup import Setup
 from nas.files import drop_cut_line
 from nas.network import totals, trace
 from nas.space import Space
+from nas.tasks.classification import Classification
+from nas.training import TrainingError
 from nas.witnesses import draw
 
 FORMAT = 1
@@ -146,42 +152,55 @@ def stratified_networks(space: Space, count: int, seed: int) -> list[Architectur
     return [rng.choice(drawn[low:high]) for low, high in itertools.pairwise(edges) if high > low]
 
 
+def threads_of(jobs: int) -> int:
+    """Return the threads of each of `jobs` trainings at a time."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
 def train_reference(
     pending: Sequence[tuple[Architecture, int]], space: Space, data: str, root: str | None, jobs: int
 ) -> Iterator[Training]:
     """Train each network with its seed by the space's proxy, `jobs` at a time, and yield them as they finish.
 
-    Raises TrainingError or DataError where one fails.
+    Each training has a process with `threads_of(jobs)` threads, for one job as for several. Raises TrainingError where
+    one fails, after those that had begun.
     """
-    if jobs == 1:
-        begin(space, data, root, 0)
-        yield from (_train(arch, seed) for arch, seed in pending)
-        return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, begin, (space, data, root, threads)) as pool:
+    failed: Exception | None = None
+    with ProcessPoolExecutor(min(jobs, len(pending)), context, _begin, (space, data, root, threads_of(jobs))) as pool:
         waiting = [pool.submit(_train, arch, seed) for arch, seed in pending]
-        try:
-            for done in as_completed(waiting):
+        for done in as_completed(waiting):
+            try:
                 yield done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            except CancelledError:
+                continue
+            except Exception as error:
+                failed = failed or error
+                pool.shutdown(wait=False, cancel_futures=True)
+    if isinstance(failed, BrokenProcessPool):
+        raise TrainingError("a training process was killed, for want of memory perhaps: give fewer --jobs") from failed
+    if failed is not None:
+        raise failed
 
 
-_EVALUATORS: list[Any] = []
+_EVALUATORS: list[ProxyTraining] = []
+"""The one evaluator of a process that trains."""
 
 
-def begin(space: Space, data: str, root: str | None, threads: int) -> None:
-    """Get this process ready to train; `threads` of 0 leaves torch's own number."""
+def _begin(space: Space, data: str, root: str | None, threads: int) -> None:
     import torch
 
-    from nas.evaluators.proxy_training import ProxyTraining
-    from nas.evaluators.setup import Setup
-    from nas.tasks.classification import Classification
-
-    if threads:
-        torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
     _EVALUATORS[:] = [ProxyTraining(Setup(Classification.load(data, root), space, Path()))]
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has died, however it died: nobody would take what it trains."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _train(arch: Architecture, seed: int) -> Training:

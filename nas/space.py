@@ -177,8 +177,13 @@ class Space:
     def key(self) -> str:
         """The name and 8 digits of what can be chosen, the number of classes left out: an edited space is another."""
         head = replace(self.head, args=tuple(pair for pair in self.head.args if pair[0] != "num_classes"))
-        digest = hashlib.sha256(repr((self.resolution, self.stages, head)).encode()).hexdigest()
-        return f"{self.name}@{digest[:8]}"
+        return f"{self.name}@{hashlib.sha256(_spelled(self.resolution, self.stages, head).encode()).hexdigest()[:8]}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hex digits of all that decides a search in it; how a supernet of it is trained is left out."""
+        whole = _spelled(self.name, self.resolution, self.stages, self.head, self.proxy, self.final)
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     @property
     def is_network(self) -> bool:
@@ -245,6 +250,24 @@ class Space:
         args = tuple((key, values) for key, values in self.head.args if key != "num_classes")
         head = replace(self.head, args=(*args, ("num_classes", (num_classes,))))
         return replace(self, head=head)
+
+
+class _Ordered(frozenset[str]):
+    """A set whose spelling does not depend on the process."""
+
+    def __repr__(self) -> str:
+        return f"frozenset({{{', '.join(map(repr, sorted(self)))}}})" if self else "frozenset()"
+
+
+def _spelled(*parts: Any) -> str:
+    """Return the parts as text, the same in every process."""
+
+    def ordered(part: Any) -> Any:
+        if isinstance(part, Slot):
+            return replace(part, per_layer=_Ordered(part.per_layer))
+        return tuple(map(ordered, part)) if isinstance(part, tuple) else part
+
+    return repr(tuple(map(ordered, parts)))
 
 
 def remembering(choose: Choose, chosen: dict[str, Scalar]) -> Choose:

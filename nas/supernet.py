@@ -25,6 +25,8 @@ from nas.lattice import Lattice, unroll
 from nas.network import Layer, Network, build, in_channels, initialize, make_block, trace
 from nas.space import Space
 
+KEPT_BLOCKS = 2_000
+
 
 class Supernet(nn.Module):
     """The bank of a space's parameters. `child` runs an architecture on it, `extract` copies one out of it.
@@ -44,13 +46,17 @@ class Supernet(nn.Module):
         self.bank = nn.ParameterList(largest.values())
 
     def child(self, arch: Architecture) -> Child:
-        """Return `arch` as a module that trains the bank.
+        """Return `arch` as a module that trains the bank: by its `backward`, a loss's own reaches only the module.
 
-        For training: children share their modules, and with them what batch norm saw last; see `extract`.
+        Children share their modules, and with them what batch norm saw last: to evaluate one, `extract` it.
         Raises SpaceError where the space does not hold it.
         """
         self._lattice.path(arch)
         return Child(self, arch)
+
+    def forget_blocks(self) -> None:
+        """Drop the modules that children took turns with: the training is over."""
+        self._turns.clear()
 
     @torch.no_grad()
     def extract(self, arch: Architecture) -> Network:
@@ -79,6 +85,8 @@ class Supernet(nn.Module):
             block.to(memory_format=torch.channels_last)
             named = [(name, own) for name, own in block.named_parameters()]
             wholes = [self.whole(f"{place}/{layer.spec.op}/{name}", own.ndim) for name, own in named]
+            if len(self._turns) >= KEPT_BLOCKS:
+                self._turns.clear()
             self._turns[key] = Turn(block, tuple(zip((own for _, own in named), wholes, strict=True)))
         return self._turns[key]
 

@@ -24,13 +24,14 @@ from torch.utils.data import DataLoader
 
 from nas.architecture import Architecture, Scalar
 from nas.checkpoint import load_checkpoint, save_checkpoint
+from nas.errors import WeightsError
 from nas.lattice import best_path
 from nas.network import canonical
 from nas.space import Choose, Space, SupernetTraining, Values
 from nas.supernet import Supernet
 from nas.tasks.classification import Classification
 from nas.tasks.images import Pictures
-from nas.training import TrainingError, keep_freed_memory, pick_device
+from nas.training import TrainingError, keep_freed_memory, no_memory, pick_device
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,17 @@ class _State:
             "losses": self.losses,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.supernet.load_state_dict(state["supernet"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.losses[:] = state["losses"]
+    def restore(self, state: Mapping[str, Any], path: Path) -> None:
+        try:
+            self.supernet.load_state_dict(state["supernet"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.losses[:] = [float(loss) for loss in state["losses"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise WeightsError(
+                f"{path}: is no checkpoint of this supernet: {type(error).__name__}: {reason}"
+            ) from error
 
 
 def train_supernet(
@@ -130,7 +137,7 @@ def train_supernet(
     batch_size = min(training.batch_size, max(2, len(images) // 2))
     state = _begin(supernet, recipe, training.epochs * (len(images) // batch_size))
     if checkpoint is not None and (found := load_checkpoint(checkpoint, identity or {})) is not None:
-        state.restore(found)
+        state.restore(found, checkpoint)
         watch(len(state.losses) * len(images))
         yield from state.losses
     family = Family.of(supernet.space)
@@ -139,10 +146,18 @@ def train_supernet(
             torch.manual_seed(seed * 1_000_003 + epoch)
             loader = DataLoader(images, batch_size, shuffle=True, drop_last=True, num_workers=images.workers)
             dice = random.Random(f"{seed}, {epoch}")
-            state.losses.append(_epoch(state, family, task, loader, recipe, dice, device, watch))
+            try:
+                state.losses.append(_epoch(state, family, task, loader, recipe, dice, device, watch))
+            except (RuntimeError, MemoryError) as error:
+                if not no_memory(error):
+                    raise
+                raise TrainingError(
+                    f"out of memory with {batch_size} images a step: give the space a smaller supernet.batch_size"
+                ) from error
         if checkpoint is not None:
             save_checkpoint(checkpoint, identity or {}, state.saved())
         yield state.losses[-1]
+    supernet.forget_blocks()
 
 
 def _begin(supernet: Supernet, recipe: SupernetRecipe, steps: int) -> _State:

@@ -33,6 +33,7 @@ __all__ = [
     "Watch",
     "check_fit",
     "keep_freed_memory",
+    "no_memory",
     "pick_device",
     "recalibrate",
     "train",
@@ -134,7 +135,7 @@ def _with_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> It
             yield accuracy
         return
     except Exception as error:
-        if not _no_memory(error):
+        if not no_memory(error):
             raise
         size, told = state.batch_size, state.told
         reason = (str(error).splitlines() or ["no memory"])[0]
@@ -152,12 +153,13 @@ def _with_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> It
         again = _epochs(start(model, job.recipe, len(job.train_set), half, job.device), job)
         yield from itertools.islice(again, yielded, None)
     except Exception as error:
-        if not _no_memory(error):
+        if not no_memory(error):
             raise
         raise TrainingError(f"out of memory with {half} images in a batch, and with {size} before") from error
 
 
-def _no_memory(error: Exception) -> bool:
+def no_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,25 @@ from nas.files import write_json
 from nas.resources import user_cache
 
 KEPT = ("name", "agreement", "cheaper")
+PLACES = ("supernet", "accuracies")
+"""Settings that say where a thing lies, not what it is."""
 
 
 def remember(check: Mapping[str, Any]) -> None:
     """Keep the figures of a check for searches in the same space, on the same data, by the same evaluators."""
+    reference = {key: check["reference"][key] for key in ("agreement", "noise")}
     for judged in check["evaluators"]:
-        path = _path(check["space"], check["settings"]["data"], judged["name"])
+        if judged["settings"] is None:
+            continue
+        path = _path(check["space"], check["settings"]["data"], judged["settings"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = {key: judged[key] for key in KEPT}
-        reference = {key: check["reference"][key] for key in ("agreement", "noise")}
-        write_json(path, {**kept, "reference": reference, "date": check["date"]})
+        write_json(path, {**{key: judged[key] for key in KEPT}, "reference": reference, "date": check["date"]})
 
 
-def known(space_key: str, data: str, evaluator: str) -> dict[str, Any] | None:
-    """Return what a check on this machine found of an evaluator, None where there was none."""
+def known(space_key: str, data: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a check on this machine found of an evaluator of these settings, None where there was none."""
     try:
-        found = json.loads(_path(space_key, data, evaluator).read_text(encoding="utf-8"))
+        found = json.loads(_path(space_key, data, settings).read_text(encoding="utf-8"))
         in_words(found)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -38,11 +40,12 @@ def known(space_key: str, data: str, evaluator: str) -> dict[str, Any] | None:
 
 def in_words(found: Mapping[str, Any]) -> str:
     """Return the figures as a part of a sentence."""
-    said = f"{Agreement.from_dict(found['agreement'])} against {found['agreement']['networks']} trainings"
+    said = f"{Agreement.from_dict(found['agreement'])} against {found['agreement']['networks']} trained networks"
     reference = found["reference"]["agreement"]
-    return said + (f", which agree among themselves at {reference['kendall']:.2f}" if reference else "")
+    return said + (f", whose seeds agree at {reference['kendall']:.2f}" if reference else "")
 
 
-def _path(space_key: str, data: str, evaluator: str) -> Path:
-    digest = hashlib.sha256(os.fsencode("\n".join((space_key, data, evaluator)))).hexdigest()[:16]
-    return user_cache() / "checks" / f"{digest}.json"
+def _path(space_key: str, data: str, settings: Mapping[str, Any]) -> Path:
+    what = {key: value for key, value in settings.items() if key not in PLACES}
+    text = json.dumps([space_key, data, what], sort_keys=True)
+    return user_cache() / "checks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"

@@ -87,11 +87,14 @@ def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, caps
     found = json.loads(said.out)["evaluator_check"]
     assert found["agreement"]["networks"] == 5
     assert in_words(found) in said.err
-    key = load_space(space_path).key
-    assert known(key, "digits", "params") == found
-    assert known(key, "digits", "macs") is not None
-    assert known(key, "digits", "synflow") is None
-    assert known(key, "cifar10", "params") is None
+    key, settings = load_space(space_path).key, json.loads(said.out)["settings"]["proxy"]
+    assert known(key, "digits", settings) == found
+    assert known(key, "digits", {**settings, "evaluator": "macs"}) is not None
+    assert known(key, "digits", {**settings, "evaluator": "synflow"}) is None
+    assert known(key, "cifar10", settings) is None
+    trained = json.loads((tmp_path / "run" / "check.json").read_text())["evaluators"][-1]
+    assert trained["settings"]["evaluator"] == "proxy_training"
+    assert known(key, "digits", trained["settings"]) is not None
 
 
 def test_killed_trainings_are_not_repeated(space_path: str, tmp_path: Path) -> None:
@@ -129,6 +132,18 @@ def test_trainings_side_by_side_are_the_same_trainings(space_path: str, tmp_path
         for jobs in ("1", "2")
     ]
     assert stored[0] == stored[1]
+
+
+def test_a_training_that_is_killed_ends_the_check_in_one_line(
+    space_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.reference._train", _die)
+    assert main(check(space_path, tmp_path / "run", "--evaluator", "params")) == 2
+    assert "a training process was killed" in capsys.readouterr().err
+
+
+def _die(arch: Any, seed: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_reference_is_a_sample_of_all_that_networks_cost() -> None:
@@ -177,6 +192,9 @@ def test_a_reference_of_other_settings_is_refused(tmp_path: Path) -> None:
         (["--space", "cifa"], "unknown search space 'cifa'; did you mean 'cifar'?"),
         (["--data", "/nowhere"], "unknown data set or folder '/nowhere'"),
         (["--supernet", "/nowhere"], "holds no supernet"),
+        (["--accuracies", "/nowhere.csv"], "/nowhere.csv"),
+        (["--evaluator", "proxy_training"], "proxy_training is what the reference is made by"),
+        (["--space", "mobilenet_v2_0.35"], "'mobilenet_v2_0.35' has 1 networks to judge by"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -123,3 +126,16 @@ def test_a_missing_or_foreign_choice_is_named(tiny: Space) -> None:
 def test_the_head_follows_the_data(tiny: Space) -> None:
     arch = tiny.for_classes(7).decode(tiny.sample(random.Random(0)))
     assert trace(arch)[-1].out_shape == (7,)
+
+
+def test_the_key_of_a_space_is_the_same_in_every_process() -> None:
+    code = "from nas.space_file import load_space as l; print([(l(n).key, l(n).digest) for n in ('ofa', 'fbnet')])"
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(keys) == 1
+    assert "ofa@" in keys.pop()

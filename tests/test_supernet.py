@@ -15,11 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from nas.architecture import Architecture
+from nas.cli.main import main
 from nas.errors import RunError, SpaceError, WeightsError
 from nas.evaluators.setup import Setup
 from nas.evaluators.supernet import BANK, CARD, CHECKPOINT, SupernetEvaluator
+from nas.final import first_weights
 from nas.network import canonical, totals, trace
 from nas.space import Proxy, Space, SupernetTraining
 from nas.space_file import load_space, parse_space
@@ -247,3 +250,65 @@ def test_a_corrupt_checkpoint_is_named(task: Classification, tmp_path: Path) -> 
     checkpoint.write_bytes(b"rubbish")
     with pytest.raises(WeightsError, match=r"checkpoint\.pt: not a checkpoint"):
         SupernetEvaluator(Setup(task, SPACE, tmp_path))
+
+
+def test_a_checkpoint_of_another_network_is_named(task: Classification, tmp_path: Path) -> None:
+    from nas.checkpoint import save_checkpoint
+
+    recipe = SupernetRecipe(SupernetTraining(epochs=1))
+    save_checkpoint(tmp_path / "c.pt", {}, {"supernet": {}, "optimizer": {}, "schedule": {}, "losses": []})
+    with pytest.raises(WeightsError, match=r"c\.pt: no checkpoint of this supernet"):
+        list(train_supernet(Supernet(SPACE), task, task.train_set(16, 100), recipe, 0, checkpoint=tmp_path / "c.pt"))
+
+
+def test_without_memory_the_batch_size_is_named(task: Classification, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("nas.supernet_training._step", fail)
+    with pytest.raises(TrainingError, match="out of memory with 32 images a step: give the space a smaller"):
+        list(train_supernet(Supernet(SPACE), task, task.train_set(16, 100), SupernetRecipe(SPACE.supernet), 0))
+
+
+def test_another_recipe_in_the_same_folder_is_refused(task: Classification, tmp_path: Path) -> None:
+    SupernetEvaluator(Setup(task, SPACE, tmp_path))
+    with pytest.raises(RunError, match="is for another search: epochs is 2 there and 5 here"):
+        SupernetEvaluator(Setup(task, LONG, tmp_path))
+    with pytest.raises(RunError, match="seed is 0 there and 1 here"):
+        SupernetEvaluator(Setup(task, SPACE, tmp_path, seed=1))
+
+
+def test_a_second_search_from_the_same_supernet_trains_no_supernet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**DATA, "final": {"epochs": 1, "images": 200}}))
+
+    def search(target: str, run: str, *more: str) -> dict[str, Any]:
+        command = ["search", "--space", str(tmp_path / "small.yaml"), "--runtime", "null", "--trials", "3", "--json"]
+        assert main([*command, "--target-latency", target, "--run", str(tmp_path / run), *more]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    first = search("1s", "first", "--evaluator", "supernet")
+    monkeypatch.setattr("nas.evaluators.supernet.train_supernet", None)  # to train would be an error
+    second = search("2s", "second", "--supernet", str(tmp_path / "first"))
+    assert second["settings"]["evaluator"] == "supernet"
+    for result in (first, second):
+        assert result["settings"]["proxy"]["training"]["epochs"] == 2
+        assert 0 <= result["best"]["test_accuracy"] <= 1
+        assert result["noise"] is None
+    assert not (tmp_path / "second" / "supernet").exists()
+    shared = {item["architecture"]: item["accuracy"] for item in first["candidates"]}
+    both = [item for item in second["candidates"] if item["architecture"] in shared]
+    assert all(item["accuracy"] == shared[item["architecture"]] for item in both)
+
+
+def test_the_winner_starts_from_the_shared_weights(task: Classification, tmp_path: Path) -> None:
+    evaluator = SupernetEvaluator(Setup(task, SPACE, tmp_path))
+    arch = some(SPACE, 1)[0]
+    network = first_weights(arch, evaluator, 0)
+    supernet = Supernet(SPACE)
+    load_bank(supernet, tmp_path / "supernet" / BANK)
+    for name, parameter in supernet.extract(arch).named_parameters():
+        assert torch.equal(parameter, network.get_parameter(name))

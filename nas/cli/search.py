@@ -73,6 +73,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print the winner."""
+    from nas.trust import in_words
     from nas.units import format_count, format_latency
 
     best, target = result["best"], format_latency(result["target_latency_ms"])
@@ -87,4 +88,6 @@ def print_result(result: dict[str, Any]) -> None:
         print(f"latency       {format_latency(measured)} measured, {predicted} predicted: {verdict} {target}")
     print(f"accuracy      {best['test_accuracy']:.1%} on the test set, {best['accuracy']:.1%} as a proxy")
     print(f"size          {format_count(best['params'])} parameters, {format_count(best['macs'])} MACs")
+    checked = result["evaluator_check"]
+    print(f"proxy ranks   {in_words(checked) if checked else 'nobody knows how well: see nas check-proxy'}")
     print(f"model         {best['model']}")

@@ -36,6 +36,11 @@ class ProxyTraining:
         return ProxyTraining(replace(self._setup, space=replace(space, proxy=proxy)))
 
     @property
+    def digest(self) -> str:
+        """What images it trains on."""
+        return self._train.digest
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Return resolution, images and recipe."""
         return {

@@ -79,7 +79,7 @@ class SupernetEvaluator:
         identity = self._identity()
         if (self.folder / CARD).is_file():
             card = read_card(self.folder)
-            _check_fits(card, identity, self.folder)
+            _check_fits(card, identity if self._setup.source else self._settings(identity), self.folder)
             load_bank(self._supernet, self.folder / BANK)
             return card
         if self._setup.source:
@@ -89,8 +89,7 @@ class SupernetEvaluator:
         return self._train(identity)
 
     def _train(self, identity: dict[str, Any]) -> dict[str, Any]:
-        recipe = SupernetRecipe(self._setup.space.supernet)
-        settings = {**identity, **recipe.to_dict(), "seed": self._setup.seed}
+        recipe, settings = SupernetRecipe(self._setup.space.supernet), self._settings(identity)
         with self._setup.reporter.task("training the supernet", recipe.training.epochs * len(self._images)) as advance:
             losses = list(
                 train_supernet(
@@ -103,6 +102,10 @@ class SupernetEvaluator:
         write_json(self.folder / CARD, card)
         (self.folder / CHECKPOINT).unlink()
         return card
+
+    def _settings(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """Return what decides the weights of a supernet that this run trains."""
+        return {**identity, **SupernetRecipe(self._setup.space.supernet).to_dict(), "seed": self._setup.seed}
 
     def _identity(self) -> dict[str, Any]:
         """Return what a supernet must agree in with the search that uses it."""
