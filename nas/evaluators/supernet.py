@@ -114,8 +114,8 @@ class SupernetEvaluator:
             "classes": list(self._task.data.classes),
             "data": self._task.data.name,
             "train_images": len(self._images),
-            "images": self._images.digest,
             "resolution": self._proxy.resolution,
+            "images": self._images.digest,
         }
 
     def _recalibration_batches(self) -> list[Any]:
