@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
+from nas.draws import draw
 from nas.errors import RunError
 from nas.files import drop_cut_line
 from nas.network import totals, trace
 from nas.space import Space
-from nas.witnesses import draw
 
 FORMAT = 1
 DRAWN_PER_NETWORK = 20

@@ -71,6 +71,7 @@ def test_an_evaluator_repeats_itself_and_leaves_random_state_alone(
     assert list(evaluator.evaluate(ARCH, seed=3)) == first
     assert list(EVALUATORS[name](setup).evaluate(ARCH, seed=3)) == first
     assert (list(evaluator.evaluate(ARCH, seed=4)) != first) == (name not in WITHOUT_CHANCE)
+    assert getattr(evaluator, "deterministic", False) == (name in WITHOUT_CHANCE)
     assert first
     assert all(type(accuracy) is float and 0 <= accuracy <= 1 for accuracy in first)
     settings = json.loads(json.dumps(evaluator.settings))
