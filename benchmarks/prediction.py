@@ -27,6 +27,7 @@ import torch
 
 from nas.architecture import Architecture
 from nas.calibration import certify
+from nas.draws import draw
 from nas.estimate import estimate
 from nas.latency import LatencyTable
 from nas.network import build, deploy, trace
@@ -35,7 +36,7 @@ from nas.progress import Reporter
 from nas.runtimes.onnxruntime import OnnxRuntime
 from nas.space_file import load_space
 from nas.table_rows import CALIBRATION
-from nas.witnesses import draw, whole_networks
+from nas.witnesses import whole_networks
 from nas.worker import claim_processor
 
 ROUNDS, CALLS, WARMUP, KNOWN, FLUSHED = 60, 3, 1, 6, 4 << 20

@@ -19,29 +19,20 @@ import statistics
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from scipy.stats import kendalltau, spearmanr
 
+from nas.agreement import agreement
 from nas.evaluators.accuracy_table import read_accuracies
 from nas.space_file import load_space
 from nas.tasks.classification import Classification
 from nas.zero_cost import ZERO_COST, draw_batch, score
 
 
-def interval(scores: list[float], truth: list[float], draws: int = 1000) -> tuple[float, float]:
-    """Return the 2.5 % and 97.5 % quantiles of Kendall's tau over bootstrap samples of the networks."""
-    rng, pairs = np.random.default_rng(0), np.array([scores, truth])
-    taus = [kendalltau(*pairs[:, rng.integers(0, len(scores), len(scores))]).statistic for _ in range(draws)]
-    low, high = np.nanquantile(taus, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def line(name: str, scores: list[float], truth: list[float], cost: str = "") -> str:
     """Return a row of the table."""
-    tau, rho = kendalltau(scores, truth).statistic, spearmanr(scores, truth).statistic
-    low, high = interval(scores, truth)
-    return f"{name:20} {tau:6.3f}  {low:6.3f} to {high:6.3f}  {rho:6.3f}  {cost}"
+    found = agreement(scores, truth)
+    low, high = found.kendall_interval
+    return f"{name:20} {found.kendall:6.3f}  {low:6.3f} to {high:6.3f}  {found.spearman:6.3f}  {cost}"
 
 
 def main() -> None:

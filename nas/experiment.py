@@ -9,15 +9,16 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nas.architecture import Architecture, Scalar
+from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS, Controller
 from nas.device import LOCAL, find_runtime, open_worker
 from nas.errors import UsageError
-from nas.evaluators import EVALUATORS, Evaluator, find_evaluator
+from nas.evaluators import EVALUATORS, Evaluator, epochs_of, find_evaluator
 from nas.evaluators.setup import Setup
 from nas.objective import Objective, make_objective
 from nas.progress import Reporter
@@ -32,8 +33,8 @@ from nas.zero_cost import ZERO_COST
 
 SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
 """Settings that point at an evaluator's source, and the evaluator that each implies."""
-WARM_SHARE = 4
-"""A warm start takes a quarter of the trials, at least one."""
+WARM_SHARE = 16
+"""A warm start tries the best sixteenth of its samples, at least one: more --trials leave it what it was."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ class Experiment:
         if self.run:
             return Path(self.run)
         space, data = (re.sub(r"\W+", "_", Path(name).stem) for name in (self.space, self.data))
-        return Path("runs") / f"{space}-{data}-{self.target_ms:g}ms-{self.objective}-seed{self.seed}"
+        other = self.evaluator != Experiment.evaluator
+        by = "-" + re.sub(r"\W+", "_", self.evaluator) if other else ""
+        return Path("runs") / f"{space}-{data}-{self.target_ms:g}ms-{self.objective}{by}-seed{self.seed}"
 
 
 def read_experiment(path: str) -> dict[str, Any]:
@@ -162,29 +165,40 @@ def make_controller(
     objective: Objective,
     task: Classification,
     predict: Callable[[Architecture], float],
+    tried: Callable[[], AbstractSet[str]],
     reporter: Reporter,
 ) -> Controller:
-    """Return the experiment's controller, told nothing; behind a warm start where one is asked for."""
+    """Return the experiment's controller, told nothing; behind a warm start where one is asked for and not over.
+
+    `tried` gives the digests of all candidates so far, failed ones included.
+    """
     controller: Controller = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(
         space, objective.directions
     )
-    score, keep = experiment.warm_start, max(1, experiment.trials // WARM_SHARE)
-    if not score:
+    samples = experiment.warm_start_samples
+    keep = max(1, samples // WARM_SHARE)
+    if not experiment.warm_start or len(tried()) >= keep:
         return controller
-
-    def make_pool() -> list[dict[str, Scalar]]:
-        return best_of_random(
-            score, space, task, lambda arch: predict(arch) <= experiment.target_ms,
-            max(keep, experiment.warm_start_samples), keep, experiment.seed, reporter,
-        )  # fmt: skip
-
-    return WarmStart(controller, keep, make_pool)
+    pool = best_of_random(
+        experiment.warm_start, space, task, lambda arch: predict(arch) <= experiment.target_ms,
+        samples, keep, experiment.seed, reporter,
+    )  # fmt: skip
+    return WarmStart(controller, pool, tried)
 
 
 def make_evaluator(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Evaluator:
     """Return the experiment's evaluator on the task."""
-    setup = Setup(task, space, experiment.folder, experiment.source, experiment.seed, reporter)
-    return find_evaluator(experiment.evaluator)(setup)
+    return find_evaluator(experiment.evaluator)(make_setup(experiment, task, space, reporter))
+
+
+def make_setup(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Setup:
+    """Return what the experiment's evaluator is made from."""
+    return Setup(task, space, experiment.folder, experiment.source, experiment.seed, reporter)
+
+
+def only_reads(experiment: Experiment) -> bool:
+    """Whether the evaluator is made of its source alone and writes nothing: it can be made before anything else."""
+    return experiment.source is not None and experiment.evaluator in SOURCES.values()
 
 
 def _check_sources(experiment: Experiment) -> None:
@@ -205,15 +219,14 @@ def _check_sources(experiment: Experiment) -> None:
 
 def make_experiment_rungs(experiment: Experiment, task: Classification, space: Space) -> Rungs:
     """Return when the experiment's trainings stop early. Raises UsageError where the evaluator has no epochs."""
-    epochs = getattr(EVALUATORS.get(experiment.evaluator), "epochs", None)
-    if epochs is None:
-        if experiment.fidelity != "full":
-            raise UsageError(
-                f"--fidelity: '{experiment.evaluator}' has no epochs after which to stop: '{experiment.fidelity}'"
-            )
+    if experiment.fidelity == "full":
         return make_rungs("full", experiment.eta, experiment.min_epochs, 1)
-    setup = Setup(task, space, experiment.folder, seed=experiment.seed)
-    return make_rungs(experiment.fidelity, experiment.eta, experiment.min_epochs, epochs(setup))
+    epochs = epochs_of(experiment.evaluator, make_setup(experiment, task, space, Reporter(quiet=True)))
+    if epochs is None:
+        raise UsageError(
+            f"--fidelity: '{experiment.evaluator}' has no epochs after which to stop: '{experiment.fidelity}'"
+        )
+    return make_rungs(experiment.fidelity, experiment.eta, experiment.min_epochs, epochs)
 
 
 def identity(experiment: Experiment, space: Space, task: Classification) -> dict[str, Any]:

@@ -11,6 +11,19 @@ from typing import IO, Any
 
 from nas.errors import RunError
 
+LOCK = ".lock"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping that a JSON file holds. Raises RunError where it cannot be read or holds something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise RunError(f"{path}: must hold a mapping: {str(data)[:60]}")
+    return data
+
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
@@ -55,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows has no flock
         yield
         return
-    with (folder / ".lock").open("a+") as file:
+    with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

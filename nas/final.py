@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from nas.network import build
 from nas.objective import Metrics, Objective, preference
 from nas.profiling import Latency
 from nas.progress import Reporter
-from nas.space import FinalTraining, Proxy
+from nas.space import FinalTraining, Proxy, Space
 from nas.study import Trial
 from nas.tasks.classification import Classification
-from nas.training import Recipe, pick_device, train
+from nas.training import Recipe, Watch, pick_device, train
 
 FINALISTS = 4
 MOST_FINALISTS = 40
@@ -119,23 +120,29 @@ def train_winner(
     model: nn.Module,
     arch: Architecture,
     task: Classification,
-    proxy: Proxy,
-    final: FinalTraining,
+    space: Space,
     seed: int,
+    checkpoints: Path,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Train `model`, which is `arch`, in place through its phases and return what was seen.
+
+    Each phase has a file in the folder `checkpoints`, so that after a kill the training goes on where it was; the
+    digest is in its name, since another measurement of the finalists may make another winner.
 
     The accuracy on the test set is at the deployed resolution, on images that nothing before has touched.
     """
     accuracy = float("nan")
     seen: list[dict[str, Any]] = []
-    for index, phase in enumerate(phases(proxy, final, arch.resolution)):
+    for index, phase in enumerate(phases(space.proxy, space.final, arch.resolution)):
         images = task.train_set(phase.resolution, phase.images)
         validation = task.validation_set(phase.resolution, phase.images)
         title = f"training the winner at {phase.resolution} px"
         with reporter.task(title, phase.recipe.epochs) as advance:
-            for reached in train(model, task, images, validation, phase.recipe, seed + index):
+            for reached in train(
+                model, task, images, validation, phase.recipe, seed + index,
+                checkpoint=checkpoints / f"{arch.digest}-{index}.pt", watch=Watch(warn=reporter.warn),
+            ):  # fmt: skip
                 accuracy = reached
                 advance(1)
         record = {"resolution": phase.resolution, "images": len(images), "validation_accuracy": accuracy}

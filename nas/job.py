@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import json
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.compiled import compile_space
 from nas.distribution import count_within, latency_distribution
-from nas.errors import UsageError
+from nas.errors import RunError, UsageError
 from nas.evaluators import Evaluator
 from nas.experiment import (
     Experiment,
@@ -22,10 +22,11 @@ from nas.experiment import (
     make_evaluator,
     make_experiment_objective,
     make_experiment_rungs,
+    only_reads,
     resolve_space,
 )
 from nas.export import export_folder, versions
-from nas.files import write_json
+from nas.files import read_json, write_json
 from nas.final import Finalist, confirm, first_weights, train_winner, unmeasured
 from nas.latency import IDENTITY, LatencyTable
 from nas.network import trace
@@ -72,20 +73,22 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         return finished
     for split in (task.data.train, task.data.validation, task.data.test):
         check_images(split)
+    evaluator = make_evaluator(experiment, task, space, reporter) if only_reads(experiment) else None
     ready = ready_table(experiment, space, reporter)
     table = ready.table
     objective = make_experiment_objective(experiment)
     span = reach_of(space, ready, experiment.target_ms, reporter)
     with open_study(experiment.folder, settings, space, objective.directions) as study:
-        evaluator = make_evaluator(experiment, task, space, reporter)
+        evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
         reporter.say(
             f"candidates {evaluation_words(experiment, space)} on {task.data.name}; "
             f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
         )
         checked = known(space.key, task.data.name, evaluator.settings)
         reporter.say(f"{experiment.evaluator}: {in_words(checked) if checked else NEVER_CHECKED}")
-        controller = make_controller(experiment, space, objective, task, ready.predictor.predict, reporter)
-        plan = Plan(space, controller, evaluator, objective, ready.predictor.predict, rungs)
+        predict = ready.predictor.predict
+        controller = make_controller(experiment, space, objective, task, predict, lambda: study.digests, reporter)
+        plan = Plan(space, controller, evaluator, objective, predict, rungs)
         search(plan, study, experiment.trials, experiment.seed, reporter)
         if not study.trials:
             raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
@@ -112,13 +115,20 @@ def evaluation_words(experiment: Experiment, space: Space) -> str:
 
 
 def finished_result(experiment: Experiment) -> dict[str, Any] | None:
-    """Return the result of a run folder whose trials are all done and whose winner is exported."""
+    """Return the result of a run folder whose trials are all done, of these finalists, and whose winner is exported.
+
+    Raises RunError where the file is broken.
+    """
     path = experiment.folder / RESULT
     if not path.is_file():
         return None
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    done = result["trials"] + len(result["failed"]) >= experiment.trials
-    return result if done and (experiment.folder / "model" / "card.json").is_file() else None
+    result = read_json(path)
+    try:
+        done = result["trials"] + len(result["failed"]) >= experiment.trials
+        same = all(result["settings"][key] == getattr(experiment, key) for key in ("finalists", "finalist_seeds"))
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: not the result of a search: {error!r}; without the file it is made again") from error
+    return result if done and same and (experiment.folder / "model" / "card.json").is_file() else None
 
 
 def reach_of(space: Space, ready: Ready, target_ms: float, reporter: Reporter) -> Span:
@@ -166,9 +176,11 @@ def finish(
     verdict = verdict_facts(winner, target_ms, ready)
     arch = winner.trial.architecture
     model = first_weights(arch, evaluator, experiment.seed)
-    seen = train_winner(model, arch, task, space.proxy, space.final, experiment.seed, reporter)
+    checkpoints = study.folder / "winner"
+    seen = train_winner(model, arch, task, space, experiment.seed, checkpoints, reporter)
     facts = {**winner_facts(winner, experiment, task, ready.table), **seen, **verdict}
     export_folder(arch, model, study.folder / "model", experiment.runtime, facts)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     draw_search(study.evaluated, finalists, target_ms, study.folder / "search.png")
     return {
         **run_facts(experiment, study),

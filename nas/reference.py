@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
+from nas.draws import draw
 from nas.errors import RunError
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
@@ -29,7 +30,6 @@ from nas.network import totals, trace
 from nas.space import Space
 from nas.tasks.classification import Classification
 from nas.training import TrainingError
-from nas.witnesses import draw
 
 FORMAT = 1
 DRAWN_PER_NETWORK = 20

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, Scalar
-from nas.errors import RunError
-from nas.files import check_same_settings, drop_cut_line, locked
+from nas.errors import NasError, RunError
+from nas.files import LOCK, check_same_settings, drop_cut_line, locked
 from nas.objective import Metrics
 from nas.shrinkage import Spread, fit
 from nas.space import Choices, Space
@@ -201,6 +201,7 @@ def open_study(folder: Path, settings: dict[str, Any], space: Space, directions:
     """Give the study of a run folder, begun where there is none; no other process can open it meanwhile.
 
     `settings` is what makes the experiment. Raises RunError where the folder holds another one or is in use.
+    A mistake that is found before anything was tried (NasError) leaves the folder as free as it was.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,26 @@ def open_study(folder: Path, settings: dict[str, Any], space: Space, directions:
         if not study.user_attrs:
             study.set_user_attr("settings", settings)
         _same_experiment(folder, study.user_attrs.get("settings"), settings)
-        yield Study(folder, study, space)
+        opened = Study(folder, study, space)
+        try:
+            yield opened
+        except NasError:
+            if not opened.count:
+                _leave_free(folder)
+            raise
+
+
+def _leave_free(folder: Path) -> None:
+    """Remove the journal of a run in which nothing was done, so that a corrected command may use the folder.
+
+    Not where an evaluator has its state beside it: that belongs to the settings which the journal holds.
+    """
+    found = list(folder.iterdir())
+    if {path.name for path in found} <= {JOURNAL, LOCK}:
+        for path in found:
+            path.unlink()
+        with contextlib.suppress(OSError):  # the current directory, on some systems
+            folder.rmdir()
 
 
 def check_run(folder: Path, settings: dict[str, Any]) -> None:
@@ -223,7 +243,7 @@ def check_run(folder: Path, settings: dict[str, Any]) -> None:
         raise RunError(f"{folder}: not a folder")
     journal = folder / JOURNAL
     if not journal.is_file():
-        if any(path.name != ".lock" for path in folder.iterdir()):
+        if any(path.name != LOCK for path in folder.iterdir()):
             raise RunError(f"{folder}: is not a run folder: it has files, but no {JOURNAL}")
         return
     _same_experiment(folder, _stored_settings(journal), settings)

@@ -16,7 +16,7 @@ from nas.architecture import Architecture, BlockSpec
 from nas.device import make_runtime
 from nas.errors import RunError, SpaceError, UsageError, WeightsError
 from nas.export import export_folder, load_exported
-from nas.files import check_same_settings, locked, write_json
+from nas.files import check_same_settings, locked, read_json, write_json
 from nas.network import build, canonical
 from nas.picture_training import draw_training
 from nas.progress import Reporter
@@ -215,7 +215,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         raise RunError(f"{folder}: not a folder")
     path = folder / SETTINGS
     if path.is_file():
-        check_same_settings(folder, _read_json(path), settings, "--out")
+        check_same_settings(folder, read_json(path), settings, "--out")
     elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise RunError(f"{folder}: is not a folder of 'nas train': it has files, but no {SETTINGS}; give another --out")
 
@@ -238,14 +238,4 @@ def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[s
 
 def _finished(folder: Path) -> dict[str, Any] | None:
     path = folder / RESULT
-    return _read_json(path) if path.is_file() and (folder / "model" / "card.json").is_file() else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise RunError(f"{path}: must hold a mapping: {str(data)[:60]}")
-    return data
+    return read_json(path) if path.is_file() and (folder / "model" / "card.json").is_file() else None

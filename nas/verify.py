@@ -8,6 +8,7 @@ from typing import Any
 
 from nas.calibration import TOLERANCE, Certificate, certify
 from nas.device import LOCAL
+from nas.draws import draw
 from nas.errors import TableError
 from nas.latency import LatencyTable
 from nas.lattice import reachable
@@ -15,7 +16,6 @@ from nas.profiler import measure_networks
 from nas.profiling import quantile
 from nas.progress import Reporter
 from nas.space import Space
-from nas.witnesses import draw
 
 FRESH = 10
 

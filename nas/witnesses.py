@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -11,6 +10,7 @@ from nas.architecture import Architecture
 from nas.calibration import Sample, certify, fit
 from nas.compiled import compile_space
 from nas.distribution import sample_within
+from nas.draws import draw
 from nas.errors import UsageError
 from nas.latency import LatencyTable
 from nas.network import canonical, trace
@@ -37,18 +37,6 @@ def whole_networks(space: Space) -> list[MeasuredNetwork]:
         *(MeasuredNetwork(space.key, CALIBRATION, arch) for arch in calibrating),
         *(MeasuredNetwork(space.key, HELD_OUT, arch) for arch in held_out),
     ]
-
-
-def draw(space: Space, count: int, seed: str) -> list[Architecture]:
-    """Return up to `count` different networks, every choice drawn uniformly."""
-    rng = random.Random(seed)
-    found: dict[str, Architecture] = {}
-    for _ in range(4 * count):
-        arch = canonical(space.decode(space.sample(rng)))
-        found.setdefault(arch.digest, arch)
-        if len(found) == count:
-            break
-    return list(found.values())
 
 
 def spread(space: Space, count: int) -> list[Architecture]:

@@ -157,6 +157,8 @@ ZERO_COST: dict[str, Callable[[Probe], float]] = {
     "params": params,
     "macs": macs,
 }
+SIZES = ("params", "macs")
+"""Those that depend on no weights, hence on no seed."""
 
 
 def synaptic_flow(network: nn.Module, ones: Tensor) -> Tensor:

@@ -29,11 +29,11 @@ def test_a_source_belongs_to_one_evaluator(tmp_path: Path, monkeypatch: pytest.M
         check(Experiment(**settings))  # type: ignore[arg-type]
 
 
-def test_a_warm_start_spends_a_quarter_of_the_trials_on_the_best_of_random(
+def test_a_warm_start_begins_with_the_best_sixteenth_of_its_samples(
     tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["search", "--space", str(tiny_space), "--trials", "8", "--runtime", "null", "--target-latency", "1ms"]
-    args += ["--evaluator", "macs", "--warm-start", "params", "--warm-start-samples", "24", "--json", "--quiet"]
+    args += ["--evaluator", "macs", "--warm-start", "params", "--warm-start-samples", "32", "--json", "--quiet"]
     assert main([*args, "--run", str(tmp_path / "a")]) == 0
     candidates = json.loads(capsys.readouterr().out)["candidates"]
     space = load_space(str(tiny_space)).for_classes(10)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -129,6 +130,18 @@ def test_one_more_augmentation_comes_last_and_shares_what_was_decoded() -> None:
     assert int(Pictures(split, 8).also(lambda image: image * 2)[2][0].max()) == 40
     assert more._cache is pictures._cache
     assert more.digest == pictures.digest
+
+
+def test_augmented_images_travel_to_processes_that_load_them() -> None:
+    pictures = Classification.load("digits").train_set(8, 20).also(rand_augment(9))
+    sent = pickle.loads(pickle.dumps(pictures))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        here = pictures[seed]
+        torch.manual_seed(seed)
+        there = sent[seed]
+        assert torch.equal(here[0], there[0])
+        assert here[1] == there[1]
 
 
 def test_a_digest_is_of_images_labels_and_resolution(tmp_path: Path) -> None:

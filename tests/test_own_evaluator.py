@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from nas import registry
 from nas.architecture import Architecture, BlockSpec
 from nas.cli.main import main
 from nas.errors import UsageError
-from nas.evaluators import find_evaluator
+from nas.evaluators import epochs_of, find_evaluator
 from nas.evaluators.own import accuracy_of
 from nas.evaluators.setup import Setup
+from nas.experiment import Experiment, make_experiment_rungs
 from nas.progress import Reporter
+from nas.rungs import make_rungs
 from nas.space_file import parse_space
 from nas.tasks.classification import Classification
 from nas.training import TrainingError
@@ -70,6 +73,27 @@ class Mine:
     @property
     def settings(self):
         return {"a": 1, "path": self.setup.folder}
+
+class Rich:
+    deterministic = 1
+
+    def __init__(self, setup, times=1):
+        self.setup, self.times = setup, times
+
+    @staticmethod
+    def epochs(setup):
+        return [4, None, 0, "3", True][setup.seed]
+
+    def evaluate(self, arch, seed):
+        yield 0.25 * self.times
+
+    def longer(self, times):
+        return Rich(self.setup, times)
+
+    def trained(self, arch):
+        if self.times > 1:
+            raise KeyError("weights")
+        return torch.nn.ReLU() if arch.resolution == 8 else None
 
 class Unmade:
     def __init__(self, setup):
@@ -181,6 +205,38 @@ def test_a_class_that_cannot_be_made_ends_the_command(module: str, task: Classif
     place = f"{tmp_path / module}.py:{line}"
     with pytest.raises(UsageError, match=f"{module}:Unmade cannot be made: OSError: no weights \\({place}\\)"):
         find_evaluator(f"{module}:Unmade")(setup_of(task, tmp_path))
+
+
+def test_optional_members_are_those_of_the_class(module: str, task: Classification, tmp_path: Path) -> None:
+    name, setup = f"{module}:Rich", setup_of(task, tmp_path)
+    rich: Any = find_evaluator(name)(setup)
+    assert rich.deterministic is True
+    assert list(rich.longer(2).evaluate(ARCH, 0)) == [0.5]
+    with pytest.raises(TrainingError, match=f"{name}: an accuracy must lie in"):
+        list(rich.longer(5).evaluate(ARCH, 0))
+    assert isinstance(rich.trained(ARCH), torch.nn.ReLU)
+    with pytest.raises(UsageError, match=rf"{name}: trained\(\) must return a torch module: NoneType"):
+        rich.trained(ARCH.at(16))
+    place = f"{tmp_path / module}.py:{line_of('            raise KeyError(' + chr(34) + 'weights' + chr(34) + ')')}"
+    with pytest.raises(UsageError, match=rf"{name}: trained\(\): KeyError: 'weights' \({place}\)"):
+        rich.longer(2).trained(ARCH)
+    for plain in ("Mine", "blocks"):
+        made = find_evaluator(f"{module}:{plain}")(setup)
+        assert not any(hasattr(made, member) for member in ("deterministic", "longer", "trained", "epochs"))
+        assert epochs_of(f"{module}:{plain}", setup) is None
+
+
+def test_epochs_of_a_class_are_asked_before_it_is_made(module: str, task: Classification, tmp_path: Path) -> None:
+    name, setup = f"{module}:Rich", setup_of(task, tmp_path)
+    assert epochs_of(name, replace(setup, seed=0)) == 4
+    assert epochs_of(name, replace(setup, seed=1)) is None
+    for seed, value in ((2, "0"), (3, "'3'"), (4, "True")):
+        with pytest.raises(UsageError, match=rf"{name}: epochs\(\) must be a whole number above 0: {value}"):
+            epochs_of(name, replace(setup, seed=seed))
+    with pytest.raises(UsageError, match=rf"{name}: epochs\(\): IndexError: .*{module}.py:"):
+        epochs_of(name, replace(setup, seed=9))
+    experiment = Experiment("1ms", evaluator=name, fidelity="halving", eta=2)
+    assert make_experiment_rungs(experiment, task, setup.space) == make_rungs("halving", 2, 1, 4)
 
 
 def test_an_entry_point_is_found_by_its_name(

@@ -9,6 +9,7 @@ import pytest
 from nas import witnesses
 from nas.architecture import Architecture
 from nas.device import Graph
+from nas.draws import draw
 from nas.errors import TableError
 from nas.latency import LatencyTable
 from nas.lattice import best_path, reachable
@@ -21,7 +22,7 @@ from nas.space import Space
 from nas.space_file import load_space
 from nas.table_rows import CALIBRATION, HELD_OUT, MeasuredNetwork, Pair, seam_layer
 from nas.verify import verify
-from nas.witnesses import draw, spread, whole_networks
+from nas.witnesses import spread, whole_networks
 
 QUIET = Reporter(quiet=True)
 

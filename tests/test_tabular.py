@@ -19,9 +19,11 @@ from nas.evaluators.accuracy_table import read_accuracies
 from nas.evaluators.setup import Setup
 from nas.evaluators.tabular import Tabular
 from nas.network import canonical
+from nas.objective import Metrics
 from nas.progress import Reporter
 from nas.space import Choices, Space
 from nas.space_file import load_space, parse_space
+from nas.study import open_study
 from nas.tasks.classification import Classification
 from nas.training import TrainingError
 
@@ -75,6 +77,37 @@ def test_seeds_are_picked_by_the_seed_and_fidelities_come_cheapest_first(tmp_pat
     assert evaluated(path, some(0), seed=0) == [0.4, 0.6, 0.9]
     assert evaluated(path, some(0), seed=1) == [0.4, 0.62, 0.91]
     assert evaluated(path, some(0), seed=4) == [0.4, 0.6, 0.9]
+
+
+def test_a_table_tells_its_fidelities_and_whether_it_has_seeds(tmp_path: Path) -> None:
+    def told(columns: str) -> tuple[int | None, bool]:
+        path = write(tmp_path, f"architecture,{columns}", digest(some(0)) + ",0.5" * (1 + columns.count(",")))
+        setup = Setup(Classification.load("digits"), SPACE, tmp_path, source=path)
+        return Tabular.epochs(setup), Tabular(setup).deterministic
+
+    assert told("accuracy") == (None, True)
+    assert told("accuracy@4,accuracy@12,accuracy") == (3, True)
+    assert told("accuracy@4,accuracy_seed0,accuracy_seed1") == (2, False)
+
+
+def test_trainings_stop_early_on_a_table_of_several_fidelities(
+    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = load_space(str(tiny_space)).for_classes(10)
+    digests = {canonical(space.decode(space.sample(random.Random(seed)))).digest for seed in range(400)}
+    rows = [f"{name},{int(name[:4], 16) / 2**17},{int(name[:4], 16) / 2**16}" for name in sorted(digests)]
+    path = write(tmp_path, "architecture,accuracy@1,accuracy", *rows)
+    flags = ["--controller", "random", "--trials", "9", "--fidelity", "halving", "--accuracies", str(path)]
+    assert main(search_args(tiny_space, tmp_path / "run", *flags, "--objective", "constrained")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["stopped"] > 0
+    assert {len(trial["curve"]) for trial in result["candidates"]} == {1, 2}
+    kept = [trial["architecture"] for trial in result["candidates"] if not trial["stopped_at"]]
+    for source in (tmp_path / "run", tmp_path / "run" / "result.json"):  # a rung's accuracy is no final one
+        assert set(read_accuracies(source, space).rows) == set(kept)
+    write(tmp_path, "architecture,accuracy", f"{kept[0]},0.5")
+    assert main(search_args(tiny_space, tmp_path / "other", *flags)) == 2
+    assert "--fidelity: 'tabular' has no epochs after which to stop: 'halving'" in capsys.readouterr().err
 
 
 def test_json_digests_and_a_byte_order_mark(tmp_path: Path) -> None:
@@ -179,11 +212,13 @@ def test_a_value_that_the_space_does_not_offer_is_named(changed: dict[str, str],
 def test_files_that_are_no_tables(tmp_path: Path) -> None:
     (tmp_path / "table.txt").write_text("x")
     (tmp_path / "result.json").write_text("[1]")
+    (tmp_path / "words.json").write_text('{"candidates": ["a"]}')
     (tmp_path / "binary.csv").write_bytes(b"\x00\xff\xfe")
     for name, message in {
         "none.csv": "no such file or folder",
         "table.txt": "a table of accuracies is a .csv, a .parquet",
         "result.json": "not the result.json of a search: TypeError",
+        "words.json": "not the result.json of a search: AttributeError",
         "binary.csv": "cannot be read as CSV",
         "": "is not a run folder: it has no journal.log",
     }.items():
@@ -219,6 +254,17 @@ def test_a_run_can_be_searched_again(tiny_space: Path, tmp_path: Path, capsys: p
     assert result["settings"]["proxy"]["architectures"] == 4
     accuracies = [{trial["architecture"]: trial["accuracy"] for trial in run["candidates"]} for run in (told, result)]
     assert accuracies[0] == accuracies[1]
+
+
+def test_a_trial_that_failed_has_no_accuracy(tmp_path: Path) -> None:
+    with open_study(tmp_path / "a", {}, SPACE, ("maximize",)) as study:
+        for seed in (0, 1):
+            arch = canonical(SPACE.decode(some(seed)))
+            if seed:
+                study.record_failure(some(seed), arch, "out of memory")
+            else:
+                study.record(some(seed), arch, Metrics(0.5, 1.0, 1, 1), (0.5,), 1.0)
+    assert set(read_accuracies(tmp_path / "a", SPACE).rows) == {digest(some(0))}
 
 
 def test_nas_bench_macro_is_searched(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

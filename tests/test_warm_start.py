@@ -24,9 +24,13 @@ SPACE: Space = parse_space("small", DATA, "small.yaml")
 POOL = [SPACE.sample(random.Random(seed)) for seed in (3, 5, 8)]
 
 
-def warm(pool: list[Choices] | None = None) -> WarmStart:
-    given: list[Choices] = list(POOL) if pool is None else pool
-    return WarmStart(RandomController(SPACE, ("maximize",)), 3, lambda: given)
+def digest(choices: Choices) -> str:
+    return canonical(SPACE.decode(choices)).digest
+
+
+def warm(tried: set[str], pool: list[Choices] | None = None) -> WarmStart:
+    given: dict[str, Choices] = {digest(choices): choices for choices in (POOL if pool is None else pool)}
+    return WarmStart(RandomController(SPACE, ("maximize",)), given, lambda: tried)
 
 
 def params(choices: Choices) -> int:
@@ -34,39 +38,42 @@ def params(choices: Choices) -> int:
 
 
 def test_the_pool_comes_first_and_then_the_controller() -> None:
-    controller, asked = warm(), []
+    tried: set[str] = set()
+    controller, asked = warm(tried), []
     for number in range(5):
         choices = controller.ask(derive_seed(0, number))
         asked.append(choices)
+        tried.add(digest(choices))
         controller.tell(choices, (0.5,))
     assert sorted(asked[:3], key=str) == sorted(POOL, key=str)
     assert asked[3] == SPACE.sample(random.Random(derive_seed(0, 3)))
 
 
 def test_replay_equals_tell() -> None:
-    one = warm()
+    tried: set[str] = set()
+    one = warm(tried)
     told: list[Choices] = []
     for number in range(6):
         choices = one.ask(derive_seed(1, number))
-        other = warm()
+        other = warm(tried)
         for earlier in told:
             other.tell(earlier, (0.5,))
         assert other.ask(derive_seed(1, number)) == choices
         one.tell(choices, (0.5,))
         told.append(choices)
+        tried.add(digest(choices))
 
 
-def test_after_its_size_nothing_is_scored() -> None:
-    def refuse() -> list[Choices]:
-        raise AssertionError("scored")
-
-    controller = WarmStart(RandomController(SPACE, ("maximize",)), 1, refuse)
-    controller.tell(POOL[0], (0.1,))
+def test_a_member_that_failed_is_not_asked_for_again() -> None:
+    tried = {digest(POOL[1])}  # and never told
+    controller = warm(tried)
+    assert all(digest(controller.ask(seed)) not in tried for seed in range(20))
+    tried |= set(map(digest, POOL))
     assert controller.ask(4) == SPACE.sample(random.Random(4))
 
 
 def test_an_empty_pool_starts_cold() -> None:
-    assert warm([]).ask(4) == SPACE.sample(random.Random(4))
+    assert warm(set(), []).ask(4) == SPACE.sample(random.Random(4))
 
 
 def test_the_best_feasible_of_the_samples_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,8 +85,8 @@ def test_the_best_feasible_of_the_samples_are_kept(capsys: pytest.CaptureFixture
 
     def best(keep: int, samples: int = 40) -> list[int]:
         found = best_of_random("params", SPACE, task, is_feasible, samples, keep, 0, Reporter(quiet=True))
-        assert len({canonical(SPACE.decode(choices)).digest for choices in found}) == len(found)
-        return [params(choices) for choices in found]
+        assert [digest(choices) for choices in found.values()] == list(found)
+        return [params(choices) for choices in found.values()]
 
     sizes = best(keep=100)
     assert sizes == sorted(sizes, reverse=True)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from nas import zero_cost
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import UsageError
-from nas.evaluators.zero_cost import place, random_networks
+from nas.evaluators.zero_cost import place
 from nas.network import totals, trace
 from nas.space import Proxy, Space
-from nas.space_file import load_space, parse_space
+from nas.space_file import load_space
 from nas.tasks.classification import Classification
 from nas.tasks.images import normalize
 from nas.training import TrainingError
@@ -200,11 +200,3 @@ def test_places_among_three() -> None:
     assert [place(value, [1.0, 2.0, 4.0]) for value in (1, 2, 3, 4)] == pytest.approx([1 / 6, 1 / 2, 2 / 3, 5 / 6])
     assert place(7, [1.0, 2.0, 4.0]) == pytest.approx(1 - 1 / 12)
     assert place(5, [5.0, 5.0]) == 0.5
-
-
-def test_random_networks_are_distinct_and_fewer_where_a_space_is_small() -> None:
-    stages = [{"block": "conv", "out_channels": [8, 16, 24], "stride": 2}]
-    data = {"resolution": 16, "stages": stages, "head": {"block": "classifier"}}
-    small = parse_space("small", data, "small.yaml")
-    assert len({arch.digest for arch in random_networks(small, 10, 0)}) == 3
-    assert random_networks(ZOO, 5, 0) == random_networks(ZOO, 5, 0) != random_networks(ZOO, 5, 1)

@@ -1,11 +1,7 @@
 """How accurate a candidate is. To add one: write a file, add a line here.
 
 An evaluator is a generator of accuracies: the last one counts, and to prune is to stop iterating.
-Evaluators do not know latency.
-
-What an evaluator may have beside the protocol: `epochs(setup) -> int`, a static method that tells how many accuracies
-an evaluation yields, for rungs to stop at; `longer(times)`, which returns an evaluator that trains so many times as
-long, for finalists; `deterministic`, true where another seed gives the same accuracy, so that nothing is repeated.
+Evaluators do not know latency. What one may have beside the protocol stands in the docstring of `Evaluator`.
 """
 
 from __future__ import annotations
@@ -15,7 +11,7 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
-from nas.evaluators.own import OwnEvaluator, load_own
+from nas.evaluators.own import OwnEvaluator, load_own, own_epochs
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
 from nas.evaluators.supernet import SupernetEvaluator
@@ -29,9 +25,9 @@ class Evaluator(Protocol):
     """What an evaluator file provides; it is made from a Setup: there it loads, and trains what serves all.
 
     It may have more: `deterministic = True` where another seed gives the same accuracies (nothing is repeated then),
-    a static `epochs(setup)` that says how many accuracies an evaluation yields (then trainings can be stopped early),
-    `longer(times)` that returns an evaluator of so many times the epochs (for finalists), and `trained(arch)` that
-    returns a network whose weights the winner's training starts from.
+    a static `epochs(setup)` that says how many accuracies an evaluation yields (then trainings can be stopped early;
+    None where there is but one), `longer(times)` that returns an evaluator of so many times the epochs (for
+    finalists), and `trained(arch)` that returns a network whose weights the winner's training starts from.
     """
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
@@ -55,15 +51,29 @@ def find_evaluator(name: str) -> Callable[[Setup], Evaluator]:
 
     Raises UsageError with the nearest name, or with what is wrong in the module that was named.
     """
-    if ":" in name:
-        thing = load_own(name)
-    elif name in EVALUATORS:
+    if name in EVALUATORS:
         return EVALUATORS[name]
-    else:
-        try:
-            thing = lookup(EVALUATORS, name, "evaluator", "--evaluator")
-        except NasError:
-            raise
-        except Exception as error:  # an installed package that cannot be imported
-            raise UsageError(f"--evaluator: {name}: {type(error).__name__}: {error}") from error
+    thing = _own(name)
     return lambda setup: OwnEvaluator(name, thing, setup)
+
+
+def epochs_of(name: str, setup: Setup) -> int | None:
+    """Return how many accuracies an evaluation by `name` yields, None where the evaluator does not tell.
+
+    Raises as `find_evaluator`, and UsageError where a user's evaluator tells what is no number of epochs.
+    """
+    if name not in EVALUATORS:
+        return own_epochs(name, _own(name), setup)
+    told: Callable[[Setup], int | None] | None = getattr(EVALUATORS[name], "epochs", None)
+    return None if told is None else told(setup)
+
+
+def _own(name: str) -> Callable[..., Any]:
+    if ":" in name:
+        return load_own(name)
+    try:
+        return lookup(EVALUATORS, name, "evaluator", "--evaluator")
+    except NasError:
+        raise
+    except Exception as error:  # an installed package that cannot be imported
+        raise UsageError(f"--evaluator: {name}: {type(error).__name__}: {error}") from error

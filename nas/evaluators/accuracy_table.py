@@ -141,9 +141,11 @@ def _parquet(path: Path) -> Iterator[tuple[str, Cells]]:
 def _result(path: Path) -> Iterator[tuple[str, Cells]]:
     try:
         for candidate in json.loads(path.read_text(encoding="utf-8"))["candidates"]:
+            if candidate.get("stopped_at") is not None:  # its accuracy is that of a rung
+                continue
             cells = {ARCHITECTURE: candidate["architecture"], "accuracy": repr(float(candidate["accuracy"]))}
             yield f"trial {candidate['number']}", cells
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not the {RESULT} of a search: {type(error).__name__}: {error}") from error
 
 
@@ -163,7 +165,8 @@ def _run(folder: Path) -> Iterator[tuple[str, Cells]]:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{journal}: cannot be read as a journal: {error}") from error
     for trial in trials:
-        if metrics := trial.user_attrs.get("metrics"):
+        metrics = trial.user_attrs.get("metrics")  # a trial that failed has none
+        if metrics and trial.user_attrs.get("stopped_at") is None:
             cells = {ARCHITECTURE: trial.user_attrs["digest"], "accuracy": repr(metrics["accuracy"])}
             yield f"trial {trial.number}", cells
 

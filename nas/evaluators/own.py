@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -16,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import nn
+
 from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
 from nas.evaluators.setup import Setup
@@ -23,6 +26,8 @@ from nas.registry import nearest
 from nas.training import TrainingError
 
 FLAG = "--evaluator"
+OPTIONAL = ("deterministic", "longer", "trained")
+"""What an evaluator may have beside the protocol, once it is made; `epochs` is asked of the class."""
 
 
 class OwnEvaluator:
@@ -41,7 +46,37 @@ class OwnEvaluator:
             except NasError:
                 raise
             except Exception as error:
-                raise UsageError(f"{FLAG}: {name} cannot be made: {self._told(error)}") from error
+                raise UsageError(f"{FLAG}: {name} cannot be made: {told(error, thing)}") from error
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an optional member of what the user wrote, where it has one; what it does is checked."""
+        made = self.__dict__.get("_made")
+        if name not in OPTIONAL:
+            raise AttributeError(name)
+        member = getattr(self.__dict__.get("_thing") if made is None else made, name)
+        if name == "deterministic":
+            return bool(member)
+        return self._longer if name == "longer" else self._trained
+
+    def _longer(self, times: int) -> OwnEvaluator:
+        result = copy.copy(self)
+        result._made = self._called("longer", times)
+        return result
+
+    def _trained(self, arch: Architecture) -> nn.Module:
+        model = self._called("trained", arch)
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"{FLAG}: {self._name}: trained() must return a torch module: {type(model).__name__}")
+        return model
+
+    def _called(self, member: str, argument: Any) -> Any:
+        target = self._thing if self._made is None else self._made
+        try:
+            return getattr(target, member)(argument)
+        except NasError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{FLAG}: {self._name}: {member}(): {told(error, self._thing)}") from error
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -58,7 +93,7 @@ class OwnEvaluator:
         except TrainingError as error:
             raise TrainingError(f"{self._name}: {error}") from error
         except (Exception, SystemExit) as error:
-            raise TrainingError(f"{self._name}: {self._told(error)}") from error
+            raise TrainingError(f"{self._name}: {told(error, self._thing)}") from error
 
     def _given(self, arch: Architecture, seed: int) -> Iterator[Any]:
         function = self._thing if self._made is None else self._made.evaluate
@@ -73,13 +108,33 @@ class OwnEvaluator:
         else:
             yield given
 
-    def _told(self, error: BaseException) -> str:
-        """Return kind, message and place of an exception in one line; the place in the user's own file, if it is."""
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename == _file(self._thing)]
-        frame = (own or list(frames))[-1]
-        message = " ".join(str(error).split())
-        return f"{type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
+
+def told(error: BaseException, thing: Any) -> str:
+    """Return kind, message and place of an exception in one line; the place in the file of `thing`, if it is there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename == _file(thing)]
+    frame = (own or list(frames))[-1]
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
+
+
+def own_epochs(name: str, thing: Callable[..., Any], setup: Setup) -> int | None:
+    """Return what `epochs(setup)` of a user's evaluator says, None where it has none.
+
+    Raises UsageError where it raises, or says what is no number of epochs.
+    """
+    member = getattr(thing, "epochs", None)
+    if member is None:
+        return None
+    try:
+        epochs = member(setup)
+    except NasError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{FLAG}: {name}: epochs(): {told(error, thing)}") from error
+    if epochs is None or (type(epochs) is int and epochs > 0):
+        return epochs
+    raise UsageError(f"{FLAG}: {name}: epochs() must be a whole number above 0: {epochs!r}")
 
 
 def accuracy_of(value: Any) -> float:

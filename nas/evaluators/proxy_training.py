@@ -11,7 +11,7 @@ import torch
 from nas.architecture import Architecture
 from nas.evaluators.setup import Setup
 from nas.network import build
-from nas.training import Recipe, train
+from nas.training import Recipe, Watch, train
 
 
 class ProxyTraining:
@@ -56,4 +56,5 @@ class ProxyTraining:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = build(arch.at(self._proxy.resolution))
-        yield from train(model, self._task, self._train, self._validation, self._recipe, seed)
+        watch = Watch(warn=self._setup.reporter.warn)
+        yield from train(model, self._task, self._train, self._validation, self._recipe, seed, watch=watch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
@@ -17,9 +18,18 @@ class Tabular:
     """Accuracies of a CSV or Parquet file, or of an earlier run: `--accuracies`."""
 
     def __init__(self, setup: Setup):
-        if setup.source is None:
-            raise UsageError("--evaluator tabular: needs --accuracies FILE")
-        self._table = read_accuracies(setup.source, setup.space)
+        self._table = read_accuracies(_source(setup), setup.space)
+
+    @staticmethod
+    def epochs(setup: Setup) -> int | None:
+        """Return how many fidelities the table has, None where it has one only. Raises DataError."""
+        fidelities = read_accuracies(_source(setup), setup.space).fidelities
+        return len(fidelities) if len(fidelities) > 1 else None
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the table is of one seed."""
+        return all(len(fidelity) == 1 for fidelity in self._table.fidelities)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -44,3 +54,9 @@ class Tabular:
             raise TrainingError(f"{digest} is not in {self._table.path}{self._table.nearest(canonical(arch))}")
         for accuracies in row.accuracies:
             yield accuracies[seed % len(accuracies)]
+
+
+def _source(setup: Setup) -> Path:
+    if setup.source is None:
+        raise UsageError("--evaluator tabular: needs --accuracies FILE")
+    return setup.source

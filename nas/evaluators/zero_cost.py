@@ -6,7 +6,6 @@ It ranks as the score does, and says nothing of the accuracy itself: 0.9 is a sc
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +13,11 @@ import numpy as np
 import torch
 
 from nas.architecture import Architecture
+from nas.draws import draw
 from nas.evaluators.setup import Setup
 from nas.files import write_json
-from nas.network import canonical
-from nas.space import Space
 from nas.training import TrainingError
-from nas.zero_cost import ZERO_COST, draw_batch, score
+from nas.zero_cost import SIZES, ZERO_COST, draw_batch, score
 
 REFERENCE = 64
 """Random networks of the space that say what a score is worth."""
@@ -33,6 +31,7 @@ class ZeroCost:
 
     def __init__(self, name: str, setup: Setup):
         self._name, self._proxy = name, setup.space.proxy
+        self.deterministic = name in SIZES
         self._batch = draw_batch(setup.task, self._proxy.resolution, REFERENCE_SEED)
         self._reference = self._scores(setup)
 
@@ -74,7 +73,7 @@ class ZeroCost:
 
     def _score_reference(self, setup: Setup) -> list[float]:
         scores, reason = [], None
-        archs = random_networks(setup.space, REFERENCE, REFERENCE_SEED)
+        archs = draw(setup.space, REFERENCE, REFERENCE_SEED, ATTEMPTS)
         with setup.reporter.task(f"{self._name} of random networks", len(archs)) as advance:
             for arch in archs:
                 try:
@@ -95,18 +94,6 @@ def zero_cost_evaluator(name: str) -> Callable[[Setup], ZeroCost]:
 
     make.__doc__ = ZERO_COST[name].__doc__
     return make
-
-
-def random_networks(space: Space, count: int, seed: int) -> list[Architecture]:
-    """Return up to `count` distinct random networks of the space, in canonical spelling."""
-    rng = random.Random(seed)
-    found: dict[str, Architecture] = {}
-    for _ in range(ATTEMPTS * count):
-        arch = canonical(space.decode(space.sample(rng)))
-        found.setdefault(arch.digest, arch)
-        if len(found) == count:
-            break
-    return list(found.values())
 
 
 def place(value: float, reference: list[float]) -> float:

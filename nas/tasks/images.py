@@ -80,7 +80,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def also(self, step: Callable[[Tensor], Tensor]) -> Pictures:
         """Return the same images with one more augmentation, the last; what was decoded is shared."""
         before, result = self._augment, copy.copy(self)
-        result._augment = step if before is None else lambda image: step(before(image))
+        result._augment = step if before is None else v2.Compose([before, step])  # a lambda would not be pickled
         return result
 
     @property
