@@ -1,6 +1,6 @@
 """What stopping early saves and what it loses: recorded learning curves, replayed through the rungs of `nas search`.
 
-    python benchmarks/multi_fidelity.py CURVES.jsonl [--orders 1000] [--eta 3] [--min-epochs 1] [--objective soft
+    python benchmarks/multi_fidelity.py CURVES.jsonl [--orders 1000] [--eta 2] [--min-epochs 1] [--objective soft
         --target-latency 20ms]
 
 CURVES.jsonl has one training a line: {"architecture": name, "seed": n, "curve": [accuracy after each epoch, ...],
@@ -124,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("curves", type=Path)
     parser.add_argument("--orders", type=int, default=1000)
-    parser.add_argument("--eta", type=int, default=3)
+    parser.add_argument("--eta", type=int, default=2)
     parser.add_argument("--min-epochs", type=int, default=1)
     parser.add_argument("--objective", choices=sorted(OBJECTIVES), help="default: the accuracy alone")
     parser.add_argument("--target-latency", default="20ms")

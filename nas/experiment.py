@@ -68,7 +68,7 @@ class Experiment:
     final_images: int = 0
     run: str | None = None
     fidelity: str = "full"
-    eta: int = 3
+    eta: int = 2
     min_epochs: int = 1
     finalists: int = 5
     finalist_seeds: int = 2

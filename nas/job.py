@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
@@ -65,7 +66,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     task = Classification.load(experiment.data, experiment.data_root)
     space = space.for_classes(task.num_classes)
     trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
-    rungs = make_experiment_rungs(experiment, task, space)
+    make_experiment_rungs(experiment, task, space)  # raises where there cannot be any
     settings = {**identity(experiment, space, task), **published_identity(experiment)}
     check_run(experiment.folder, settings)
     if finished := finished_result(experiment):
@@ -86,17 +87,12 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         )
         checked = known(space.key, task.data.name, evaluator.settings)
         reporter.say(f"{experiment.evaluator}: {in_words(checked) if checked else NEVER_CHECKED}")
+        rungs = make_experiment_rungs(experiment, task, space)
         predict = ready.predictor.predict
         controller = make_controller(experiment, space, objective, task, predict, lambda: study.digests, reporter)
         plan = Plan(space, controller, evaluator, objective, predict, rungs)
         search(plan, study, experiment.trials, experiment.seed, reporter)
-        if not study.trials:
-            raise UsageError(f"--trials: all {len(study.failed)} candidates failed, the last: {study.failed[-1][1]}")
-        finals = evaluate_finalists(
-            study, evaluator, objective, experiment.target_ms, experiment.seed, experiment.finalists,
-            experiment.finalist_seeds, reporter,
-        )  # fmt: skip
-        say_learnt(study, finals, reporter)
+        finals = find_finalists(experiment, study, evaluator, objective, reporter)
         result = finish(experiment, space, task, objective, study, evaluator, finals, ready, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
         result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
@@ -104,6 +100,21 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         result["device"] = table.header["device"]
         write_json(study.folder / RESULT, result)
     return result
+
+
+def find_finalists(
+    experiment: Experiment, study: Study, evaluator: Evaluator, objective: Objective, reporter: Reporter
+) -> Finals:
+    """Evaluate the best candidates again. Raises UsageError where there are none."""
+    if not study.trials:
+        last = f", the last: {study.failed[-1][1]}" if study.failed else ""
+        raise UsageError(f"--trials: no candidate of {study.count} was evaluated to its end{last}")
+    finals = evaluate_finalists(
+        study, evaluator, objective, experiment.target_ms, experiment.seed, experiment.finalists,
+        experiment.finalist_seeds, reporter,
+    )  # fmt: skip
+    say_learnt(study, finals, reporter)
+    return finals
 
 
 def evaluation_words(experiment: Experiment, space: Space) -> str:
@@ -186,21 +197,24 @@ def finish(
         **run_facts(experiment, study),
         **noise_facts(finals),
         **verdict,
-        "best": {
-            "architecture": arch.digest,
-            "accuracy": winner.trial.metrics.accuracy,
-            "estimate": winner.estimate,
-            "test_accuracy": seen["test_accuracy"],
-            "latency_ms": {
-                "predicted": winner.trial.metrics.latency_ms,
-                "measured": winner.measured.median if winner.measured else None,
-            },
-            "params": winner.trial.metrics.params,
-            "macs": winner.trial.metrics.macs,
-            "model": str(study.folder / "model"),
-        },
+        "best": best_facts(winner, seen["test_accuracy"], study.folder / "model"),
         "finalists": [finalist_facts(finalist, study) for finalist in finalists],
         "settings": {**asdict(experiment), "final": asdict(space.final), "training": seen["training"]},
+    }
+
+
+def best_facts(winner: Finalist, test_accuracy: float, model: Path) -> dict[str, Any]:
+    """Return what the result says of the winner."""
+    trial, measured = winner.trial, winner.measured
+    return {
+        "architecture": trial.architecture.digest,
+        "accuracy": trial.metrics.accuracy,
+        "estimate": winner.estimate,
+        "test_accuracy": test_accuracy,
+        "latency_ms": {"predicted": trial.metrics.latency_ms, "measured": measured.median if measured else None},
+        "params": trial.metrics.params,
+        "macs": trial.metrics.macs,
+        "model": str(model),
     }
 
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "final-images": (number, "images of its last epoch, at the deployed resolution (default: 500)"),
         "run": ({"metavar": "DIR"}, "the run's folder; the same command continues there"),
         "fidelity": (text, "full (default), halving or hyperband: stop trainings that fall behind"),
-        "eta": (number, "one of so many goes on at each rung (default: 3)"),
+        "eta": (number, "one of so many goes on at each rung (default: 2)"),
         "min-epochs": (number, "epochs before the first rung (default: 1)"),
         "finalists": (number, "candidates to evaluate again at most, before a winner is named (default: 5)"),
         "finalist-seeds": (number, "rounds in which they are, each with another seed (default: 2; 0: none)"),
