@@ -73,6 +73,7 @@ class Experiment:
     finalists: int = 5
     finalist_seeds: int = 2
     supernet_epochs: int = 0
+    train_finalists: int = 0
 
     @property
     def target_ms(self) -> float:
@@ -145,7 +146,7 @@ def check(experiment: Experiment) -> None:
         if getattr(experiment, key) < least:
             raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
     for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images",
-                "supernet_epochs"):  # fmt: skip
+                "supernet_epochs", "train_finalists"):  # fmt: skip
         if getattr(experiment, key) < 0:
             raise UsageError(f"--{key.replace('_', '-')}: must not be negative: {getattr(experiment, key)}")
     lookup(dict.fromkeys(FIDELITIES), experiment.fidelity, "fidelity", "--fidelity")
@@ -213,6 +214,8 @@ def _check_sources(experiment: Experiment) -> None:
         raise UsageError("--evaluator tabular: needs --accuracies FILE")
     if experiment.source and not experiment.source.exists():
         raise UsageError(f"--{given[0]}: no such file or folder: '{experiment.source}'")
+    if experiment.train_finalists and experiment.evaluator == "proxy_training":
+        raise UsageError("--train-finalists: is for evaluators that do not train; proxy_training has --finalists")
     if experiment.warm_start:
         lookup(ZERO_COST, experiment.warm_start, "zero-cost score", "--warm-start")
 

@@ -15,6 +15,8 @@ from nas.compiled import compile_space
 from nas.distribution import count_within, latency_distribution
 from nas.errors import RunError, UsageError
 from nas.evaluators import Evaluator
+from nas.evaluators.proxy_training import ProxyTraining
+from nas.evaluators.setup import Setup
 from nas.experiment import (
     Experiment,
     check,
@@ -37,7 +39,7 @@ from nas.profiler import measure_networks, table_header
 from nas.profiling import Latency
 from nas.progress import Reporter
 from nas.ready import Ready, published_identity, ready_table
-from nas.repeats import Finals, evaluate_finalists
+from nas.repeats import Finals, evaluate_finalists, train_finalists
 from nas.rungs import spent
 from nas.search import Plan, search
 from nas.space import Space
@@ -47,6 +49,7 @@ from nas.tasks.images import check_images
 from nas.trust import in_words, known
 from nas.units import format_latency
 
+FINALIST_SETTINGS = ("finalists", "finalist_seeds", "train_finalists")
 NEVER_CHECKED = "was never checked in this space on this data: `nas check-proxy` tells how well it ranks"
 
 
@@ -92,7 +95,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         controller = make_controller(experiment, space, objective, task, predict, lambda: study.digests, reporter)
         plan = Plan(space, controller, evaluator, objective, predict, rungs)
         search(plan, study, experiment.trials, experiment.seed, reporter)
-        finals = find_finalists(experiment, study, evaluator, objective, reporter)
+        finals = find_finalists(experiment, space, task, study, evaluator, objective, reporter)
         result = finish(experiment, space, task, objective, study, evaluator, finals, ready, reporter)
         result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
         result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
@@ -103,16 +106,29 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
 
 
 def find_finalists(
-    experiment: Experiment, study: Study, evaluator: Evaluator, objective: Objective, reporter: Reporter
+    experiment: Experiment,
+    space: Space,
+    task: Classification,
+    study: Study,
+    evaluator: Evaluator,
+    objective: Objective,
+    reporter: Reporter,
 ) -> Finals:
-    """Evaluate the best candidates again. Raises UsageError where there are none."""
+    """Evaluate the best candidates again, or train them. Raises UsageError where there are none."""
     if not study.trials:
         last = f", the last: {study.failed[-1][1]}" if study.failed else ""
         raise UsageError(f"--trials: no candidate of {study.count} was evaluated to its end{last}")
-    finals = evaluate_finalists(
-        study, evaluator, objective, experiment.target_ms, experiment.seed, experiment.finalists,
-        experiment.finalist_seeds, reporter,
-    )  # fmt: skip
+    most, rounds = experiment.finalists, experiment.finalist_seeds
+    if experiment.train_finalists:
+        trainer = ProxyTraining(Setup(task, space, study.folder, None, experiment.seed, reporter))
+        finals = train_finalists(
+            study, trainer, objective, experiment.target_ms, experiment.seed, experiment.train_finalists, rounds,
+            reporter,
+        )  # fmt: skip
+    else:
+        finals = evaluate_finalists(
+            study, evaluator, objective, experiment.target_ms, experiment.seed, most, rounds, reporter
+        )
     say_learnt(study, finals, reporter)
     return finals
 
@@ -136,7 +152,7 @@ def finished_result(experiment: Experiment) -> dict[str, Any] | None:
     result = read_json(path)
     try:
         done = result["trials"] + len(result["failed"]) >= experiment.trials
-        same = all(result["settings"][key] == getattr(experiment, key) for key in ("finalists", "finalist_seeds"))
+        same = all(result["settings"].get(key, 0) == getattr(experiment, key) for key in FINALIST_SETTINGS)
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the result of a search: {error!r}; without the file it is made again") from error
     return result if done and same and (experiment.folder / "model" / "card.json").is_file() else None

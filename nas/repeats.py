@@ -20,6 +20,8 @@ from nas.shrinkage import Spread, fit
 from nas.study import Repeat, Study, Trial
 
 FEWEST = 2
+TRAINED = 0
+"""`longer` of a repeat that was trained, in a search whose evaluator trains nobody."""
 Again = Callable[[Trial, int, int], float | None]
 """(trial, round from 1, how many times the epochs) -> accuracy, or None where it failed or was known before."""
 
@@ -84,13 +86,10 @@ def evaluate_finalists(
     been. An evaluator that says `deterministic` has nothing to repeat.
     """
     known = Known(study.accuracies(before=study.count))
-    trials = sorted(
-        (trial for trial in study.trials if trial.metrics.latency_ms <= target_ms),
-        key=lambda trial: preference(objective, target_ms, trial.metrics),
-    )
+    trials = within(study, objective, target_ms)
     if rounds == 0 or most < FEWEST or len(trials) < FEWEST or getattr(evaluator, "deterministic", False):
         return Finals(None, known.estimates(), ())
-    again = _recorded(study, evaluator, seed, reporter)
+    again = _recorded(study, {1: evaluator}, seed, reporter)
     chosen = best_of(trials, known, objective)[:FEWEST]
     repeat(chosen, known, again, 1)
     others = contenders(trials, known, objective)[: most - len(chosen)]
@@ -102,6 +101,48 @@ def evaluate_finalists(
         chosen = best_of(chosen, known, objective)[: max(FEWEST, len(chosen) // 2)]
         repeat(chosen, known, again, number, 2 ** (number - 1) if hasattr(evaluator, "longer") else 1)
     return Finals(known.spread, known.estimates(), tuple(known.again))
+
+
+def train_finalists(
+    study: Study,
+    trainer: Evaluator,
+    objective: Objective,
+    target_ms: float,
+    seed: int,
+    most: int,
+    rounds: int,
+    reporter: Reporter,
+) -> Finals:
+    """Train the best `most` trials by `trainer`, then the better half with another seed, in `rounds` rounds.
+
+    For searches by shared weights or scores, which rank but do not train (MnasNet, section 5, trains its top 15). What
+    is believed of a finalist is the mean of its trainings. Recorded as `evaluate_finalists` does.
+    """
+    again = _recorded(study, {TRAINED: trainer}, seed, reporter)
+    chosen, reached = within(study, objective, target_ms)[:most], dict[str, list[float]]()
+
+    def key(trial: Trial) -> float:
+        accuracy = fmean(reached[trial.architecture.digest])
+        return -objective.score(replace(trial.metrics, accuracy=accuracy))
+
+    for number in range(1, rounds + 1):
+        for trial in chosen:
+            accuracy = again(trial, number, TRAINED)
+            if accuracy is not None:
+                reached.setdefault(trial.architecture.digest, []).append(accuracy)
+        trained = [trial for trial in chosen if trial.architecture.digest in reached]
+        chosen = sorted(trained, key=key)[: max(FEWEST, len(chosen) // 2)]
+    believed = {digest: values[0] for digest, values in study.accuracies().items()}
+    believed |= {digest: fmean(values) for digest, values in reached.items()}
+    return Finals(fit(list(reached.values())), believed, tuple(reached))
+
+
+def within(study: Study, objective: Objective, target_ms: float) -> list[Trial]:
+    """Return the finished trials that hold the target by prediction, the best first."""
+    return sorted(
+        (trial for trial in study.trials if trial.metrics.latency_ms <= target_ms),
+        key=lambda trial: preference(objective, target_ms, trial.metrics),
+    )
 
 
 def best_of(trials: Sequence[Trial], known: Known, objective: Objective) -> list[Trial]:
@@ -143,9 +184,8 @@ def repeat(trials: Sequence[Trial], known: Known, again: Again, number: int, lon
             known.longer.setdefault(longer, {})[digest] = accuracy
 
 
-def _recorded(study: Study, evaluator: Evaluator, seed: int, reporter: Reporter) -> Again:
-    """Return a function that evaluates again and records it, or takes what is recorded."""
-    made: dict[int, Any] = {1: evaluator}
+def _recorded(study: Study, made: dict[int, Any], seed: int, reporter: Reporter) -> Again:
+    """Return a function that evaluates again and records it, or takes what is recorded; `made` are evaluators."""
 
     def again(trial: Trial, number: int, longer: int) -> float | None:
         digest = trial.architecture.digest

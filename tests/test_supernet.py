@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -299,6 +300,14 @@ def test_a_second_search_from_the_same_supernet_trains_no_supernet(
         assert 0 <= result["best"]["test_accuracy"] <= 1
         assert result["noise"] is None
     assert not (tmp_path / "second" / "supernet").exists()
+    third = search("1s", "third", "--supernet", str(tmp_path / "first"), "--train-finalists", "2")
+    trained = [item["repeats"] for item in third["finalists"] if item["repeats"]]
+    assert [len(repeats) for repeats in trained] == [2, 2]
+    assert third["finalists"][0]["repeats"] in trained
+    assert third["best"]["estimate"] == pytest.approx(
+        fmean(item["accuracy"] for item in third["finalists"][0]["repeats"])
+    )
+    assert third["noise"] is not None
     shared = {item["architecture"]: item["accuracy"] for item in first["candidates"]}
     both = [item for item in second["candidates"] if item["architecture"] in shared]
     assert all(item["accuracy"] == shared[item["architecture"]] for item in both)

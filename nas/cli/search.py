@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "accuracies": ({"metavar": "FILE"}, "a CSV or Parquet of accuracies, or a run's folder, to search in"),
         "supernet": ({"metavar": "DIR"}, "a trained supernet that evaluates the candidates"),
         "supernet-epochs": (number, "epochs of a supernet that --evaluator supernet trains in the run's folder"),
+        "train-finalists": (number, "train the best N where the evaluator trains nobody (default: 0, none)"),
         "warm-start": (text, "begin with the best of random candidates by a zero-cost score, as synflow"),
         "warm-start-samples": (number, "how many random candidates that are (default: 64)"),
         "trials": (number, "candidates to evaluate (default: 12)"),
