@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
+from nas.agreement import ceiling
 from nas.cli.main import main
 from nas.errors import RunError
 from nas.network import totals, trace
 from nas.reference import Reference, Training, stratified_networks
+from nas.resources import shipped
 from nas.space_file import load_space
 from nas.trust import in_words, known
 
@@ -205,3 +207,12 @@ def test_bad_input_is_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_recorded_reference_is_of_the_shipped_space() -> None:
+    space = load_space("cifar").for_classes(10)
+    path = shipped("experiments") / "cifar_reference.jsonl"
+    reference = Reference.open(path, {"space": space.key, "epochs": space.proxy.epochs, "train_images": 10_000})
+    archs = stratified_networks(space, 20, 0)
+    assert reference.missing(archs, (0, 1)) == []
+    assert ceiling(reference.accuracies(archs, (0, 1))).kendall == pytest.approx(0.86, abs=0.005)
