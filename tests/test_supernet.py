@@ -60,7 +60,7 @@ def some(space: Space, count: int, seed: int = 0) -> list[Architecture]:
     return [canonical(space.decode(space.sample(rng))) for _ in range(count)]
 
 
-@pytest.mark.parametrize("name", ["cifar", "mobile", "zoo"])
+@pytest.mark.parametrize("name", ["cifar", "mobile", pytest.param("zoo", marks=pytest.mark.slow)])
 def test_a_child_computes_what_its_copy_computes(name: str) -> None:
     supernet, x = Supernet(load_space(name)), torch.randn(2, 3, 32, 32)
     for arch in some(supernet.space, 3):
@@ -150,8 +150,11 @@ def test_the_loss_falls_and_a_seed_decides_it(task: Classification, settings: di
         assert torch.equal(before, torch.random.get_rng_state())
         return losses, supernet
 
-    (losses, supernet), (again, same), (others, _) = trained(0), trained(0), trained(1)
+    losses, supernet = trained(0)
     assert losses[-1] < losses[0]
+    if settings:  # the seed's part is the same for all
+        return
+    (again, same), (others, _) = trained(0), trained(1)
     assert again == losses
     assert others != losses
     assert all(torch.equal(left, right) for left, right in zip(supernet.bank, same.bank, strict=True))

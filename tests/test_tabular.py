@@ -267,6 +267,7 @@ def test_a_trial_that_failed_has_no_accuracy(tmp_path: Path) -> None:
     assert set(read_accuracies(tmp_path / "a", SPACE).rows) == {digest(some(0))}
 
 
+@pytest.mark.slow
 def test_nas_bench_macro_is_searched(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, table = shared / "bench" / "nas_bench_macro" / "nb_macro.csv", tmp_path / "accuracies.csv"
     assert BENCHMARK["convert"](source, table) == 3969 == BENCHMARK["SPACE"].size
