@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,6 +48,21 @@ def drop_cut_line(file: IO[bytes]) -> int:
     file.truncate(end)
     file.seek(0, os.SEEK_END)
     return end
+
+
+def append_rows(path: Path, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add JSON lines to a file and its disk before returning; one that is begun starts with `header`.
+
+    A line that a crash cut off is dropped first. Raises OSError.
+    """
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        if drop_cut_line(file) == 0:
+            text = json.dumps(header) + "\n" + text
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check_same_settings(folder: Path, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -20,7 +19,7 @@ from nas.architecture import Architecture
 from nas.calibration import Calibration, Certificate, Sample
 from nas.errors import SpaceError, TableError
 from nas.estimate import estimate
-from nas.files import drop_cut_line
+from nas.files import append_rows
 from nas.network import Layer, trace
 from nas.profiling import middle
 from nas.table_rows import (
@@ -106,15 +105,8 @@ class LatencyTable:
         self._add(key, [(0.0, ms)], {})
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(row) + "\n" for row in rows)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                if drop_cut_line(file) == 0:
-                    text = json.dumps(self.header) + "\n" + text
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append_rows(self.path, self.header, rows)
         except OSError as error:
             raise TableError(f"{self.path}: cannot be written: {error}") from error
 

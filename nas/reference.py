@@ -25,7 +25,7 @@ from nas.draws import draw
 from nas.errors import RunError
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
-from nas.files import drop_cut_line
+from nas.files import append_rows
 from nas.network import totals, trace
 from nas.space import Space
 from nas.tasks.classification import Classification
@@ -104,15 +104,8 @@ class Reference:
 
     def add(self, training: Training) -> None:
         """Add a finished training and write it before returning. Raises RunError where the disk does not take it."""
-        text = json.dumps(training.to_dict()) + "\n"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                if drop_cut_line(file) == 0:
-                    text = json.dumps({"format": FORMAT, "settings": self.settings}) + "\n" + text
-                file.write(text.encode())
-                file.flush()
-                os.fsync(file.fileno())
+            append_rows(self.path, {"format": FORMAT, "settings": self.settings}, [training.to_dict()])
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written: {error}") from error
         self.trainings[training.arch.digest, training.seed] = training

@@ -63,14 +63,12 @@ class SupernetEvaluator:
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield the validation accuracy in [0, 1] of the child with shared weights, once."""
-        network = self._supernet.extract(arch.at(self._proxy.resolution))
-        network.to(memory_format=torch.channels_last)
-        recalibrate(network, self._batches, self._device, len(self._batches))
-        yield self._task.accuracy(network, self._validation, self._device)
+        yield self._task.accuracy(self.trained(arch), self._validation, self._device)
 
     def trained(self, arch: Architecture) -> nn.Module:
         """Return `arch` with its shared weights: the winner's training starts from them."""
         network = self._supernet.extract(arch.at(self._proxy.resolution))
+        network.to(memory_format=torch.channels_last)
         recalibrate(network, self._batches, self._device, len(self._batches))
         return network
 
