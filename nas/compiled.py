@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -200,7 +201,11 @@ def compile_space(space: Space, cost: Cost, constant: float = 0.0) -> CompiledSp
 
     Raises SpaceError where a layer cannot be built, ValueError for a cost that is not finite, and what `cost` raises.
     """
-    lattice = unroll(space)
+    return compile_lattice(unroll(space), cost, constant)
+
+
+def compile_lattice(lattice: Lattice, cost: Cost, constant: float = 0.0) -> CompiledSpace:
+    """Return a space that is laid out already with another cost; a network's code is the same under every cost."""
     known: dict[Any, float] = {}
 
     def cached(layer: Any) -> float:
@@ -269,15 +274,37 @@ def _paths(lattice: Lattice, encodings: Integers) -> Integers:
         places = [place for place, segment in enumerate(lattice.segments) if segment.slot == slot]
         name = "resolution" if slot < 0 else (*space.stages, space.head)[slot].name
         asked = [at for at, key in enumerate(space.choices) if key == name or key.startswith(f"{name}.")]
-        found, which = np.unique(np.column_stack([states, encodings[:, asked]]), axis=0, return_inverse=True)
-        walked = [_slot_rows(lattice, places, row, asked) for row in found.tolist()]
-        which = which.reshape(-1)
-        paths[places] = np.array([rows for rows, _ in walked], np.intp).T[:, which]
+        given = np.column_stack([states, encodings[:, asked]])
+        first, which = _distinct(given, (1, *(sizes[asked] + 1)))
+        known = lattice.walked.setdefault(slot, {})
+        walked = []
+        for row in map(tuple, given[first].tolist()):
+            if row not in known:
+                known[row] = _slot_rows(lattice, places, row, asked)
+            walked.append(known[row])
+        paths[places] = np.array([rows for rows, _ in walked], np.intp).reshape(len(walked), -1).T[:, which]
         states = np.array([after for _, after in walked], np.intp)[which]
     return paths
 
 
-def _slot_rows(lattice: Lattice, places: Sequence[int], row: Sequence[int], asked: Sequence[int]) -> tuple[Any, int]:
+def _distinct(rows: Integers, widths: Sequence[int]) -> tuple[Integers, Integers]:
+    """Return where each distinct row stands first, and which of them each row, (N, columns), is.
+
+    Entries lie in [-1, width - 1), those of the first column are not negative and may be of any size.
+    """
+    if prod(map(int, widths)) * (int(rows[:, 0].max(initial=0)) + 1) < 1 << 62:
+        number = rows[:, 0].copy()
+        for column, width in enumerate(widths[1:], 1):
+            number = number * width + rows[:, column] + 1
+        _, first, which = np.unique(number, return_index=True, return_inverse=True)
+    else:
+        _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first, which.reshape(-1)
+
+
+def _slot_rows(
+    lattice: Lattice, places: Sequence[int], row: Sequence[int], asked: Sequence[int]
+) -> tuple[list[int], int]:
     """Return the rows of a slot's places, and the state after them, for [state, index of each choice asked]."""
     space, (state, *indices) = lattice.space, row
     keys = list(space.choices)

@@ -21,6 +21,7 @@ from nas.errors import UsageError
 from nas.evaluators import EVALUATORS, Evaluator, epochs_of, find_evaluator
 from nas.evaluators.setup import Setup
 from nas.objective import Objective, make_objective
+from nas.problem import Problem
 from nas.progress import Reporter
 from nas.registry import lookup, nearest
 from nas.rungs import FIDELITIES, Rungs, make_rungs
@@ -163,7 +164,7 @@ def make_experiment_objective(experiment: Experiment) -> Objective:
 def make_controller(
     experiment: Experiment,
     space: Space,
-    objective: Objective,
+    problem: Problem,
     task: Classification,
     predict: Callable[[Architecture], float],
     tried: Callable[[], AbstractSet[str]],
@@ -173,9 +174,7 @@ def make_controller(
 
     `tried` gives the digests of all candidates so far, failed ones included.
     """
-    controller: Controller = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(
-        space, objective.directions
-    )
+    controller: Controller = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(problem)
     samples = experiment.warm_start_samples
     keep = max(1, samples // WARM_SHARE)
     if not experiment.warm_start or len(tried()) >= keep:

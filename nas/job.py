@@ -35,6 +35,7 @@ from nas.latency import IDENTITY, LatencyTable
 from nas.network import trace
 from nas.objective import Objective, front
 from nas.picture import draw_search
+from nas.problem import Problem
 from nas.profiler import measure_networks, table_header
 from nas.profiling import Latency
 from nas.progress import Reporter
@@ -43,6 +44,7 @@ from nas.repeats import Finals, evaluate_finalists, train_finalists
 from nas.rungs import spent
 from nas.search import Plan, search
 from nas.space import Space
+from nas.space_domain import space_domain
 from nas.study import RESULT, Study, Trial, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
@@ -92,7 +94,8 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         reporter.say(f"{experiment.evaluator}: {in_words(checked) if checked else NEVER_CHECKED}")
         rungs = make_experiment_rungs(experiment, task, space)
         predict = ready.predictor.predict
-        controller = make_controller(experiment, space, objective, task, predict, lambda: study.digests, reporter)
+        problem = Problem(space_domain(space, ready.predictor.layer_ms), objective)
+        controller = make_controller(experiment, space, problem, task, predict, lambda: study.digests, reporter)
         plan = Plan(space, controller, evaluator, objective, predict, rungs)
         search(plan, study, experiment.trials, experiment.seed, reporter)
         finals = find_finalists(experiment, space, task, study, evaluator, objective, reporter)

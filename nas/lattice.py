@@ -67,6 +67,11 @@ class Lattice:
     space: Space
     segments: tuple[Segment, ...]
 
+    @cached_property
+    def walked(self) -> dict[int, dict[tuple[int, ...], tuple[list[int], int]]]:
+        """What readers of encodings remember: for each slot, the rows and the state that a way to choose leads to."""
+        return {}
+
     def architecture(self, rows: Sequence[int]) -> Architecture:
         """Return the canonical architecture of a path, given as the row of each segment."""
         stages: list[list[BlockSpec]] = [[] for _ in (*self.space.stages, self.space.head)]

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nas.errors import UsageError
 from nas.registry import lookup
 
+Floats = NDArray[np.float64]
 SOFT = -0.07
 """Doubling the latency is worth about 5 % more accuracy, relatively (MnasNet, section 3)."""
 
@@ -43,6 +47,9 @@ class Objective(Protocol):
     def score(self, metrics: Metrics) -> float:
         """Return one number by which a winner is chosen; higher is better."""
 
+    def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
+        """Return what `score` gives for N candidates, (N,)."""
+
 
 @dataclass(frozen=True)
 class Reward:
@@ -70,6 +77,11 @@ class Reward:
         ratio = metrics.latency_ms / self.target_ms
         return float(metrics.accuracy * ratio ** (self.alpha if ratio <= 1 else self.beta))
 
+    def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
+        """Return the rewards, (N,)."""
+        ratio = latency_ms / self.target_ms
+        return np.asarray(accuracy * ratio ** np.where(ratio <= 1, self.alpha, self.beta), np.float64)
+
 
 @dataclass(frozen=True)
 class Constrained:
@@ -94,6 +106,10 @@ class Constrained:
         """Return the accuracy within the target, below any accuracy beyond it."""
         return metrics.accuracy if self.admits(metrics.latency_ms) else -metrics.latency_ms / self.target_ms
 
+    def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
+        """Return the accuracies within the target, numbers below any accuracy beyond it, (N,)."""
+        return np.where(latency_ms <= self.target_ms, accuracy, -latency_ms / self.target_ms)
+
 
 @dataclass(frozen=True)
 class Pareto:
@@ -117,6 +133,10 @@ class Pareto:
     def score(self, metrics: Metrics) -> float:
         """Return the score of `Constrained`."""
         return Constrained(self.target_ms).score(metrics)
+
+    def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
+        """Return the scores of `Constrained`, (N,)."""
+        return Constrained(self.target_ms).scores(accuracy, latency_ms)
 
 
 OBJECTIVES: dict[str, Callable[[float], Objective]] = {

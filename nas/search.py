@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
 import re
 import time
 import traceback
@@ -15,11 +16,11 @@ from typing import Any
 
 from nas.architecture import Architecture, Scalar
 from nas.controllers import Controller
-from nas.controllers.random import RandomController
 from nas.errors import NasError, RunError, UsageError
 from nas.evaluators import Evaluator
 from nas.network import canonical, totals, trace
 from nas.objective import Metrics, Objective
+from nas.problem import Told
 from nas.progress import Reporter
 from nas.rungs import Entry, Rungs
 from nas.space import Space
@@ -61,7 +62,7 @@ def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter)
     Raises UsageError where nothing but failures alike came of the first candidates.
     """
     for trial in study.evaluated:
-        plan.controller.tell(trial.choices, trial.values)
+        plan.controller.tell(told(trial))
     with reporter.task("searching", trials) as advance:
         advance(study.count)
         while study.count < trials:
@@ -76,10 +77,10 @@ def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter)
 def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
     """Return a candidate that is new and that the objective admits, or None where none was found."""
     tried = study.digests
-    anything = RandomController(plan.space, plan.objective.directions)
     for attempt in range(ALL_ATTEMPTS):
-        asked = plan.controller if attempt < CONTROLLER_ATTEMPTS else anything
-        choices = asked.ask(derive_seed(seed, study.count, attempt))
+        own = derive_seed(seed, study.count, attempt)
+        asked = attempt < CONTROLLER_ATTEMPTS
+        choices = plan.controller.ask(own) if asked else plan.space.sample(random.Random(own))
         arch = canonical(plan.space.decode(choices))
         if arch.digest in tried:
             continue
@@ -112,6 +113,7 @@ def evaluate(plan: Plan, candidate: Candidate, study: Study, seed: int, reporter
         raise
     except Exception as error:
         study.record_failure(candidate.choices, arch, reason(error))
+        plan.controller.tell(Told(candidate.choices, None, None))
         reporter.warn(f"{arch.digest} failed: {reason(error)}")
         give_up_if_hopeless(study)
         return
@@ -119,12 +121,17 @@ def evaluate(plan: Plan, candidate: Candidate, study: Study, seed: int, reporter
     values = plan.objective(metrics)
     taken_s = time.monotonic() - started
     trial = study.record(candidate.choices, arch, metrics, values, taken_s, curve, stopped)
-    plan.controller.tell(trial.choices, values)
+    plan.controller.tell(told(trial))
     best = incumbent(study, plan.objective)
     words = describe(trial, plan.objective)
     if stopped:
         words += f", stopped after {len(curve)} of {plan.rungs.epochs} epochs"
     reporter.say(f"trial {study.count}: {words}; best so far {describe(best, plan.objective)}")
+
+
+def told(trial: Trial) -> Told:
+    """Return what a controller is told of a finished trial."""
+    return Told(trial.choices, trial.metrics, trial.values, trial.stopped_at is not None)
 
 
 def follow(accuracies: Iterator[Any], stops: Callable[[tuple[float, ...]], bool]) -> tuple[tuple[float, ...], bool]:

@@ -21,6 +21,8 @@ from nas.schema import block_spec, keywords
 Values = tuple[Scalar, ...]
 Choices = Mapping[str, Scalar]
 Choose = Callable[[str, Values], Scalar]
+Conditions = tuple[tuple[str, frozenset[Scalar]], ...]
+"""Pairs of a choice and the values of it, one of which it must have."""
 T = TypeVar("T")
 
 
@@ -110,6 +112,21 @@ class Slot:
             asked |= {key: values for key, values in found.items() if len(values) > 1}
         return asked
 
+    def conditions(self) -> dict[str, Conditions]:
+        """Return, for each choice that is not always active, which values other choices must have."""
+        found: dict[str, Conditions] = {}
+        for index in range(max(self.depth)):
+            deep = frozenset(depth for depth in self.depth if depth > index)
+            exists: Conditions = () if len(deep) == len(self.depth) else ((f"{self.name}.depth", deep),)
+            for key in ("block", *(key for key, _ in self.args)):
+                found.setdefault(self._key(key, index), exists)
+            for op in self.operators:
+                taken = (self._key("block", index), frozenset([op.label]))
+                needed = (*exists, taken) if len(self.operators) > 1 else exists
+                for key, _ in op.args:
+                    found.setdefault(self._key(key, index, f"{op.label}."), needed)
+        return {key: needed for key, needed in found.items() if needed}
+
 
 @dataclass(frozen=True)
 class Proxy:
@@ -172,6 +189,12 @@ class Space:
         for slot in (*self.stages, self.head):
             asked |= slot.choices()
         return asked
+
+    @cached_property
+    def conditions(self) -> dict[str, Conditions]:
+        """When the choices that are not always active are: "stage3.layer2.kernel_size": (("stage3.depth", {3, 4}),)."""
+        found = {key: needed for slot in (*self.stages, self.head) for key, needed in slot.conditions().items()}
+        return {key: found[key] for key in self.choices if key in found}
 
     @cached_property
     def key(self) -> str:

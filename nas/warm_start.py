@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from nas.architecture import Architecture, Scalar
 from nas.controllers import Controller
 from nas.draws import distinct_networks
+from nas.problem import Told
 from nas.progress import Reporter
 from nas.space import Choices, Space
 from nas.tasks.classification import Classification
@@ -28,15 +29,15 @@ class WarmStart:
     def __init__(self, controller: Controller, pool: Mapping[str, Choices], tried: Callable[[], Container[str]]):
         self._controller, self._pool, self._tried = controller, pool, tried
 
-    def ask(self, seed: int) -> dict[str, Scalar]:
+    def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
         """Return one of the pool that was not tried yet, by the seed; after it, what the controller asks."""
         tried = self._tried()
         waiting = [choices for digest, choices in self._pool.items() if digest not in tried]
-        return dict(random.Random(seed).choice(waiting)) if waiting else self._controller.ask(seed)
+        return dict(random.Random(seed).choice(waiting)) if waiting else self._controller.ask(seed, pending)
 
-    def tell(self, choices: Choices, values: tuple[float, ...]) -> None:
-        """Let the controller learn from a finished candidate."""
-        self._controller.tell(choices, values)
+    def tell(self, told: Told) -> None:
+        """Let the controller learn from a candidate that ended."""
+        self._controller.tell(told)
 
 
 def best_of_random(

@@ -16,10 +16,12 @@ from nas.controllers.tpe import TPEController
 from nas.errors import RunError, UsageError
 from nas.network import totals, trace
 from nas.objective import make_objective
+from nas.problem import Problem
 from nas.progress import Reporter
 from nas.rungs import Rungs, make_rungs
 from nas.search import HOPELESS, Plan, follow, incumbent, search
 from nas.space import Space
+from nas.space_domain import space_domain
 from nas.space_file import load_space
 from nas.study import JOURNAL, Repeat, Trial, open_study
 from nas.training import TrainingError
@@ -66,7 +68,8 @@ def run(
     """Return the trials of a search in `folder`, which goes on if it has some, and the epochs evaluated now."""
     evaluator, goal = Scripted(script), make_objective(objective, 1.0)
     with open_study(folder, {}, space, goal.directions) as study:
-        plan = Plan(space, controller(space, goal.directions), evaluator, goal, predict, rungs)
+        problem = Problem(space_domain(space, lambda layer: layer.macs / 1e6), goal)
+        plan = Plan(space, controller(problem), evaluator, goal, predict, rungs)
         search(plan, study, trials, 0, Reporter(quiet=True))
         return study.evaluated, evaluator.epochs
 

@@ -7,9 +7,12 @@ import pytest
 from nas.architecture import Architecture
 from nas.controllers.random import RandomController
 from nas.network import canonical, totals, trace
+from nas.objective import make_objective
+from nas.problem import Problem, Told
 from nas.progress import Reporter
 from nas.search import derive_seed
 from nas.space import Choices, Space
+from nas.space_domain import space_domain
 from nas.space_file import parse_space
 from nas.tasks.classification import Classification
 from nas.warm_start import WarmStart, best_of_random
@@ -21,6 +24,7 @@ DATA = {
     "proxy": {"resolution": 8},
 }
 SPACE: Space = parse_space("small", DATA, "small.yaml")
+PROBLEM = Problem(space_domain(SPACE, lambda layer: 1.0), make_objective("soft", 1.0))
 POOL = [SPACE.sample(random.Random(seed)) for seed in (3, 5, 8)]
 
 
@@ -30,7 +34,7 @@ def digest(choices: Choices) -> str:
 
 def warm(tried: set[str], pool: list[Choices] | None = None) -> WarmStart:
     given: dict[str, Choices] = {digest(choices): choices for choices in (POOL if pool is None else pool)}
-    return WarmStart(RandomController(SPACE, ("maximize",)), given, lambda: tried)
+    return WarmStart(RandomController(PROBLEM), given, lambda: tried)
 
 
 def params(choices: Choices) -> int:
@@ -44,9 +48,9 @@ def test_the_pool_comes_first_and_then_the_controller() -> None:
         choices = controller.ask(derive_seed(0, number))
         asked.append(choices)
         tried.add(digest(choices))
-        controller.tell(choices, (0.5,))
+        controller.tell(Told(choices, None, (0.5,)))
     assert sorted(asked[:3], key=str) == sorted(POOL, key=str)
-    assert asked[3] == SPACE.sample(random.Random(derive_seed(0, 3)))
+    assert asked[3] == RandomController(PROBLEM).ask(derive_seed(0, 3))
 
 
 def test_replay_equals_tell() -> None:
@@ -57,9 +61,9 @@ def test_replay_equals_tell() -> None:
         choices = one.ask(derive_seed(1, number))
         other = warm(tried)
         for earlier in told:
-            other.tell(earlier, (0.5,))
+            other.tell(Told(earlier, None, (0.5,)))
         assert other.ask(derive_seed(1, number)) == choices
-        one.tell(choices, (0.5,))
+        one.tell(Told(choices, None, (0.5,)))
         told.append(choices)
         tried.add(digest(choices))
 
@@ -69,11 +73,11 @@ def test_a_member_that_failed_is_not_asked_for_again() -> None:
     controller = warm(tried)
     assert all(digest(controller.ask(seed)) not in tried for seed in range(20))
     tried |= set(map(digest, POOL))
-    assert controller.ask(4) == SPACE.sample(random.Random(4))
+    assert controller.ask(4) == RandomController(PROBLEM).ask(4)
 
 
 def test_an_empty_pool_starts_cold() -> None:
-    assert warm(set(), []).ask(4) == SPACE.sample(random.Random(4))
+    assert warm(set(), []).ask(4) == RandomController(PROBLEM).ask(4)
 
 
 def test_the_best_feasible_of_the_samples_are_kept(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,25 +6,27 @@ was told, so a search that was killed goes on exactly where it stopped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from nas.architecture import Scalar
 from nas.controllers.random import RandomController
 from nas.controllers.tpe import TPEController
-from nas.space import Choices, Space
+from nas.domain import Choices
+from nas.problem import Problem, Told
 
 
 class Controller(Protocol):
-    """What a controller file provides; it is made with `Controller(space, directions)`."""
+    """What a controller file provides; it is made with `Controller(problem)`."""
 
-    def __init__(self, space: Space, directions: tuple[str, ...]):
-        """Begin with nothing told; `directions` are "maximize" or "minimize", one for each value."""
+    def __init__(self, problem: Problem):
+        """Begin with nothing told."""
 
-    def ask(self, seed: int) -> dict[str, Scalar]:
-        """Return the active choices of a candidate."""
+    def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
+        """Return the active choices of a candidate, while those of `pending` are being evaluated."""
 
-    def tell(self, choices: Choices, values: tuple[float, ...]) -> None:
-        """Take in the values of a finished candidate."""
+    def tell(self, told: Told) -> None:
+        """Take in a candidate that ended, or failed."""
 
 
 CONTROLLERS: dict[str, type[Controller]] = {

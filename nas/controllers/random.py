@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
+
+import numpy as np
 
 from nas.architecture import Scalar
-from nas.space import Choices, Space
+from nas.domain import Choices
+from nas.problem import Problem, Told
 
 
 class RandomController:
     """Draws each active choice uniformly."""
 
-    def __init__(self, space: Space, directions: tuple[str, ...]):
-        self._space = space
+    def __init__(self, problem: Problem):
+        self._domain = problem.domain
 
-    def ask(self, seed: int) -> dict[str, Scalar]:
+    def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
         """Return a random candidate of this seed."""
-        return self._space.sample(random.Random(seed))
+        return self._domain.decode(self._domain.sample(1, np.random.default_rng(seed))[0])
 
-    def tell(self, choices: Choices, values: tuple[float, ...]) -> None:
+    def tell(self, told: Told) -> None:
         """Learn nothing."""

@@ -1,0 +1,158 @@
+"""What a controller searches: a finite set of candidates as arrays of indices, and what is known of each for nothing.
+
+A candidate is a row of indices, one for each choice, -1 where the choice is inactive (a layer that is not there, an
+operator that was not taken). A controller sees no architecture: a search space, a table of cells and a grid of
+scaling coefficients are the same to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.architecture import Scalar
+
+Values = tuple[Scalar, ...]
+Choices = Mapping[str, Scalar]
+Choose = Callable[[str, Values], Scalar]
+Conditions = Mapping[str, tuple[tuple[str, frozenset[Scalar]], ...]]
+"""Where a key is missing, its choice is always active; else every (other key, values) must hold."""
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Indices = NDArray[np.int16]
+"""(N, choices): the index of each choice's value, -1 where it is inactive."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of N candidates before any evaluation. Equal `keys`, (N,), mean the same network.
+
+    `latency_ms`, (N,) or (devices, N), is predicted; `features` (N, any number) is what else tells candidates apart,
+    as log MACs.
+    """
+
+    keys: NDArray[Any]
+    latency_ms: Floats
+    features: Floats
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Choices with their values, when each is active, which belong together, and a function that tells the facts.
+
+    `choices` are in the order in which they are asked: what decides whether another is active comes before it.
+    `groups` names the stage of each choice; without it, all are one group.
+    """
+
+    choices: Mapping[str, Values]
+    facts: Callable[[Indices], Facts]
+    conditions: Conditions = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def widths(self) -> NDArray[np.int16]:
+        """How many values each choice has, (choices,)."""
+        return np.array([len(values) for values in self.choices.values()], np.int16)
+
+    @cached_property
+    def _gates(self) -> tuple[tuple[int, tuple[tuple[int, NDArray[np.bool_]], ...]], ...]:
+        """For each conditional choice, the choices it depends on and which of their indices (the last: -1) let it be.
+
+        A choice depends on others only if these are active themselves.
+        """
+        place = {key: at for at, key in enumerate(self.choices)}
+        found = []
+        for key, needed in self.conditions.items():
+            gates = []
+            for other, allowed in needed:
+                gates.append((place[other], np.array([*(value in allowed for value in self.choices[other]), False])))
+            found.append((place[key], tuple(gates)))
+        return tuple(sorted(found, key=lambda pair: pair[0]))
+
+    def activate(self, full: Indices) -> Indices:
+        """Return the rows, (N, choices), with -1 for what is inactive; every index must be given, in place changed."""
+        for place, gates in self._gates:
+            for other, allowed in gates:
+                full[~allowed[full[:, other]], place] = -1
+        return full
+
+    def fill(self, count: int, rng: np.random.Generator) -> Indices:
+        """Return rows of uniform indices, the inactive ones too."""
+        return rng.integers(0, self.widths, (count, len(self.widths)), np.int16)
+
+    def sample(self, count: int, rng: np.random.Generator) -> Indices:
+        """Return `count` rows, each active choice drawn uniformly."""
+        return self.activate(self.fill(count, rng))
+
+    def mutate(self, rows: Indices, rng: np.random.Generator) -> Indices:
+        """Return the rows with one active choice changed in each; what becomes active thereby is drawn uniformly."""
+        count = len(rows)
+        movable = (rows >= 0) & (self.widths > 1)
+        if not movable.any(axis=1).all():
+            return rows.copy()
+        place = np.where(movable, rng.random(rows.shape), -1.0).argmax(axis=1)
+        line, widths = np.arange(count), self.widths[place]
+        changed = np.where(rows >= 0, rows, self.fill(count, rng))
+        changed[line, place] = (rows[line, place] + 1 + rng.integers(0, widths - 1)) % widths
+        return self.activate(changed)
+
+    def neighbours(self, row: Indices) -> Indices:
+        """Return every row that differs from `row`, (choices,), in one active choice; new choices take index 0."""
+        found = []
+        base = np.maximum(row, 0)
+        for place in np.flatnonzero(row >= 0):
+            for index in range(int(self.widths[place])):
+                if index != row[place]:
+                    changed = base.copy()
+                    changed[place] = index
+                    found.append(changed)
+        empty = np.zeros((0, len(row)), np.int16)
+        return self.activate(np.array(found, np.int16)) if found else empty
+
+    def walk(self, choose: Choose) -> dict[str, Scalar]:
+        """Return the active choices, each as `choose(key, values)` answers."""
+        chosen: dict[str, Scalar] = {}
+        for key, values in self.choices.items():
+            needed = self.conditions.get(key, ())
+            if all(other in chosen and chosen[other] in allowed for other, allowed in needed):
+                chosen[key] = choose(key, values)
+        return chosen
+
+    def encode(self, choices: Choices) -> Indices:
+        """Return the row, (choices,), of active choices."""
+        pairs = self.choices.items()
+        return np.array([values.index(choices[key]) if key in choices else -1 for key, values in pairs], np.int16)
+
+    def decode(self, row: Indices) -> dict[str, Scalar]:
+        """Return the active choices of a row, (choices,)."""
+        pairs = zip(self.choices.items(), row.tolist(), strict=True)
+        return {key: values[index] for (key, values), index in pairs if index >= 0}
+
+    @property
+    def size(self) -> int:
+        """How many rows there are, equal networks counted as often as they are spelled."""
+        return sum(1 for _ in self.every()) if self.conditions else int(np.prod(self.widths.astype(object)))
+
+    def every(self) -> Iterator[Indices]:
+        """Yield every row, the last choice fastest."""
+        keys = list(self.choices)
+        row = np.full(len(keys), -1, np.int16)
+
+        def deeper(place: int) -> Iterator[Indices]:
+            if place == len(keys):
+                yield row.copy()
+                return
+            for index in range(int(self.widths[place])) if self._is_active(place, row) else (-1,):
+                row[place] = index
+                yield from deeper(place + 1)
+
+        yield from deeper(0)
+
+    def _is_active(self, place: int, row: Indices) -> bool:
+        gates = dict(self._gates).get(place, ())
+        return all(bool(allowed[row[other]]) for other, allowed in gates)
