@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from nas.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 LOCK = ".lock"
+_held: set[int] = set()
+"""Descriptors of the locks of this process. A forked child gives them up: it must not hold them when we are dead."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def append_rows(path: Path, header: Mapping[str, Any], rows: Iterable[Mapping[st
         os.fsync(file.fileno())
 
 
-def check_same_settings(folder: Path, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:
+def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:
     """Raise RunError with the first setting that differs; `flag` is the one that names another folder."""
     for key in sorted({*stored, *settings}):
         if stored.get(key) != settings.get(key):
@@ -78,9 +85,7 @@ def check_same_settings(folder: Path, stored: Mapping[str, Any], settings: Mappi
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; the kernel frees it when the process ends, however it ends. Raises RunError if in use."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock
+    if fcntl is None:  # Windows has no flock
         yield
         return
     with (folder / LOCK).open("a+") as file:
@@ -93,3 +98,76 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, waits: Callable[[], None] | None = None, keep: bool = False) -> Iterator[None]:
+    """Hold a lock file, waiting for whoever has it; the kernel frees it when its process ends, however it ends.
+
+    `waits` is called once if there is somebody to wait for; the file is removed afterwards, unless it is to `keep`.
+    Raises OSError where it cannot be made.
+    """
+    lock = take_lock(path, wait=waits is None)
+    if lock is None:
+        if waits:
+            waits()
+        lock = take_lock(path, wait=True)
+    assert lock is not None
+    try:
+        yield
+    finally:
+        if not keep:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        free_lock(lock)
+
+
+def take_lock(path: Path, wait: bool = False) -> int | None:
+    """Return a descriptor that holds the lock file, or None where somebody else does. Raises OSError."""
+    if fcntl is None:  # Windows has no flock
+        return os.open(path, os.O_RDWR | os.O_CREAT)
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_nlink:  # else it was removed by who had it before
+                _held.add(lock)
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file; False where there is none."""
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def free_lock(lock: int) -> None:
+    """Give up what `take_lock` returned."""
+    _held.discard(lock)
+    os.close(lock)
+
+
+def _forked() -> None:
+    for lock in _held:
+        os.close(lock)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

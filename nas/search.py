@@ -1,4 +1,4 @@
-"""The serial loop: ask, decode, predict the latency, evaluate what is worth it, record, tell."""
+"""The loop: ask, decode, predict the latency, claim and evaluate what is worth it, record, tell."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, Scalar
+from nas.claims import ATTEMPTS, Claim
 from nas.controllers import Controller
 from nas.errors import NasError, RunError, UsageError
 from nas.evaluators import Evaluator
+from nas.executors import Event, Executor
+from nas.executors.here import Here
 from nas.network import canonical, totals, trace
 from nas.objective import Metrics, Objective
 from nas.problem import Told
 from nas.progress import Reporter
 from nas.rungs import Entry, Rungs
 from nas.space import Space
-from nas.study import Study, Trial
+from nas.study import Failure, Study, Trial
 from nas.training import TrainingError
 from nas.units import format_latency
 
 CONTROLLER_ATTEMPTS = 50
 """How often a controller may ask for what was tried or is out of reach before random candidates step in."""
 ALL_ATTEMPTS = 5_000
+OTHERS_S = 0.5
+"""Between two looks at what other processes do, while this one has nothing to evaluate."""
 HOPELESS = 5
 """A search whose first candidates all fail alike ends after so many: the input is wrong, not the candidates."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early."""
+    """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early.
+
+    Without an `executor`, this process evaluates, one candidate at a time.
+    """
 
     space: Space
     controller: Controller
@@ -45,6 +53,7 @@ class Plan:
     objective: Objective
     predict: Callable[[Architecture], float]
     rungs: Rungs
+    executor: Executor | None = None
 
 
 @dataclass(frozen=True)
@@ -56,31 +65,28 @@ class Candidate:
     latency_ms: float
 
 
-def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter) -> None:
+def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter, retry_failed: bool = False) -> None:
     """Fill `study` up to `trials` candidates; what it holds already is told to the controller, not evaluated again.
 
-    Raises UsageError where nothing but failures alike came of the first candidates.
+    What dead processes left is taken up first, then what failed before, if it is to be retried. Ends when none of the
+    `trials` candidates is being evaluated by any process. Raises UsageError where nothing but failures alike came of
+    the first candidates.
     """
-    for trial in study.evaluated:
-        plan.controller.tell(told(trial))
-    with reporter.task("searching", trials) as advance:
-        advance(study.count)
-        while study.count < trials:
-            candidate = propose(plan, study, seed)
-            if candidate is None:
-                reporter.warn(f"nothing new within reach after {ALL_ATTEMPTS} tries: {study.count} candidates tried")
-                break
-            evaluate(plan, candidate, study, seed, reporter)
-            advance(1)
+    executor = plan.executor or Here(plan.evaluator)
+    try:
+        with reporter.task("searching", trials) as advance:
+            _Search(plan, executor, study, trials, seed, reporter, advance, retry_failed).run()
+    finally:
+        executor.close()
 
 
 def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
     """Return a candidate that is new and that the objective admits, or None where none was found."""
-    tried = study.digests
+    tried, pending = study.digests, study.pending
     for attempt in range(ALL_ATTEMPTS):
-        own = derive_seed(seed, study.count, attempt)
+        own = derive_seed(seed, study.claimed, attempt)
         asked = attempt < CONTROLLER_ATTEMPTS
-        choices = plan.controller.ask(own) if asked else plan.space.sample(random.Random(own))
+        choices = plan.controller.ask(own, pending) if asked else plan.space.sample(random.Random(own))
         arch = canonical(plan.space.decode(choices))
         if arch.digest in tried:
             continue
@@ -90,48 +96,203 @@ def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
     return None
 
 
-def evaluate(plan: Plan, candidate: Candidate, study: Study, seed: int, reporter: Reporter) -> None:
-    """Evaluate one candidate as far as the rungs let it, record it and tell the controller.
+@dataclass
+class _Running:
+    """A candidate under way: its claim, what is known of it beside the accuracy, and its curve so far."""
 
-    Whatever the evaluator raises is recorded as the candidate's failure; only what stops any evaluation (Ctrl-C, a
-    run folder that cannot be written) goes on upwards. Of a stopped candidate the controller is told the values at
-    its rung: what it would have reached is better, so it counts for less than it is worth and never for more, and
-    it was among the worse of its rung.
-    """
-    started = time.monotonic()
-    arch, number = candidate.architecture, study.count
-    whole = totals(trace(arch))
-    costs = Metrics(0.0, candidate.latency_ms, whole.params, whole.macs)
-    others = [Entry(trial.number, trial.curve, trial.metrics) for trial in study.evaluated]
-
-    def stops(curve: tuple[float, ...]) -> bool:
-        return plan.rungs.stops(Entry(number, curve, costs), others, plan.objective)
-
-    try:
-        curve, stopped = follow(plan.evaluator.evaluate(arch, seed), stops)
-    except RunError:
-        raise
-    except Exception as error:
-        study.record_failure(candidate.choices, arch, reason(error))
-        plan.controller.tell(Told(candidate.choices, None, None))
-        reporter.warn(f"{arch.digest} failed: {reason(error)}")
-        give_up_if_hopeless(study)
-        return
-    metrics = replace(costs, accuracy=curve[-1])
-    values = plan.objective(metrics)
-    taken_s = time.monotonic() - started
-    trial = study.record(candidate.choices, arch, metrics, values, taken_s, curve, stopped)
-    plan.controller.tell(told(trial))
-    best = incumbent(study, plan.objective)
-    words = describe(trial, plan.objective)
-    if stopped:
-        words += f", stopped after {len(curve)} of {plan.rungs.epochs} epochs"
-    reporter.say(f"trial {study.count}: {words}; best so far {describe(best, plan.objective)}")
+    claim: Claim
+    costs: Metrics
+    started: float
+    curve: tuple[float, ...] = ()
 
 
-def told(trial: Trial) -> Told:
-    """Return what a controller is told of a finished trial."""
-    return Told(trial.choices, trial.metrics, trial.values, trial.stopped_at is not None)
+class _Search:
+    """The loop: fill the executor's slots, wait for what happens next, record it, tell the controller."""
+
+    def __init__(
+        self, plan: Plan, executor: Executor, study: Study, trials: int, seed: int, reporter: Reporter,
+        advance: Callable[[int], None], retry_failed: bool,
+    ):  # fmt: skip
+        self._plan, self._executor, self._study = plan, executor, study
+        self._trials, self._seed, self._reporter, self._advance = trials, seed, reporter, advance
+        self._running: dict[int, _Running] = {}
+        self._entries: list[Entry] = []
+        self._told = self._shown = 0
+        self._best: Trial | None = None
+        self._exhausted = False
+        self._retries = study.failed_claims() if retry_failed else []
+
+    def run(self) -> None:
+        """Go on until nothing is left to do."""
+        waits = False
+        while True:
+            self._fill()
+            if self._running:
+                self._happened(self._executor.wait())
+            elif self._is_over():
+                return
+            else:
+                if not waits:
+                    self._reporter.say("candidates are being evaluated by other processes: waiting for them")
+                waits = True
+                time.sleep(OTHERS_S)
+
+    def _is_over(self) -> bool:
+        all_claimed = self._exhausted or self._study.claimed >= self._trials
+        return all_claimed and not self._study.is_awaited(self._trials)
+
+    def _fill(self) -> None:
+        """Start candidates while there are slots and candidates."""
+        while len(self._running) < self._executor.slots:
+            self._catch_up()
+            if claim := self._left_over():
+                self._start(claim, self._again(claim))
+            elif found := self._proposed():
+                self._start(*found)
+            else:
+                return
+
+    def _catch_up(self) -> None:
+        """See what was done by others, and tell the controller of all that ended since it was told last."""
+        self._study.refresh()
+        self._tell()
+
+    def _tell(self) -> None:
+        for ended in self._study.ended[self._told :]:
+            self._plan.controller.tell(told(ended))
+            if isinstance(ended, Trial):
+                self._entries.append(Entry(ended.number, ended.curve, ended.metrics))
+                self._consider(ended)
+        self._told = len(self._study.ended)
+        if self._study.count > self._shown:
+            self._advance(self._study.count - self._shown)
+            self._shown = self._study.count
+
+    def _left_over(self) -> Claim | None:
+        """Return a claim of what a dead process had begun, or of what failed before this search, if there is any."""
+        study = self._study
+        for stale in study.stale():
+            if stale.next_attempt > ATTEMPTS:
+                why = f"its process died {ATTEMPTS} times while it was evaluated: out of memory?"
+                if study.fail(stale, why):
+                    self._failed(stale, why)
+            elif claim := study.claim_again(stale):
+                return claim
+        while self._retries:
+            failed = self._retries.pop(0)
+            if study.is_current(failed) and (claim := study.claim_again(failed)):
+                return claim
+        return None
+
+    def _proposed(self) -> tuple[Claim, Candidate] | None:
+        """Return a new candidate and the claim of it; None where all are claimed or nothing new is within reach."""
+        while self._study.claimed < self._trials and not self._exhausted:
+            candidate = propose(self._plan, self._study, self._seed)
+            if candidate is None:
+                tried = self._study.claimed
+                self._reporter.warn(f"nothing new within reach after {ALL_ATTEMPTS} tries: {tried} candidates tried")
+                self._exhausted = True
+            elif claim := self._study.claim(candidate.choices, candidate.architecture.digest, self._trials):
+                return claim, candidate
+            else:
+                self._catch_up()
+        return None
+
+    def _again(self, claim: Claim) -> Candidate:
+        """Return the candidate of a claim that another process made."""
+        choices = self._study.choices_of(claim)
+        arch = canonical(self._plan.space.decode(choices))
+        return Candidate(choices, arch, self._plan.predict(arch))
+
+    def _start(self, claim: Claim, candidate: Candidate) -> None:
+        whole = totals(trace(candidate.architecture))
+        costs = Metrics(0.0, candidate.latency_ms, whole.params, whole.macs)
+        self._running[claim.number] = _Running(claim, costs, time.monotonic())
+        self._executor.start(claim.number, candidate.architecture, self._seed)
+
+    def _happened(self, event: Event) -> None:
+        """Take in what an executor tells of a candidate.
+
+        Whatever the evaluator raises is recorded as the candidate's failure; only what stops any evaluation (a run
+        folder that cannot be written) goes on upwards.
+        """
+        running = self._running[event.number]
+        try:
+            if event.error is not None:
+                raise event.error
+            if event.ended and not running.curve:
+                raise TrainingError("the evaluator gave no accuracy")
+            if not event.ended:
+                running.curve = (*running.curve, checked(event.accuracy))
+        except RunError:
+            raise
+        except Exception as error:
+            if event.error is None and not event.ended:
+                self._executor.stop(event.number)
+            del self._running[event.number]
+            why = reason(error)
+            if self._study.fail(running.claim, why):
+                self._failed(running.claim, why)
+            return
+        stopped = not event.ended and self._stops(running)
+        if stopped:
+            self._executor.stop(event.number)
+        if event.ended or stopped:
+            del self._running[event.number]
+            self._end(running, stopped)
+
+    def _stops(self, running: _Running) -> bool:
+        """Whether a candidate ends at the rung that it has reached; others under way are its competitors too."""
+        rungs, number = self._plan.rungs, self._study.number_of(running.claim)
+        if len(running.curve) not in rungs.of(number):
+            return False
+        others = [
+            Entry(self._study.number_of(other.claim), other.curve, other.costs)
+            for other in self._running.values()
+            if other is not running
+        ]
+        return rungs.stops(Entry(number, running.curve, running.costs), self._entries + others, self._plan.objective)
+
+    def _end(self, running: _Running, stopped: bool) -> None:
+        """Record a result and tell the controller.
+
+        Of a stopped candidate it is told the values at its rung: what it would have reached is better, so it counts
+        for less than it is worth and never for more, and it was among the worse of its rung.
+        """
+        metrics = replace(running.costs, accuracy=running.curve[-1])
+        values, taken_s = self._plan.objective(metrics), time.monotonic() - running.started
+        trial = self._study.end(running.claim, metrics, values, taken_s, running.curve, stopped)
+        if trial is None:
+            self._reporter.warn(f"{running.claim.digest}: another process took it over, its result counts")
+            return
+        self._tell()
+        best, words = self._incumbent(), describe(trial, self._plan.objective)
+        if stopped:
+            words += f", stopped after {len(running.curve)} of {self._plan.rungs.epochs} epochs"
+        if best is not None:
+            words += f"; best so far {describe(best, self._plan.objective)}"
+        self._reporter.say(f"trial {trial.number + 1}: {words}")
+
+    def _failed(self, claim: Claim, why: str) -> None:
+        self._tell()
+        self._reporter.warn(f"{claim.digest} failed: {why}")
+        give_up_if_hopeless(self._study)
+
+    def _consider(self, trial: Trial) -> None:
+        """Remember the best by single evaluations: what `incumbent` finds while none was evaluated again."""
+        score = self._plan.objective.score
+        if trial.stopped_at is None and (self._best is None or score(trial.metrics) > score(self._best.metrics)):
+            self._best = trial
+
+    def _incumbent(self) -> Trial | None:
+        return incumbent(self._study, self._plan.objective) if self._study.repeats else self._best
+
+
+def told(ended: Trial | Failure) -> Told:
+    """Return what a controller is told of a candidate that ended."""
+    if isinstance(ended, Failure):
+        return Told(ended.choices, None, None)
+    return Told(ended.choices, ended.metrics, ended.values, ended.stopped_at is not None)
 
 
 def follow(accuracies: Iterator[Any], stops: Callable[[tuple[float, ...]], bool]) -> tuple[tuple[float, ...], bool]:
@@ -144,14 +305,19 @@ def follow(accuracies: Iterator[Any], stops: Callable[[tuple[float, ...]], bool]
         if hasattr(accuracies, "close"):
             stack.callback(accuracies.close)  # a training that is stopped gives its memory back now
         for accuracy in accuracies:
-            if isinstance(accuracy, bool) or not isinstance(accuracy, Real) or not 0 <= float(accuracy) <= 1:
-                raise TrainingError(f"an accuracy must be a number in [0, 1]: {accuracy!r}")
-            curve = (*curve, float(accuracy))
+            curve = (*curve, checked(accuracy))
             if stops(curve):
                 return curve, True
     if not curve:
         raise TrainingError("the evaluator gave no accuracy")
     return curve, False
+
+
+def checked(accuracy: Any) -> float:
+    """Return an evaluator's accuracy. Raises TrainingError where it is not a number in [0, 1]."""
+    if isinstance(accuracy, bool) or not isinstance(accuracy, Real) or not 0 <= float(accuracy) <= 1:
+        raise TrainingError(f"an accuracy must be a number in [0, 1]: {accuracy!r}")
+    return float(accuracy)
 
 
 def reason(error: Exception) -> str:
@@ -183,7 +349,7 @@ def incumbent(study: Study, objective: Objective) -> Trial:
     noise, accuracies = study.noise, study.accuracies()
 
     def score(trial: Trial) -> float:
-        known = accuracies[trial.architecture.digest]
+        known = accuracies[trial.digest]
         estimate = noise.estimate(known) if noise else known[0]
         return objective.score(replace(trial.metrics, accuracy=estimate))
 

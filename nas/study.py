@@ -1,87 +1,61 @@
-"""A run's durable state: an Optuna study in the run's folder, and its typed view.
+"""A run's durable state: an Optuna study, and its typed view.
 
-A trial is written once, when it is finished, in one journal line, and so is a finalist's evaluation with another seed:
-whatever kills the process, the journal holds finished work and nothing else, and the same command goes on from there.
+A candidate is claimed before it is evaluated (`nas.claims`) and ended afterwards, its result first and its state last:
+whatever kills the process, the study holds finished work and what is to be taken up again. Several processes may work
+on one study, and so may several machines where it is in a database.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from bisect import insort
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, Scalar
+from nas.claims import ENDED, FAILED, RUNNING, Claim, Ledger, claim_of
 from nas.errors import NasError, RunError
-from nas.files import LOCK, check_same_settings, drop_cut_line, locked
+from nas.files import LOCK, exclusive
 from nas.objective import Metrics
 from nas.shrinkage import Spread, fit
 from nas.space import Choices, Space
+from nas.storage import BEGIN, CARD, FINISH, JOURNAL, PASSING, STUDY_NAME, check_kept, check_run, open_storage
+from nas.trial_store import TrialStore, begin, find
+from nas.trials import Failure, Repeat, Trial, failure_of, trial_of
+from nas.workers import Workers
 
-JOURNAL = "journal.log"
+__all__ = [
+    "FINISH", "JOURNAL", "RESULT", "STUDY_NAME", "Failure", "Repeat", "Study", "Trial", "check_run", "open_study",
+    "read_trials",
+]  # fmt: skip
+
 RESULT = "result.json"
-STUDY_NAME = "nas"
 REPEAT = "repeat "
 """Begins the names of the study's user attributes that hold repeats."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A candidate that was evaluated; `values` are what the objective gave for `metrics`.
-
-    `curve` is the accuracy after each epoch, the last of them that of the metrics. Where a rung stopped it,
-    `stopped_at` is the number of epochs that it got.
-    """
-
-    number: int
-    choices: dict[str, Scalar]
-    architecture: Architecture
-    metrics: Metrics
-    values: tuple[float, ...]
-    duration_s: float
-    curve: tuple[float, ...] = ()
-    stopped_at: int | None = None
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """A finalist evaluated again, with another seed and `longer` times the epochs; `error` if that failed.
-
-    `after` is how many candidates had been tried: what a search knew before it chose its finalists is told from what
-    it learnt of them.
-    """
-
-    repeat_of: str
-    seed: int
-    longer: int
-    after: int
-    curve: tuple[float, ...]
-    error: str | None = None
-
-    @property
-    def key(self) -> tuple[str, int, int]:
-        """What it was: architecture, seed and length."""
-        return self.repeat_of, self.seed, self.longer
+WORKER = "worker "
+"""Begins the names of those in which the workers of a database tell that they are alive."""
 
 
 class Study:
-    """The trials of one experiment. Use `open_study`."""
+    """The trials of one experiment, as of the last `refresh`. Use `open_study`."""
 
-    def __init__(self, folder: Path, study: Any, space: Space):
+    def __init__(self, folder: Path, store: TrialStore, space: Space, workers: Workers):
         self.folder = folder
-        self._study, self._space = study, space
+        self._store, self._space, self._workers = store, space, workers
+        self._ledger = Ledger()
+        self._seen: dict[int, Any] = {}
+        self._settled = 0
+        self._mine: set[int] = set()
+        self._failures: dict[str, Failure] = {}
         self.evaluated: list[Trial] = []
-        self.failed: list[tuple[str, str]] = []
+        """By number."""
+        self.ended: list[Trial | Failure] = []
+        """Every evaluation that came to an end, as it was seen to: what a controller is told, in this order."""
         self.repeats: dict[tuple[str, int, int], Repeat] = {}
-        for frozen in study.get_trials(deepcopy=False):
-            self._take(frozen)
-        for name, value in study.user_attrs.items():
-            if name.startswith(REPEAT):
-                repeat = Repeat(**{**value, "curve": tuple(value["curve"])})
-                self.repeats[repeat.key] = repeat
+        self.refresh()
+        self.refresh_repeats()
 
     @property
     def trials(self) -> list[Trial]:
@@ -94,21 +68,42 @@ class Study:
         return [trial for trial in self.evaluated if trial.stopped_at is not None]
 
     @property
-    def count(self) -> int:
-        """How many candidates were tried, stopped and failed ones included."""
-        return len(self.evaluated) + len(self.failed)
+    def failures(self) -> list[Failure]:
+        """The candidates that failed, by number."""
+        return sorted(self._failures.values(), key=lambda failure: failure.number)
 
     @property
-    def digests(self) -> set[str]:
-        """The architectures that were tried."""
-        return {trial.architecture.digest for trial in self.evaluated} | {digest for digest, _ in self.failed}
+    def failed(self) -> list[tuple[str, str]]:
+        """Digest and reason of each candidate that failed."""
+        return [(failure.digest, failure.reason) for failure in self.failures]
+
+    @property
+    def count(self) -> int:
+        """How many candidates were tried, stopped and failed ones included; those that run are not."""
+        return len(self.evaluated) + len(self._failures)
+
+    @property
+    def claimed(self) -> int:
+        """How many candidates were tried or are being evaluated, by whomever."""
+        return len(self._ledger)
+
+    @property
+    def digests(self) -> Set[str]:
+        """The architectures that were tried or are being evaluated."""
+        found: Set[str] = self._ledger.digests
+        return found
+
+    @property
+    def pending(self) -> list[Choices]:
+        """The choices of the candidates that are being evaluated, by whomever."""
+        return [self.choices_of(claim) for claim in self._running()]
 
     def accuracies(self, before: int | None = None) -> dict[str, list[float]]:
         """Return the accuracies of each finished trial, by digest: the search's own first, then those of other seeds.
 
         Of the repeats, only those made when fewer than `before` candidates had been tried, where that is given.
         """
-        found = {trial.architecture.digest: [trial.metrics.accuracy] for trial in self.trials}
+        found = {trial.digest: [trial.metrics.accuracy] for trial in self.trials}
         for repeat in self.repeats.values():
             if repeat.longer == 1 and repeat.error is None and (before is None or repeat.after < before):
                 found[repeat.repeat_of].append(repeat.curve[-1])
@@ -117,7 +112,106 @@ class Study:
     @property
     def noise(self) -> Spread | None:
         """How far evaluations of one candidate differ, and candidates among each other; None before any repeat."""
-        return fit(list(self.accuracies().values()))
+        return fit(list(self.accuracies().values())) if self.repeats else None
+
+    def refresh(self) -> None:
+        """See what other processes did. Raises RunError where the storage cannot be reached."""
+        found = self._store.trials()
+        for frozen in found[self._settled :]:
+            if self._seen.get(frozen.number) is not frozen:
+                self._take(frozen)
+        while self._settled < len(found) and found[self._settled].state.is_finished():
+            self._settled += 1
+
+    def refresh_repeats(self) -> None:
+        """See which finalists other processes evaluated again."""
+        for name, value in self._store.attributes().items():
+            if name.startswith(REPEAT):
+                repeat = Repeat(**{**value, "curve": tuple(value["curve"])})
+                self.repeats.setdefault(repeat.key, repeat)
+
+    def claim(self, choices: Choices, digest: str, trials: int | None = None) -> Claim | None:
+        """Claim a new candidate and return the claim, or None where another process has it, or `trials` are claimed."""
+        claim = self._write_claim(choices, {"digest": digest})
+        if self._ledger.wins(claim.number) and (trials is None or self._ledger.ordinal(digest) < trials):
+            return claim
+        self._withdraw(claim)
+        return None
+
+    def claim_again(self, old: Claim) -> Claim | None:
+        """Claim what a dead process had claimed, or what failed; None where another process was faster."""
+        attempt = old.next_attempt if old.state == RUNNING else 1
+        attributes = {"digest": old.digest, "attempt": attempt, "replaces": old.number}
+        claim = self._write_claim(self.choices_of(old), attributes)
+        if self._ledger.wins(claim.number) and old.state == RUNNING:
+            self._withdraw(old)
+        if self._ledger.wins(claim.number):  # else the old one was not dead, and ended
+            self._workers.forget(old.worker)
+            return claim
+        self._withdraw(claim)
+        return None
+
+    def stale(self) -> list[Claim]:
+        """Return the claims of dead processes, by number; those that are not needed are withdrawn."""
+        found = []
+        for claim in list(self._ledger.running.values()):
+            if claim.number in self._mine or (not claim.released and self._workers.is_alive(claim.worker)):
+                continue
+            if self._ledger.wins(claim.number):
+                found.append(claim)
+            else:
+                self._withdraw(claim)
+        return sorted(found, key=lambda claim: self._ledger.ordinal(claim.digest))
+
+    def failed_claims(self) -> list[Claim]:
+        """Return the claims of the candidates that failed, by number."""
+        heads = (self._ledger.head(failure.digest) for failure in self.failures)
+        return [head for head in heads if head is not None and head.state == FAILED]
+
+    def is_current(self, claim: Claim) -> bool:
+        """Whether a claim is still the one of its candidate that counts, in the state that it had."""
+        return self._ledger.head(claim.digest) == claim
+
+    def is_awaited(self, trials: int) -> bool:
+        """Whether one of the first `trials` candidates is being evaluated."""
+        return any(self._ledger.ordinal(claim.digest) < trials for claim in self._running())
+
+    def choices_of(self, claim: Claim) -> dict[str, Scalar]:
+        """Return the choices of a claimed candidate."""
+        return dict(self._seen[claim.number].params)
+
+    def number_of(self, claim: Claim) -> int:
+        """Return the place of a claimed candidate among all, from 0."""
+        return self._ledger.ordinal(claim.digest)
+
+    def end(
+        self,
+        claim: Claim,
+        metrics: Metrics,
+        values: tuple[float, ...],
+        duration_s: float,
+        curve: tuple[float, ...] = (),
+        stopped: bool = False,
+    ) -> Trial | None:
+        """Write the result of a claim; `stopped` where a rung ended it after the epochs of its curve.
+
+        Returns None where another process took the candidate over, taking this one for dead.
+        """
+        attributes: dict[str, Any] = {
+            "duration_s": round(duration_s, 3),
+            "curve": list(curve) or [metrics.accuracy],
+            **({"stopped_at": len(curve)} if stopped else {}),
+            "metrics": metrics.to_dict(),
+        }
+        if not self._finish(claim, attributes, "PRUNED" if stopped else "COMPLETE", values):
+            return None
+        last = self.ended[-1]
+        assert isinstance(last, Trial)
+        return last
+
+    def fail(self, claim: Claim, reason: str) -> bool:
+        """Write that a claimed candidate could not be evaluated; False where another process took it over."""
+        return self._finish(claim, {"error": reason}, "FAIL")
 
     def record(
         self,
@@ -129,163 +223,154 @@ class Study:
         curve: tuple[float, ...] = (),
         stopped: bool = False,
     ) -> Trial:
-        """Write a finished trial and return it; `stopped` where a rung ended it after the epochs of its curve."""
-        attributes = {
-            "digest": arch.digest,
-            "architecture": arch.to_dict(),
-            "metrics": metrics.to_dict(),
-            "duration_s": round(duration_s, 3),
-            "curve": list(curve) or [metrics.accuracy],
-        }
-        if stopped:
-            attributes["stopped_at"] = len(curve)
-        self._add(choices, attributes, values)
-        return self.evaluated[-1]
+        """Claim and end a candidate in one go. Raises RunError where it was tried already."""
+        claim = self.claim(choices, arch.digest)
+        trial = claim and self.end(claim, metrics, values, duration_s, curve, stopped)
+        if trial is None:
+            raise RunError(f"{self.folder}: {arch.digest} was tried already")
+        return trial
+
+    def record_failure(self, choices: Choices, arch: Architecture, reason: str) -> None:
+        """Claim a candidate that could not be evaluated and write the reason. Raises RunError if it was tried."""
+        claim = self.claim(choices, arch.digest)
+        if claim is None or not self.fail(claim, reason):
+            raise RunError(f"{self.folder}: {arch.digest} was tried already")
 
     def record_repeat(self, repeat: Repeat) -> None:
         """Write a finished evaluation of a finalist with another seed."""
-        with self._writing():
-            self._study.set_user_attr(REPEAT + "/".join(map(str, repeat.key)), asdict(repeat))
+        self._store.set_attribute(REPEAT + "/".join(map(str, repeat.key)), asdict(repeat))
         self.repeats[repeat.key] = repeat
 
-    def record_failure(self, choices: Choices, arch: Architecture, reason: str) -> None:
-        """Write a candidate that could not be evaluated, with the reason."""
-        self._add(choices, {"digest": arch.digest, "error": reason}, None)
+    def release(self) -> None:
+        """Leave what this process was evaluating to others, or to the next command; a process that dies cannot."""
+        for number in sorted(self._mine):
+            with contextlib.suppress(Exception):  # then it counts as one that died
+                self._store.mark(number, "released", True)
+        self._mine.clear()
 
-    def _add(self, choices: Choices, attributes: Mapping[str, Any], values: tuple[float, ...] | None) -> None:
-        import optuna
+    def _running(self) -> list[Claim]:
+        return [claim for claim in self._ledger.running.values() if self._ledger.wins(claim.number)]
 
-        states = optuna.trial.TrialState
-        ended = states.PRUNED if "stopped_at" in attributes else states.COMPLETE
-        trial = optuna.trial.create_trial(
-            state=states.FAIL if values is None else ended,
-            params=dict(choices),
-            distributions={
-                key: optuna.distributions.CategoricalDistribution(self._space.choices[key]) for key in choices
-            },
-            values=None if values is None else list(values),
-            user_attrs=dict(attributes),
-        )
-        with self._writing():
-            self._study.add_trial(trial)
-        self._take(self._study.get_trials(deepcopy=False)[-1])
+    def _write_claim(self, choices: Choices, attributes: Mapping[str, Any]) -> Claim:
+        """Write a running trial, in one write, read what came before it, and return it as a claim."""
+        number = self._store.create(choices, self._space.choices, {**attributes, "worker": self._workers.me})
+        self._mine.add(number)
+        self.refresh()
+        return self._ledger.claims[number]
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise RunError(f"{self.folder}: the trial cannot be written: {error}") from error
+    def _finish(self, claim: Claim, attributes: Mapping[str, Any], state: str, values: Sequence[float] = ()) -> bool:
+        """End a claim; return whether it counts, or another process ended it before."""
+        self._mine.discard(claim.number)
+        self._take(self._store.finish(claim.number, attributes, state, values))
+        now = self._ledger.claims[claim.number]
+        return self._ledger.wins(claim.number) and now.state in (ENDED, FAILED)
+
+    def _withdraw(self, claim: Claim) -> None:
+        self._finish(claim, {"withdrawn": True}, "FAIL")
 
     def _take(self, frozen: Any) -> None:
-        attributes = frozen.user_attrs
-        if "error" in attributes:
-            self.failed.append((attributes["digest"], attributes["error"]))
-        elif frozen.state.is_finished():
-            self.evaluated.append(
-                Trial(
-                    number=frozen.number,
-                    choices=dict(frozen.params),
-                    architecture=Architecture.from_dict(attributes["architecture"]),
-                    metrics=Metrics(**attributes["metrics"]),
-                    values=tuple(frozen.values),
-                    duration_s=attributes["duration_s"],
-                    curve=tuple(attributes.get("curve", [attributes["metrics"]["accuracy"]])),
-                    stopped_at=attributes.get("stopped_at"),
-                )
-            )
+        """Take in a trial that is new or has changed."""
+        self._seen[frozen.number] = frozen
+        claim = claim_of(frozen)
+        if claim is None or claim == self._ledger.claims.get(claim.number):
+            return
+        shifted = self._ledger.take(claim)
+        number = self._ledger.ordinal(claim.digest) if claim.digest in self._ledger else -1
+        if self._ledger.wins(claim.number) and claim.state == ENDED:
+            self._failures.pop(claim.digest, None)
+            self.ended.append(trial_of(frozen, number, self._space))
+            insort(self.evaluated, self.ended[-1], key=lambda trial: trial.number)
+        elif self._ledger.wins(claim.number) and claim.state == FAILED:
+            self._failures[claim.digest] = failure_of(frozen, number)
+            self.ended.append(self._failures[claim.digest])
+        if shifted:
+            self._renumber()
+
+    def _renumber(self) -> None:
+        """Number all anew: one that was claimed in vain stood before others."""
+        number = self._ledger.ordinal
+        self.evaluated = sorted(
+            (replace(trial, number=number(trial.digest)) for trial in self.evaluated), key=lambda trial: trial.number
+        )
+        self._failures = {digest: replace(failure, number=number(digest)) for digest, failure in self._failures.items()}
 
 
 @contextlib.contextmanager
-def open_study(folder: Path, settings: dict[str, Any], space: Space, directions: tuple[str, ...]) -> Iterator[Study]:
-    """Give the study of a run folder, begun where there is none; no other process can open it meanwhile.
+def open_study(
+    folder: Path, settings: dict[str, Any], space: Space, directions: tuple[str, ...], url: str | None = None
+) -> Iterator[Study]:
+    """Give the study of a run folder, begun where there is none; other processes may work on it meanwhile.
 
-    `settings` is what makes the experiment. Raises RunError where the folder holds another one or is in use.
-    A mistake that is found before anything was tried (NasError) leaves the folder as free as it was.
+    `settings` is what makes the experiment, `url` the database that holds the study where that is not the folder's
+    journal. Raises RunError where the study is another experiment's or cannot be reached. A mistake that is found
+    before anything was tried (NasError) leaves the folder as free as it was.
     """
+    check_kept(folder, settings, url)
+    storage = open_storage(folder, url) if url else None
+    workers = _join(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be made: {error}") from error
-    with locked(folder):
-        _recover(folder / JOURNAL)
-        study = _optuna_study(folder, directions)
-        if not study.user_attrs:
-            study.set_user_attr("settings", settings)
-        _same_experiment(folder, study.user_attrs.get("settings"), settings)
-        opened = Study(folder, study, space)
+        with exclusive(folder / BEGIN):
+            store = begin(folder, storage or open_storage(folder, None), url, settings, directions)
+        if url:
+            workers.beat(
+                lambda worker, number: store.set_attribute(WORKER + worker, number),
+                lambda worker: store.attributes().get(WORKER + worker),
+            )
+        study = Study(folder, store, space, workers)
         try:
-            yield opened
+            yield study
         except NasError:
-            if not opened.count:
-                _leave_free(folder)
+            study.release()
+            if not study.count:
+                _leave_free(folder, workers, store)
             raise
+        finally:
+            study.release()
+    finally:
+        workers.close()
 
 
-def _leave_free(folder: Path) -> None:
+def read_trials(folder: Path, space: Space) -> list[Trial]:
+    """Return the candidates that were evaluated in a run's folder, by number; writes nothing.
+
+    Raises RunError where it is no run's folder or its storage cannot be read.
+    """
+    ledger, found = Ledger(), {frozen.number: frozen for frozen in find(folder).trials()}
+    for frozen in found.values():
+        if claim := claim_of(frozen):
+            ledger.take(claim)
+    heads = [ledger.head(digest) for digest in ledger.digests]
+    trials = (trial_of(found[h.number], ledger.ordinal(h.digest), space) for h in heads if h and h.state == ENDED)
+    return sorted(trials, key=lambda trial: trial.number)
+
+
+def _join(folder: Path) -> Workers:
+    """Return this process as a worker of a run's folder, which is made where there is none."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return Workers(folder)
+        except FileNotFoundError:  # another process has just left it free
+            continue
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be made: {error}") from error
+
+
+def _leave_free(folder: Path, workers: Workers, store: TrialStore) -> None:
     """Remove the journal of a run in which nothing was done, so that a corrected command may use the folder.
 
-    Not where an evaluator has its state beside it: that belongs to the settings which the journal holds.
+    Not where another process works on it, or an evaluator has its state beside it: that belongs to the settings which
+    the journal holds.
     """
-    found = list(folder.iterdir())
-    if {path.name for path in found} <= {JOURNAL, LOCK}:
-        for path in found:
-            path.unlink()
-        with contextlib.suppress(OSError):  # the current directory, on some systems
-            folder.rmdir()
-
-
-def check_run(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise RunError where `folder` holds another experiment or something else; writes nothing."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunError(f"{folder}: not a folder")
-    journal = folder / JOURNAL
-    if not journal.is_file():
-        if any(path.name != LOCK for path in folder.iterdir()):
-            raise RunError(f"{folder}: is not a run folder: it has files, but no {JOURNAL}")
-        return
-    _same_experiment(folder, _stored_settings(journal), settings)
-
-
-def _stored_settings(journal: Path) -> dict[str, Any] | None:
-    with journal.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            with contextlib.suppress(json.JSONDecodeError):
-                found = json.loads(line).get("user_attr", {}).get("settings")
-                if found is not None:
-                    return dict(found)
-    return None
-
-
-def _same_experiment(folder: Path, stored: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
-    if stored is not None:
-        check_same_settings(folder, stored, settings, "--run")
-
-
-def _optuna_study(folder: Path, directions: tuple[str, ...]) -> Any:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-            return optuna.create_study(
-                storage=storage, study_name=STUDY_NAME, directions=list(directions), load_if_exists=True
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{folder / JOURNAL}: cannot be read as a journal: {error}") from error
-
-
-def _recover(journal: Path) -> None:
-    """Drop what a crash in the middle of a write left: a line that is not whole, and Optuna's own lock."""
-    if not journal.is_file():
-        return
-    with journal.open("r+b") as file:
-        drop_cut_line(file)
-    for lock in journal.parent.glob(f"{JOURNAL}.lock*"):
-        lock.unlink()
+    ours = {JOURNAL, CARD, *PASSING}
+    with exclusive(folder / BEGIN):
+        elsewhere = any(name.startswith(WORKER) and name != WORKER + workers.me for name in store.attributes())
+        if elsewhere or workers.others() or not {path.name for path in folder.iterdir()} <= ours:
+            return
+        if (folder / CARD).is_file() and not store.forget_empty():
+            return
+        for name in (JOURNAL, CARD, LOCK, FINISH):
+            (folder / name).unlink(missing_ok=True)
+    workers.close()
+    with contextlib.suppress(OSError):  # the current directory, on some systems
+        folder.rmdir()

@@ -189,7 +189,7 @@ def test_an_interrupt_and_a_run_folder_that_cannot_be_written_are_no_failures_of
         def full(*_: object, **__: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(study._study, "set_user_attr", full)
+        monkeypatch.setattr(study._store._storage, "set_study_user_attr", full)
         with pytest.raises(RunError, match="No space left"):
             study.record_repeat(Repeat("0" * 16, 1, 1, 0, (0.5,)))
         assert not study.repeats

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, Scalar
-from nas.errors import DataError, SpaceError
+from nas.errors import DataError, RunError, SpaceError
 from nas.network import canonical
 from nas.registry import nearest
 from nas.space import Space
-from nas.study import JOURNAL, RESULT, STUDY_NAME
+from nas.study import RESULT, read_trials
 
 ARCHITECTURE = "architecture"
 _ACCURACY = re.compile(r"accuracy(?:@(\d+))?(?:_(?:seed)?(\d+))?")
@@ -72,7 +72,7 @@ def read_accuracies(path: Path, space: Space) -> AccuracyTable:
 
     Raises DataError with file, row, column, value and rule, for the first thing that is wrong.
     """
-    lines = list(_lines(path))
+    lines = list(_lines(path, space))
     if not lines:
         raise DataError(f"{path}: holds no rows")
     columns = list(lines[0][1])
@@ -94,12 +94,12 @@ def read_accuracies(path: Path, space: Space) -> AccuracyTable:
     return AccuracyTable(path, fidelities, in_percent, rows)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Cells]]:
+def _lines(path: Path, space: Space) -> Iterator[tuple[str, Cells]]:
     """Yield each row's place in words and its cells by column, as text."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     if path.is_dir():
-        return _run(path)
+        return _run(path, space)
     readers = {".csv": _csv, ".parquet": _parquet, ".json": _result}
     if path.suffix not in readers:
         raise DataError(f"{path}: a table of accuracies is a .csv, a .parquet, or a run's folder or result.json")
@@ -149,26 +149,15 @@ def _result(path: Path) -> Iterator[tuple[str, Cells]]:
         raise DataError(f"{path}: not the {RESULT} of a search: {type(error).__name__}: {error}") from error
 
 
-def _run(folder: Path) -> Iterator[tuple[str, Cells]]:
-    """Read the journal, which a search that was killed has too."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    journal = folder / JOURNAL
-    if not journal.is_file():
-        raise DataError(f"{folder}: is not a run folder: it has no {JOURNAL}")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def _run(folder: Path, space: Space) -> Iterator[tuple[str, Cells]]:
+    """Read the study, which a search that was killed has too."""
     try:
-        study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
-        trials = study.get_trials(deepcopy=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{journal}: cannot be read as a journal: {error}") from error
+        trials = read_trials(folder, space)
+    except RunError as error:
+        raise DataError(str(error)) from error
     for trial in trials:
-        metrics = trial.user_attrs.get("metrics")  # a trial that failed has none
-        if metrics and trial.user_attrs.get("stopped_at") is None:
-            cells = {ARCHITECTURE: trial.user_attrs["digest"], "accuracy": repr(metrics["accuracy"])}
-            yield f"trial {trial.number}", cells
+        if trial.stopped_at is None:
+            yield f"trial {trial.number}", {ARCHITECTURE: trial.digest, "accuracy": repr(trial.metrics.accuracy)}
 
 
 def _fidelities(path: Path, columns: Sequence[str], space: Space) -> tuple[tuple[str, ...], ...]:
