@@ -60,23 +60,23 @@ class Domain:
         return np.array([len(values) for values in self.choices.values()], np.int16)
 
     @cached_property
-    def _gates(self) -> tuple[tuple[int, tuple[tuple[int, NDArray[np.bool_]], ...]], ...]:
-        """For each conditional choice, the choices it depends on and which of their indices (the last: -1) let it be.
+    def _gates(self) -> dict[int, tuple[tuple[int, NDArray[np.bool_]], ...]]:
+        """For each conditional choice, in order, the choices it depends on and which of their indices (the last: -1) let it be.
 
         A choice depends on others only if these are active themselves.
         """
         place = {key: at for at, key in enumerate(self.choices)}
-        found = []
-        for key, needed in self.conditions.items():
+        found = {}
+        for key in sorted(self.conditions, key=place.__getitem__):
             gates = []
-            for other, allowed in needed:
+            for other, allowed in self.conditions[key]:
                 gates.append((place[other], np.array([*(value in allowed for value in self.choices[other]), False])))
-            found.append((place[key], tuple(gates)))
-        return tuple(sorted(found, key=lambda pair: pair[0]))
+            found[place[key]] = tuple(gates)
+        return found
 
     def activate(self, full: Indices) -> Indices:
         """Return the rows, (N, choices), with -1 for what is inactive; every index must be given, in place changed."""
-        for place, gates in self._gates:
+        for place, gates in self._gates.items():
             for other, allowed in gates:
                 full[~allowed[full[:, other]], place] = -1
         return full
@@ -133,10 +133,28 @@ class Domain:
         pairs = zip(self.choices.items(), row.tolist(), strict=True)
         return {key: values[index] for (key, values), index in pairs if index >= 0}
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """How many rows there are, equal networks counted as often as they are spelled."""
-        return sum(1 for _ in self.every()) if self.conditions else int(np.prod(self.widths.astype(object)))
+        """How many rows there are, equal networks counted as often as they are spelled; counted without making them.
+
+        Rows that agree in all choices on which a later one depends go on alike, so they are counted together.
+        """
+        last_use = {other: place for place, gates in self._gates.items() for other, _ in gates}
+        counts: dict[tuple[tuple[int, int], ...], int] = {(): 1}
+        for place, width in enumerate(self.widths.tolist()):
+            after: dict[tuple[tuple[int, int], ...], int] = {}
+            for needed, count in counts.items():
+                given = dict(needed)
+                is_active = all(allowed[given[other]] for other, allowed in self._gates.get(place, ()))
+                kept = tuple(pair for pair in needed if last_use[pair[0]] > place)
+                if place in last_use:
+                    for index in range(width) if is_active else (-1,):
+                        state = (*kept, (place, index))
+                        after[state] = after.get(state, 0) + count
+                else:
+                    after[kept] = after.get(kept, 0) + count * (width if is_active else 1)
+            counts = after
+        return sum(counts.values())
 
     def every(self) -> Iterator[Indices]:
         """Yield every row, the last choice fastest."""
@@ -147,12 +165,15 @@ class Domain:
             if place == len(keys):
                 yield row.copy()
                 return
-            for index in range(int(self.widths[place])) if self._is_active(place, row) else (-1,):
+            for index in range(int(self.widths[place])) if self.active(row[None], place)[0] else (-1,):
                 row[place] = index
                 yield from deeper(place + 1)
 
         yield from deeper(0)
 
-    def _is_active(self, place: int, row: Indices) -> bool:
-        gates = dict(self._gates).get(place, ())
-        return all(bool(allowed[row[other]]) for other, allowed in gates)
+    def active(self, rows: Indices, place: int) -> NDArray[np.bool_]:
+        """Return whether the choice at `place` is active, (N,), in rows that are complete as far as it."""
+        found = np.ones(len(rows), np.bool_)
+        for other, allowed in self._gates.get(place, ()):
+            found &= allowed[rows[:, other]]
+        return found
