@@ -7,7 +7,7 @@ scaling coefficients are the same to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -61,7 +61,7 @@ class Domain:
 
     @cached_property
     def _gates(self) -> dict[int, tuple[tuple[int, NDArray[np.bool_]], ...]]:
-        """For each conditional choice, in order, the choices it depends on and which of their indices (the last: -1) let it be.
+        """The choices that each conditional one depends on, and which of their indices (the last: -1) let it be.
 
         A choice depends on others only if these are active themselves.
         """
@@ -156,20 +156,16 @@ class Domain:
             counts = after
         return sum(counts.values())
 
-    def every(self) -> Iterator[Indices]:
-        """Yield every row, the last choice fastest."""
-        keys = list(self.choices)
-        row = np.full(len(keys), -1, np.int16)
-
-        def deeper(place: int) -> Iterator[Indices]:
-            if place == len(keys):
-                yield row.copy()
-                return
-            for index in range(int(self.widths[place])) if self.active(row[None], place)[0] else (-1,):
-                row[place] = index
-                yield from deeper(place + 1)
-
-        yield from deeper(0)
+    def every(self) -> Indices:
+        """Return every row, (size, choices), the last choice fastest."""
+        rows = np.full((1, len(self.widths)), -1, np.int16)
+        for place, width in enumerate(self.widths.tolist()):
+            is_active = self.active(rows, place)
+            repeats = np.where(is_active, width, 1)
+            first = np.repeat(np.cumsum(repeats) - repeats, repeats)
+            rows = np.repeat(rows, repeats, axis=0)
+            rows[:, place] = np.where(np.repeat(is_active, repeats), np.arange(len(rows)) - first, -1)
+        return rows
 
     def active(self, rows: Indices, place: int) -> NDArray[np.bool_]:
         """Return whether the choice at `place` is active, (N,), in rows that are complete as far as it."""
