@@ -41,6 +41,11 @@ class Facts:
     features: Floats
 
 
+def no_facts(rows: Indices) -> Facts:
+    """Stand for facts that are not there yet: a domain may be looked at before its latencies are known."""
+    raise AssertionError("nobody may ask for facts before there are any")
+
+
 @dataclass(frozen=True)
 class Domain:
     """Choices with their values, when each is active, which belong together, and a function that tells the facts.

@@ -17,6 +17,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS, Controller
 from nas.device import LOCAL, find_runtime, open_worker
+from nas.domain import Domain, no_facts
 from nas.errors import UsageError
 from nas.evaluators import EVALUATORS, Evaluator, epochs_of, find_evaluator
 from nas.evaluators.setup import Setup
@@ -159,6 +160,14 @@ def check(experiment: Experiment) -> None:
 def make_experiment_objective(experiment: Experiment) -> Objective:
     """Return the objective with the experiment's target and exponents."""
     return make_objective(experiment.objective, experiment.target_ms, experiment.alpha, experiment.beta)
+
+
+def check_controller(experiment: Experiment, space: Space) -> None:
+    """Raise UsageError where the controller cannot search the space, or its library is missing."""
+    controller: object = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
+    controller_check: Callable[[Domain], None] | None = getattr(controller, "check", None)
+    if controller_check is not None:
+        controller_check(Domain(space.choices, no_facts, space.conditions))
 
 
 def make_controller(

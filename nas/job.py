@@ -20,6 +20,7 @@ from nas.evaluators.setup import Setup
 from nas.experiment import (
     Experiment,
     check,
+    check_controller,
     identity,
     make_controller,
     make_evaluator,
@@ -72,6 +73,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     space = space.for_classes(task.num_classes)
     trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
     make_experiment_rungs(experiment, task, space)  # raises where there cannot be any
+    check_controller(experiment, space)
     settings = {**identity(experiment, space, task), **published_identity(experiment)}
     check_run(experiment.folder, settings)
     if finished := finished_result(experiment):

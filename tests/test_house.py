@@ -84,7 +84,7 @@ ROOMS = {
     "domain": {"architecture"},
     "space_domain": {"compiled", "domain", "lattice", "space"},
     "problem": {"domain", "objective"},
-    "controllers": {"architecture", "domain", "objective", "problem"},
+    "controllers": {"architecture", "domain", "errors", "objective", "problem"},
     "warm_start": {"architecture", "controllers", "domain", "draws", "problem", "progress", "space", "tasks",
                    "training", "zero_cost"},
     "rungs": {"errors", "objective"},

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "threads": (number, "threads of the runtime (default: 1)"),
         "device": ({"metavar": "URL"}, "where to measure: local (default) or ssh://user@host:port/path/to/python"),
         "table": ({"metavar": "NAME"}, "a shipped or imported latency table or a file, instead of the device's own"),
-        "controller": (text, "tpe (default) or random"),
+        "controller": (text, "tpe (default), or another of `nas list controllers`"),
         "evaluator": (text, "proxy_training (default), another of `nas list evaluators`, or package.module:function"),
         "accuracies": ({"metavar": "FILE"}, "a CSV or Parquet of accuracies, or a run's folder, to search in"),
         "supernet": ({"metavar": "DIR"}, "a trained supernet that evaluates the candidates"),

@@ -25,7 +25,11 @@ from nas.problem import Problem, Told
 
 
 class Controller(Protocol):
-    """What a controller file provides; it is made with `Controller(problem)`."""
+    """What a controller file provides; it is made with `Controller(problem)`.
+
+    Where not every space suits it, or its library may be missing, it also has `check(domain)`, which raises UsageError
+    before anything is measured; the domain's facts cannot be asked for yet.
+    """
 
     def __init__(self, problem: Problem):
         """Begin with nothing told."""

@@ -24,7 +24,11 @@ TRIES = 16
 
 
 class CMAESController:
-    """The distribution after the whole generations that were told. Points are the ranks of values, 0 to width - 1."""
+    """CMA-ES with margin (Hamano et al. 2022) over choices between numbers.
+
+    A point has the rank of each ordinal value, scaled to the unit cube: one step size serves choices of two values
+    and of ten.
+    """
 
     def __init__(self, problem: Problem):
         self.check(problem.domain)
@@ -37,7 +41,6 @@ class CMAESController:
         self._order = [np.argsort(values[place]) for place in self._ordinal]
         top = problem.domain.widths[self._ordinal] - 1.0
         bounds = np.stack([np.zeros(len(top)), top], axis=1)
-        # The space is scaled to the unit cube: one step size serves choices of two and of ten values.
         self._cma = CMAwM(np.full(len(top), 0.5), 0.3, bounds / top[:, None], 1.0 / top, seed=0)
         self._top = top
         self._generation: list[tuple[Indices, float]] = []
@@ -95,6 +98,9 @@ class CMAESController:
         rng = np.random.default_rng([self._cma.generation, number])
         points = points + rng.uniform(-0.5, 0.5, len(points))
         self._cma.reseed_rng(int(rng.integers(1 << 31)))
-        return np.where(given >= 0, points / self._top, self._cma.ask()[1])
+        point: Floats = np.where(given >= 0, points / self._top, self._cma.ask()[1])
+        return point
+
+
 def _is_ordinal(values: tuple[Scalar, ...]) -> bool:
     return len(values) > 1 and not any(isinstance(value, str) for value in values)

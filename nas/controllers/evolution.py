@@ -22,7 +22,10 @@ TRIES = 16
 
 
 class EvolutionController:
-    """Mutates the best of 10 of the last 50 candidates in one choice; the first 50 are random."""
+    """Regularized evolution (Real et al. 2019): mutates the best of 10 of the last 50 candidates.
+
+    A mutant differs in one choice. The first 50 candidates are random.
+    """
 
     def __init__(self, problem: Problem):
         self._problem = problem

@@ -19,7 +19,10 @@ LARGEST = 1_000_000
 
 
 class ExhaustiveController:
-    """Draws from the networks that are left and that the objective admits; where none is left, any candidate."""
+    """Every distinct network once, in random order; for a million candidates at most.
+
+    Draws from the networks that are left and that the objective admits; where none is left, any candidate.
+    """
 
     def __init__(self, problem: Problem):
         self.check(problem.domain)

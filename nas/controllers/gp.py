@@ -16,7 +16,10 @@ from nas.problem import Problem, Told
 
 
 class GPController:
-    """The sampler with its own defaults, one or several objectives. An inactive choice counts as its first value."""
+    """Optuna's Gaussian process with its own defaults, one or several objectives; slow beyond some hundred trials.
+
+    An inactive choice counts as its first value.
+    """
 
     def __init__(self, problem: Problem):
         self._study = OptunaStudy(problem)

@@ -17,7 +17,7 @@ from nas.problem import Problem, Told
 
 
 class LocalSearchController:
-    """Stands on a candidate and asks for its neighbours; when all were tried and none was better, starts anew."""
+    """Hill climbing (White et al. 2021): asks for neighbours of the best, and starts anew when none is better."""
 
     def __init__(self, problem: Problem):
         self._problem = problem

@@ -21,7 +21,10 @@ POPULATION = 50
 
 
 class NSGAController:
-    """One of Optuna's two samplers. An inactive choice of a parent has a random value: nothing is inherited there."""
+    """One of Optuna's two samplers.
+
+    An inactive choice of a parent has a random value: nothing is inherited there.
+    """
 
     def __init__(self, problem: Problem, sampler: str):
         self._study, self._domain, self._name = OptunaStudy(problem), problem.domain, sampler
@@ -39,8 +42,9 @@ class NSGAController:
             return
         self._count += 1
         if self._count % POPULATION == 0:
-            # Now, by a seed of its own, and not in the next ask: NSGA-III chooses parents partly at random.
-            self._sampler(generation).get_parent_population(self._study.study, generation + 1)
+            # The first ask of a generation chooses its parents, NSGA-III partly at random: a seed of the generation
+            # makes them a function of what was told. What this ask proposes is not needed.
+            self._study.ask(self._sampler(generation), full=True)
 
     def _sampler(self, seed: int) -> Any:
         import optuna
@@ -51,10 +55,10 @@ class NSGAController:
 
 
 def nsga2(problem: Problem) -> NSGAController:
-    """Return NSGA-II."""
+    """Optuna's NSGA-II (Deb et al. 2002), one or several objectives."""
     return NSGAController(problem, "NSGAIISampler")
 
 
 def nsga3(problem: Problem) -> NSGAController:
-    """Return NSGA-III."""
+    """Optuna's NSGA-III (Deb and Jain 2014), one or several objectives."""
     return NSGAController(problem, "NSGAIIISampler")

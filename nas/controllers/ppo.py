@@ -22,7 +22,7 @@ BATCH, EPOCHS, CLIP = 8, 8, 0.2
 
 
 class PPOController:
-    """Draws candidates from the policy, which makes eight clipped steps after every eight that were told."""
+    """PPO, MnasNet's controller: a recurrent policy, eight clipped steps after every eight candidates."""
 
     def __init__(self, problem: Problem):
         import torch

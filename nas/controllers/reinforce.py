@@ -22,7 +22,7 @@ BATCH = 4
 
 
 class ReinforceController:
-    """Draws candidates from the policy, which steps after every four that were told."""
+    """REINFORCE (Zoph and Le 2017): a recurrent policy over the choices, which steps after every four candidates."""
 
     def __init__(self, problem: Problem):
         import torch

@@ -11,7 +11,7 @@ from nas.problem import Problem, Told
 
 
 class TPEController:
-    """The sampler with its own defaults, one or several objectives."""
+    """Optuna's TPE (Bergstra et al. 2011) with its own defaults, one or several objectives."""
 
     def __init__(self, problem: Problem):
         self._study = OptunaStudy(problem)
