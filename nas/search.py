@@ -37,7 +37,10 @@ HOPELESS = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early."""
+    """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early.
+
+    `known` are the digests of networks that earlier work evaluated: they are never proposed.
+    """
 
     space: Space
     controller: Controller
@@ -45,6 +48,7 @@ class Plan:
     objective: Objective
     predict: Callable[[Architecture], float]
     rungs: Rungs
+    known: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter)
 
 def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
     """Return a candidate that is new and that the objective admits, or None where none was found."""
-    tried = study.digests
+    tried = study.digests | plan.known
     for attempt in range(ALL_ATTEMPTS):
         own = derive_seed(seed, study.count, attempt)
         asked = attempt < CONTROLLER_ATTEMPTS

@@ -87,6 +87,8 @@ ROOMS = {
     "controllers": {"architecture", "domain", "errors", "objective", "problem"},
     "warm_start": {"architecture", "controllers", "domain", "draws", "problem", "progress", "space", "tasks",
                    "training", "zero_cost"},
+    "start_from": {"architecture", "errors", "lattice", "network", "objective", "problem", "progress", "space",
+                   "space_file", "study"},
     "rungs": {"errors", "objective"},
     "shrinkage": set(),
     "study": {"architecture", "files", "errors", "objective", "shrinkage", "space"},

@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train-finalists": (number, "train the best N where the evaluator trains nobody (default: 0, none)"),
         "warm-start": (text, "begin with the best of random candidates by a zero-cost score, as synflow"),
         "warm-start-samples": (number, "how many random candidates that are (default: 64)"),
+        "start-from": (
+            {"metavar": "X", "action": "append"},
+            "begin with a run's folder or a known network; repeatable",
+        ),
         "trials": (number, "candidates to evaluate (default: 12)"),
         "seed": (number, "decides candidates, training and result (default: 0)"),
         "proxy-resolution": (number, "input resolution of the candidates' short training, in pixels"),
