@@ -7,7 +7,7 @@ scaling coefficients are the same to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -41,6 +41,11 @@ class Facts:
     features: Floats
 
 
+def no_facts(rows: Indices) -> Facts:
+    """Stand for facts that are not there yet: a domain may be looked at before its latencies are known."""
+    raise AssertionError("nobody may ask for facts before there are any")
+
+
 @dataclass(frozen=True)
 class Domain:
     """Choices with their values, when each is active, which belong together, and a function that tells the facts.
@@ -60,23 +65,23 @@ class Domain:
         return np.array([len(values) for values in self.choices.values()], np.int16)
 
     @cached_property
-    def _gates(self) -> tuple[tuple[int, tuple[tuple[int, NDArray[np.bool_]], ...]], ...]:
-        """For each conditional choice, the choices it depends on and which of their indices (the last: -1) let it be.
+    def _gates(self) -> dict[int, tuple[tuple[int, NDArray[np.bool_]], ...]]:
+        """The choices that each conditional one depends on, and which of their indices (the last: -1) let it be.
 
         A choice depends on others only if these are active themselves.
         """
         place = {key: at for at, key in enumerate(self.choices)}
-        found = []
-        for key, needed in self.conditions.items():
+        found = {}
+        for key in sorted(self.conditions, key=place.__getitem__):
             gates = []
-            for other, allowed in needed:
+            for other, allowed in self.conditions[key]:
                 gates.append((place[other], np.array([*(value in allowed for value in self.choices[other]), False])))
-            found.append((place[key], tuple(gates)))
-        return tuple(sorted(found, key=lambda pair: pair[0]))
+            found[place[key]] = tuple(gates)
+        return found
 
     def activate(self, full: Indices) -> Indices:
         """Return the rows, (N, choices), with -1 for what is inactive; every index must be given, in place changed."""
-        for place, gates in self._gates:
+        for place, gates in self._gates.items():
             for other, allowed in gates:
                 full[~allowed[full[:, other]], place] = -1
         return full
@@ -133,26 +138,43 @@ class Domain:
         pairs = zip(self.choices.items(), row.tolist(), strict=True)
         return {key: values[index] for (key, values), index in pairs if index >= 0}
 
-    @property
+    @cached_property
     def size(self) -> int:
-        """How many rows there are, equal networks counted as often as they are spelled."""
-        return sum(1 for _ in self.every()) if self.conditions else int(np.prod(self.widths.astype(object)))
+        """How many rows there are, equal networks counted as often as they are spelled; counted without making them.
 
-    def every(self) -> Iterator[Indices]:
-        """Yield every row, the last choice fastest."""
-        keys = list(self.choices)
-        row = np.full(len(keys), -1, np.int16)
+        Rows that agree in all choices on which a later one depends go on alike, so they are counted together.
+        """
+        last_use = {other: place for place, gates in self._gates.items() for other, _ in gates}
+        counts: dict[tuple[tuple[int, int], ...], int] = {(): 1}
+        for place, width in enumerate(self.widths.tolist()):
+            after: dict[tuple[tuple[int, int], ...], int] = {}
+            for needed, count in counts.items():
+                given = dict(needed)
+                is_active = all(allowed[given[other]] for other, allowed in self._gates.get(place, ()))
+                kept = tuple(pair for pair in needed if last_use[pair[0]] > place)
+                if place in last_use:
+                    for index in range(width) if is_active else (-1,):
+                        state = (*kept, (place, index))
+                        after[state] = after.get(state, 0) + count
+                else:
+                    after[kept] = after.get(kept, 0) + count * (width if is_active else 1)
+            counts = after
+        return sum(counts.values())
 
-        def deeper(place: int) -> Iterator[Indices]:
-            if place == len(keys):
-                yield row.copy()
-                return
-            for index in range(int(self.widths[place])) if self._is_active(place, row) else (-1,):
-                row[place] = index
-                yield from deeper(place + 1)
+    def every(self) -> Indices:
+        """Return every row, (size, choices), the last choice fastest."""
+        rows = np.full((1, len(self.widths)), -1, np.int16)
+        for place, width in enumerate(self.widths.tolist()):
+            is_active = self.active(rows, place)
+            repeats = np.where(is_active, width, 1)
+            first = np.repeat(np.cumsum(repeats) - repeats, repeats)
+            rows = np.repeat(rows, repeats, axis=0)
+            rows[:, place] = np.where(np.repeat(is_active, repeats), np.arange(len(rows)) - first, -1)
+        return rows
 
-        yield from deeper(0)
-
-    def _is_active(self, place: int, row: Indices) -> bool:
-        gates = dict(self._gates).get(place, ())
-        return all(bool(allowed[row[other]]) for other, allowed in gates)
+    def active(self, rows: Indices, place: int) -> NDArray[np.bool_]:
+        """Return whether the choice at `place` is active, (N,), in rows that are complete as far as it."""
+        found = np.ones(len(rows), np.bool_)
+        for other, allowed in self._gates.get(place, ()):
+            found &= allowed[rows[:, other]]
+        return found

@@ -17,6 +17,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS, Controller
 from nas.device import LOCAL
+from nas.domain import Domain, no_facts
 from nas.errors import UsageError
 from nas.evaluators import Evaluator, epochs_of, find_evaluator
 from nas.evaluators.setup import Setup
@@ -27,6 +28,7 @@ from nas.registry import lookup, nearest
 from nas.rungs import Rungs, make_rungs
 from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
+from nas.start_from import Start
 from nas.tasks.classification import Classification
 from nas.units import parse_latency
 from nas.warm_start import WarmStart, best_of_random
@@ -74,6 +76,7 @@ class Experiment:
     finalist_seeds: int = 2
     supernet_epochs: int = 0
     train_finalists: int = 0
+    start_from: str | list[str] | None = None
 
     @property
     def target_ms(self) -> float:
@@ -87,6 +90,15 @@ class Experiment:
         """What the evaluator is pointed at: a table of accuracies or a supernet's folder."""
         given = self.accuracies or self.supernet
         return Path(given) if given else None
+
+    @property
+    def starts(self) -> list[str]:
+        """What the search starts from: run folders, networks by name or YAML. Raises UsageError for another thing."""
+        given = [self.start_from] if isinstance(self.start_from, str) else self.start_from or []
+        for name in given:
+            if not isinstance(name, str) or not name:
+                raise UsageError(f"--start-from: a run's folder, or a network's name or YAML: {name!r}")
+        return list(dict.fromkeys(given))
 
     @property
     def folder(self) -> Path:
@@ -108,7 +120,7 @@ def read_experiment(path: str) -> dict[str, Any]:
     for key, value in data.items():
         if key not in fields:
             raise UsageError(f"{path}: unknown setting '{key}'{nearest(str(key), fields)}")
-        names = str(fields[key].type).split(" | ")
+        names = [name.partition("[")[0] for name in str(fields[key].type).split(" | ")]
         if type(value).__name__ not in (*names, *(["int"] if "float" in names else [])):
             raise UsageError(f"{path}: {key} must be of type {names[0]}: {value!r}")
     return dict(data)
@@ -138,26 +150,53 @@ def make_experiment_objective(experiment: Experiment) -> Objective:
     return make_objective(experiment.objective, experiment.target_ms, experiment.alpha, experiment.beta)
 
 
+def check_controller(experiment: Experiment, space: Space) -> None:
+    """Raise UsageError where the controller cannot search the space, or its library is missing."""
+    controller: object = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
+    controller_check: Callable[[Domain], None] | None = getattr(controller, "check", None)
+    if controller_check is not None:
+        controller_check(Domain(space.choices, no_facts, space.conditions))
+
+
 def make_controller(
     experiment: Experiment,
     space: Space,
     problem: Problem,
     task: Classification,
     predict: Callable[[Architecture], float],
+    start: Start,
     tried: Callable[[], AbstractSet[str]],
     reporter: Reporter,
 ) -> Controller:
-    """Return the experiment's controller, told nothing; behind a warm start where one is asked for and not over.
+    """Return the experiment's controller, told what `start` knows; behind what it and a warm start ask for first.
 
     `tried` gives the digests of all candidates so far, failed ones included.
     """
     controller: Controller = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(problem)
+    for known in start.told:
+        controller.tell(known)
+    controller = _warmed(experiment, space, controller, task, predict, start, tried, reporter)
+    return WarmStart(controller, start.first, tried) if start.first else controller
+
+
+def _warmed(
+    experiment: Experiment,
+    space: Space,
+    controller: Controller,
+    task: Classification,
+    predict: Callable[[Architecture], float],
+    start: Start,
+    tried: Callable[[], AbstractSet[str]],
+    reporter: Reporter,
+) -> Controller:
+    """Return the controller behind the best of random candidates by a zero-cost score, where that is not over."""
     samples = experiment.warm_start_samples
     keep = max(1, samples // WARM_SHARE)
     if not experiment.warm_start or len(tried()) >= keep:
         return controller
     pool = best_of_random(
-        experiment.warm_start, space, task, lambda arch: predict(arch) <= experiment.target_ms,
+        experiment.warm_start, space, task,
+        lambda arch: predict(arch) <= experiment.target_ms and arch.digest not in start.digests,
         samples, keep, experiment.seed, reporter,
     )  # fmt: skip
     return WarmStart(controller, pool, tried)

@@ -17,6 +17,7 @@ from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
 from nas.experiment import (
     Experiment,
+    check_controller,
     identity,
     make_controller,
     make_evaluator,
@@ -51,6 +52,7 @@ from nas.result import (
 from nas.search import Plan, search
 from nas.space import Space
 from nas.space_domain import space_domain
+from nas.start_from import make_start, read_sources, start_identity
 from nas.study import RESULT, Study, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
@@ -77,7 +79,10 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     space = space.for_classes(task.num_classes)
     trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
     make_experiment_rungs(experiment, task, space)  # raises where there cannot be any
+    check_controller(experiment, space)
     settings = {**identity(experiment, space, task), **published_identity(experiment)}
+    sources = read_sources(experiment.starts, space, settings, experiment.folder)
+    settings |= start_identity(sources)
     check_run(experiment.folder, settings)
     if finished := finished_result(experiment):
         reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
@@ -100,8 +105,9 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         rungs = make_experiment_rungs(experiment, task, space)
         predict = ready.predictor.predict
         problem = Problem(space_domain(space, ready.predictor.layer_ms), objective)
-        controller = make_controller(experiment, space, problem, task, predict, lambda: study.digests, reporter)
-        plan = Plan(space, controller, evaluator, objective, predict, rungs)
+        start = make_start(sources, objective, predict, reporter)
+        controller = make_controller(experiment, space, problem, task, predict, start, lambda: study.digests, reporter)
+        plan = Plan(space, controller, evaluator, objective, predict, rungs, start.digests)
         search(plan, study, experiment.trials, experiment.seed, reporter)
         finals = find_finalists(experiment, space, task, study, evaluator, objective, reporter)
         result = finish(experiment, space, task, objective, study, evaluator, finals, ready, reporter)

@@ -45,6 +45,7 @@ class Plan:
     """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early.
 
     Without an `executor`, this process evaluates, one candidate at a time.
+    `known` are the digests of networks that earlier work evaluated: they are never proposed.
     """
 
     space: Space
@@ -53,6 +54,7 @@ class Plan:
     objective: Objective
     predict: Callable[[Architecture], float]
     rungs: Rungs
+    known: frozenset[str] = frozenset()
     executor: Executor | None = None
 
 
@@ -82,7 +84,7 @@ def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter,
 
 def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
     """Return a candidate that is new and that the objective admits, or None where none was found."""
-    tried, pending = study.digests, study.pending
+    tried, pending = study.digests | plan.known, study.pending
     for attempt in range(ALL_ATTEMPTS):
         own = derive_seed(seed, study.claimed, attempt)
         asked = attempt < CONTROLLER_ATTEMPTS

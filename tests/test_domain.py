@@ -65,6 +65,21 @@ def test_equal_networks_have_equal_keys_and_others_do_not() -> None:
 def test_every_row_of_a_small_space_once() -> None:
     space = load_space("nb_macro")
     domain = Domain(space.choices, facts, space.conditions)
-    found = {tuple(row.tolist()) for row in domain.every()}
+    found = list(map(tuple, domain.every().tolist()))
+    assert found == sorted(set(found))
     assert len(found) == domain.size == space.size == 3969
-    assert all(space.encode(domain.decode(np.array(row))) == row for row in list(found)[:50])
+    assert all(space.encode(domain.decode(np.array(row))) == row for row in found[:50])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_size_is_counted_without_making_the_rows(name: str) -> None:
+    space = load_space(name)
+    assert Domain(space.choices, facts, space.conditions).size == space.size
+
+
+def test_what_is_active_is_known_from_what_comes_before() -> None:
+    space = load_space("mobile")
+    domain = Domain(space.choices, facts, space.conditions)
+    rows = domain.sample(200, np.random.default_rng(4))
+    for place in range(len(domain.widths)):
+        assert (domain.active(rows, place) == (rows[:, place] >= 0)).all()

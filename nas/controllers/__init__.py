@@ -6,18 +6,30 @@ was told, so a search that was killed goes on exactly where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nas.architecture import Scalar
+from nas.controllers.cmaes import CMAESController
+from nas.controllers.evolution import EvolutionController
+from nas.controllers.exhaustive import ExhaustiveController
+from nas.controllers.gp import GPController
+from nas.controllers.local_search import LocalSearchController
+from nas.controllers.nsga import nsga2, nsga3
+from nas.controllers.ppo import PPOController
 from nas.controllers.random import RandomController
+from nas.controllers.reinforce import ReinforceController
 from nas.controllers.tpe import TPEController
 from nas.domain import Choices
 from nas.problem import Problem, Told
 
 
 class Controller(Protocol):
-    """What a controller file provides; it is made with `Controller(problem)`."""
+    """What a controller file provides; it is made with `Controller(problem)`.
+
+    Where not every space suits it, or its library may be missing, it also has `check(domain)`, which raises UsageError
+    before anything is measured; the domain's facts cannot be asked for yet.
+    """
 
     def __init__(self, problem: Problem):
         """Begin with nothing told."""
@@ -29,7 +41,16 @@ class Controller(Protocol):
         """Take in a candidate that ended, or failed."""
 
 
-CONTROLLERS: dict[str, type[Controller]] = {
+CONTROLLERS: dict[str, Callable[[Problem], Controller]] = {
     "tpe": TPEController,
     "random": RandomController,
+    "exhaustive": ExhaustiveController,
+    "evolution": EvolutionController,
+    "local_search": LocalSearchController,
+    "nsga2": nsga2,
+    "nsga3": nsga3,
+    "cmaes": CMAESController,
+    "gp": GPController,
+    "reinforce": ReinforceController,
+    "ppo": PPOController,
 }

@@ -12,7 +12,7 @@ from nas.problem import Problem, Told
 
 
 class RandomController:
-    """Draws each active choice uniformly."""
+    """Uniform sampling: draws each active choice by itself."""
 
     def __init__(self, problem: Problem):
         self._domain = problem.domain

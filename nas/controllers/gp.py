@@ -1,0 +1,37 @@
+"""Optuna's Gaussian process (Matern kernel over Hamming distances, log expected improvement; Ament et al. 2023).
+
+Its cost grows with the cube of the trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nas.architecture import Scalar
+from nas.controllers.optuna_study import OptunaStudy
+from nas.domain import Choices
+from nas.problem import Problem, Told
+
+
+class GPController:
+    """Optuna's Gaussian process with its own defaults, one or several objectives; slow beyond some hundred trials.
+
+    An inactive choice counts as its first value.
+    """
+
+    def __init__(self, problem: Problem):
+        self._study = OptunaStudy(problem)
+        self._filling = np.zeros(len(problem.domain.widths), np.int16)
+
+    def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
+        """Return the candidate that a sampler of this seed proposes after what was told; the first ten are random."""
+        import optuna
+
+        sampler = optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
+        return self._study.ask(sampler, full=True)
+
+    def tell(self, told: Told) -> None:
+        """Add a finished trial."""
+        self._study.tell(told, self._filling)
