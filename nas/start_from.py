@@ -71,7 +71,10 @@ def read_sources(names: Sequence[str], space: Space, settings: Mapping[str, Any]
                 raise UsageError(f"--start-from {name}: is the folder of this run itself; give another --run")
             found.append(_read_run(name, space, settings))
         else:
-            arch = load_architecture(name)
+            try:
+                arch = load_architecture(name)
+            except SpaceError as error:
+                raise UsageError(f"--start-from {name}: {error}") from error
             fitting = arch.at(min(space.resolution, key=lambda size: abs(size - arch.resolution)))
             found.append(Source(name, (_held(fitting, space, name),)))
     return tuple(found)

@@ -172,9 +172,12 @@ def test_a_network_that_the_space_holds_is_tried_first_at_its_own_resolution_and
         ("{tmp}/empty", "--start-from {tmp}/empty: is not a run folder: it has no journal.log"),
         ("{tmp}/broken", "--start-from {tmp}/broken: its journal cannot be read"),
         ("{tmp}/odd", "--start-from {tmp}/odd: trial 0 cannot be read: "),
-        ("mobilenet_v2_1", "did you mean 'mobilenet_v2_1.0'?"),
+        (
+            "mobilenet_v2_1",
+            "--start-from mobilenet_v2_1: unknown search space 'mobilenet_v2_1'; did you mean",
+        ),
         ("mnasnet", "mnasnet: a space with 49 choices, not one network"),
-        ("mobilenet_v2_1.0", "--start-from mobilenet_v2_1.0: tiny: has 2 stages, this network 9"),
+        ("mobilenet_v2_1.0", "--start-from mobilenet_v2_1.0: tiny: has 2 stages, this network 8"),
         ("{tmp}/wide.yaml", "--start-from {tmp}/wide.yaml: tiny: stage 1 cannot have separable(out_channels=32)"),
     ],
 )
