@@ -20,10 +20,12 @@ class Problem:
 class Told:
     """A candidate that ended. `values` are the objective's; both are None where it failed.
 
-    `stopped` where a rung ended it: its accuracy is that of fewer epochs than others had.
+    `curve` is the accuracy after each epoch. `stopped` where a rung ended it: its accuracy is that of fewer epochs
+    than others had.
     """
 
     choices: Choices
     metrics: Metrics | None
     values: tuple[float, ...] | None
     stopped: bool = False
+    curve: tuple[float, ...] = ()

@@ -294,7 +294,7 @@ def told(ended: Trial | Failure) -> Told:
     """Return what a controller is told of a candidate that ended."""
     if isinstance(ended, Failure):
         return Told(ended.choices, None, None)
-    return Told(ended.choices, ended.metrics, ended.values, ended.stopped_at is not None)
+    return Told(ended.choices, ended.metrics, ended.values, ended.stopped_at is not None, ended.curve)
 
 
 def follow(accuracies: Iterator[Any], stops: Callable[[tuple[float, ...]], bool]) -> tuple[tuple[float, ...], bool]:

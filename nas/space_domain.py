@@ -33,7 +33,7 @@ def space_domain(space: Space, layer_ms: Cost, constant_ms: float = 0.0) -> Doma
             np.log(np.maximum(sizes, 1.0)),
         )
 
-    return Domain(space.choices, facts, space.conditions, groups_of(space))
+    return Domain(space.choices, facts, space.conditions, groups_of(space), ("macs", "params"))
 
 
 def groups_of(space: Space) -> Mapping[str, str]:
