@@ -84,7 +84,9 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
             experiment, space, problem, task, partial(is_feasible, objective, forecast), lambda: study.digests, reporter
         )
         rungs = make_experiment_rungs(experiment, task, space)
-        plan = Plan(space, controller, evaluator, objective, forecast.predict, rungs, forecast.beside, worst)
+        plan = Plan(
+            space, controller, evaluator, objective, forecast.predict, rungs, beside=forecast.beside, reference=worst
+        )
         search(plan, study, experiment.trials, experiment.seed, reporter)
         ended = Ended(experiment, space, task, study, evaluator, objective, tables, reporter)
         result = {**conclude(ended, worst, spans), "evaluator_check": checked}
