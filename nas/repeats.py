@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.errors import RunError
 from nas.evaluators import Evaluator
-from nas.objective import Objective, preference
+from nas.objective import Goal, preference
 from nas.progress import Reporter
 from nas.search import follow, reason
 from nas.shrinkage import Spread, fit
@@ -70,8 +70,7 @@ class Finals:
 def evaluate_finalists(
     study: Study,
     evaluator: Evaluator,
-    objective: Objective,
-    target_ms: float,
+    goal: Goal,
     seed: int,
     most: int,
     rounds: int,
@@ -86,19 +85,19 @@ def evaluate_finalists(
     been. An evaluator that says `deterministic` has nothing to repeat.
     """
     known = Known(study.accuracies(before=study.count))
-    trials = within(study, objective, target_ms)
+    trials = within(study, goal)
     if rounds == 0 or most < FEWEST or len(trials) < FEWEST or getattr(evaluator, "deterministic", False):
         return Finals(None, known.estimates(), ())
     again = _recorded(study, {1: evaluator}, seed, reporter)
-    chosen = best_of(trials, known, objective)[:FEWEST]
+    chosen = best_of(trials, known, goal)[:FEWEST]
     repeat(chosen, known, again, 1)
-    others = contenders(trials, known, objective)[: most - len(chosen)]
+    others = contenders(trials, known, goal)[: most - len(chosen)]
     repeat(others, known, again, 1)
     chosen += others
     for number in range(2, rounds + 1):
         if (spread := known.spread) is None or spread.noise == 0:
             break
-        chosen = best_of(chosen, known, objective)[: max(FEWEST, len(chosen) // 2)]
+        chosen = best_of(chosen, known, goal)[: max(FEWEST, len(chosen) // 2)]
         repeat(chosen, known, again, number, 2 ** (number - 1) if hasattr(evaluator, "longer") else 1)
     return Finals(known.spread, known.estimates(), tuple(known.again))
 
@@ -106,8 +105,7 @@ def evaluate_finalists(
 def train_finalists(
     study: Study,
     trainer: Evaluator,
-    objective: Objective,
-    target_ms: float,
+    goal: Goal,
     seed: int,
     most: int,
     rounds: int,
@@ -119,42 +117,42 @@ def train_finalists(
     is believed of a finalist is the mean of its trainings. Recorded as `evaluate_finalists` does.
     """
     again = _recorded(study, {TRAINED: trainer}, seed, reporter)
-    chosen, reached = within(study, objective, target_ms)[:most], dict[str, list[float]]()
+    chosen, reached = within(study, goal)[:most], dict[str, list[float]]()
 
     def key(trial: Trial) -> float:
-        accuracy = fmean(reached[trial.architecture.digest])
-        return -objective.score(replace(trial.metrics, accuracy=accuracy))
+        accuracy = fmean(reached[trial.digest])
+        return -goal.score(replace(trial.metrics, accuracy=accuracy))
 
     for number in range(1, rounds + 1):
         for trial in chosen:
             accuracy = again(trial, number, TRAINED)
             if accuracy is not None:
-                reached.setdefault(trial.architecture.digest, []).append(accuracy)
-        trained = [trial for trial in chosen if trial.architecture.digest in reached]
+                reached.setdefault(trial.digest, []).append(accuracy)
+        trained = [trial for trial in chosen if trial.digest in reached]
         chosen = sorted(trained, key=key)[: max(FEWEST, len(chosen) // 2)]
     believed = {digest: values[0] for digest, values in study.accuracies().items()}
     believed |= {digest: fmean(values) for digest, values in reached.items()}
     return Finals(fit(list(reached.values())), believed, tuple(reached))
 
 
-def within(study: Study, objective: Objective, target_ms: float) -> list[Trial]:
+def within(study: Study, goal: Goal) -> list[Trial]:
     """Return the finished trials that hold the target by prediction, the best first."""
     return sorted(
-        (trial for trial in study.trials if trial.metrics.latency_ms <= target_ms),
-        key=lambda trial: preference(objective, target_ms, trial.metrics),
+        (trial for trial in study.trials if trial.metrics.on(goal.device).latency_ms <= goal.target_ms),
+        key=lambda trial: preference(goal, trial.metrics),
     )
 
 
-def best_of(trials: Sequence[Trial], known: Known, objective: Objective) -> list[Trial]:
+def best_of(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]:
     """Return the trials, the best by estimate first."""
     estimates = known.estimates()
     return sorted(
         trials,
-        key=lambda trial: -objective.score(replace(trial.metrics, accuracy=estimates[trial.architecture.digest])),
+        key=lambda trial: -goal.score(replace(trial.metrics, accuracy=estimates[trial.digest])),
     )
 
 
-def contenders(trials: Sequence[Trial], known: Known, objective: Objective) -> list[Trial]:
+def contenders(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]:
     """Return the trials not yet evaluated again that the noise lets be as good as the best, the best first."""
     spread = known.spread
     if spread is None:
@@ -162,17 +160,17 @@ def contenders(trials: Sequence[Trial], known: Known, objective: Objective) -> l
     estimates = known.estimates()
 
     def score(trial: Trial, more: float = 0.0) -> float:
-        return objective.score(replace(trial.metrics, accuracy=estimates[trial.architecture.digest] + more))
+        return goal.score(replace(trial.metrics, accuracy=estimates[trial.digest] + more))
 
     best = max(score(trial) for trial in trials)
-    waiting = [trial for trial in trials if trial.architecture.digest not in known.again]
-    return [trial for trial in best_of(waiting, known, objective) if score(trial, spread.explained()) >= best]
+    waiting = [trial for trial in trials if trial.digest not in known.again]
+    return [trial for trial in best_of(waiting, known, goal) if score(trial, spread.explained()) >= best]
 
 
 def repeat(trials: Sequence[Trial], known: Known, again: Again, number: int, longer: int = 1) -> None:
     """Evaluate trials again in round `number` and add what is new to what is known."""
     for trial in trials:
-        digest = trial.architecture.digest
+        digest = trial.digest
         if digest not in known.again:
             known.again.append(digest)
         accuracy = again(trial, number, longer)
@@ -188,7 +186,7 @@ def _recorded(study: Study, made: dict[int, Any], seed: int, reporter: Reporter)
     """Return a function that evaluates again and records it, or takes what is recorded; `made` are evaluators."""
 
     def again(trial: Trial, number: int, longer: int) -> float | None:
-        digest = trial.architecture.digest
+        digest = trial.digest
         found = study.repeats.get((digest, seed + number, longer))
         if found is None:
             if longer not in made:
@@ -212,6 +210,6 @@ def _evaluate(study: Study, evaluator: Evaluator, trial: Trial, seed: int, longe
         raise
     except Exception as raised:
         error = reason(raised)
-    repeated = Repeat(trial.architecture.digest, seed, longer, study.count, curve, error)
+    repeated = Repeat(trial.digest, seed, longer, study.count, curve, error)
     study.record_repeat(repeated)
     return repeated

@@ -177,7 +177,13 @@ def test_a_search_by_every_controller_repeats_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole command on the null runtime, with accuracies of a table; finalists and winner are no controller's."""
-    monkeypatch.setattr("nas.job.finish", lambda given, *rest: {**run_facts(given, rest[3]), "settings": asdict(given)})
+    monkeypatch.setattr(
+        "nas.job.conclude",
+        lambda ended, *_: {
+            **run_facts(ended.experiment, ended.study, ended.objective),
+            "settings": asdict(ended.experiment),
+        },
+    )
     table, text = tmp_path / "table.csv", tmp_path / "small.yaml"
     text.write_text(json.dumps({**DATA, "proxy": {"resolution": 8}}), encoding="utf-8")
     networks = {canonical(SPACE.decode(DOMAIN.decode(row))).digest for row in DOMAIN.every()}
@@ -198,7 +204,7 @@ def test_a_search_by_every_controller_repeats_itself(
 def test_a_controller_that_does_not_suit_the_space_is_one_line_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.job.ready_table", lambda *_: pytest.fail("measures first"))
+    monkeypatch.setattr("nas.job.ready_tables", lambda *_: pytest.fail("measures first"))
     flags = ["--controller", "exhaustive", "--space", "mobile", "--runtime", "null", "--target-latency", "20ms"]
     assert main(["search", *flags, "--run", str(tmp_path / "run")]) == 2
     assert "--controller exhaustive: the space has 23,708,160 candidates" in capsys.readouterr().err
