@@ -127,7 +127,7 @@ def test_local_search_asks_for_neighbours_of_the_best_and_starts_anew_at_a_peak(
 
 
 def test_exhaustive_tries_every_network_once_and_refuses_a_large_space() -> None:
-    space = load_space("nb_macro")
+    space = parse_space("few", {**DATA, "resolution": 32, "stages": DATA["stages"][:2]}, "few.yaml")
     domain = space_domain(space, lambda layer: layer.macs / 1e6)
     keys = domain.facts(domain.every()).keys.tolist()
     controller = CONTROLLERS["exhaustive"](Problem(domain, make_objective("soft", 1.0)))

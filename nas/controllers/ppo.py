@@ -19,7 +19,7 @@ from nas.problem import Problem, Told
 
 LEARNING_RATE, DECAY = 0.01, 0.9
 ENTROPY = 0.3
-"""The weight of a choice's mean entropy beside advantages of unit spread; with little of it a policy narrows by luck."""
+"""The weight of a choice's mean entropy beside advantages of unit spread; with little, a policy narrows by luck."""
 BATCH, EPOCHS, CLIP = 8, 8, 0.2
 
 
