@@ -140,6 +140,8 @@ SPACE: dict[str, Any] = {
     },
 }  # fmt: skip
 KERNELS, EXPANSIONS, RESOLUTIONS = (3, 5, 7), (3, 4, 6), tuple(range(112, 225, 16))
+BEST_OFA = 0.763579
+"""The best within the limit that 150 generations of 20,000 mutants found; nobody has looked at all 7.2e7."""
 SHIFT = 0.0588
 """The predictor is of fine-tuned networks: by so much it lies above what the shared weights reach."""
 
@@ -169,7 +171,7 @@ def ofa(bench: Path = BENCH) -> SearchProblem:
         return mlp(weights, encode_ofa(rows, keys)) - SHIFT
 
     costs = domain.facts(domain.sample(20_000, np.random.default_rng(0))).latency_ms
-    return SearchProblem("ofa", domain, accuracy, accuracy, float(np.median(costs)), 0.7636)
+    return SearchProblem("ofa", domain, accuracy, accuracy, float(np.median(costs)), BEST_OFA)
 
 
 def encode_ofa(rows: Indices, keys: list[str]) -> Floats:

@@ -19,6 +19,7 @@ from nas.controllers.nsga import nsga2, nsga3
 from nas.controllers.ppo import PPOController
 from nas.controllers.random import RandomController
 from nas.controllers.reinforce import ReinforceController
+from nas.controllers.surrogate import SurrogateController
 from nas.controllers.tpe import TPEController
 from nas.domain import Choices
 from nas.problem import Problem, Told
@@ -42,6 +43,7 @@ class Controller(Protocol):
 
 
 CONTROLLERS: dict[str, Callable[[Problem], Controller]] = {
+    "surrogate": SurrogateController,
     "tpe": TPEController,
     "random": RandomController,
     "exhaustive": ExhaustiveController,
