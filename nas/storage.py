@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError, RunError
-from nas.files import LOCK, check_same_settings, drop_cut_line, exclusive, fcntl, read_json, write_json
+from nas.files import HAS_LOCKS, LOCK, check_same_settings, drop_cut_line, exclusive, read_json, write_json
 
 JOURNAL = "journal.log"
 CARD = "study.json"
@@ -160,7 +160,7 @@ def _journal(path: Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    lock = JournalLock(path) if fcntl is not None else JournalFileOpenLock(str(path))
+    lock = JournalLock(path) if HAS_LOCKS else JournalFileOpenLock(str(path))
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, ValueError, KeyError) as error:

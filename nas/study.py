@@ -225,7 +225,7 @@ class Study:
     ) -> Trial:
         """Claim and end a candidate in one go. Raises RunError where it was tried already."""
         claim = self.claim(choices, arch.digest)
-        trial = claim and self.end(claim, metrics, values, duration_s, curve, stopped)
+        trial = self.end(claim, metrics, values, duration_s, curve, stopped) if claim else None
         if trial is None:
             raise RunError(f"{self.folder}: {arch.digest} was tried already")
         return trial
@@ -278,8 +278,9 @@ class Study:
         number = self._ledger.ordinal(claim.digest) if claim.digest in self._ledger else -1
         if self._ledger.wins(claim.number) and claim.state == ENDED:
             self._failures.pop(claim.digest, None)
-            self.ended.append(trial_of(frozen, number, self._space))
-            insort(self.evaluated, self.ended[-1], key=lambda trial: trial.number)
+            trial = trial_of(frozen, number, self._space)
+            self.ended.append(trial)
+            insort(self.evaluated, trial, key=lambda other: other.number)
         elif self._ledger.wins(claim.number) and claim.state == FAILED:
             self._failures[claim.digest] = failure_of(frozen, number)
             self.ended.append(self._failures[claim.digest])
