@@ -16,21 +16,20 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS, Controller
-from nas.device import LOCAL, find_runtime, open_worker
+from nas.device import LOCAL
 from nas.errors import UsageError
-from nas.evaluators import EVALUATORS, Evaluator, epochs_of, find_evaluator
+from nas.evaluators import Evaluator, epochs_of, find_evaluator
 from nas.evaluators.setup import Setup
 from nas.objective import Objective, make_objective
 from nas.problem import Problem
 from nas.progress import Reporter
 from nas.registry import lookup, nearest
-from nas.rungs import FIDELITIES, Rungs, make_rungs
+from nas.rungs import Rungs, make_rungs
 from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
 from nas.tasks.classification import Classification
 from nas.units import parse_latency
 from nas.warm_start import WarmStart, best_of_random
-from nas.zero_cost import ZERO_COST
 
 SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
 """Settings that point at an evaluator's source, and the evaluator that each implies."""
@@ -134,28 +133,6 @@ def resolve_space(experiment: Experiment) -> Space:
     return replace(space, proxy=proxy, final=final, supernet=supernet)
 
 
-def check(experiment: Experiment) -> None:
-    """Raise UsageError for the first setting that cannot be, before anything is loaded or written."""
-    experiment.target_ms  # noqa: B018 (raises)
-    make_experiment_objective(experiment)
-    find_runtime(experiment.runtime)
-    lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
-    find_evaluator(experiment.evaluator)
-    _check_sources(experiment)
-    open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises where it cannot be an address
-    for key, least in (("trials", 1), ("threads", 1), ("seed", 0), ("warm_start_samples", 1)):
-        if getattr(experiment, key) < least:
-            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
-    for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images",
-                "supernet_epochs", "train_finalists"):  # fmt: skip
-        if getattr(experiment, key) < 0:
-            raise UsageError(f"--{key.replace('_', '-')}: must not be negative: {getattr(experiment, key)}")
-    lookup(dict.fromkeys(FIDELITIES), experiment.fidelity, "fidelity", "--fidelity")
-    for key, least in (("eta", 2), ("min_epochs", 1), ("finalists", 2), ("finalist_seeds", 0)):
-        if getattr(experiment, key) < least:
-            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
-
-
 def make_experiment_objective(experiment: Experiment) -> Objective:
     """Return the objective with the experiment's target and exponents."""
     return make_objective(experiment.objective, experiment.target_ms, experiment.alpha, experiment.beta)
@@ -199,24 +176,6 @@ def make_setup(experiment: Experiment, task: Classification, space: Space, repor
 def only_reads(experiment: Experiment) -> bool:
     """Whether the evaluator is made of its source alone and writes nothing: it can be made before anything else."""
     return experiment.source is not None and experiment.evaluator in SOURCES.values()
-
-
-def _check_sources(experiment: Experiment) -> None:
-    """Raise UsageError where an evaluator lacks its source, has two, or one that is another's."""
-    given = [key for key in SOURCES if getattr(experiment, key)]
-    if len(given) > 1:
-        raise UsageError("--accuracies, --supernet: an evaluator has one source, give one of them")
-    for key in given:
-        if experiment.evaluator in EVALUATORS and experiment.evaluator != SOURCES[key]:
-            raise UsageError(f"--{key}: is for the evaluator '{SOURCES[key]}', not for '{experiment.evaluator}'")
-    if experiment.evaluator == "tabular" and not experiment.accuracies:
-        raise UsageError("--evaluator tabular: needs --accuracies FILE")
-    if experiment.source and not experiment.source.exists():
-        raise UsageError(f"--{given[0]}: no such file or folder: '{experiment.source}'")
-    if experiment.train_finalists and experiment.evaluator == "proxy_training":
-        raise UsageError("--train-finalists: is for evaluators that do not train; proxy_training has --finalists")
-    if experiment.warm_start:
-        lookup(ZERO_COST, experiment.warm_start, "zero-cost score", "--warm-start")
 
 
 def make_experiment_rungs(experiment: Experiment, task: Classification, space: Space) -> Rungs:

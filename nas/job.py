@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import datetime
 import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
 from nas.compiled import compile_space
 from nas.distribution import count_within, latency_distribution
-from nas.errors import RunError, UsageError
+from nas.errors import UsageError
 from nas.evaluators import Evaluator
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
 from nas.experiment import (
     Experiment,
-    check,
     identity,
     make_controller,
     make_evaluator,
@@ -28,30 +25,38 @@ from nas.experiment import (
     only_reads,
     resolve_space,
 )
-from nas.export import export_folder, versions
-from nas.files import read_json, write_json
+from nas.experiment_check import check
+from nas.export import export_folder
+from nas.files import write_json
 from nas.final import Finalist, confirm, first_weights, train_winner, unmeasured
-from nas.latency import IDENTITY, LatencyTable
 from nas.network import trace
-from nas.objective import Objective, front
+from nas.objective import Objective
 from nas.picture import draw_search
 from nas.problem import Problem
-from nas.profiler import measure_networks, table_header
+from nas.profiler import measure_networks
 from nas.profiling import Latency
 from nas.progress import Reporter
 from nas.ready import Ready, published_identity, ready_table
 from nas.repeats import Finals, evaluate_finalists, train_finalists
-from nas.rungs import spent
+from nas.result import (
+    best_facts,
+    epoch_facts,
+    finalist_facts,
+    finished_result,
+    noise_facts,
+    run_facts,
+    verdict_facts,
+    winner_facts,
+)
 from nas.search import Plan, search
 from nas.space import Space
 from nas.space_domain import space_domain
-from nas.study import RESULT, Study, Trial, check_run, open_study
+from nas.study import RESULT, Study, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.trust import in_words, known
 from nas.units import format_latency
 
-FINALIST_SETTINGS = ("finalists", "finalist_seeds", "train_finalists")
 NEVER_CHECKED = "was never checked in this space on this data: `nas check-proxy` tells how well it ranks"
 
 
@@ -144,23 +149,6 @@ def evaluation_words(experiment: Experiment, space: Space) -> str:
     return f"are evaluated by {experiment.evaluator}{source}, the winner is trained"
 
 
-def finished_result(experiment: Experiment) -> dict[str, Any] | None:
-    """Return the result of a run folder whose trials are all done, of these finalists, and whose winner is exported.
-
-    Raises RunError where the file is broken.
-    """
-    path = experiment.folder / RESULT
-    if not path.is_file():
-        return None
-    result = read_json(path)
-    try:
-        done = result["trials"] + len(result["failed"]) >= experiment.trials
-        same = all(result["settings"].get(key, 0) == getattr(experiment, key) for key in FINALIST_SETTINGS)
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: not the result of a search: {error!r}; without the file it is made again") from error
-    return result if done and same and (experiment.folder / "model" / "card.json").is_file() else None
-
-
 def reach_of(space: Space, ready: Ready, target_ms: float, reporter: Reporter) -> Span:
     """Say what the space spans on the device; raise UsageError where nothing in it meets the target."""
     compiled = compile_space(space, ready.predictor.layer_ms)
@@ -222,41 +210,6 @@ def finish(
     }
 
 
-def best_facts(winner: Finalist, test_accuracy: float, model: Path) -> dict[str, Any]:
-    """Return what the result says of the winner."""
-    trial, measured = winner.trial, winner.measured
-    return {
-        "architecture": trial.architecture.digest,
-        "accuracy": trial.metrics.accuracy,
-        "estimate": winner.estimate,
-        "test_accuracy": test_accuracy,
-        "latency_ms": {"predicted": trial.metrics.latency_ms, "measured": measured.median if measured else None},
-        "params": trial.metrics.params,
-        "macs": trial.metrics.macs,
-        "model": str(model),
-    }
-
-
-def run_facts(experiment: Experiment, study: Study) -> dict[str, Any]:
-    """Return what the result says of the run as a whole."""
-    return {
-        "target_latency_ms": experiment.target_ms,
-        "objective": experiment.objective,
-        "trials": len(study.evaluated),
-        "stopped": len(study.stopped),
-        "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
-        "seed": experiment.seed,
-        "front": [trial_facts(study.trials[index]) for index in front([trial.metrics for trial in study.trials])],
-        "candidates": [
-            {**trial_facts(trial), "curve": list(trial.curve), "stopped_at": trial.stopped_at}
-            for trial in study.evaluated
-        ],
-        "epochs": epoch_facts(study),
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
 def as_finalists(study: Study, finals: Finals) -> list[Finalist]:
     """Return every trial that finished, not measured, with the accuracy to believe of it."""
     return [
@@ -264,25 +217,6 @@ def as_finalists(study: Study, finals: Finals) -> list[Finalist]:
         for trial in study.trials
         for digest in [trial.architecture.digest]
     ]
-
-
-def epoch_facts(study: Study) -> dict[str, int]:
-    """Return the epochs of all candidates, what full trainings of them would be, and what finalists took beside.
-
-    Candidates that failed are not counted.
-    """
-    whole = max(len(trial.curve) for trial in study.trials)
-    return {
-        "spent": spent(trial.curve for trial in study.evaluated),
-        "full": whole * len(study.evaluated),
-        "finalists": spent(repeat.curve for repeat in study.repeats.values()),
-    }
-
-
-def noise_facts(finals: Finals) -> dict[str, Any]:
-    """Return the standard deviation of an evaluation, None where nothing was repeated, and the model behind it."""
-    spread = finals.spread
-    return {"noise": spread.noise if spread else None, "noise_model": asdict(spread) if spread else None}
 
 
 def say_learnt(study: Study, finals: Finals, reporter: Reporter) -> None:
@@ -312,55 +246,3 @@ def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Rep
     if not finalists[0].holds(target_ms):
         known = "measured" if finalists[0].measured else "predicted"
         reporter.warn(f"none of the {len(finalists)} {known} candidates holds {format_latency(target_ms)}")
-
-
-def verdict_facts(winner: Finalist, target_ms: float, ready: Ready) -> dict[str, Any]:
-    """Return whether the winner holds the target, and by what one knows: unknown (None) where nothing was measured."""
-    if winner.measured:
-        return {"holds_target": winner.holds(target_ms), "latency_basis": f"measured on {ready.place}"}
-    return {
-        "holds_target": None,
-        "predicted_to_hold_target": winner.holds(target_ms),
-        "latency_basis": f"predicted by {ready.table.path.stem}, {ready.place}; not measured: the device is not here",
-    }
-
-
-def winner_facts(winner: Finalist, experiment: Experiment, task: Classification, table: LatencyTable) -> dict[str, Any]:
-    """Return what the exported card says of the search."""
-    measured = winner.measured
-    here = table_header(experiment.runtime, experiment.threads, experiment.device) if measured else None
-    return {
-        "data": {"name": task.data.name, "classes": list(task.data.classes)},
-        "accuracy": winner.trial.metrics.accuracy,
-        "latency_ms": {
-            "predicted": winner.trial.metrics.latency_ms,
-            "measured": measured.median if measured else None,
-            "p10": measured.p10 if measured else None,
-            "p90": measured.p90 if measured else None,
-            "target": experiment.target_ms,
-        },
-        **{name: getattr(measured, name) if measured else None for name in ("size_bytes", "memory_bytes", "energy_mj")},
-        "measured_on": here,
-        "predicted_by": {"table": table.path.stem, **{key: table.header[key] for key in IDENTITY}},
-        "seed": experiment.seed,
-    }
-
-
-def trial_facts(trial: Trial) -> dict[str, Any]:
-    """Return a trial as the result lists it."""
-    return {"number": trial.number, "architecture": trial.architecture.digest, **trial.metrics.to_dict()}
-
-
-def finalist_facts(finalist: Finalist, study: Study) -> dict[str, Any]:
-    """Return a finalist as the result lists it; each repeat with its seed and how many times as long it trained."""
-    digest = finalist.trial.architecture.digest
-    return {
-        **trial_facts(finalist.trial),
-        "estimate": finalist.estimate,
-        "repeats": [
-            {"seed": repeat.seed, "longer": repeat.longer, "accuracy": repeat.curve[-1] if repeat.curve else None}
-            for repeat in study.repeats.values()
-            if repeat.repeat_of == digest
-        ],
-        "measured_ms": asdict(finalist.measured) if finalist.measured else None,
-    }

@@ -8,7 +8,8 @@ import pytest
 from nas.cli.main import main
 from nas.errors import UsageError
 from nas.evaluators import EVALUATORS
-from nas.experiment import Experiment, check, with_implied
+from nas.experiment import Experiment, with_implied
+from nas.experiment_check import check
 from nas.network import totals, trace
 from nas.space import every
 from nas.space_file import load_space

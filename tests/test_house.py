@@ -106,7 +106,7 @@ ROOMS = {
     "export": {"architecture", "files", "device", "errors", "network", "standalone", "study", "tasks", "units"},
     "picture": {"final", "objective", "study"},
 }  # fmt: skip
-TOP = {"experiment", "ready", "job", "cli"}
+TOP = {"experiment", "experiment_check", "ready", "result", "job", "cli"}
 
 
 def room(path: Path) -> str:

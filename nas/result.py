@@ -1,0 +1,147 @@
+"""What `result.json` and the exported card hold: facts of a finished run as plain dicts, and a result read back."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nas.errors import RunError
+from nas.experiment import Experiment
+from nas.export import versions
+from nas.files import read_json
+from nas.final import Finalist
+from nas.latency import IDENTITY, LatencyTable
+from nas.objective import front
+from nas.profiler import table_header
+from nas.ready import Ready
+from nas.repeats import Finals
+from nas.rungs import spent
+from nas.study import RESULT, Study, Trial
+from nas.tasks.classification import Classification
+
+FINALIST_SETTINGS = ("finalists", "finalist_seeds", "train_finalists")
+
+
+def finished_result(experiment: Experiment) -> dict[str, Any] | None:
+    """Return the result of a run folder whose trials are all done, of these finalists, and whose winner is exported.
+
+    Raises RunError where the file is broken.
+    """
+    path = experiment.folder / RESULT
+    if not path.is_file():
+        return None
+    result = read_json(path)
+    try:
+        done = result["trials"] + len(result["failed"]) >= experiment.trials
+        same = all(result["settings"].get(key, 0) == getattr(experiment, key) for key in FINALIST_SETTINGS)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: not the result of a search: {error!r}; without the file it is made again") from error
+    return result if done and same and (experiment.folder / "model" / "card.json").is_file() else None
+
+
+def best_facts(winner: Finalist, test_accuracy: float, model: Path) -> dict[str, Any]:
+    """Return what the result says of the winner."""
+    trial, measured = winner.trial, winner.measured
+    return {
+        "architecture": trial.architecture.digest,
+        "accuracy": trial.metrics.accuracy,
+        "estimate": winner.estimate,
+        "test_accuracy": test_accuracy,
+        "latency_ms": {"predicted": trial.metrics.latency_ms, "measured": measured.median if measured else None},
+        "params": trial.metrics.params,
+        "macs": trial.metrics.macs,
+        "model": str(model),
+    }
+
+
+def run_facts(experiment: Experiment, study: Study) -> dict[str, Any]:
+    """Return what the result says of the run as a whole."""
+    return {
+        "target_latency_ms": experiment.target_ms,
+        "objective": experiment.objective,
+        "trials": len(study.evaluated),
+        "stopped": len(study.stopped),
+        "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
+        "seed": experiment.seed,
+        "front": [trial_facts(study.trials[index]) for index in front([trial.metrics for trial in study.trials])],
+        "candidates": [
+            {**trial_facts(trial), "curve": list(trial.curve), "stopped_at": trial.stopped_at}
+            for trial in study.evaluated
+        ],
+        "epochs": epoch_facts(study),
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def epoch_facts(study: Study) -> dict[str, int]:
+    """Return the epochs of all candidates, what full trainings of them would be, and what finalists took beside.
+
+    Candidates that failed are not counted.
+    """
+    whole = max(len(trial.curve) for trial in study.trials)
+    return {
+        "spent": spent(trial.curve for trial in study.evaluated),
+        "full": whole * len(study.evaluated),
+        "finalists": spent(repeat.curve for repeat in study.repeats.values()),
+    }
+
+
+def noise_facts(finals: Finals) -> dict[str, Any]:
+    """Return the standard deviation of an evaluation, None where nothing was repeated, and the model behind it."""
+    spread = finals.spread
+    return {"noise": spread.noise if spread else None, "noise_model": asdict(spread) if spread else None}
+
+
+def verdict_facts(winner: Finalist, target_ms: float, ready: Ready) -> dict[str, Any]:
+    """Return whether the winner holds the target, and by what one knows: unknown (None) where nothing was measured."""
+    if winner.measured:
+        return {"holds_target": winner.holds(target_ms), "latency_basis": f"measured on {ready.place}"}
+    return {
+        "holds_target": None,
+        "predicted_to_hold_target": winner.holds(target_ms),
+        "latency_basis": f"predicted by {ready.table.path.stem}, {ready.place}; not measured: the device is not here",
+    }
+
+
+def winner_facts(winner: Finalist, experiment: Experiment, task: Classification, table: LatencyTable) -> dict[str, Any]:
+    """Return what the exported card says of the search."""
+    measured = winner.measured
+    here = table_header(experiment.runtime, experiment.threads, experiment.device) if measured else None
+    return {
+        "data": {"name": task.data.name, "classes": list(task.data.classes)},
+        "accuracy": winner.trial.metrics.accuracy,
+        "latency_ms": {
+            "predicted": winner.trial.metrics.latency_ms,
+            "measured": measured.median if measured else None,
+            "p10": measured.p10 if measured else None,
+            "p90": measured.p90 if measured else None,
+            "target": experiment.target_ms,
+        },
+        **{name: getattr(measured, name) if measured else None for name in ("size_bytes", "memory_bytes", "energy_mj")},
+        "measured_on": here,
+        "predicted_by": {"table": table.path.stem, **{key: table.header[key] for key in IDENTITY}},
+        "seed": experiment.seed,
+    }
+
+
+def trial_facts(trial: Trial) -> dict[str, Any]:
+    """Return a trial as the result lists it."""
+    return {"number": trial.number, "architecture": trial.architecture.digest, **trial.metrics.to_dict()}
+
+
+def finalist_facts(finalist: Finalist, study: Study) -> dict[str, Any]:
+    """Return a finalist as the result lists it; each repeat with its seed and how many times as long it trained."""
+    digest = finalist.trial.architecture.digest
+    return {
+        **trial_facts(finalist.trial),
+        "estimate": finalist.estimate,
+        "repeats": [
+            {"seed": repeat.seed, "longer": repeat.longer, "accuracy": repeat.curve[-1] if repeat.curve else None}
+            for repeat in study.repeats.values()
+            if repeat.repeat_of == digest
+        ],
+        "measured_ms": asdict(finalist.measured) if finalist.measured else None,
+    }
