@@ -27,6 +27,7 @@ from nas.registry import lookup, nearest
 from nas.rungs import Rungs, make_rungs
 from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
+from nas.storage import masked
 from nas.tasks.classification import Classification
 from nas.units import parse_latency
 from nas.warm_start import WarmStart, best_of_random
@@ -74,6 +75,9 @@ class Experiment:
     finalist_seeds: int = 2
     supernet_epochs: int = 0
     train_finalists: int = 0
+    storage: str | None = None
+    worker: bool = False
+    retry_failed: bool = False
 
     @property
     def target_ms(self) -> float:
@@ -171,6 +175,11 @@ def make_evaluator(experiment: Experiment, task: Classification, space: Space, r
 def make_setup(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Setup:
     """Return what the experiment's evaluator is made from."""
     return Setup(task, space, experiment.folder, experiment.source, experiment.seed, reporter)
+
+
+def shown(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings as a result tells them: without the password of a storage."""
+    return {**dataclasses.asdict(experiment), "storage": masked(experiment.storage) if experiment.storage else None}
 
 
 def only_reads(experiment: Experiment) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,10 +25,11 @@ from nas.experiment import (
     make_experiment_rungs,
     only_reads,
     resolve_space,
+    shown,
 )
 from nas.experiment_check import check
 from nas.export import export_folder
-from nas.files import write_json
+from nas.files import exclusive, write_json
 from nas.final import Finalist, confirm, first_weights, train_winner, unmeasured
 from nas.network import trace
 from nas.objective import Objective
@@ -51,12 +53,13 @@ from nas.result import (
 from nas.search import Plan, search
 from nas.space import Space
 from nas.space_domain import space_domain
-from nas.study import RESULT, Study, check_run, open_study
+from nas.study import FINISH, RESULT, Study, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.trust import in_words, known
 from nas.units import format_latency
 
+MAKING = "evaluator.lock"
 NEVER_CHECKED = "was never checked in this space on this data: `nas check-proxy` tells how well it ranks"
 
 
@@ -78,8 +81,8 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
     make_experiment_rungs(experiment, task, space)  # raises where there cannot be any
     settings = {**identity(experiment, space, task), **published_identity(experiment)}
-    check_run(experiment.folder, settings)
-    if finished := finished_result(experiment):
+    check_run(experiment.folder, settings, experiment.storage)
+    if finished := finished_result(experiment, experiment.trials):
         reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
     for split in (task.data.train, task.data.validation, task.data.test):
@@ -89,8 +92,9 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     table = ready.table
     objective = make_experiment_objective(experiment)
     span = reach_of(space, ready, experiment.target_ms, reporter)
-    with open_study(experiment.folder, settings, space, objective.directions) as study:
-        evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
+    with open_study(experiment.folder, settings, space, objective.directions, experiment.storage) as study:
+        with exclusive(study.folder / MAKING):  # one trains what serves all, the others find it
+            evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
         reporter.say(
             f"candidates {evaluation_words(experiment, space)} on {task.data.name}; "
             f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
@@ -102,15 +106,36 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         problem = Problem(space_domain(space, ready.predictor.layer_ms), objective)
         controller = make_controller(experiment, space, problem, task, predict, lambda: study.digests, reporter)
         plan = Plan(space, controller, evaluator, objective, predict, rungs)
-        search(plan, study, experiment.trials, experiment.seed, reporter)
-        finals = find_finalists(experiment, space, task, study, evaluator, objective, reporter)
-        result = finish(experiment, space, task, objective, study, evaluator, finals, ready, reporter)
-        result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
-        result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
-        result["evaluator_check"] = checked
-        result["device"] = table.header["device"]
-        write_json(study.folder / RESULT, result)
+        search(plan, study, experiment.trials, experiment.seed, reporter, experiment.retry_failed)
+        if experiment.worker:
+            return {"trials": study.count, "evaluated": study.ended_here, "run": str(study.folder)}
+        with finishing(experiment, study, reporter) as finished:
+            if finished:
+                return finished
+            finals = find_finalists(experiment, space, task, study, evaluator, objective, reporter)
+            result = finish(experiment, space, task, objective, study, evaluator, finals, ready, reporter)
+            result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
+            result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
+            result["evaluator_check"] = checked
+            result["device"] = table.header["device"]
+            write_json(study.folder / RESULT, result)
     return result
+
+
+@contextlib.contextmanager
+def finishing(experiment: Experiment, study: Study, reporter: Reporter) -> Iterator[dict[str, Any] | None]:
+    """Let one process of a run's folder name the winner; the others wait for it and are given its result."""
+    waited = False
+
+    def waits() -> None:
+        nonlocal waited
+        waited = True
+        reporter.say(f"{study.folder}: another process measures the finalists and trains the winner: waiting for it")
+
+    with exclusive(study.folder / FINISH, waits):
+        study.refresh()
+        study.refresh_repeats()
+        yield finished_result(experiment, min(experiment.trials, study.count)) if waited else None
 
 
 def find_finalists(
@@ -206,7 +231,7 @@ def finish(
         **verdict,
         "best": best_facts(winner, seen["test_accuracy"], study.folder / "model"),
         "finalists": [finalist_facts(finalist, study) for finalist in finalists],
-        "settings": {**asdict(experiment), "final": asdict(space.final), "training": seen["training"]},
+        "settings": {**shown(experiment), "final": asdict(space.final), "training": seen["training"]},
     }
 
 
