@@ -132,10 +132,16 @@ def report(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
         problem: SearchProblem = PROBLEMS[name]()
         print(f"\n### {name}: limit {problem.limit:.6g}, best known {100 * problem.best:.2f} %\n")
         heads = " | ".join(f"regret after {at}" for at in AT)
-        print(f"| method | evaluations to reach (seeds that did) | {heads} | s per run |\n|---|---|{'---|' * len(AT)}---|")
+        print(
+            f"| method | evaluations to reach (seeds that did) | {heads} | s per run |\n|---|---|{'---|' * len(AT)}---|"
+        )
         medians = {}
         for method in methods():
-            mine = [row for row in rows if (row["problem"], row["objective"], row["method"]) == (name, "constrained", method)]
+            mine = [
+                row
+                for row in rows
+                if (row["problem"], row["objective"], row["method"]) == (name, "constrained", method)
+            ]
             if not mine:
                 continue
             median, share = reached(mine, problem.best)
@@ -147,7 +153,7 @@ def report(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
             print(f"| {method} | {shown} ({share:.0%} of {len(mine)}) | {cells} | {seconds:.1f} |")
         peers = [medians[method] for method in PEERS if method in medians]
         if peers and OURS in medians:
-            least, ratio = min(peers), min(min(peers), AT[-1]) / medians[OURS]
+            least, ratio = min(peers), min(*peers, AT[-1]) / medians[OURS]
             words = f"{least:g}" if np.isfinite(least) else f">{AT[-1]}"
             print(f"\nbest peer {words}: {'at least ' if not np.isfinite(least) else ''}{ratio:.1f} times ours")
         report_soft([row for row in rows if (row["problem"], row["objective"]) == (name, "soft")], name)
@@ -174,7 +180,11 @@ def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> No
     for name, axes in zip(names, np.atleast_1d(figure.subplots(1, len(names))), strict=True):
         problem = PROBLEMS[name]()
         for method in (*PEERS, "random", OURS):
-            mine = [row for row in rows if (row["problem"], row["objective"], row["method"]) == (name, "constrained", method)]
+            mine = [
+                row
+                for row in rows
+                if (row["problem"], row["objective"], row["method"]) == (name, "constrained", method)
+            ]
             if not mine:
                 continue
             found = np.maximum(regrets(mine, problem.best), 1e-2)
@@ -183,7 +193,9 @@ def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> No
             axes.plot(at, mean, label=method, linewidth=3 if method == OURS else 1)
             axes.fill_between(at, np.maximum(mean - half, 1e-2), mean + half, alpha=0.1)
         axes.axhline(100 * REACHED, color="black", linewidth=0.5, linestyle=":")
-        axes.set(title=name, xlabel="evaluations", ylabel="regret (points)", yscale="log", xlim=(1, AT[-1]), ylim=(0.02, 10))
+        axes.set(
+            title=name, xlabel="evaluations", ylabel="regret (points)", yscale="log", xlim=(1, AT[-1]), ylim=(0.02, 10)
+        )
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 

@@ -56,8 +56,13 @@ def controller(
 
 
 def optuna(
-    make: Callable[..., Any], constrained: bool, uses_table: bool, problem: SearchProblem, objective: Objective, seed: int
-) -> Generator[Indices, float, None]:  # fmt: skip
+    make: Callable[..., Any],
+    constrained: bool,
+    uses_table: bool,
+    problem: SearchProblem,
+    objective: Objective,
+    seed: int,
+) -> Generator[Indices, float, None]:
     """Ask a plain Optuna study, its sampler's defaults untouched; with the table, the infeasible is pruned for free."""
     import optuna
 

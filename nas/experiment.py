@@ -30,6 +30,7 @@ from nas.rungs import Rungs, make_rungs
 from nas.space import FinalTraining, Proxy, Space
 from nas.space_file import load_space, read_yaml
 from nas.start_from import Start
+from nas.storage import masked
 from nas.tasks.classification import Classification
 from nas.units import parse_latency
 from nas.warm_start import WarmStart, best_of_random
@@ -82,6 +83,9 @@ class Experiment:
     train_finalists: int = 0
     start_from: str | list[str] | None = None
     axes: str | None = None
+    storage: str | None = None
+    worker: bool = False
+    retry_failed: bool = False
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -250,6 +254,11 @@ def make_evaluator(experiment: Experiment, task: Classification, space: Space, r
 def make_setup(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Setup:
     """Return what the experiment's evaluator is made from."""
     return Setup(task, space, experiment.folder, experiment.source, experiment.seed, reporter)
+
+
+def shown(experiment: Experiment) -> dict[str, Any]:
+    """Return the settings as a result tells them: without the password of a storage."""
+    return {**dataclasses.asdict(experiment), "storage": masked(experiment.storage) if experiment.storage else None}
 
 
 def only_reads(experiment: Experiment) -> bool:

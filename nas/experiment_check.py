@@ -9,6 +9,7 @@ from nas.evaluators import EVALUATORS, find_evaluator
 from nas.experiment import SOURCES, Experiment, make_experiment_objective
 from nas.registry import lookup
 from nas.rungs import FIDELITIES
+from nas.storage import masked
 from nas.zero_cost import ZERO_COST
 
 
@@ -20,6 +21,8 @@ def check(experiment: Experiment) -> None:
     lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
     find_evaluator(experiment.evaluator)
     _check_sources(experiment)
+    if experiment.storage:
+        masked(experiment.storage)  # raises where it is no URL
     open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises where it cannot be an address
     for key, least in (("trials", 1), ("threads", 1), ("seed", 0), ("warm_start_samples", 1)):
         if getattr(experiment, key) < least:

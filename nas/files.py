@@ -11,10 +11,13 @@ from typing import IO, Any
 
 from nas.errors import RunError
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
+HAS_LOCKS = fcntl is not None
+"""Whether the kernel keeps locks that end with their process."""
 
 LOCK = ".lock"
 _held: set[int] = set()
@@ -85,7 +88,7 @@ def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; the kernel frees it when the process ends, however it ends. Raises RunError if in use."""
-    if fcntl is None:  # Windows has no flock
+    if not HAS_LOCKS:
         yield
         return
     with (folder / LOCK).open("a+") as file:
@@ -124,7 +127,7 @@ def exclusive(path: Path, waits: Callable[[], None] | None = None, keep: bool = 
 
 def take_lock(path: Path, wait: bool = False) -> int | None:
     """Return a descriptor that holds the lock file, or None where somebody else does. Raises OSError."""
-    if fcntl is None:  # Windows has no flock
+    if not HAS_LOCKS:
         return os.open(path, os.O_RDWR | os.O_CREAT)
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

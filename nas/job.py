@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -23,9 +24,10 @@ from nas.experiment import (
     make_experiment_rungs,
     only_reads,
     resolve_space,
+    shown,
 )
 from nas.experiment_check import check
-from nas.files import write_json
+from nas.files import exclusive, write_json
 from nas.forecast import Forecast, make_forecast, worst_of
 from nas.network import trace
 from nas.objective import Goal, Objective
@@ -38,13 +40,14 @@ from nas.search import Plan, search
 from nas.space import Space
 from nas.space_domain import space_domain
 from nas.start_from import make_start, read_sources, start_identity
-from nas.study import RESULT, check_run, open_study
+from nas.study import FINISH, RESULT, Study, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.trust import in_words, known
 from nas.units import format_latency
 from nas.winners import Ended, find_winners
 
+MAKING = "evaluator.lock"
 NEVER_CHECKED = "was never checked in this space on this data: `nas check-proxy` tells how well it ranks"
 
 
@@ -69,8 +72,8 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     settings = {**identity(experiment, space, task), **published_identity(experiment)}
     sources = read_sources(experiment.starts, space, settings, experiment.folder)
     settings |= start_identity(sources)
-    check_run(experiment.folder, settings)
-    if finished := finished_result(experiment):
+    check_run(experiment.folder, settings, experiment.storage)
+    if finished := finished_result(experiment, experiment.trials):
         reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
     for split in (task.data.train, task.data.validation, task.data.test):
@@ -81,8 +84,9 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     spans = [reach_of(space, ready, goals_on(objective, device), reporter) for device, ready in enumerate(tables)]
     forecast = make_forecast([ready.predictor for ready in tables], space, objective.axes)
     worst = worst_of(space, forecast, objective.axes) if objective.axes else None
-    with open_study(experiment.folder, settings, space, objective.directions) as study:
-        evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
+    with open_study(experiment.folder, settings, space, objective.directions, experiment.storage) as study:
+        with exclusive(study.folder / MAKING):  # one trains what serves all, the others find it
+            evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
         checked = say_conditions(experiment, space, task, evaluator, forecast, reporter)
         problem = Problem(space_domain(space, forecast.layer_ms), objective)
         start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
@@ -95,11 +99,32 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
             space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
             beside=forecast.beside, reference=worst,
         )  # fmt: skip
-        search(plan, study, experiment.trials, experiment.seed, reporter)
-        ended = Ended(experiment, space, task, study, evaluator, objective, tables, reporter)
-        result = {**conclude(ended, worst, spans), "evaluator_check": checked}
-        write_json(study.folder / RESULT, result)
+        search(plan, study, experiment.trials, experiment.seed, reporter, experiment.retry_failed)
+        if experiment.worker:
+            return {"trials": study.count, "evaluated": study.ended_here, "run": str(study.folder)}
+        with finishing(experiment, study, reporter) as finished:
+            if finished:
+                return finished
+            ended = Ended(experiment, space, task, study, evaluator, objective, tables, reporter)
+            result = {**conclude(ended, worst, spans), "evaluator_check": checked}
+            write_json(study.folder / RESULT, result)
     return result
+
+
+@contextlib.contextmanager
+def finishing(experiment: Experiment, study: Study, reporter: Reporter) -> Iterator[dict[str, Any] | None]:
+    """Let one process of a run's folder name the winner; the others wait for it and are given its result."""
+    waited = False
+
+    def waits() -> None:
+        nonlocal waited
+        waited = True
+        reporter.say(f"{study.folder}: another process measures the finalists and trains the winner: waiting for it")
+
+    with exclusive(study.folder / FINISH, waits):
+        study.refresh()
+        study.refresh_repeats()
+        yield finished_result(experiment, min(experiment.trials, study.count)) if waited else None
 
 
 def conclude(ended: Ended, worst: Reference | None, spans: Sequence[Span]) -> dict[str, Any]:
@@ -109,7 +134,7 @@ def conclude(ended: Ended, worst: Reference | None, spans: Sequence[Span]) -> di
     found = find_winners(ended, spread.get("hypervolume", ()))
     goals = goal_facts(objective, found, ended.tables, [asdict(span) for span in spans], space)
     result = {**run_facts(ended.experiment, ended.study, objective), **spread}
-    settings = {**asdict(ended.experiment), "final": asdict(space.final), "proxy": ended.evaluator.settings}
+    settings = {**shown(ended.experiment), "final": asdict(space.final), "proxy": ended.evaluator.settings}
     if len(goals) == 1:  # not in a list, as results have always been
         settings |= {key: goals[0].pop(key) for key in ("training", "span_ms", "table")}
     return {**result, **(goals[0] if len(goals) == 1 else {"goals": goals}), "settings": settings}

@@ -29,8 +29,8 @@ from nas.tasks.classification import Classification
 FINALIST_SETTINGS = ("finalists", "finalist_seeds", "train_finalists")
 
 
-def finished_result(experiment: Experiment) -> dict[str, Any] | None:
-    """Return the result of a run folder whose trials are all done, of these finalists, and whose winner is exported.
+def finished_result(experiment: Experiment, trials: int) -> dict[str, Any] | None:
+    """Return the result of a run folder with so many `trials`, of these finalists, whose winner is exported.
 
     Raises RunError where the file is broken.
     """
@@ -39,7 +39,8 @@ def finished_result(experiment: Experiment) -> dict[str, Any] | None:
         return None
     result = read_json(path)
     try:
-        done = result["trials"] + len(result["failed"]) >= experiment.trials
+        done = result["trials"] + len(result["failed"]) >= trials
+        done = done and not (experiment.retry_failed and result["failed"])
         same = all(result["settings"].get(key, 0) == getattr(experiment, key) for key in FINALIST_SETTINGS)
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the result of a search: {error!r}; without the file it is made again") from error

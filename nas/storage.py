@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError, RunError
-from nas.files import LOCK, check_same_settings, drop_cut_line, exclusive, fcntl, read_json, write_json
+from nas.files import HAS_LOCKS, LOCK, check_same_settings, drop_cut_line, exclusive, read_json, write_json
 
 JOURNAL = "journal.log"
 CARD = "study.json"
@@ -69,6 +69,11 @@ def study_name(folder: Path, url: str | None) -> str:
     return folder.resolve().name if url else STUDY_NAME
 
 
+def database_place(folder: Path, url: str) -> str:
+    """Return which study of which database a run's folder has, in words."""
+    return f"--storage '{masked(url)}', study '{study_name(folder, url)}'"
+
+
 @contextlib.contextmanager
 def reaching(place: str) -> Iterator[None]:
     """Turn what a storage raises while it is used into a RunError of one line that begins with `place`."""
@@ -99,18 +104,23 @@ def masked(url: str) -> str:
 
 
 def check_run(folder: Path, settings: Mapping[str, Any], url: str | None = None) -> None:
-    """Raise RunError where `folder` is no run's, or another's; writes nothing.
+    """Raise RunError where `folder` is no run's, or another's, or its study in the database `url` is.
 
-    `url` is the storage that was asked for.
+    Writes nothing, but that a database which can be reached has Optuna's tables afterwards.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RunError(f"{folder}: not a folder")
-    if (folder / CARD).is_file() or (folder / JOURNAL).is_file():
-        check_kept(folder, settings, url)
-    elif any(path.name not in PASSING for path in folder.iterdir()):
-        raise RunError(f"{folder}: is not a run folder: it has files, but no {JOURNAL}")
+    if folder.exists():
+        if not folder.is_dir():
+            raise RunError(f"{folder}: not a folder")
+        if (folder / CARD).is_file() or (folder / JOURNAL).is_file():
+            check_kept(folder, settings, url)
+        elif any(path.name not in PASSING for path in folder.iterdir()):
+            raise RunError(f"{folder}: is not a run folder: it has files, but no {JOURNAL}")
+    if url:
+        storage = open_storage(folder, url)
+        place = database_place(folder, url)
+        with contextlib.suppress(KeyError):
+            study_id = storage.get_study_id_from_name(study_name(folder, url))
+            same_experiment(place, storage.get_study_user_attrs(study_id).get("settings"), settings)
 
 
 def check_kept(folder: Path, settings: Mapping[str, Any], url: str | None) -> None:
@@ -160,7 +170,7 @@ def _journal(path: Path) -> Any:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    lock = JournalLock(path) if fcntl is not None else JournalFileOpenLock(str(path))
+    lock = JournalLock(path) if HAS_LOCKS else JournalFileOpenLock(str(path))
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, ValueError, KeyError) as error:

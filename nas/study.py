@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, Scalar
-from nas.claims import ENDED, FAILED, RUNNING, Claim, Ledger, claim_of
+from nas.claims import ENDED, FAILED, RUNNING, WITHDRAWN, Claim, Ledger, claim_of
 from nas.errors import NasError, RunError
 from nas.files import LOCK, exclusive
 from nas.objective import Metrics
@@ -48,11 +48,14 @@ class Study:
         self._seen: dict[int, Any] = {}
         self._settled = 0
         self._mine: set[int] = set()
+        self._half_withdrawn: set[int] = set()
         self._failures: dict[str, Failure] = {}
         self.evaluated: list[Trial] = []
         """By number."""
         self.ended: list[Trial | Failure] = []
         """Every evaluation that came to an end, as it was seen to: what a controller is told, in this order."""
+        self.ended_here = 0
+        """How many evaluations this process brought to an end."""
         self.repeats: dict[tuple[str, int, int], Repeat] = {}
         self.refresh()
         self.refresh_repeats()
@@ -153,6 +156,8 @@ class Study:
 
     def stale(self) -> list[Claim]:
         """Return the claims of dead processes, by number; those that are not needed are withdrawn."""
+        for number in sorted(self._half_withdrawn):
+            self._take(self._store.finish(number, {}, "FAIL"))
         found = []
         for claim in list(self._ledger.running.values()):
             if claim.number in self._mine or (not claim.released and self._workers.is_alive(claim.worker)):
@@ -225,7 +230,7 @@ class Study:
     ) -> Trial:
         """Claim and end a candidate in one go. Raises RunError where it was tried already."""
         claim = self.claim(choices, arch.digest)
-        trial = claim and self.end(claim, metrics, values, duration_s, curve, stopped)
+        trial = self.end(claim, metrics, values, duration_s, curve, stopped) if claim else None
         if trial is None:
             raise RunError(f"{self.folder}: {arch.digest} was tried already")
         return trial
@@ -263,7 +268,9 @@ class Study:
         self._mine.discard(claim.number)
         self._take(self._store.finish(claim.number, attributes, state, values))
         now = self._ledger.claims[claim.number]
-        return self._ledger.wins(claim.number) and now.state in (ENDED, FAILED)
+        counts = self._ledger.wins(claim.number) and now.state in (ENDED, FAILED)
+        self.ended_here += counts
+        return counts
 
     def _withdraw(self, claim: Claim) -> None:
         self._finish(claim, {"withdrawn": True}, "FAIL")
@@ -272,14 +279,19 @@ class Study:
         """Take in a trial that is new or has changed."""
         self._seen[frozen.number] = frozen
         claim = claim_of(frozen)
+        if claim is not None and claim.state == WITHDRAWN and not frozen.state.is_finished():
+            self._half_withdrawn.add(frozen.number)  # who did it was killed between two writes, or is about to end it
+        else:
+            self._half_withdrawn.discard(frozen.number)
         if claim is None or claim == self._ledger.claims.get(claim.number):
             return
         shifted = self._ledger.take(claim)
         number = self._ledger.ordinal(claim.digest) if claim.digest in self._ledger else -1
         if self._ledger.wins(claim.number) and claim.state == ENDED:
             self._failures.pop(claim.digest, None)
-            self.ended.append(trial_of(frozen, number, self._space))
-            insort(self.evaluated, self.ended[-1], key=lambda trial: trial.number)
+            trial = trial_of(frozen, number, self._space)
+            self.ended.append(trial)
+            insort(self.evaluated, trial, key=lambda other: other.number)
         elif self._ledger.wins(claim.number) and claim.state == FAILED:
             self._failures[claim.digest] = failure_of(frozen, number)
             self.ended.append(self._failures[claim.digest])

@@ -13,7 +13,7 @@ from nas.storage import (
     CARD,
     JOURNAL,
     STUDY_NAME,
-    masked,
+    database_place,
     open_storage,
     reaching,
     same_experiment,
@@ -101,9 +101,8 @@ def begin(
 
     Raises RunError where it is another experiment's.
     """
-    name, place = study_name(folder, url), str(folder)
-    if url:
-        place = f"--storage '{masked(url)}', study '{name}'"
+    name = study_name(folder, url)
+    place = database_place(folder, url) if url else str(folder)
     with reaching(str(folder / JOURNAL) if url is None else place):
         store = TrialStore(storage, _study(storage, name, directions), place)
     known = store.attributes()

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from nas.files import fcntl, free_lock, is_locked, take_lock
+from nas.files import HAS_LOCKS, free_lock, is_locked, take_lock
 from nas.storage import WORKERS
 
 BEAT_S = 30.0
@@ -39,7 +39,7 @@ class Workers:
         self.me = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._folder = folder / WORKERS
         self._folder.mkdir(exist_ok=True)
-        self._lock = take_lock(self._path(self.me)) if fcntl is not None else None
+        self._lock = take_lock(self._path(self.me)) if HAS_LOCKS else None
         self._last: dict[str, tuple[int | None, float]] = {}
         self._over = threading.Event()
         self._heard: Heard | None = None
@@ -55,7 +55,7 @@ class Workers:
         if worker == self.me:
             return True
         path = self._path(worker)
-        if fcntl is not None and path.exists():
+        if HAS_LOCKS and path.exists():
             return is_locked(path)
         return self._heard is not None and self._was_heard(worker, self._heard(worker))
 

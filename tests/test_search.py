@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from nas.architecture import Architecture
 from nas.controllers.random import RandomController
 from nas.controllers.tpe import TPEController
 from nas.errors import RunError, UsageError
+from nas.executors import Event
 from nas.live import incumbent
 from nas.network import totals, trace
 from nas.objective import make_objective
@@ -64,14 +65,14 @@ def predict(arch: Architecture) -> float:
 
 def run(
     space: Space, folder: Path, script: Script, trials: int, rungs: Rungs = FULL, objective: str = "soft",
-    controller: Any = TPEController,
+    controller: Any = TPEController, retry_failed: bool = False,
 ) -> tuple[list[Trial], int]:  # fmt: skip
     """Return the trials of a search in `folder`, which goes on if it has some, and the epochs evaluated now."""
     evaluator, goal = Scripted(script), make_objective(objective, 1.0)
     with open_study(folder, {}, space, goal.directions) as study:
         problem = Problem(space_domain(space, lambda layer: layer.macs / 1e6), goal)
         plan = Plan(space, controller(problem), evaluator, goal, predict, rungs)
-        search(plan, study, trials, 0, Reporter(quiet=True))
+        search(plan, study, trials, 0, Reporter(quiet=True), retry_failed)
         return study.evaluated, evaluator.epochs
 
 
@@ -255,3 +256,86 @@ def test_the_incumbent_is_the_best_by_what_is_known_of_the_noise(space: Space, t
         assert len(again.repeats) == 4
         assert again.noise == study.noise
         assert len(again.accuracies(before=6)[lucky.architecture.digest]) == 1
+
+
+def test_failures_are_tried_again_when_asked_for_and_keep_their_place(space: Space, tmp_path: Path) -> None:
+    def picky(arch: Architecture, seed: int) -> list[float]:
+        if int(arch.digest[-1], 16) % 2:
+            raise RuntimeError(f"no memory for {arch.digest}")
+        return learns(arch, seed)
+
+    whole, _ = run(space, tmp_path / "whole", learns, 8, controller=RandomController)
+    some, _ = run(space, tmp_path / "some", picky, 8, controller=RandomController)
+    assert 0 < len(some) < 8
+    same, epochs = run(space, tmp_path / "some", learns, 8, controller=RandomController)
+    assert (facts(same), epochs) == (facts(some), 0)
+    again, epochs = run(space, tmp_path / "some", learns, 8, controller=RandomController, retry_failed=True)
+    assert facts(again) == facts(whole)
+    assert epochs == 9 * (8 - len(some))
+
+
+def test_a_candidate_of_which_three_processes_died_failed(space: Space, tmp_path: Path) -> None:
+    first = run(space, tmp_path / "whole", learns, 3)[0][0]
+    goal = make_objective("soft", 1.0)
+    for attempt in range(4):
+        with open_study(tmp_path / "run", {}, space, goal.directions) as study:
+            stale = study.stale()
+            if attempt < 3:
+                claim = study.claim_again(stale[0]) if stale else study.claim(first.choices, first.digest)
+                assert claim is not None
+                assert claim.attempt == attempt + 1
+                study._mine.clear()  # it dies: nothing is released
+    trials, _ = run(space, tmp_path / "run", learns, 3)
+    assert len(trials) == 2
+    with open_study(tmp_path / "run", {}, space, goal.directions) as study:
+        assert study.failed == [(first.digest, "its process died 3 times while it was evaluated: out of memory?")]
+
+
+class Several:
+    """Evaluates two candidates at a time, an epoch of each in turn."""
+
+    slots = 2
+
+    def __init__(self, evaluator: Scripted):
+        self.evaluator, self.under_way, self.most = evaluator, dict[int, Iterator[float]](), 0
+
+    def start(self, number: int, arch: Architecture, seed: int) -> None:
+        self.under_way[number] = self.evaluator.evaluate(arch, seed)
+        self.most = max(self.most, len(self.under_way))
+
+    def wait(self) -> Event:
+        number, accuracies = next(iter(self.under_way.items()))
+        del self.under_way[number]
+        accuracy = next(accuracies, None)
+        if accuracy is not None:
+            self.under_way[number] = accuracies
+        return Event(number, accuracy)
+
+    def stop(self, number: int) -> None:
+        del self.under_way[number]
+
+    def close(self) -> None:
+        self.under_way.clear()
+
+
+@pytest.mark.parametrize("fidelity", ["full", "halving"])
+def test_an_executor_with_two_slots_has_two_candidates_under_way(fidelity: str, space: Space, tmp_path: Path) -> None:
+    goal, evaluator = make_objective("soft", 1.0), Scripted(learns)
+    executor, asked = Several(evaluator), []
+
+    class Noting(RandomController):
+        def ask(self, seed: int, pending: Sequence[Any] = ()) -> dict[str, Any]:
+            asked.append(len(pending))
+            return super().ask(seed, pending)
+
+    with open_study(tmp_path, {}, space, goal.directions) as study:
+        problem = Problem(space_domain(space, lambda layer: layer.macs / 1e6), goal)
+        rungs = make_rungs(fidelity, 3, 1, 9)
+        plan = Plan(space, Noting(problem), evaluator, goal, predict, rungs, executor=executor)
+        search(plan, study, 8, 0, Reporter(quiet=True))
+        assert study.count == 8
+        assert [trial.number for trial in study.evaluated] == list(range(8))
+        assert bool(study.stopped) == (fidelity == "halving")
+    assert executor.most == 2
+    assert set(asked) == {0, 1}
+    assert not executor.under_way

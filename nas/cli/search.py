@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "final-epochs": (number, "epochs of the winner's training at the small resolution"),
         "final-images": (number, "images of its last epoch, at the deployed resolution (default: 500)"),
         "run": ({"metavar": "DIR"}, "the run's folder; the same command continues there"),
+        "storage": ({"metavar": "URL"}, "a database for the trials, as sqlite:///runs.db (default: the run's folder)"),
         "fidelity": (text, "full (default), halving or hyperband: stop trainings that fall behind"),
         "eta": (number, "one of so many goes on at each rung (default: 2)"),
         "min-epochs": (number, "epochs before the first rung (default: 1)"),
@@ -59,7 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for flag, (options, text_of) in flags.items():
         parser.add_argument(f"--{flag}", help=text_of, **options)
-    parser.add_argument("--any-device", action="store_true", default=None, help="use a table of another device")
+    switches = {
+        "any-device": "use a table of another device",
+        "worker": "only evaluate candidates of a study that others share, and leave the winner to them",
+        "retry-failed": "evaluate candidates that failed again, before new ones",
+    }
+    for flag, text_of in switches.items():
+        parser.add_argument(f"--{flag}", action="store_true", default=None, help=text_of)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
@@ -87,6 +94,9 @@ def print_result(result: dict[str, Any]) -> None:
     """Print the winner of each goal."""
     from nas.trust import in_words
 
+    if "best" not in result and "goals" not in result:
+        print(f"worker        {result['evaluated']} candidates evaluated here, {result['trials']} in all")
+        return
     for goal in result.get("goals", [result]):
         if "name" in goal:
             print(f"goal          {goal['name']}")

@@ -63,7 +63,9 @@ class SurrogateController:
         """
         rng = np.random.default_rng(seed)
         encode = self._problem.domain.encode
-        others = np.array([encode(choices) for choices in pending], np.int16).reshape(len(pending), len(self._problem.domain.widths))
+        others = np.array([encode(choices) for choices in pending], np.int16).reshape(
+            len(pending), len(self._problem.domain.widths)
+        )
         turn = len(self._tried) + len(pending)
         number = turn % len(self._aims)
         aim = self._aims[number]
