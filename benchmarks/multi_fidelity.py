@@ -27,7 +27,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from nas.errors import NasError, UsageError
-from nas.objective import OBJECTIVES, Metrics, Objective, front, hypervolume, make_objective
+from nas.objective import OBJECTIVES, Metrics, Objective, make_objective
+from nas.ranking import front, hypervolume
 from nas.rungs import Entry, Rungs, make_rungs, spent
 from nas.units import parse_latency
 

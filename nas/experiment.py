@@ -21,7 +21,8 @@ from nas.domain import Domain, no_facts
 from nas.errors import UsageError
 from nas.evaluators import Evaluator, epochs_of, find_evaluator
 from nas.evaluators.setup import Setup
-from nas.objective import Objective, make_objective
+from nas.goals import Target, listed_ms, make_goals, make_targets, parse_axes
+from nas.objective import DEFAULT_AXES, Objective
 from nas.problem import Problem
 from nas.progress import Reporter
 from nas.registry import lookup, nearest
@@ -41,9 +42,12 @@ WARM_SHARE = 16
 
 @dataclass(frozen=True)
 class Experiment:
-    """The settings of `nas search`. Latencies are text with a unit; 0 and None mean what the space says."""
+    """The settings of `nas search`. Latencies are text with a unit; 0 and None mean what the space says.
 
-    target_latency: str = ""
+    Several targets or tables are several goals of one search.
+    """
+
+    target_latency: str | list[str] = ""
     space: str = "mnasnet"
     data: str = "digits"
     data_root: str | None = None
@@ -53,7 +57,7 @@ class Experiment:
     runtime: str = "onnxruntime"
     threads: int = 1
     device: str = "local"
-    table: str | None = None
+    table: str | list[str] | None = None
     any_device: bool = False
     controller: str = "tpe"
     evaluator: str = "proxy_training"
@@ -77,13 +81,29 @@ class Experiment:
     supernet_epochs: int = 0
     train_finalists: int = 0
     start_from: str | list[str] | None = None
+    axes: str | None = None
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of the latency tables; none means the device's own."""
+        return _texts(self.table)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """What each goal aims at. Raises UsageError where a target is missing, or no latency, or tables do not fit."""
+        if not _texts(self.target_latency):
+            raise UsageError("--target-latency: is needed, as '20ms' or '0.02s'")
+        return make_targets([parse_latency(text) for text in _texts(self.target_latency)], self.tables)
 
     @property
     def target_ms(self) -> float:
-        """The target in ms. Raises UsageError where it is missing or not a latency."""
-        if not self.target_latency:
-            raise UsageError("--target-latency: is needed, as '20ms' or '0.02s'")
-        return parse_latency(self.target_latency)
+        """The first target, in ms. Raises UsageError as `targets`."""
+        return self.targets[0].ms
+
+    @property
+    def front_axes(self) -> tuple[str, ...]:
+        """The axes of the objective's front, where it has one. Raises UsageError."""
+        return parse_axes(self.axes) if self.axes else DEFAULT_AXES
 
     @property
     def source(self) -> Path | None:
@@ -108,7 +128,14 @@ class Experiment:
         space, data = (re.sub(r"\W+", "_", Path(name).stem) for name in (self.space, self.data))
         other = self.evaluator != Experiment.evaluator
         by = "-" + re.sub(r"\W+", "_", self.evaluator) if other else ""
-        return Path("runs") / f"{space}-{data}-{self.target_ms:g}ms-{self.objective}{by}-seed{self.seed}"
+        towards = "-".join(dict.fromkeys(f"{target.ms:g}ms" for target in self.targets))
+        if len(self.tables) > 1:
+            towards += "-" + "-".join(re.sub(r"\W+", "_", Path(name).stem) for name in self.tables)
+        return Path("runs") / f"{space}-{data}-{towards}-{self.objective}{by}-seed{self.seed}"
+
+
+def _texts(value: str | list[str] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) and value else tuple(value or ())
 
 
 def read_experiment(path: str) -> dict[str, Any]:
@@ -120,14 +147,26 @@ def read_experiment(path: str) -> dict[str, Any]:
     for key, value in data.items():
         if key not in fields:
             raise UsageError(f"{path}: unknown setting '{key}'{nearest(str(key), fields)}")
-        names = [name.partition("[")[0] for name in str(fields[key].type).split(" | ")]
-        if type(value).__name__ not in (*names, *(["int"] if "float" in names else [])):
+        names = str(fields[key].type).split(" | ")
+        if _type_name(value) not in (*names, *(["int"] if "float" in names else [])):
             raise UsageError(f"{path}: {key} must be of type {names[0]}: {value!r}")
     return dict(data)
 
 
+def _type_name(value: object) -> str:
+    """Return how a field's type would be spelled: "list[str]" of a list of texts."""
+    names = {type(item).__name__ for item in value} if isinstance(value, list) else set()
+    return f"list[{names.pop()}]" if len(names) == 1 else type(value).__name__
+
+
 def with_implied(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with the evaluator that `accuracies` or `supernet` implies, where none is named."""
+    """Return the settings with the evaluator that `accuracies` or `supernet` implies, where none is named.
+
+    A list of one is that one, so that a run is the same however it is spelled.
+    """
+    settings = {
+        key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in settings.items()
+    }
     implied = [evaluator for key, evaluator in SOURCES.items() if settings.get(key)]
     return {"evaluator": implied[0], **settings} if implied else dict(settings)
 
@@ -146,8 +185,9 @@ def resolve_space(experiment: Experiment) -> Space:
 
 
 def make_experiment_objective(experiment: Experiment) -> Objective:
-    """Return the objective with the experiment's target and exponents."""
-    return make_objective(experiment.objective, experiment.target_ms, experiment.alpha, experiment.beta)
+    """Return the objective with the experiment's targets, exponents and axes. Raises UsageError."""
+    targets, axes = experiment.targets, experiment.front_axes
+    return make_goals(experiment.objective, targets, experiment.alpha, experiment.beta, axes)
 
 
 def check_controller(experiment: Experiment, space: Space) -> None:
@@ -163,7 +203,7 @@ def make_controller(
     space: Space,
     problem: Problem,
     task: Classification,
-    predict: Callable[[Architecture], float],
+    is_feasible: Callable[[Architecture], bool],
     start: Start,
     tried: Callable[[], AbstractSet[str]],
     reporter: Reporter,
@@ -175,7 +215,7 @@ def make_controller(
     controller: Controller = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(problem)
     for known in start.told:
         controller.tell(known)
-    controller = _warmed(experiment, space, controller, task, predict, start, tried, reporter)
+    controller = _warmed(experiment, space, controller, task, is_feasible, start, tried, reporter)
     return WarmStart(controller, start.first, tried) if start.first else controller
 
 
@@ -184,7 +224,7 @@ def _warmed(
     space: Space,
     controller: Controller,
     task: Classification,
-    predict: Callable[[Architecture], float],
+    is_feasible: Callable[[Architecture], bool],
     start: Start,
     tried: Callable[[], AbstractSet[str]],
     reporter: Reporter,
@@ -195,8 +235,7 @@ def _warmed(
     if not experiment.warm_start or len(tried()) >= keep:
         return controller
     pool = best_of_random(
-        experiment.warm_start, space, task,
-        lambda arch: predict(arch) <= experiment.target_ms and arch.digest not in start.digests,
+        experiment.warm_start, space, task, lambda arch: is_feasible(arch) and arch.digest not in start.digests,
         samples, keep, experiment.seed, reporter,
     )  # fmt: skip
     return WarmStart(controller, pool, tried)
@@ -236,7 +275,7 @@ def identity(experiment: Experiment, space: Space, task: Classification) -> dict
         "space_digest": space.digest,
         "data": task.data.name,
         "train_images": len(task.data.train),
-        "target_latency_ms": experiment.target_ms,
+        "target_latency_ms": listed_ms(experiment.targets),
         "objective": experiment.objective,
         "alpha": experiment.alpha,
         "beta": experiment.beta,
@@ -261,6 +300,8 @@ def _optional_identity(experiment: Experiment) -> dict[str, Any]:
         found["source"] = str(source)
         if source.is_file():
             found["source_digest"] = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    if experiment.front_axes != DEFAULT_AXES:
+        found["axes"] = ",".join(experiment.front_axes)
     if experiment.warm_start:
         found |= {"warm_start": experiment.warm_start, "warm_start_samples": experiment.warm_start_samples}
     return found

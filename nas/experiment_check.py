@@ -14,7 +14,6 @@ from nas.zero_cost import ZERO_COST
 
 def check(experiment: Experiment) -> None:
     """Raise UsageError for the first setting that cannot be, before anything is loaded or written."""
-    experiment.target_ms  # noqa: B018 (raises)
     experiment.starts  # noqa: B018 (raises)
     make_experiment_objective(experiment)
     find_runtime(experiment.runtime)

@@ -13,7 +13,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.evaluators import Evaluator
 from nas.network import build
-from nas.objective import Metrics, Objective, preference
+from nas.objective import Goal, Metrics, preference
 from nas.profiling import Latency
 from nas.progress import Reporter
 from nas.space import FinalTraining, Proxy, Space
@@ -28,7 +28,7 @@ Measure = Callable[[Sequence[Architecture]], list[Latency]]
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial with its latency as measured on the device as a whole network; None where the device is not here.
+    """A trial as the goal's device sees it, with its latency as measured there as a whole network; None elsewhere.
 
     `estimate` is the accuracy to believe of it, `again` whether that rests on evaluations with other seeds too.
     """
@@ -47,16 +47,12 @@ class Finalist:
         """Whether the measured median, else the prediction, is within the target."""
         return self.latency_ms <= target_ms
 
-    def score(self, objective: Objective) -> float:
-        """Return the objective's score at that latency and the estimated accuracy."""
-        return objective.score(self._metrics)
-
-    def rank(self, objective: Objective, target_ms: float) -> tuple[bool, bool, float]:
+    def rank(self, goal: Goal) -> tuple[bool, bool, float]:
         """Return a key that sorts the winner first.
 
         What holds the target comes first, and of that what was evaluated again, by score; then the fastest.
         """
-        over, key = preference(objective, target_ms, self._metrics)
+        over, key = preference(goal, self._metrics)
         return over, not self.again and not over, key
 
     @property
@@ -64,27 +60,27 @@ class Finalist:
         return replace(self.trial.metrics, accuracy=self.estimate, latency_ms=self.latency_ms)
 
 
-def unmeasured(waiting: Sequence[Finalist], objective: Objective, target_ms: float) -> list[Finalist]:
+def unmeasured(waiting: Sequence[Finalist], goal: Goal) -> list[Finalist]:
     """Return the best by prediction alone, the winner first, in the order in which `confirm` measures."""
     count = max(FINALISTS, sum(finalist.again for finalist in waiting))
-    return sorted(waiting, key=lambda finalist: finalist.rank(objective, target_ms))[:count]
+    return sorted(waiting, key=lambda finalist: finalist.rank(goal))[:count]
 
 
-def confirm(waiting: Sequence[Finalist], objective: Objective, target_ms: float, measure: Measure) -> list[Finalist]:
+def confirm(waiting: Sequence[Finalist], goal: Goal, measure: Measure) -> list[Finalist]:
     """Measure the best, a few at a time, until one holds the target; return those measured, the winner first.
 
     All that were evaluated again are measured together. Candidates that hold the target by prediction come first, by
     score; then the others, the fastest first. Where none holds the target, the fastest finalist is the first.
     """
-    waiting = sorted(waiting, key=lambda finalist: finalist.rank(objective, target_ms))[:MOST_FINALISTS]
+    waiting = sorted(waiting, key=lambda finalist: finalist.rank(goal))[:MOST_FINALISTS]
     count = max(FINALISTS, sum(finalist.again for finalist in waiting))
     finalists: list[Finalist] = []
-    while waiting and not any(finalist.holds(target_ms) for finalist in finalists):
+    while waiting and not any(finalist.holds(goal.target_ms) for finalist in finalists):
         batch, waiting = waiting[:count], waiting[count:]
         latencies = measure([finalist.trial.architecture for finalist in batch])
         finalists += [replace(finalist, measured=latency) for finalist, latency in zip(batch, latencies, strict=True)]
         count = FINALISTS
-    return sorted(finalists, key=lambda finalist: finalist.rank(objective, target_ms))
+    return sorted(finalists, key=lambda finalist: finalist.rank(goal))
 
 
 @dataclass(frozen=True)

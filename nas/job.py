@@ -1,11 +1,11 @@
-"""The main job: table, span, search, finalists again and on the device, training of the winner, export, result."""
+"""The main job: tables, spans, search, the winner of each goal (`nas/winners.py`), result."""
 
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from nas.architecture import Architecture
@@ -13,8 +13,6 @@ from nas.compiled import compile_space
 from nas.distribution import count_within, latency_distribution
 from nas.errors import UsageError
 from nas.evaluators import Evaluator
-from nas.evaluators.proxy_training import ProxyTraining
-from nas.evaluators.setup import Setup
 from nas.experiment import (
     Experiment,
     check_controller,
@@ -27,37 +25,25 @@ from nas.experiment import (
     resolve_space,
 )
 from nas.experiment_check import check
-from nas.export import export_folder
 from nas.files import write_json
-from nas.final import Finalist, confirm, first_weights, train_winner, unmeasured
+from nas.forecast import Forecast, make_forecast, worst_of
 from nas.network import trace
-from nas.objective import Objective
-from nas.picture import draw_search
+from nas.objective import Goal, Objective
 from nas.problem import Problem
-from nas.profiler import measure_networks
-from nas.profiling import Latency
 from nas.progress import Reporter
-from nas.ready import Ready, published_identity, ready_table
-from nas.repeats import Finals, evaluate_finalists, train_finalists
-from nas.result import (
-    best_facts,
-    epoch_facts,
-    finalist_facts,
-    finished_result,
-    noise_facts,
-    run_facts,
-    verdict_facts,
-    winner_facts,
-)
+from nas.ranking import Reference
+from nas.ready import Ready, published_identity, ready_tables
+from nas.result import finished_result, front_facts, goal_facts, run_facts
 from nas.search import Plan, search
 from nas.space import Space
 from nas.space_domain import space_domain
 from nas.start_from import make_start, read_sources, start_identity
-from nas.study import RESULT, Study, check_run, open_study
+from nas.study import RESULT, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.trust import in_words, known
 from nas.units import format_latency
+from nas.winners import Ended, find_winners
 
 NEVER_CHECKED = "was never checked in this space on this data: `nas check-proxy` tells how well it ranks"
 
@@ -90,61 +76,74 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     for split in (task.data.train, task.data.validation, task.data.test):
         check_images(split)
     evaluator = make_evaluator(experiment, task, space, reporter) if only_reads(experiment) else None
-    ready = ready_table(experiment, space, reporter)
-    table = ready.table
+    tables = ready_tables(experiment, space, reporter)
     objective = make_experiment_objective(experiment)
-    span = reach_of(space, ready, experiment.target_ms, reporter)
+    spans = [reach_of(space, ready, goals_on(objective, device), reporter) for device, ready in enumerate(tables)]
+    forecast = make_forecast([ready.predictor for ready in tables], space, objective.axes)
+    worst = worst_of(space, forecast, objective.axes) if objective.axes else None
     with open_study(experiment.folder, settings, space, objective.directions) as study:
         evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
-        reporter.say(
-            f"candidates {evaluation_words(experiment, space)} on {task.data.name}; "
-            f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
-        )
-        checked = known(space.key, task.data.name, evaluator.settings)
-        reporter.say(f"{experiment.evaluator}: {in_words(checked) if checked else NEVER_CHECKED}")
+        checked = say_conditions(experiment, space, task, evaluator, forecast, reporter)
+        problem = Problem(space_domain(space, forecast.layer_ms), objective)
         rungs = make_experiment_rungs(experiment, task, space)
-        predict = ready.predictor.predict
-        problem = Problem(space_domain(space, ready.predictor.layer_ms), objective)
-        start = make_start(sources, objective, predict, reporter)
-        controller = make_controller(experiment, space, problem, task, predict, start, lambda: study.digests, reporter)
-        plan = Plan(space, controller, evaluator, objective, predict, rungs, start.digests)
+        start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
+        controller = make_controller(
+            experiment, space, problem, task, partial(is_feasible, objective, forecast), start,
+            lambda: study.digests, reporter,
+        )  # fmt: skip
+        plan = Plan(
+            space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
+            beside=forecast.beside, reference=worst,
+        )  # fmt: skip
         search(plan, study, experiment.trials, experiment.seed, reporter)
-        finals = find_finalists(experiment, space, task, study, evaluator, objective, reporter)
-        result = finish(experiment, space, task, objective, study, evaluator, finals, ready, reporter)
-        result["settings"] |= {"proxy": evaluator.settings, "span_ms": asdict(span), "table": str(table.path)}
-        result["certificate"] = asdict(found) if (found := table.certificates.get(space.key)) else None
-        result["evaluator_check"] = checked
-        result["device"] = table.header["device"]
+        ended = Ended(experiment, space, task, study, evaluator, objective, tables, reporter)
+        result = {**conclude(ended, worst, spans), "evaluator_check": checked}
         write_json(study.folder / RESULT, result)
     return result
 
 
-def find_finalists(
+def conclude(ended: Ended, worst: Reference | None, spans: Sequence[Span]) -> dict[str, Any]:
+    """Find the winner of each goal and return what the result holds, but for the evaluator's check."""
+    objective, space = ended.objective, ended.space
+    spread = front_facts(ended.study, objective, worst) if worst else {}
+    found = find_winners(ended, spread.get("hypervolume", ()))
+    goals = goal_facts(objective, found, ended.tables, [asdict(span) for span in spans], space)
+    result = {**run_facts(ended.experiment, ended.study, objective), **spread}
+    settings = {**asdict(ended.experiment), "final": asdict(space.final), "proxy": ended.evaluator.settings}
+    if len(goals) == 1:  # not in a list, as results have always been
+        settings |= {key: goals[0].pop(key) for key in ("training", "span_ms", "table")}
+    return {**result, **(goals[0] if len(goals) == 1 else {"goals": goals}), "settings": settings}
+
+
+def goals_on(objective: Objective, device: int) -> list[Goal]:
+    """Return the goals of one device."""
+    return [goal for goal in objective.goals if goal.device == device]
+
+
+def is_feasible(objective: Objective, forecast: Forecast, arch: Architecture) -> bool:
+    """Whether a network holds the target of any goal, by prediction."""
+    return any(forecast.predictors[goal.device].predict(arch) <= goal.target_ms for goal in objective.goals)
+
+
+def say_conditions(
     experiment: Experiment,
     space: Space,
     task: Classification,
-    study: Study,
     evaluator: Evaluator,
-    objective: Objective,
+    forecast: Forecast,
     reporter: Reporter,
-) -> Finals:
-    """Evaluate the best candidates again, or train them. Raises UsageError where there are none."""
-    if not study.trials:
-        last = f", the last: {study.failed[-1][1]}" if study.failed else ""
-        raise UsageError(f"--trials: no candidate of {study.count} was evaluated to its end{last}")
-    most, rounds = experiment.finalists, experiment.finalist_seeds
-    if experiment.train_finalists:
-        trainer = ProxyTraining(Setup(task, space, study.folder, None, experiment.seed, reporter))
-        finals = train_finalists(
-            study, trainer, objective, experiment.target_ms, experiment.seed, experiment.train_finalists, rounds,
-            reporter,
-        )  # fmt: skip
-    else:
-        finals = evaluate_finalists(
-            study, evaluator, objective, experiment.target_ms, experiment.seed, most, rounds, reporter
-        )
-    say_learnt(study, finals, reporter)
-    return finals
+) -> dict[str, Any] | None:
+    """Say what becomes of a candidate and how far to trust that; return the evaluator's check, if there was one."""
+    table = forecast.predictors[0].table
+    reporter.say(
+        f"candidates {evaluation_words(experiment, space)} on {task.data.name}; "
+        f"latencies are of {'/'.join(map(str, space.resolution))} px in {table.header['runtime']}"
+    )
+    if forecast.memory:
+        reporter.say(f"peak memory is predicted with a mean error of {forecast.memory.error:.1%} on measured networks")
+    checked = known(space.key, task.data.name, evaluator.settings)
+    reporter.say(f"{experiment.evaluator}: {in_words(checked) if checked else NEVER_CHECKED}")
+    return checked
 
 
 def evaluation_words(experiment: Experiment, space: Space) -> str:
@@ -155,100 +154,21 @@ def evaluation_words(experiment: Experiment, space: Space) -> str:
     return f"are evaluated by {experiment.evaluator}{source}, the winner is trained"
 
 
-def reach_of(space: Space, ready: Ready, target_ms: float, reporter: Reporter) -> Span:
-    """Say what the space spans on the device; raise UsageError where nothing in it meets the target."""
+def reach_of(space: Space, ready: Ready, goals: Sequence[Goal], reporter: Reporter) -> Span:
+    """Say what the space spans on the device; raise UsageError where nothing in it meets one of the device's goals."""
     compiled = compile_space(space, ready.predictor.layer_ms)
     span = Span(compiled.fastest_ms, latency_distribution(compiled).quantile(0.5), compiled.slowest_ms)
     spelled = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))
-    within = count_within(compiled, target_ms).likely / compiled.size
-    reporter.say(
-        f"{space.name} on {ready.place}: {spelled} (fastest / median / slowest); "
-        f"{within:.1%} of it is within {format_latency(target_ms)}"
+    shares = " and ".join(
+        f"{count_within(compiled, goal.target_ms).likely / compiled.size:.1%} of it is within "
+        f"{format_latency(goal.target_ms)}"
+        for goal in goals
     )
-    if target_ms < span.fastest_ms:
-        raise UsageError(
-            f"--target-latency: the fastest network of '{space.name}' takes {format_latency(span.fastest_ms)} "
-            f"on {ready.place}: '{format_latency(target_ms)}' is out of reach"
-        )
+    reporter.say(f"{space.name} on {ready.place}: {spelled} (fastest / median / slowest); {shares}")
+    for goal in goals:
+        if goal.target_ms < span.fastest_ms:
+            raise UsageError(
+                f"--target-latency: the fastest network of '{space.name}' takes {format_latency(span.fastest_ms)} "
+                f"on {ready.place}: '{format_latency(goal.target_ms)}' is out of reach"
+            )
     return span
-
-
-def finish(
-    experiment: Experiment,
-    space: Space,
-    task: Classification,
-    objective: Objective,
-    study: Study,
-    evaluator: Evaluator,
-    finals: Finals,
-    ready: Ready,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Measure the best candidates if the device is here, train and export the winner, and return the result."""
-
-    def measure(archs: Sequence[Architecture]) -> list[Latency]:
-        return measure_networks(archs, experiment.runtime, experiment.threads, reporter, experiment.device)
-
-    target_ms = experiment.target_ms
-    waiting = as_finalists(study, finals)
-    if ready.here:
-        finalists = confirm(waiting, objective, target_ms, measure)
-    else:
-        finalists = unmeasured(waiting, objective, target_ms)
-    say_finalists(finalists, target_ms, reporter)
-    winner = finalists[0]
-    verdict = verdict_facts(winner, target_ms, ready)
-    arch = winner.trial.architecture
-    model = first_weights(arch, evaluator, experiment.seed)
-    checkpoints = study.folder / "winner"
-    seen = train_winner(model, arch, task, space, experiment.seed, checkpoints, reporter)
-    facts = {**winner_facts(winner, experiment, task, ready.table), **seen, **verdict}
-    export_folder(arch, model, study.folder / "model", experiment.runtime, facts)
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    draw_search(study.evaluated, finalists, target_ms, study.folder / "search.png")
-    return {
-        **run_facts(experiment, study),
-        **noise_facts(finals),
-        **verdict,
-        "best": best_facts(winner, seen["test_accuracy"], study.folder / "model"),
-        "finalists": [finalist_facts(finalist, study) for finalist in finalists],
-        "settings": {**asdict(experiment), "final": asdict(space.final), "training": seen["training"]},
-    }
-
-
-def as_finalists(study: Study, finals: Finals) -> list[Finalist]:
-    """Return every trial that finished, not measured, with the accuracy to believe of it."""
-    return [
-        Finalist(trial, None, finals.estimates[digest], digest in finals.finalists)
-        for trial in study.trials
-        for digest in [trial.architecture.digest]
-    ]
-
-
-def say_learnt(study: Study, finals: Finals, reporter: Reporter) -> None:
-    """Say what stopping saved, and how noisy evaluations are."""
-    epochs = epoch_facts(study)
-    if study.stopped:
-        share = epochs["spent"] / epochs["full"]
-        reporter.say(f"{epochs['spent']} epochs spent, {share:.0%} of the {epochs['full']} of full trainings")
-    if finals.spread:
-        noise, between = finals.spread.noise, finals.spread.between
-        reporter.say(
-            f"another seed moves an accuracy by {noise:.1%}, candidates differ by {between:.1%} (standard deviations; "
-            f"{len(finals.finalists)} evaluated again, {epochs['finalists']} epochs)"
-        )
-
-
-def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Reporter) -> None:
-    """Say what was measured, and whether anything holds the target."""
-    for finalist in finalists:
-        predicted, measured = format_latency(finalist.trial.metrics.latency_ms), finalist.measured
-        seen = "not measured"
-        if measured:
-            span = f"{format_latency(measured.p10)} to {format_latency(measured.p90)}"
-            seen = f"{format_latency(measured.median)} measured ({span})"
-        accuracy = f"{finalist.estimate:.1%} {'estimated' if finalist.again else 'expected'}"
-        reporter.say(f"{finalist.trial.architecture.digest}: {accuracy}, {seen}, {predicted} predicted")
-    if not finalists[0].holds(target_ms):
-        known = "measured" if finalists[0].measured else "predicted"
-        reporter.warn(f"none of the {len(finalists)} {known} candidates holds {format_latency(target_ms)}")

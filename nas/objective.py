@@ -1,38 +1,123 @@
-"""What a search maximises, as pure functions of the metrics of one candidate. Latencies in ms, accuracy in [0, 1]."""
+"""What a search maximises, as pure functions of the metrics of candidates. Latencies in ms, accuracy in [0, 1].
+
+An objective has goals: a target on a device each, with a winner of its own. Accuracy does not depend on the device, so
+all goals share every evaluation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nas.errors import UsageError
 from nas.registry import lookup
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 SOFT = -0.07
 """Doubling the latency is worth about 5 % more accuracy, relatively (MnasNet, section 3)."""
+AXES = ("accuracy", "latency", "params", "macs", "energy", "memory")
+"""What a front can span. Accuracy is maximised, the others are minimised."""
+DEFAULT_AXES = AXES[:2]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What is known of a candidate: accuracy in [0, 1], latency in ms, parameters and MACs."""
+    """What is known of a candidate: accuracy in [0, 1], latency in ms, parameters and MACs.
+
+    Where a search has several devices, `latencies_ms` are those on each, and `latency_ms` that on the first. Energy
+    and peak memory of a call on the first are predicted where the search's axes ask for them.
+    """
 
     accuracy: float
     latency_ms: float
     params: int
     macs: int
+    latencies_ms: tuple[float, ...] = ()
+    energy_mj: float | None = None
+    memory_bytes: float | None = None
 
-    def to_dict(self) -> dict[str, float]:
-        """Return the metrics by name."""
-        return asdict(self)
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
+        """Return the metrics that `to_dict` gave, before or after they were JSON."""
+        return cls(**{**data, "latencies_ms": tuple(data.get("latencies_ms", ()))})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metrics by name, without those that the search does not have."""
+        return {key: value for key, value in asdict(self).items() if value is not None and value != ()}
+
+    def on(self, device: int) -> Metrics:
+        """Return the metrics as that device sees them: with its latency alone."""
+        return replace(self, latency_ms=self.latencies_ms[device], latencies_ms=()) if self.latencies_ms else self
+
+    def along(self, axis: str) -> tuple[float, ...]:
+        """Return the values of one of AXES: a latency for each device, one value of anything else."""
+        if axis == "latency":
+            return self.latencies_ms or (self.latency_ms,)
+        name = {"energy": "energy_mj", "memory": "memory_bytes"}.get(axis, axis)
+        return (float(getattr(self, name)),)
+
+
+class Towards(Protocol):
+    """What an objective is to a single target on a single device."""
+
+    @property
+    def target_ms(self) -> float:
+        """Return the target."""
+
+    def admits(self, latency_ms: ArrayLike) -> Bools:
+        """Whether candidates of these latencies are worth an evaluation, elementwise."""
+
+    def score(self, metrics: Metrics) -> float:
+        """Return one number by which a winner is chosen; higher is better."""
+
+    def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
+        """Return what `score` gives for N candidates, (N,)."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A target on one of the search's devices; `name` tells it from the others, "" where it is the only one.
+
+    Metrics may be those of all devices; arrays of latencies are those of its own device.
+    """
+
+    towards: Towards
+    device: int = 0
+    name: str = ""
+
+    @property
+    def target_ms(self) -> float:
+        """The target, in ms."""
+        return self.towards.target_ms
+
+    def admits(self, latency_ms: ArrayLike) -> Bools:
+        """Whether candidates of these latencies are worth an evaluation for this goal, elementwise."""
+        return self.towards.admits(latency_ms)
+
+    def score(self, metrics: Metrics) -> float:
+        """Return one number by which the goal's winner is chosen; higher is better."""
+        return self.towards.score(metrics.on(self.device))
+
+    def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
+        """Return what `score` gives for N candidates, (N,)."""
+        return self.towards.scores(accuracy, latency_ms)
 
 
 class Objective(Protocol):
-    """What an objective provides."""
+    """What a search maximises, for one goal or several. Latencies are (...), or (devices, ...) of several devices."""
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """Return what each has a winner of its own."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Return the axes of the front that is searched; none where there is one number for each goal."""
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -41,11 +126,11 @@ class Objective(Protocol):
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
         """Return the values that the controller is told."""
 
-    def admits(self, latency_ms: float) -> bool:
-        """Whether a candidate of this latency is worth an evaluation."""
+    def admits(self, latency_ms: ArrayLike) -> Bools:
+        """Whether candidates of these latencies are worth an evaluation, (...)."""
 
     def score(self, metrics: Metrics) -> float:
-        """Return one number by which a winner is chosen; higher is better."""
+        """Return one number by which candidates compare; higher is better."""
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
         """Return what `score` gives for N candidates, (N,)."""
@@ -60,6 +145,16 @@ class Reward:
     beta: float = SOFT
 
     @property
+    def goals(self) -> tuple[Goal, ...]:
+        """One goal."""
+        return (Goal(self),)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """No front: one number."""
+        return ()
+
+    @property
     def directions(self) -> tuple[str, ...]:
         """One value, maximised."""
         return ("maximize",)
@@ -68,9 +163,9 @@ class Reward:
         """Return the reward."""
         return (self.score(metrics),)
 
-    def admits(self, latency_ms: float) -> bool:
+    def admits(self, latency_ms: ArrayLike) -> Bools:
         """Everything is worth an evaluation: the reward pays for latency."""
-        return True
+        return np.full(np.shape(latency_ms), True)
 
     def score(self, metrics: Metrics) -> float:
         """Return the reward."""
@@ -90,6 +185,16 @@ class Constrained:
     target_ms: float
 
     @property
+    def goals(self) -> tuple[Goal, ...]:
+        """One goal."""
+        return (Goal(self),)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """No front: one number."""
+        return ()
+
+    @property
     def directions(self) -> tuple[str, ...]:
         """One value, maximised."""
         return ("maximize",)
@@ -98,13 +203,13 @@ class Constrained:
         """Return the accuracy."""
         return (metrics.accuracy,)
 
-    def admits(self, latency_ms: float) -> bool:
+    def admits(self, latency_ms: ArrayLike) -> Bools:
         """Only what holds the target."""
-        return latency_ms <= self.target_ms
+        return np.asarray(np.less_equal(latency_ms, self.target_ms))
 
     def score(self, metrics: Metrics) -> float:
         """Return the accuracy within the target, below any accuracy beyond it."""
-        return metrics.accuracy if self.admits(metrics.latency_ms) else -metrics.latency_ms / self.target_ms
+        return metrics.accuracy if metrics.latency_ms <= self.target_ms else -metrics.latency_ms / self.target_ms
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
         """Return the accuracies within the target, numbers below any accuracy beyond it, (N,)."""
@@ -113,22 +218,36 @@ class Constrained:
 
 @dataclass(frozen=True)
 class Pareto:
-    """Accuracy up and latency down together; the winner is the most accurate within the target."""
+    """Each axis for itself: accuracy up, anything else down; the winner is the most accurate within the target.
+
+    With several devices the axis latency has a value for each.
+    """
 
     target_ms: float
+    axes: tuple[str, ...] = DEFAULT_AXES
+    devices: int = 1
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """One goal."""
+        return (Goal(self),)
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Accuracy maximised, latency minimised."""
-        return ("maximize", "minimize")
+        """Accuracy maximised, anything else minimised."""
+        return tuple(
+            "maximize" if axis == "accuracy" else "minimize"
+            for axis in self.axes
+            for _ in range(self.devices if axis == "latency" else 1)
+        )
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
-        """Return (accuracy, latency in ms)."""
-        return (metrics.accuracy, metrics.latency_ms)
+        """Return the values along the axes."""
+        return tuple(value for axis in self.axes for value in metrics.along(axis))
 
-    def admits(self, latency_ms: float) -> bool:
+    def admits(self, latency_ms: ArrayLike) -> Bools:
         """Everything is worth an evaluation: the front spans all latencies."""
-        return True
+        return np.full(np.shape(latency_ms), True)
 
     def score(self, metrics: Metrics) -> float:
         """Return the score of `Constrained`."""
@@ -161,61 +280,8 @@ def make_objective(name: str, target_ms: float, alpha: float | None = None, beta
     return Reward(target_ms, **given)
 
 
-def front(points: Sequence[Metrics]) -> list[int]:
-    """Return the indices of the points that no other beats in accuracy and latency, fastest first."""
-    order = sorted(range(len(points)), key=lambda i: (points[i].latency_ms, -points[i].accuracy))
-    best, kept = -1.0, []
-    for index in order:
-        if points[index].accuracy > best:
-            best = points[index].accuracy
-            kept.append(index)
-    return kept
-
-
-def preference(objective: Objective, target_ms: float, metrics: Metrics) -> tuple[bool, float]:
+def preference(goal: Goal, metrics: Metrics) -> tuple[bool, float]:
     """Return a key that sorts winners first: what holds the target, by score; then the others, the fastest first."""
-    over = metrics.latency_ms > target_ms
-    return over, metrics.latency_ms if over else -objective.score(metrics)
-
-
-def position(objective: Objective, points: Sequence[Metrics], index: int) -> int:
-    """Return how many of `points` are better than the one at `index`; 0 for every point of the highest score.
-
-    One value: by score. Several: by the layer of nondominated points it is in, and within a layer by the area that
-    it alone dominates (multi-objective successive halving: Schmucker et al. 2021, section 3). A point that rises in
-    accuracy never moves back.
-    """
-    scores = [objective.score(point) for point in points]
-    if scores[index] >= max(scores):
-        return 0
-    if len(objective.directions) == 1:
-        return sum(score > scores[index] for score in scores)
-    keys = _layered(points)
-    return sum(key > keys[index] for key in keys)
-
-
-def _layered(points: Sequence[Metrics]) -> list[tuple[int, float]]:
-    """Return a key for each point, higher is better: minus its layer, and the area that it adds to the layer."""
-    left = {(point.accuracy, point.latency_ms): point for point in points}
-    end_ms = 1.1 * max(point.latency_ms for point in points)  # of all points, so that no accuracy moves it
-    keys: dict[tuple[float, float], tuple[int, float]] = {}
-    layer = 0
-    while left:
-        peers = list(left.values())
-        stairs = [peers[index] for index in front(peers)]
-        below = [0.0, *(point.accuracy for point in stairs)]
-        beyond = [*(point.latency_ms for point in stairs[1:]), end_ms]
-        for point, floor, wall in zip(stairs, below, beyond, strict=False):
-            place = (point.accuracy, point.latency_ms)
-            keys[place] = (-layer, (point.accuracy - floor) * (wall - point.latency_ms))
-            del left[place]
-        layer += 1
-    return [keys[point.accuracy, point.latency_ms] for point in points]
-
-
-def hypervolume(points: Iterable[Metrics], reference_ms: float) -> float:
-    """Return the area that the points dominate above accuracy 0 and below `reference_ms`, in ms."""
-    inside = [point for point in points if point.latency_ms < reference_ms]
-    kept = [inside[index] for index in front(inside)]
-    limits = [*(point.latency_ms for point in kept), reference_ms][1:]
-    return sum(point.accuracy * (limit - point.latency_ms) for point, limit in zip(kept, limits, strict=True))
+    latency_ms = metrics.on(goal.device).latency_ms
+    over = latency_ms > goal.target_ms
+    return over, latency_ms if over else -goal.score(metrics)

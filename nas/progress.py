@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
     from rich.progress import Progress
 
 Advance = Callable[[int], None]
@@ -24,7 +25,9 @@ class Reporter:
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
-        self._live = sys.stderr.isatty() and not quiet
+        self.live = sys.stderr.isatty() and not quiet
+        """Whether a person sees what changes: a bar, or a display."""
+        self._shows = False
 
     def say(self, message: str) -> None:
         """Print one line, unless quiet."""
@@ -38,12 +41,24 @@ class Reporter:
     @contextlib.contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:
         """Give a function that advances by n of `total`, shown with the time left."""
-        if self._live:
+        if self.live and not self._shows:
             with _rich_bar() as bar:
                 task = bar.add_task(description, total=total)
                 yield lambda count: bar.update(task, advance=count)
         else:
             yield self._plain(description, total)
+
+    @contextlib.contextmanager
+    def display(self, draw: Callable[[], RenderableType]) -> Iterator[None]:
+        """Show what `draw` returns, twice a second, below whatever is printed meanwhile; for a `live` reporter."""
+        from rich.live import Live
+
+        self._shows = True  # a bar would be a second display: tasks within are lines
+        try:
+            with Live(get_renderable=draw, console=_terminal(), refresh_per_second=2, redirect_stdout=False):
+                yield
+        finally:
+            self._shows = False
 
     def _plain(self, description: str, total: int) -> Advance:
         started = shown = time.monotonic()
@@ -63,10 +78,14 @@ class Reporter:
 
 
 def _rich_bar() -> Progress:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=_terminal(), transient=False)
+
+
+def _terminal() -> Console:
+    from rich.console import Console
+
     # A descriptor of its own: while a converter runs, what others print to stderr goes elsewhere.
-    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding)
-    return Progress(*columns, console=Console(file=terminal), transient=False)
+    return Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding))

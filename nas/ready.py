@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from nas.calibration import TOLERANCE
 from nas.device import open_worker
@@ -32,17 +33,22 @@ class Ready:
         return (f"'{host}'" if host else "this device") if self.here else processor(self.table)
 
 
-def ready_table(experiment: Experiment, space: Space, reporter: Reporter) -> Ready:
-    """Return a table that covers `space`: the one that --table names, or the device's own, profiled as far as needed.
+def ready_tables(experiment: Experiment, space: Space, reporter: Reporter) -> tuple[Ready, ...]:
+    """Return the tables of all devices, each as `ready_table` does."""
+    return tuple(ready_table(experiment, name, space, reporter) for name in experiment.tables or (None,))
+
+
+def ready_table(experiment: Experiment, name: str | None, space: Space, reporter: Reporter) -> Ready:
+    """Return a table that covers `space`: the one of that name, or the device's own, profiled as far as needed.
 
     Raises TableError where a given table is of another device or runtime and --any-device is not, and where a table
     that cannot be measured further lacks a layer.
     """
     reporter.say(f"listing the layers that '{space.name}' can have")
     layers = reachable(space)
-    if experiment.table is None:
+    if name is None:
         return _profiled(experiment, space, None, reporter)
-    table = LatencyTable.open(find_table(experiment.table))
+    table = LatencyTable.open(find_table(name))
     if is_published(table):
         for note in complete(table, layers):
             reporter.say(f"{table.path.stem}: {note}")
@@ -83,9 +89,14 @@ def warn_of_errors(table: LatencyTable, space: Space, reporter: Reporter) -> Non
         reporter.say(f"table: {certificate}")
 
 
-def published_identity(experiment: Experiment) -> dict[str, str]:
-    """Return which published table a run's latencies are of; nothing for a table of this or another machine here."""
-    if experiment.table is None:
-        return {}
-    table = LatencyTable.open(find_table(experiment.table))
-    return {"published_table": f"{table.path.stem}: {table.header.get('source')}"} if is_published(table) else {}
+def published_identity(experiment: Experiment) -> dict[str, Any]:
+    """Return which published table a run's latencies are of; nothing for a table of this or another machine here.
+
+    Of several tables, return what each is.
+    """
+    tables = [LatencyTable.open(find_table(name)) for name in experiment.tables]
+    published = [is_published(table) for table in tables]
+    names = [f"{table.path.stem}: {table.header.get('source')}" for table in tables]
+    if len(tables) > 1:
+        return {"tables": [name if of else t.path.stem for name, of, t in zip(names, published, tables, strict=True)]}
+    return {"published_table": names[0]} if published == [True] else {}

@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.errors import RunError
 from nas.evaluators import Evaluator
-from nas.objective import Objective, preference
+from nas.objective import Goal, preference
 from nas.progress import Reporter
 from nas.search import follow, reason
 from nas.shrinkage import Spread, fit
@@ -70,8 +70,7 @@ class Finals:
 def evaluate_finalists(
     study: Study,
     evaluator: Evaluator,
-    objective: Objective,
-    target_ms: float,
+    goal: Goal,
     seed: int,
     most: int,
     rounds: int,
@@ -86,19 +85,19 @@ def evaluate_finalists(
     been. An evaluator that says `deterministic` has nothing to repeat.
     """
     known = Known(study.accuracies(before=study.count))
-    trials = within(study, objective, target_ms)
+    trials = within(study, goal)
     if rounds == 0 or most < FEWEST or len(trials) < FEWEST or getattr(evaluator, "deterministic", False):
         return Finals(None, known.estimates(), ())
     again = _recorded(study, {1: evaluator}, seed, reporter)
-    chosen = best_of(trials, known, objective)[:FEWEST]
+    chosen = best_of(trials, known, goal)[:FEWEST]
     repeat(chosen, known, again, 1)
-    others = contenders(trials, known, objective)[: most - len(chosen)]
+    others = contenders(trials, known, goal)[: most - len(chosen)]
     repeat(others, known, again, 1)
     chosen += others
     for number in range(2, rounds + 1):
         if (spread := known.spread) is None or spread.noise == 0:
             break
-        chosen = best_of(chosen, known, objective)[: max(FEWEST, len(chosen) // 2)]
+        chosen = best_of(chosen, known, goal)[: max(FEWEST, len(chosen) // 2)]
         repeat(chosen, known, again, number, 2 ** (number - 1) if hasattr(evaluator, "longer") else 1)
     return Finals(known.spread, known.estimates(), tuple(known.again))
 
@@ -106,8 +105,7 @@ def evaluate_finalists(
 def train_finalists(
     study: Study,
     trainer: Evaluator,
-    objective: Objective,
-    target_ms: float,
+    goal: Goal,
     seed: int,
     most: int,
     rounds: int,
@@ -119,11 +117,11 @@ def train_finalists(
     is believed of a finalist is the mean of its trainings. Recorded as `evaluate_finalists` does.
     """
     again = _recorded(study, {TRAINED: trainer}, seed, reporter)
-    chosen, reached = within(study, objective, target_ms)[:most], dict[str, list[float]]()
+    chosen, reached = within(study, goal)[:most], dict[str, list[float]]()
 
     def key(trial: Trial) -> float:
         accuracy = fmean(reached[trial.architecture.digest])
-        return -objective.score(replace(trial.metrics, accuracy=accuracy))
+        return -goal.score(replace(trial.metrics, accuracy=accuracy))
 
     for number in range(1, rounds + 1):
         for trial in chosen:
@@ -137,24 +135,24 @@ def train_finalists(
     return Finals(fit(list(reached.values())), believed, tuple(reached))
 
 
-def within(study: Study, objective: Objective, target_ms: float) -> list[Trial]:
+def within(study: Study, goal: Goal) -> list[Trial]:
     """Return the finished trials that hold the target by prediction, the best first."""
     return sorted(
-        (trial for trial in study.trials if trial.metrics.latency_ms <= target_ms),
-        key=lambda trial: preference(objective, target_ms, trial.metrics),
+        (trial for trial in study.trials if trial.metrics.on(goal.device).latency_ms <= goal.target_ms),
+        key=lambda trial: preference(goal, trial.metrics),
     )
 
 
-def best_of(trials: Sequence[Trial], known: Known, objective: Objective) -> list[Trial]:
+def best_of(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]:
     """Return the trials, the best by estimate first."""
     estimates = known.estimates()
     return sorted(
         trials,
-        key=lambda trial: -objective.score(replace(trial.metrics, accuracy=estimates[trial.architecture.digest])),
+        key=lambda trial: -goal.score(replace(trial.metrics, accuracy=estimates[trial.architecture.digest])),
     )
 
 
-def contenders(trials: Sequence[Trial], known: Known, objective: Objective) -> list[Trial]:
+def contenders(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]:
     """Return the trials not yet evaluated again that the noise lets be as good as the best, the best first."""
     spread = known.spread
     if spread is None:
@@ -162,11 +160,11 @@ def contenders(trials: Sequence[Trial], known: Known, objective: Objective) -> l
     estimates = known.estimates()
 
     def score(trial: Trial, more: float = 0.0) -> float:
-        return objective.score(replace(trial.metrics, accuracy=estimates[trial.architecture.digest] + more))
+        return goal.score(replace(trial.metrics, accuracy=estimates[trial.architecture.digest] + more))
 
     best = max(score(trial) for trial in trials)
     waiting = [trial for trial in trials if trial.architecture.digest not in known.again]
-    return [trial for trial in best_of(waiting, known, objective) if score(trial, spread.explained()) >= best]
+    return [trial for trial in best_of(waiting, known, goal) if score(trial, spread.explained()) >= best]
 
 
 def repeat(trials: Sequence[Trial], known: Known, again: Again, number: int, longer: int = 1) -> None:

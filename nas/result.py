@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from nas.experiment import Experiment
 from nas.export import versions
 from nas.files import read_json
 from nas.final import Finalist
+from nas.fronts import growth
+from nas.goals import listed_ms
 from nas.latency import IDENTITY, LatencyTable
-from nas.objective import front
+from nas.objective import DEFAULT_AXES, Objective
 from nas.profiler import table_header
+from nas.ranking import Reference, front, gains
 from nas.ready import Ready
 from nas.repeats import Finals
 from nas.rungs import spent
+from nas.space import Space
 from nas.study import RESULT, Study, Trial
 from nas.tasks.classification import Classification
 
@@ -38,7 +43,9 @@ def finished_result(experiment: Experiment) -> dict[str, Any] | None:
         same = all(result["settings"].get(key, 0) == getattr(experiment, key) for key in FINALIST_SETTINGS)
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the result of a search: {error!r}; without the file it is made again") from error
-    return result if done and same and (experiment.folder / "model" / "card.json").is_file() else None
+    folders = [f"model-{goal['name']}" for goal in result["goals"]] if "goals" in result else ["model"]
+    exported = all((experiment.folder / folder / "card.json").is_file() for folder in folders)
+    return result if done and same and exported else None
 
 
 def best_facts(winner: Finalist, test_accuracy: float, model: Path) -> dict[str, Any]:
@@ -56,16 +63,17 @@ def best_facts(winner: Finalist, test_accuracy: float, model: Path) -> dict[str,
     }
 
 
-def run_facts(experiment: Experiment, study: Study) -> dict[str, Any]:
+def run_facts(experiment: Experiment, study: Study, objective: Objective) -> dict[str, Any]:
     """Return what the result says of the run as a whole."""
+    points, axes = [trial.metrics for trial in study.trials], objective.axes or DEFAULT_AXES
     return {
-        "target_latency_ms": experiment.target_ms,
+        "target_latency_ms": listed_ms(experiment.targets),
         "objective": experiment.objective,
         "trials": len(study.evaluated),
         "stopped": len(study.stopped),
         "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
         "seed": experiment.seed,
-        "front": [trial_facts(study.trials[index]) for index in front([trial.metrics for trial in study.trials])],
+        "front": [trial_facts(study.trials[index]) for index in front(points, axes)],
         "candidates": [
             {**trial_facts(trial), "curve": list(trial.curve), "stopped_at": trial.stopped_at}
             for trial in study.evaluated
@@ -74,6 +82,45 @@ def run_facts(experiment: Experiment, study: Study) -> dict[str, Any]:
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def front_facts(study: Study, objective: Objective, reference: Reference) -> dict[str, Any]:
+    """Return the front's axes, the reference point, and the hypervolume after each of the result's candidates.
+
+    The volume is a share of the box between the reference and a network that is always right and costs nothing; what
+    a rung stopped adds nothing. The front itself is among `run_facts`.
+    """
+    points = [
+        None if trial.stopped_at else gains(trial.metrics, objective.axes, reference) for trial in study.evaluated
+    ]
+    return {
+        "axes": list(objective.axes),
+        "reference": {axis: list(values) for axis, values in reference.items()},
+        "hypervolume": growth(points),
+    }
+
+
+def goal_facts(
+    objective: Objective,
+    found: Sequence[dict[str, Any]],
+    tables: Sequence[Ready],
+    spans: Sequence[dict[str, float]],
+    space: Space,
+) -> list[dict[str, Any]]:
+    """Return what the result says of each goal; `found` is what its winner tells, `spans` are the devices'."""
+    listed = []
+    for goal, facts in zip(objective.goals, found, strict=True):
+        table = tables[goal.device].table
+        certificate = table.certificates.get(space.key)
+        listed.append({
+            **({"name": goal.name, "target_latency_ms": goal.target_ms} if goal.name else {}),
+            **facts,
+            "certificate": asdict(certificate) if certificate else None,
+            "device": table.header["device"],
+            "table": str(table.path),
+            "span_ms": spans[goal.device],
+        })  # fmt: skip
+    return listed
 
 
 def epoch_facts(study: Study) -> dict[str, int]:
@@ -106,7 +153,9 @@ def verdict_facts(winner: Finalist, target_ms: float, ready: Ready) -> dict[str,
     }
 
 
-def winner_facts(winner: Finalist, experiment: Experiment, task: Classification, table: LatencyTable) -> dict[str, Any]:
+def winner_facts(
+    winner: Finalist, target_ms: float, experiment: Experiment, task: Classification, table: LatencyTable
+) -> dict[str, Any]:
     """Return what the exported card says of the search."""
     measured = winner.measured
     here = table_header(experiment.runtime, experiment.threads, experiment.device) if measured else None
@@ -118,7 +167,7 @@ def winner_facts(winner: Finalist, experiment: Experiment, task: Classification,
             "measured": measured.median if measured else None,
             "p10": measured.p10 if measured else None,
             "p90": measured.p90 if measured else None,
-            "target": experiment.target_ms,
+            "target": target_ms,
         },
         **{name: getattr(measured, name) if measured else None for name in ("size_bytes", "memory_bytes", "energy_mj")},
         "measured_on": here,

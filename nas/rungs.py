@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from nas.errors import UsageError
-from nas.objective import Metrics, Objective, position
+from nas.objective import Metrics, Objective
+from nas.ranking import position
 
 FIDELITIES = ("full", "halving", "hyperband")
 

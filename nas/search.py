@@ -21,15 +21,16 @@ from nas.errors import NasError, RunError, UsageError
 from nas.evaluators import Evaluator
 from nas.executors import Event, Executor
 from nas.executors.here import Here
+from nas.live import Watching, watching
 from nas.network import canonical, totals, trace
 from nas.objective import Metrics, Objective
 from nas.problem import Told
 from nas.progress import Reporter
+from nas.ranking import Reference
 from nas.rungs import Entry, Rungs
 from nas.space import Space
 from nas.study import Failure, Study, Trial
 from nas.training import TrainingError
-from nas.units import format_latency
 
 CONTROLLER_ATTEMPTS = 50
 """How often a controller may ask for what was tried or is out of reach before random candidates step in."""
@@ -46,6 +47,8 @@ class Plan:
 
     Without an `executor`, this process evaluates, one candidate at a time.
     `known` are the digests of networks that earlier work evaluated: they are never proposed.
+    `beside` gives what else of a network's Metrics is known beforehand, as the latencies on several devices;
+    `reference` is what a front's volume is shown against.
     """
 
     space: Space
@@ -56,15 +59,18 @@ class Plan:
     rungs: Rungs
     known: frozenset[str] = frozenset()
     executor: Executor | None = None
+    beside: Callable[[Architecture], dict[str, Any]] = lambda _: {}
+    reference: Reference | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposal that was not tried before, with its predicted latency in ms."""
+    """A proposal that was not tried before, with its predicted latency in ms and what `beside` gives."""
 
     choices: dict[str, Scalar]
     architecture: Architecture
     latency_ms: float
+    beside: dict[str, Any]
 
 
 def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter, retry_failed: bool = False) -> None:
@@ -76,8 +82,8 @@ def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter,
     """
     executor = plan.executor or Here(plan.evaluator)
     try:
-        with reporter.task("searching", trials) as advance:
-            _Search(plan, executor, study, trials, seed, reporter, advance, retry_failed).run()
+        with watching(plan.objective, study, trials, plan.rungs.epochs, reporter, plan.reference) as seen:
+            _Search(plan, executor, study, trials, seed, reporter, seen, retry_failed).run()
     finally:
         executor.close()
 
@@ -92,9 +98,9 @@ def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
         arch = canonical(plan.space.decode(choices))
         if arch.digest in tried:
             continue
-        latency_ms = plan.predict(arch)
-        if plan.objective.admits(latency_ms):
-            return Candidate(choices, arch, latency_ms)
+        latency_ms, beside = plan.predict(arch), plan.beside(arch)
+        if plan.objective.admits(beside.get("latencies_ms", latency_ms)):
+            return Candidate(choices, arch, latency_ms, beside)
     return None
 
 
@@ -113,14 +119,13 @@ class _Search:
 
     def __init__(
         self, plan: Plan, executor: Executor, study: Study, trials: int, seed: int, reporter: Reporter,
-        advance: Callable[[int], None], retry_failed: bool,
+        seen: Watching, retry_failed: bool,
     ):  # fmt: skip
         self._plan, self._executor, self._study = plan, executor, study
-        self._trials, self._seed, self._reporter, self._advance = trials, seed, reporter, advance
+        self._trials, self._seed, self._reporter, self._seen = trials, seed, reporter, seen
         self._running: dict[int, _Running] = {}
         self._entries: list[Entry] = []
-        self._told = self._shown = 0
-        self._best: Trial | None = None
+        self._told = 0
         self._exhausted = False
         self._retries = study.failed_claims() if retry_failed else []
 
@@ -164,11 +169,8 @@ class _Search:
             self._plan.controller.tell(told(ended))
             if isinstance(ended, Trial):
                 self._entries.append(Entry(ended.number, ended.curve, ended.metrics))
-                self._consider(ended)
         self._told = len(self._study.ended)
-        if self._study.count > self._shown:
-            self._advance(self._study.count - self._shown)
-            self._shown = self._study.count
+        self._seen.look()
 
     def _left_over(self) -> Claim | None:
         """Return a claim of what a dead process had begun, or of what failed before this search, if there is any."""
@@ -204,12 +206,13 @@ class _Search:
         """Return the candidate of a claim that another process made."""
         choices = self._study.choices_of(claim)
         arch = canonical(self._plan.space.decode(choices))
-        return Candidate(choices, arch, self._plan.predict(arch))
+        return Candidate(choices, arch, self._plan.predict(arch), self._plan.beside(arch))
 
     def _start(self, claim: Claim, candidate: Candidate) -> None:
         whole = totals(trace(candidate.architecture))
-        costs = Metrics(0.0, candidate.latency_ms, whole.params, whole.macs)
+        costs = Metrics(0.0, candidate.latency_ms, whole.params, whole.macs, **candidate.beside)
         self._running[claim.number] = _Running(claim, costs, time.monotonic())
+        self._seen.under_way(self._study.number_of(claim))
         self._executor.start(claim.number, candidate.architecture, self._seed)
 
     def _happened(self, event: Event) -> None:
@@ -226,6 +229,7 @@ class _Search:
                 raise TrainingError("the evaluator gave no accuracy")
             if not event.ended:
                 running.curve = (*running.curve, checked(event.accuracy))
+                self._seen.under_way(self._study.number_of(running.claim), len(running.curve))
         except RunError:
             raise
         except Exception as error:
@@ -264,30 +268,16 @@ class _Search:
         metrics = replace(running.costs, accuracy=running.curve[-1])
         values, taken_s = self._plan.objective(metrics), time.monotonic() - running.started
         trial = self._study.end(running.claim, metrics, values, taken_s, running.curve, stopped)
+        self._tell()
+        self._seen.ended(self._study.number_of(running.claim), trial)
         if trial is None:
             self._reporter.warn(f"{running.claim.digest}: another process took it over, its result counts")
-            return
-        self._tell()
-        best, words = self._incumbent(), describe(trial, self._plan.objective)
-        if stopped:
-            words += f", stopped after {len(running.curve)} of {self._plan.rungs.epochs} epochs"
-        if best is not None:
-            words += f"; best so far {describe(best, self._plan.objective)}"
-        self._reporter.say(f"trial {trial.number + 1}: {words}")
 
     def _failed(self, claim: Claim, why: str) -> None:
         self._tell()
+        self._seen.ended(self._study.number_of(claim))
         self._reporter.warn(f"{claim.digest} failed: {why}")
         give_up_if_hopeless(self._study)
-
-    def _consider(self, trial: Trial) -> None:
-        """Remember the best by single evaluations: what `incumbent` finds while none was evaluated again."""
-        score = self._plan.objective.score
-        if trial.stopped_at is None and (self._best is None or score(trial.metrics) > score(self._best.metrics)):
-            self._best = trial
-
-    def _incumbent(self) -> Trial | None:
-        return incumbent(self._study, self._plan.objective) if self._study.repeats else self._best
 
 
 def told(ended: Trial | Failure) -> Told:
@@ -340,29 +330,6 @@ def give_up_if_hopeless(study: Study) -> None:
     if study.evaluated or len(reasons) < HOPELESS or len(alike) > 1:
         return
     raise UsageError(f"--evaluator: the first {len(reasons)} candidates all failed alike, the last: {reasons[-1]}")
-
-
-def incumbent(study: Study, objective: Objective) -> Trial:
-    """Return the best of the trials that finished, by what is known of their accuracy.
-
-    Where finalists were evaluated again earlier in this run, the noise is known, and a value that stands out by luck
-    counts for less. A controller cannot be told so: TPE knows no noise, it takes each value as it is.
-    """
-    noise, accuracies = study.noise, study.accuracies()
-
-    def score(trial: Trial) -> float:
-        known = accuracies[trial.digest]
-        estimate = noise.estimate(known) if noise else known[0]
-        return objective.score(replace(trial.metrics, accuracy=estimate))
-
-    return max(study.trials, key=score)
-
-
-def describe(trial: Trial, objective: Objective) -> str:
-    """Return a trial in words."""
-    metrics = trial.metrics
-    score = objective.score(metrics)
-    return f"{metrics.accuracy:.1%} at {format_latency(metrics.latency_ms)} (score {score:.3f})"
 
 
 def derive_seed(*parts: int) -> int:

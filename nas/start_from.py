@@ -16,9 +16,10 @@ from nas.architecture import Architecture, BlockSpec
 from nas.errors import RunError, SpaceError, UsageError
 from nas.lattice import spell
 from nas.network import canonical, totals, trace
-from nas.objective import Metrics, Objective, front
+from nas.objective import Metrics, Objective
 from nas.problem import Told
 from nas.progress import Reporter
+from nas.ranking import front
 from nas.space import Choices, Space
 from nas.space_file import load_architecture, load_space
 from nas.study import JOURNAL, STUDY_NAME
@@ -97,16 +98,17 @@ def make_start(
     objective: Objective,
     predict: Callable[[Architecture], float],
     reporter: Reporter,
+    beside: Callable[[Architecture], dict[str, Any]] = lambda _: {},
 ) -> Start:
     """Return what the search begins with: latencies are predicted anew, what is out of reach is left out.
 
     Of a source whose accuracies do not count here, the networks that no other of it beats in accuracy and latency are
-    asked for, the eight of the highest score at most.
+    asked for, the eight of the highest score at most. `predict` and `beside` are those of the search's plan.
     """
     told: dict[str, Told] = {}
     first: dict[str, Choices] = {}
     for source in sources:
-        found = [(held, metrics) for held in source.networks if (metrics := _metrics(held, objective, predict))]
+        found = [(held, metrics) for held in source.networks if (metrics := _metrics(held, objective, predict, beside))]
         lost = len(source.networks) - len(found)
         beyond = f"; {lost} beyond the target left out" if lost else ""
         if source.same:
@@ -122,13 +124,19 @@ def make_start(
     return Start(tuple(told.values()), frozenset(told), first)
 
 
-def _metrics(held: Held, objective: Objective, predict: Callable[[Architecture], float]) -> Metrics | None:
+def _metrics(
+    held: Held,
+    objective: Objective,
+    predict: Callable[[Architecture], float],
+    beside: Callable[[Architecture], dict[str, Any]],
+) -> Metrics | None:
     """Return the metrics of a network here, None where the objective does not admit it."""
     latency_ms = predict(held.architecture)
-    if not objective.admits(latency_ms):
+    more = beside(held.architecture)
+    if not objective.admits(more.get("latencies_ms", latency_ms)):
         return None
     whole = totals(trace(held.architecture))
-    return Metrics(held.accuracy or 0.0, latency_ms, whole.params, whole.macs)
+    return Metrics(held.accuracy or 0.0, latency_ms, whole.params, whole.macs, **more)
 
 
 def _best(networks: Sequence[tuple[Held, Metrics]], objective: Objective) -> list[Held]:

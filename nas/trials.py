@@ -82,7 +82,7 @@ def trial_of(frozen: Any, number: int, space: Space) -> Trial:
         number=number,
         choices=choices,
         digest=known["digest"],
-        metrics=Metrics(**known["metrics"]),
+        metrics=Metrics.from_dict(known["metrics"]),
         values=tuple(frozen.values),
         duration_s=known["duration_s"],
         curve=tuple(known.get("curve", [known["metrics"]["accuracy"]])),

@@ -43,3 +43,11 @@ def format_count(count: float) -> str:
         if count >= limit:
             return f"{count / limit:.2f} {unit}"
     return f"{count:.0f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as people say it: 40 -> '40 s', 720 -> '12 min', 9000 -> '2 h 30 min'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -139,7 +139,9 @@ def test_a_result_that_misses_its_target_says_so(
     from nas.profiling import Latency
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.job.measure_networks", lambda archs, *_: [Latency(5.0, 4.0, 6.0, 10, 0.0) for _ in archs])
+        patch.setattr(
+            "nas.winners.measure_networks", lambda archs, *_: [Latency(5.0, 4.0, 6.0, 10, 0.0) for _ in archs]
+        )
         assert main([*search_args(tiny_space, tmp_path / "a")]) == 0
     captured = capsys.readouterr()
     assert "DOES NOT HOLD 1 ms" in captured.out

@@ -59,7 +59,11 @@ ROOMS = {
     "device": {"errors", "link", "profiling", "registry", "remote", "runtimes"},
     "bundle": {"board", "device", "errors", "files", "latency", "network", "profiler", "profiling", "progress",
                "remote", "space"},
+    "fronts": set(),
     "objective": {"errors", "registry"},
+    "goals": {"errors", "objective", "registry"},
+    "ranking": {"fronts", "objective"},
+    "forecast": {"architecture", "compiled", "errors", "latency", "lattice", "network", "ranking", "space"},
     "tasks": {"errors", "registry", "resources"},
     "recipe": {"errors", "registry"},
     "checkpoint": {"errors", "files"},
@@ -87,9 +91,9 @@ ROOMS = {
     "controllers": {"architecture", "domain", "errors", "objective", "problem"},
     "warm_start": {"architecture", "controllers", "domain", "draws", "problem", "progress", "space", "tasks",
                    "training", "zero_cost"},
-    "start_from": {"architecture", "errors", "lattice", "network", "objective", "problem", "progress", "space",
-                   "space_file", "study"},
-    "rungs": {"errors", "objective"},
+    "start_from": {"architecture", "errors", "lattice", "network", "objective", "problem", "progress", "ranking",
+                   "space", "space_file", "study"},
+    "rungs": {"errors", "objective", "ranking"},
     "shrinkage": set(),
     "claims": set(),
     "workers": {"files", "storage"},
@@ -99,16 +103,17 @@ ROOMS = {
     "study": {"architecture", "claims", "files", "errors", "objective", "shrinkage", "space", "storage", "trial_store",
               "trials", "workers"},
     "executors": {"architecture", "evaluators", "training"},
-    "search": {"architecture", "claims", "controllers", "errors", "evaluators", "executors", "network", "objective",
-               "problem", "progress", "rungs", "space", "study", "training", "units"},
+    "live": {"fronts", "objective", "progress", "ranking", "study", "units"},
+    "search": {"architecture", "claims", "controllers", "errors", "evaluators", "executors", "live", "network",
+               "objective", "problem", "progress", "ranking", "rungs", "space", "study", "training"},
     "repeats": {"errors", "evaluators", "objective", "progress", "search", "shrinkage", "study"},
     "final": {"architecture", "evaluators", "network", "objective", "profiling", "progress", "space", "study", "tasks",
               "training"},
     "standalone": {"architecture", "blocks", "network", "registry", "schema"},
     "export": {"architecture", "files", "device", "errors", "network", "standalone", "study", "tasks", "units"},
-    "picture": {"final", "objective", "study"},
+    "picture": {"final", "objective", "ranking", "study"},
 }  # fmt: skip
-TOP = {"experiment", "experiment_check", "ready", "result", "job", "cli"}
+TOP = {"experiment", "experiment_check", "ready", "result", "winners", "job", "cli"}
 
 
 def room(path: Path) -> str:

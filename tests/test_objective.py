@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
-from nas.objective import OBJECTIVES, Metrics, Reward, front, hypervolume, make_objective
+from nas.objective import OBJECTIVES, Metrics, Reward, make_objective
+from nas.ranking import front, hypervolume
 
 metrics = st.builds(Metrics, st.floats(0.01, 1), st.floats(0.1, 100), st.integers(1, 10**8), st.integers(1, 10**9))
 

@@ -69,7 +69,7 @@ def fill(study: Study, evaluator: Noisy, count: int, latency_ms: float = 1.0) ->
 
 
 def stage(study: Study, evaluator: Any, most: int = 5, rounds: int = 2) -> Finals:
-    return evaluate_finalists(study, evaluator, GOAL, 10.0, 0, most, rounds, Reporter(quiet=True))
+    return evaluate_finalists(study, evaluator, GOAL.goals[0], 0, most, rounds, Reporter(quiet=True))
 
 
 def seeds_of(study: Study) -> dict[str, list[tuple[int, int]]]:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
-from nas.objective import OBJECTIVES, Metrics, make_objective, position
+from nas.objective import OBJECTIVES, Metrics, make_objective
+from nas.ranking import position
 from nas.rungs import Entry, Rungs, make_rungs, spent
 
 accuracies = st.integers(0, 20).map(lambda step: step / 20)

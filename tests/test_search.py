@@ -14,12 +14,13 @@ from nas.architecture import Architecture
 from nas.controllers.random import RandomController
 from nas.controllers.tpe import TPEController
 from nas.errors import RunError, UsageError
+from nas.live import incumbent
 from nas.network import totals, trace
 from nas.objective import make_objective
 from nas.problem import Problem
 from nas.progress import Reporter
 from nas.rungs import Rungs, make_rungs
-from nas.search import HOPELESS, Plan, follow, incumbent, search
+from nas.search import HOPELESS, Plan, follow, search
 from nas.space import Space
 from nas.space_domain import space_domain
 from nas.space_file import load_space

@@ -14,18 +14,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags; each has its default in Experiment, so that a flag that is not given changes nothing."""
     parser.add_argument("experiment", nargs="?", metavar="FILE", help="an experiment's YAML; flags go before it")
     text, number, real = {"metavar": "NAME"}, {"type": int, "metavar": "N"}, {"type": float, "metavar": "W"}
+    several = {"action": "append"}
     flags: dict[str, tuple[dict[str, Any], str]] = {
-        "target-latency": ({"metavar": "T"}, "the latency budget, as 20ms or 0.02s"),
+        "target-latency": ({"metavar": "T", **several}, "the latency budget, as 20ms or 0.02s; again for another goal"),
         "space": (text, "a shipped search space or a YAML file (default: the table's own, else mnasnet)"),
         "data": (text, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
         "data-root": ({"metavar": "DIR"}, "where named data sets lie or are downloaded to"),
         "objective": (text, "soft (default), hard, constrained or pareto"),
+        "axes": ({"metavar": "A,B"}, "what pareto trades: accuracy,latency (default), params, macs, energy, memory"),
         "alpha": (real, "the reward's exponent within the target"),
         "beta": (real, "the reward's exponent beyond the target"),
         "runtime": (text, "onnxruntime (default), or another of `nas list runtimes`"),
         "threads": (number, "threads of the runtime (default: 1)"),
         "device": ({"metavar": "URL"}, "where to measure: local (default) or ssh://user@host:port/path/to/python"),
-        "table": ({"metavar": "NAME"}, "a shipped or imported latency table or a file, instead of the device's own"),
+        "table": (
+            {**text, **several},
+            "a shipped or imported latency table or a file, not the device's own; again for another",
+        ),
         "controller": (text, "tpe (default), or another of `nas list controllers`"),
         "evaluator": (text, "proxy_training (default), another of `nas list evaluators`, or package.module:function"),
         "accuracies": ({"metavar": "FILE"}, "a CSV or Parquet of accuracies, or a run's folder, to search in"),
@@ -69,30 +74,43 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         given = getattr(args, field.name)
         if given is not None:
             settings[field.name] = given
-    if settings.get("table") and "space" not in settings:
+    experiment = Experiment(**with_implied(settings))
+    if experiment.tables and "space" not in settings:
         from nas.tables import open_named
 
-        settings["space"] = str(open_named(settings["table"]).header.get("space", Experiment.space))
-    return run_search(Experiment(**with_implied(settings)), reporter)
+        space = str(open_named(experiment.tables[0]).header.get("space", Experiment.space))
+        experiment = dataclasses.replace(experiment, space=space)
+    return run_search(experiment, reporter)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print the winner."""
+    """Print the winner of each goal."""
     from nas.trust import in_words
+
+    for goal in result.get("goals", [result]):
+        if "name" in goal:
+            print(f"goal          {goal['name']}")
+        _print_winner(goal, f"best of {result['trials']} trials ({result['objective']})")
+    if "hypervolume" in result:
+        axes, share = ", ".join(result["axes"]), result["hypervolume"][-1]
+        print(f"front         {len(result['front'])} networks by {axes}; hypervolume {share:.4f}")
+    checked = result["evaluator_check"]
+    print(f"proxy ranks   {in_words(checked) if checked else 'nobody knows how well: see nas check-proxy'}")
+
+
+def _print_winner(goal: dict[str, Any], of: str) -> None:
     from nas.units import format_count, format_latency
 
-    best, target = result["best"], format_latency(result["target_latency_ms"])
+    best, target = goal["best"], format_latency(goal["target_latency_ms"])
     predicted, measured = format_latency(best["latency_ms"]["predicted"]), best["latency_ms"]["measured"]
-    print(f"architecture  {best['architecture']}, best of {result['trials']} trials ({result['objective']})")
+    print(f"architecture  {best['architecture']}, {of}")
     if measured is None:
-        verdict = "within" if result["predicted_to_hold_target"] else "NOT WITHIN"
+        verdict = "within" if goal["predicted_to_hold_target"] else "NOT WITHIN"
         print(f"latency       {predicted}, {verdict} {target} by prediction")
-        print(f"              {result['latency_basis']}")
+        print(f"              {goal['latency_basis']}")
     else:
-        verdict = "holds" if result["holds_target"] else "DOES NOT HOLD"
+        verdict = "holds" if goal["holds_target"] else "DOES NOT HOLD"
         print(f"latency       {format_latency(measured)} measured, {predicted} predicted: {verdict} {target}")
     print(f"accuracy      {best['test_accuracy']:.1%} on the test set, {best['accuracy']:.1%} as a proxy")
     print(f"size          {format_count(best['params'])} parameters, {format_count(best['macs'])} MACs")
-    checked = result["evaluator_check"]
-    print(f"proxy ranks   {in_words(checked) if checked else 'nobody knows how well: see nas check-proxy'}")
     print(f"model         {best['model']}")
