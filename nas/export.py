@@ -59,6 +59,19 @@ def export_folder(
     return card
 
 
+def exported_in(folder: Path) -> Path:
+    """Return the folder of a run's winner, or `folder` itself. Raises RunError where a run has several winners."""
+    if (folder / "model").is_dir():
+        return folder / "model"
+    several = sorted(path.name for path in folder.glob("model-*") if path.is_dir())
+    if several and not (folder / "card.json").exists():
+        raise RunError(
+            f"{folder}: has a winner for each of its goals, give one of them: "
+            f"{', '.join(str(folder / name) for name in several)}"
+        )
+    return folder
+
+
 def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]]:
     """Return architecture, network and card of an exported folder. Raises RunError where it is not one."""
     from safetensors import SafetensorError

@@ -15,7 +15,7 @@ from torch import nn
 from nas.architecture import Architecture, BlockSpec
 from nas.device import make_runtime
 from nas.errors import RunError, SpaceError, UsageError, WeightsError
-from nas.export import export_folder, load_exported
+from nas.export import export_folder, exported_in, load_exported
 from nas.files import check_same_settings, locked, read_json, write_json
 from nas.network import build, canonical
 from nas.picture_training import draw_training
@@ -168,7 +168,7 @@ def read_architecture(name: str) -> Architecture:
 def read_exported(folder: Path, flag: str) -> tuple[Architecture, nn.Module, dict[str, Any]]:
     """Return architecture, network and card of a run folder's winner or an exported folder. Raises RunError."""
     try:
-        return load_exported(folder / "model" if (folder / "model").is_dir() else folder)
+        return load_exported(exported_in(folder))
     except RunError as error:
         raise RunError(f"{flag}: {error}" if flag else str(error)) from error
 
@@ -190,8 +190,7 @@ def first_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
         return model, f"fresh, of seed {job.seed}"
     source = Path(job.init_from)
     if source.is_dir():
-        folder = source / "model" if (source / "model").is_dir() else source
-        source = folder / "model.safetensors"
+        source = exported_in(source) / "model.safetensors"
     try:
         return model, load_fitting(model, str(source), Path(job.network).name)
     except WeightsError as error:

@@ -46,9 +46,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _exported(source: Path) -> tuple[Any, Any, dict[str, Any]]:
-    from nas.export import load_exported
+    from nas.export import exported_in, load_exported
 
-    arch, model, card = load_exported(source / "model" if (source / "model").is_dir() else source)
+    arch, model, card = load_exported(exported_in(source))
     made_anew = {"blocks", "check", "versions", "params", "macs", "architecture", "resolution", "preprocessing"}
     return arch, model, {key: value for key, value in card.items() if key not in made_anew}
 
