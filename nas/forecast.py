@@ -57,7 +57,7 @@ def fit_memory(table: LatencyTable) -> Memory:
     parts = np.array([[1.0, total.params, total.peak_activation] for total, _ in known])
     truth = np.array([peak for _, peak in known])
     scale = parts.max(axis=0)
-    weights = nnls(parts / scale, truth)[0] / scale
+    weights = nnls(parts / scale / truth[:, None], np.ones(len(truth)))[0] / scale  # the relative errors count
     error = float(np.mean(np.abs(parts @ weights / truth - 1)))
     base, per_param, per_element = map(float, weights)
     return Memory(base, per_param, per_element, error)

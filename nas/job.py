@@ -37,8 +37,8 @@ from nas.result import finished_result, front_facts, goal_facts, run_facts
 from nas.search import Plan, search
 from nas.space import Space
 from nas.space_domain import space_domain
-from nas.start_from import make_start, read_sources, start_identity
-from nas.study import RESULT, check_run, open_study
+from nas.start_from import Source, make_start, read_sources, start_identity
+from nas.study import RESULT, Study, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
 from nas.trust import in_words, known
@@ -84,22 +84,38 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     with open_study(experiment.folder, settings, space, objective.directions) as study:
         evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
         checked = say_conditions(experiment, space, task, evaluator, forecast, reporter)
-        problem = Problem(space_domain(space, forecast.layer_ms), objective)
-        rungs = make_experiment_rungs(experiment, task, space)
-        start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
-        controller = make_controller(
-            experiment, space, problem, task, partial(is_feasible, objective, forecast), start,
-            lambda: study.digests, reporter,
-        )  # fmt: skip
-        plan = Plan(
-            space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
-            beside=forecast.beside, reference=worst,
-        )  # fmt: skip
-        search(plan, study, experiment.trials, experiment.seed, reporter)
+        try_candidates(experiment, space, task, study, evaluator, objective, forecast, worst, sources, reporter)
         ended = Ended(experiment, space, task, study, evaluator, objective, tables, reporter)
         result = {**conclude(ended, worst, spans), "evaluator_check": checked}
         write_json(study.folder / RESULT, result)
     return result
+
+
+def try_candidates(
+    experiment: Experiment,
+    space: Space,
+    task: Classification,
+    study: Study,
+    evaluator: Evaluator,
+    objective: Objective,
+    forecast: Forecast,
+    worst: Reference | None,
+    sources: Sequence[Source],
+    reporter: Reporter,
+) -> None:
+    """Fill the study with candidates, as many as the experiment asks for; a front is shown against `worst`."""
+    problem = Problem(space_domain(space, forecast.layer_ms), objective)
+    start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
+    feasible = partial(is_feasible, objective, forecast)
+    controller = make_controller(
+        experiment, space, problem, task, feasible, start, lambda: study.digests, reporter
+    )
+    rungs = make_experiment_rungs(experiment, task, space)
+    plan = Plan(
+        space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
+        beside=forecast.beside, reference=worst,
+    )  # fmt: skip
+    search(plan, study, experiment.trials, experiment.seed, reporter)
 
 
 def conclude(ended: Ended, worst: Reference | None, spans: Sequence[Span]) -> dict[str, Any]:

@@ -120,15 +120,15 @@ def train_finalists(
     chosen, reached = within(study, goal)[:most], dict[str, list[float]]()
 
     def key(trial: Trial) -> float:
-        accuracy = fmean(reached[trial.architecture.digest])
+        accuracy = fmean(reached[trial.digest])
         return -goal.score(replace(trial.metrics, accuracy=accuracy))
 
     for number in range(1, rounds + 1):
         for trial in chosen:
             accuracy = again(trial, number, TRAINED)
             if accuracy is not None:
-                reached.setdefault(trial.architecture.digest, []).append(accuracy)
-        trained = [trial for trial in chosen if trial.architecture.digest in reached]
+                reached.setdefault(trial.digest, []).append(accuracy)
+        trained = [trial for trial in chosen if trial.digest in reached]
         chosen = sorted(trained, key=key)[: max(FEWEST, len(chosen) // 2)]
     believed = {digest: values[0] for digest, values in study.accuracies().items()}
     believed |= {digest: fmean(values) for digest, values in reached.items()}
@@ -148,7 +148,7 @@ def best_of(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]:
     estimates = known.estimates()
     return sorted(
         trials,
-        key=lambda trial: -goal.score(replace(trial.metrics, accuracy=estimates[trial.architecture.digest])),
+        key=lambda trial: -goal.score(replace(trial.metrics, accuracy=estimates[trial.digest])),
     )
 
 
@@ -160,17 +160,17 @@ def contenders(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]
     estimates = known.estimates()
 
     def score(trial: Trial, more: float = 0.0) -> float:
-        return goal.score(replace(trial.metrics, accuracy=estimates[trial.architecture.digest] + more))
+        return goal.score(replace(trial.metrics, accuracy=estimates[trial.digest] + more))
 
     best = max(score(trial) for trial in trials)
-    waiting = [trial for trial in trials if trial.architecture.digest not in known.again]
+    waiting = [trial for trial in trials if trial.digest not in known.again]
     return [trial for trial in best_of(waiting, known, goal) if score(trial, spread.explained()) >= best]
 
 
 def repeat(trials: Sequence[Trial], known: Known, again: Again, number: int, longer: int = 1) -> None:
     """Evaluate trials again in round `number` and add what is new to what is known."""
     for trial in trials:
-        digest = trial.architecture.digest
+        digest = trial.digest
         if digest not in known.again:
             known.again.append(digest)
         accuracy = again(trial, number, longer)
@@ -186,7 +186,7 @@ def _recorded(study: Study, made: dict[int, Any], seed: int, reporter: Reporter)
     """Return a function that evaluates again and records it, or takes what is recorded; `made` are evaluators."""
 
     def again(trial: Trial, number: int, longer: int) -> float | None:
-        digest = trial.architecture.digest
+        digest = trial.digest
         found = study.repeats.get((digest, seed + number, longer))
         if found is None:
             if longer not in made:
@@ -210,6 +210,6 @@ def _evaluate(study: Study, evaluator: Evaluator, trial: Trial, seed: int, longe
         raise
     except Exception as raised:
         error = reason(raised)
-    repeated = Repeat(trial.architecture.digest, seed, longer, study.count, curve, error)
+    repeated = Repeat(trial.digest, seed, longer, study.count, curve, error)
     study.record_repeat(repeated)
     return repeated

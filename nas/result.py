@@ -52,7 +52,7 @@ def best_facts(winner: Finalist, test_accuracy: float, model: Path) -> dict[str,
     """Return what the result says of the winner."""
     trial, measured = winner.trial, winner.measured
     return {
-        "architecture": trial.architecture.digest,
+        "architecture": trial.digest,
         "accuracy": trial.metrics.accuracy,
         "estimate": winner.estimate,
         "test_accuracy": test_accuracy,
@@ -178,12 +178,12 @@ def winner_facts(
 
 def trial_facts(trial: Trial) -> dict[str, Any]:
     """Return a trial as the result lists it."""
-    return {"number": trial.number, "architecture": trial.architecture.digest, **trial.metrics.to_dict()}
+    return {"number": trial.number, "architecture": trial.digest, **trial.metrics.to_dict()}
 
 
 def finalist_facts(finalist: Finalist, study: Study) -> dict[str, Any]:
     """Return a finalist as the result lists it; each repeat with its seed and how many times as long it trained."""
-    digest = finalist.trial.architecture.digest
+    digest = finalist.trial.digest
     return {
         **trial_facts(finalist.trial),
         "estimate": finalist.estimate,

@@ -144,7 +144,7 @@ def as_finalists(study: Study, goal: Goal, finals: Finals) -> list[Finalist]:
             digest in finals.finalists,
         )
         for trial in study.trials
-        for digest in [trial.architecture.digest]
+        for digest in [trial.digest]
     ]  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Rep
             span = f"{format_latency(measured.p10)} to {format_latency(measured.p90)}"
             seen = f"{format_latency(measured.median)} measured ({span})"
         accuracy = f"{finalist.estimate:.1%} {'estimated' if finalist.again else 'expected'}"
-        reporter.say(f"{finalist.trial.architecture.digest}: {accuracy}, {seen}, {predicted} predicted")
+        reporter.say(f"{finalist.trial.digest}: {accuracy}, {seen}, {predicted} predicted")
     if not finalists[0].holds(target_ms):
         known = "measured" if finalists[0].measured else "predicted"
         reporter.warn(f"none of the {len(finalists)} {known} candidates holds {format_latency(target_ms)}")

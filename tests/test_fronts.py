@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from nas.fronts import Front, growth, nondominated, own_volume, volume
 
@@ -24,7 +25,8 @@ def counted(points: list[tuple[float, ...]]) -> float:
     """Return the share of a unit cube's cells that lie within a point's box."""
     gains = np.array(points)
     cells = (np.indices((SIDE,) * gains.shape[1]).reshape(gains.shape[1], -1).T + 1) / SIDE
-    return float((cells[:, None] <= gains[None]).all(axis=2).any(axis=1).mean())
+    inside: NDArray[np.bool_] = np.all(cells[:, None] <= gains[None], axis=2)
+    return float(np.any(inside, axis=1).mean())
 
 
 @given(grids())
