@@ -183,8 +183,10 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
     return found
 
 
-def span(capsys: pytest.CaptureFixture[str], space: Path, table: Path, *flags: str) -> tuple[float, float]:
-    found = run_json(capsys, "profile", "--space", str(space), "--runtime", "null", "--table", str(table), *flags)
+def span(capsys: pytest.CaptureFixture[str], space: Path, table: Path) -> tuple[float, float]:
+    found = run_json(
+        capsys, "profile", "--space", str(space), "--runtime", "null", "--table", str(table), "--classes", "10"
+    )
     return found["fastest_ms"], found["slowest_ms"]
 
 
