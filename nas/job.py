@@ -107,9 +107,7 @@ def try_candidates(
     problem = Problem(space_domain(space, forecast.layer_ms), objective)
     start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
     feasible = partial(is_feasible, objective, forecast)
-    controller = make_controller(
-        experiment, space, problem, task, feasible, start, lambda: study.digests, reporter
-    )
+    controller = make_controller(experiment, space, problem, task, feasible, start, lambda: study.digests, reporter)
     rungs = make_experiment_rungs(experiment, task, space)
     plan = Plan(
         space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
