@@ -26,7 +26,7 @@ from nas.experiment import (
 )
 from nas.experiment_check import check
 from nas.files import write_json
-from nas.forecast import Forecast, make_forecast, worst_of
+from nas.forecast import Forecast, make_forecast
 from nas.network import trace
 from nas.objective import Goal, Objective
 from nas.problem import Problem
@@ -80,13 +80,12 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     objective = make_experiment_objective(experiment)
     spans = [reach_of(space, ready, goals_on(objective, device), reporter) for device, ready in enumerate(tables)]
     forecast = make_forecast([ready.predictor for ready in tables], space, objective.axes)
-    worst = worst_of(space, forecast, objective.axes) if objective.axes else None
     with open_study(experiment.folder, settings, space, objective.directions) as study:
         evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
         checked = say_conditions(experiment, space, task, evaluator, forecast, reporter)
-        try_candidates(experiment, space, task, study, evaluator, objective, forecast, worst, sources, reporter)
+        try_candidates(experiment, space, task, study, evaluator, objective, forecast, sources, reporter)
         ended = Ended(experiment, space, task, study, evaluator, objective, tables, reporter)
-        result = {**conclude(ended, worst, spans), "evaluator_check": checked}
+        result = {**conclude(ended, forecast.worst, spans), "evaluator_check": checked}
         write_json(study.folder / RESULT, result)
     return result
 
@@ -99,11 +98,10 @@ def try_candidates(
     evaluator: Evaluator,
     objective: Objective,
     forecast: Forecast,
-    worst: Reference | None,
     sources: Sequence[Source],
     reporter: Reporter,
 ) -> None:
-    """Fill the study with candidates, as many as the experiment asks for; a front is shown against `worst`."""
+    """Fill the study with candidates, as many as the experiment asks for, told what `sources` know."""
     problem = Problem(space_domain(space, forecast.layer_ms), objective)
     start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
     feasible = partial(is_feasible, objective, forecast)
@@ -111,7 +109,7 @@ def try_candidates(
     rungs = make_experiment_rungs(experiment, task, space)
     plan = Plan(
         space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
-        beside=forecast.beside, reference=worst,
+        beside=forecast.beside, reference=forecast.worst,
     )  # fmt: skip
     search(plan, study, experiment.trials, experiment.seed, reporter)
 

@@ -196,10 +196,7 @@ def _journal(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
-        trials = [
-            {**trial.user_attrs, "number": trial.number, "choices": trial.params}
-            for trial in study.get_trials(deepcopy=False)
-        ]
+        trials = [{**trial.user_attrs, "number": trial.number, "choices": trial.params} for trial in study.get_trials(deepcopy=False)]
         settings = dict(study.user_attrs.get("settings") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"--start-from {name}: its journal cannot be read: {error}") from error

@@ -15,9 +15,10 @@ from nas.cli.main import main
 from nas.errors import NasError, RunError
 from nas.experiment import Experiment, make_controller
 from nas.network import canonical, totals, trace
-from nas.objective import front, make_objective
+from nas.objective import make_objective
 from nas.problem import Problem, Told
 from nas.progress import Reporter
+from nas.ranking import front
 from nas.result import run_facts
 from nas.rungs import make_rungs
 from nas.search import Plan, search
@@ -27,6 +28,7 @@ from nas.space_file import load_architecture, parse_space, read_yaml
 from nas.start_from import Start, make_start, read_sources, start_identity
 from nas.study import JOURNAL, Trial, open_study
 from nas.tasks.classification import Classification
+from nas.winners import Ended
 
 DATA: dict[str, Any] = {
     "resolution": 32,
@@ -74,7 +76,7 @@ def searched(
     with open_study(folder, settings, SPACE, goal.directions) as study:
         start = start or Start()
         controller = make_controller(
-            experiment, SPACE, problem, task, predict, start, lambda: study.digests, reporter
+            experiment, SPACE, problem, task, lambda _: True, start, lambda: study.digests, reporter
         )  # fmt: skip
         rungs = make_rungs("full", 2, 1, 1)
         plan = Plan(SPACE, controller, Scripted(accuracy), goal, predict, rungs, start.digests)
@@ -203,12 +205,18 @@ def test_a_run_of_which_nothing_was_finished_starts_nothing(tmp_path: Path) -> N
         begun(tmp_path / "a")
 
 
+def concluded(ended: Ended, *_: object) -> dict[str, Any]:
+    """Return the result of a search without its finalists and winner."""
+    facts = run_facts(ended.experiment, ended.study, ended.objective)
+    return {**facts, "settings": asdict(ended.experiment)}
+
+
 def test_the_command_starts_from_a_network_and_from_its_own_earlier_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "nas.job.finish",
-        lambda given, *rest: {**run_facts(given, rest[3]), "settings": asdict(given)},
+        "nas.job.conclude",
+        concluded,
     )
     domain = space_domain(SPACE, lambda layer: 1.0)
     names = {canonical(SPACE.decode(domain.decode(row))).digest for row in domain.every()}

@@ -77,10 +77,7 @@ class SurrogateController:
     @cached_property
     def _aims(self) -> tuple[Aim, ...]:
         """One for each goal, or for each limit on each cost that the front spans."""
-        objective, devices = (
-            self._problem.objective,
-            len(self._pool.costs_of_stock) - len(self._problem.domain.features),
-        )
+        objective, devices = self._problem.objective, len(self._pool.costs_of_stock) - len(self._problem.domain.features)
         if not objective.axes:
             return tuple(
                 Aim(goal.device, float("inf") if goal.admits(np.inf) else goal.target_ms) for goal in objective.goals
