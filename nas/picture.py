@@ -57,7 +57,8 @@ def draw_search(
             facecolors="none", edgecolors="0.6", s=18, zorder=2, label="stopped",
         )  # fmt: skip
     _draw_finalists(axes, finalists)
-    axes.set_xlabel("latency, ms" + (f" ({goal.name})" if goal.name else ""))
+    device = "" if goal.name in ("", f"{goal.target_ms:g}ms") else f" ({goal.name})"
+    axes.set_xlabel(f"latency, ms{device}")
     axes.set_ylabel("validation accuracy of the proxy, %")
     axes.legend(loc="lower right", fontsize=8)
     _draw_progress(below, trials, goal, progress)
