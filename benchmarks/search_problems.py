@@ -63,7 +63,9 @@ def macro(bench: Path = BENCH) -> SearchProblem:
         at = by_number((3,) * 8, rows)
         return Facts(keys[at], cost[at], features[at])
 
-    stages = {f"stage{stage}.layer{layer}": f"stage{stage}" for stage, depth in enumerate((2, 3, 3)) for layer in range(depth)}
+    stages = {
+        f"stage{stage}.layer{layer}": f"stage{stage}" for stage, depth in enumerate((2, 3, 3)) for layer in range(depth)
+    }
     domain = Domain(dict.fromkeys(stages, ("identity", "k3_e3", "k5_e6")), facts, groups=stages)
     limit = float(np.median(cost))
     return SearchProblem(
@@ -91,7 +93,9 @@ def nb201(bench: Path = BENCH, device: str = "lat_raspi4") -> SearchProblem:
     with gzip.open(bench / "nas_bench_201" / "nb201.csv.gz", "rt") as file:
         lines = list(csv.DictReader(file))
     widths = (len(OPERATIONS),) * 6
-    names = [[edge.split("~")[0] for edge in line["arch_str"].strip("|").replace("|+|", "|").split("|")] for line in lines]
+    names = [
+        [edge.split("~")[0] for edge in line["arch_str"].strip("|").replace("|+|", "|").split("|")] for line in lines
+    ]
     cells = np.array([[OPERATIONS.index(name) for name in edges] for edges in names], np.int16)
     order = np.argsort(by_number(widths, cells))
     cells = cells[order]
@@ -153,7 +157,9 @@ def ofa(bench: Path = BENCH) -> SearchProblem:
     published = read_published(sorted((bench / "published_latency_tables").glob("ofa_note10_*.csv")))
     header = {**source_of(published, "note10").header(), "space": published.family, "published": True,
               "not_measured": []}  # fmt: skip
-    table = LatencyTable(Path("note10.jsonl"), header, {(row.layer.spec, row.layer.in_shape): [(0.0, row.ms)] for row in published.rows})
+    table = LatencyTable(
+        Path("note10.jsonl"), header, {(row.layer.spec, row.layer.in_shape): [(0.0, row.ms)] for row in published.rows}
+    )
     complete(table, reachable(space))
     domain = space_domain(space, table.predictor(space.key).layer_ms)
     weights = dict(np.load(bench / "ofa_mobilenet_v3" / "acc_predictor_weights.npz"))
@@ -174,7 +180,9 @@ def encode_ofa(rows: Indices, keys: list[str]) -> Floats:
     inputs[np.arange(count), 120 + (resolution - 112) // 16] = 1
     stages = sorted({key.split(".")[0] for key in keys} - {"resolution"})
     for stage, name in enumerate(stages):
-        depth, kernel, expand = (rows[:, keys.index(f"{name}.{key}")] for key in ("depth", "kernel_size", "expand_ratio"))
+        depth, kernel, expand = (
+            rows[:, keys.index(f"{name}.{key}")] for key in ("depth", "kernel_size", "expand_ratio")
+        )
         for layer in range(4):
             there = np.flatnonzero(layer < depth + 2)
             place = 3 * (4 * stage + layer)

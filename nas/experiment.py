@@ -235,7 +235,8 @@ def _warmed(
     if not experiment.warm_start or len(tried()) >= keep:
         return controller
     pool = best_of_random(
-        experiment.warm_start, space, task, lambda arch: is_feasible(arch) and arch.digest not in start.digests,
+        experiment.warm_start, space, task,
+        lambda arch: is_feasible(arch) and arch.digest not in start.digests,
         samples, keep, experiment.seed, reporter,
     )  # fmt: skip
     return WarmStart(controller, pool, tried)

@@ -45,7 +45,8 @@ HOPELESS = 5
 class Plan:
     """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early.
 
-    Without an `executor`, this process evaluates, one candidate at a time.
+    Without an `executor`, this process evaluates, one candidate at a time. `beside` gives what else of its Metrics is
+    known beforehand, as the latencies on several devices; `reference` is what a front's volume is shown against.
     `known` are the digests of networks that earlier work evaluated: they are never proposed.
     `beside` gives what else of a network's Metrics is known beforehand, as the latencies on several devices;
     `reference` is what a front's volume is shown against.

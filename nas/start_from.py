@@ -102,8 +102,10 @@ def make_start(
 ) -> Start:
     """Return what the search begins with: latencies are predicted anew, what is out of reach is left out.
 
+    `beside` gives what else of Metrics is known beforehand, as the latencies on several devices.
+
     Of a source whose accuracies do not count here, the networks that no other of it beats in accuracy and latency are
-    asked for, the eight of the highest score at most. `predict` and `beside` are those of the search's plan.
+    asked for, the eight of the highest score at most.
     """
     told: dict[str, Told] = {}
     first: dict[str, Choices] = {}
@@ -131,8 +133,7 @@ def _metrics(
     beside: Callable[[Architecture], dict[str, Any]],
 ) -> Metrics | None:
     """Return the metrics of a network here, None where the objective does not admit it."""
-    latency_ms = predict(held.architecture)
-    more = beside(held.architecture)
+    latency_ms, more = predict(held.architecture), beside(held.architecture)
     if not objective.admits(more.get("latencies_ms", latency_ms)):
         return None
     whole = totals(trace(held.architecture))
@@ -196,7 +197,10 @@ def _journal(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
-        trials = [{**trial.user_attrs, "number": trial.number, "choices": trial.params} for trial in study.get_trials(deepcopy=False)]
+        trials = [
+            {**trial.user_attrs, "number": trial.number, "choices": trial.params}
+            for trial in study.get_trials(deepcopy=False)
+        ]
         settings = dict(study.user_attrs.get("settings") or {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"--start-from {name}: its journal cannot be read: {error}") from error

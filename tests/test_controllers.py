@@ -29,7 +29,6 @@ from nas.space import Space
 from nas.space_domain import space_domain
 from nas.space_file import parse_space
 from nas.study import open_study
-from nas.winners import Ended
 
 DATA = {
     "resolution": [32, 48],
@@ -174,17 +173,17 @@ def test_no_network_is_evaluated_twice_however_it_is_spelled(name: str, tmp_path
     assert len(evaluator.seen) == len(set(evaluator.seen)) == trials
 
 
-def concluded(ended: Ended, *_: object) -> dict[str, Any]:
-    """Return the result of a search without its finalists and winner."""
-    facts = run_facts(ended.experiment, ended.study, ended.objective)
-    return {**facts, "settings": asdict(ended.experiment)}
-
-
 def test_a_search_by_every_controller_repeats_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole command on the null runtime, with accuracies of a table; finalists and winner are no controller's."""
-    monkeypatch.setattr("nas.job.conclude", concluded)
+    monkeypatch.setattr(
+        "nas.job.conclude",
+        lambda ended, *_: {
+            **run_facts(ended.experiment, ended.study, ended.objective),
+            "settings": asdict(ended.experiment),
+        },
+    )
     table, text = tmp_path / "table.csv", tmp_path / "small.yaml"
     text.write_text(json.dumps({**DATA, "proxy": {"resolution": 8}}), encoding="utf-8")
     networks = {canonical(SPACE.decode(DOMAIN.decode(row))).digest for row in DOMAIN.every()}

@@ -28,7 +28,6 @@ from nas.space_file import load_architecture, parse_space, read_yaml
 from nas.start_from import Start, make_start, read_sources, start_identity
 from nas.study import JOURNAL, Trial, open_study
 from nas.tasks.classification import Classification
-from nas.winners import Ended
 
 DATA: dict[str, Any] = {
     "resolution": 32,
@@ -205,18 +204,15 @@ def test_a_run_of_which_nothing_was_finished_starts_nothing(tmp_path: Path) -> N
         begun(tmp_path / "a")
 
 
-def concluded(ended: Ended, *_: object) -> dict[str, Any]:
-    """Return the result of a search without its finalists and winner."""
-    facts = run_facts(ended.experiment, ended.study, ended.objective)
-    return {**facts, "settings": asdict(ended.experiment)}
-
-
 def test_the_command_starts_from_a_network_and_from_its_own_earlier_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "nas.job.conclude",
-        concluded,
+        lambda ended, *_: {
+            **run_facts(ended.experiment, ended.study, ended.objective),
+            "settings": asdict(ended.experiment),
+        },
     )
     domain = space_domain(SPACE, lambda layer: 1.0)
     names = {canonical(SPACE.decode(domain.decode(row))).digest for row in domain.every()}

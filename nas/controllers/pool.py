@@ -51,7 +51,9 @@ class Batch:
     def take(self, which: Integers | NDArray[np.bool_]) -> Batch:
         """Return some of them."""
         latency = self.facts.latency_ms[..., which]
-        return Batch(self.rows[which], Facts(self.facts.keys[which], latency, self.facts.features[which]), self.points[which])
+        return Batch(
+            self.rows[which], Facts(self.facts.keys[which], latency, self.facts.features[which]), self.points[which]
+        )
 
     def with_more(self, other: Batch) -> Batch:
         """Return these and the others."""
@@ -166,4 +168,3 @@ class Pool:
         numbers = self._numbers(self.domain.facts(self._rows))
         spread = numbers.std(axis=0)
         return numbers.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
-

@@ -18,7 +18,7 @@ from nas.architecture import Scalar
 from nas.controllers.pool import Aim, Batch, Pool
 from nas.domain import Choices, Floats, Indices, Integers
 from nas.gaussian_process import Kernel, Posterior, condition, fit
-from nas.objective import Goal
+from nas.objective import Bools, Goal
 from nas.problem import Problem, Told
 
 BETA = 1.5
@@ -77,7 +77,10 @@ class SurrogateController:
     @cached_property
     def _aims(self) -> tuple[Aim, ...]:
         """One for each goal, or for each limit on each cost that the front spans."""
-        objective, devices = self._problem.objective, len(self._pool.costs_of_stock) - len(self._problem.domain.features)
+        objective, devices = (
+            self._problem.objective,
+            len(self._pool.costs_of_stock) - len(self._problem.domain.features),
+        )
         if not objective.axes:
             return tuple(
                 Aim(goal.device, float("inf") if goal.admits(np.inf) else goal.target_ms) for goal in objective.goals
@@ -171,7 +174,7 @@ def full_accuracies(told: Sequence[Told]) -> Floats:
     return np.array(found)
 
 
-def _most(values: Floats, within: Floats) -> tuple[Integers, Floats]:
+def _most(values: Floats, within: Bools) -> tuple[Integers, Floats]:
     """Return which values the process takes in, in the order in which they were told, and what it sees of them."""
     chosen = np.arange(len(values))
     if len(values) > MOST:
