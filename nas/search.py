@@ -48,8 +48,6 @@ class Plan:
     Without an `executor`, this process evaluates, one candidate at a time. `beside` gives what else of its Metrics is
     known beforehand, as the latencies on several devices; `reference` is what a front's volume is shown against.
     `known` are the digests of networks that earlier work evaluated: they are never proposed.
-    `beside` gives what else of a network's Metrics is known beforehand, as the latencies on several devices;
-    `reference` is what a front's volume is shown against.
     """
 
     space: Space
