@@ -1,6 +1,6 @@
 """How many evaluations a controller needs: ours and peers on three problems with a known answer, same seeds for all.
 
-    python benchmarks/controllers.py [--seeds 20] [--processes 2] [--results controllers.jsonl] [--plot controllers.png]
+    python -m benchmarks.controllers [--seeds 20] [--processes 2] [--results controllers.jsonl] [--plot controllers.png]
 
 Prints, for each problem, the median number of evaluations until the best feasible network evaluated is within 0.2
 points of the best known, the share of seeds that arrived, and the mean regret in points after 50, 100, 200 and 400
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from search_methods import PEERS, SLOW, methods
-from search_problems import PROBLEMS, REACHED, SearchProblem
 
+from benchmarks.search_methods import PEERS, SLOW, methods
+from benchmarks.search_problems import PROBLEMS, REACHED, SearchProblem
 from nas.domain import Floats
 from nas.errors import UsageError
 from nas.files import append_rows
@@ -37,7 +37,7 @@ Task = tuple[str, str, str, int, int]
 
 
 def run(task: Task) -> dict[str, Any] | None:
-    """Return one search: after each evaluation, the best true value of what it evaluated; None where it does not fit."""
+    """Return one search: after each evaluation, the best true value so far; None where it does not fit."""
     name, kind, method, seed, budget = task
     problem = PROBLEMS[name]()
     objective: Objective = Constrained(problem.limit) if kind == "constrained" else Reward(problem.limit)

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from search_problems import SearchProblem
 
+from benchmarks.search_problems import SearchProblem
 from nas.controllers import CONTROLLERS
 from nas.domain import Indices
 from nas.objective import Metrics, Objective

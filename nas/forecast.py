@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def fit_memory(table: LatencyTable) -> Memory:
     parts = np.array([[1.0, total.params, total.peak_activation] for total, _ in known])
     truth = np.array([peak for _, peak in known])
     scale = parts.max(axis=0)
-    weights = nnls(parts / scale, truth)[0] / scale
+    weights = nnls(parts / scale / truth[:, None], np.ones(len(truth)))[0] / scale  # the relative errors count
     error = float(np.mean(np.abs(parts @ weights / truth - 1)))
     base, per_param, per_element = map(float, weights)
     return Memory(base, per_param, per_element, error)
@@ -65,11 +65,15 @@ def fit_memory(table: LatencyTable) -> Memory:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The predictors of all devices, the first device's first, and what else the axes of a front ask for."""
+    """The predictors of all devices, the first device's first, and what else the axes of a front ask for.
+
+    `worst` is the front's reference: accuracy 0, and along the other axes the most that the space has.
+    """
 
     predictors: tuple[Predictor, ...]
     energy: bool = False
     memory: Memory | None = None
+    worst: Reference | None = None
 
     @property
     def predict(self) -> Predict:
@@ -101,7 +105,8 @@ def make_forecast(predictors: Sequence[Predictor], space: Space, axes: Sequence[
     if "energy" in axes:
         for layer in reachable(space):
             energy_mj(table, layer)
-    return Forecast(tuple(predictors), "energy" in axes, fit_memory(table) if "memory" in axes else None)
+    forecast = Forecast(tuple(predictors), "energy" in axes, fit_memory(table) if "memory" in axes else None)
+    return replace(forecast, worst=worst_of(space, forecast, axes)) if axes else forecast
 
 
 def energy_mj(table: LatencyTable, layer: Layer) -> float:

@@ -28,7 +28,7 @@ from nas.experiment import (
 )
 from nas.experiment_check import check
 from nas.files import exclusive, write_json
-from nas.forecast import Forecast, make_forecast, worst_of
+from nas.forecast import Forecast, make_forecast
 from nas.network import trace
 from nas.objective import Goal, Objective
 from nas.problem import Problem
@@ -39,7 +39,7 @@ from nas.result import finished_result, front_facts, goal_facts, run_facts
 from nas.search import Plan, search
 from nas.space import Space
 from nas.space_domain import space_domain
-from nas.start_from import make_start, read_sources, start_identity
+from nas.start_from import Source, make_start, read_sources, start_identity
 from nas.study import FINISH, RESULT, Study, check_run, open_study
 from nas.tasks.classification import Classification
 from nas.tasks.images import check_images
@@ -83,30 +83,18 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     objective = make_experiment_objective(experiment)
     spans = [reach_of(space, ready, goals_on(objective, device), reporter) for device, ready in enumerate(tables)]
     forecast = make_forecast([ready.predictor for ready in tables], space, objective.axes)
-    worst = worst_of(space, forecast, objective.axes) if objective.axes else None
     with open_study(experiment.folder, settings, space, objective.directions, experiment.storage) as study:
         with exclusive(study.folder / MAKING):  # one trains what serves all, the others find it
             evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
         checked = say_conditions(experiment, space, task, evaluator, forecast, reporter)
-        problem = Problem(space_domain(space, forecast.layer_ms), objective)
-        start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
-        controller = make_controller(
-            experiment, space, problem, task, partial(is_feasible, objective, forecast), start, lambda: study.digests,
-            reporter,
-        )  # fmt: skip
-        rungs = make_experiment_rungs(experiment, task, space)
-        plan = Plan(
-            space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
-            beside=forecast.beside, reference=worst,
-        )  # fmt: skip
-        search(plan, study, experiment.trials, experiment.seed, reporter, experiment.retry_failed)
+        try_candidates(experiment, space, task, study, evaluator, objective, forecast, sources, reporter)
         if experiment.worker:
             return {"trials": study.count, "evaluated": study.ended_here, "run": str(study.folder)}
         with finishing(experiment, study, reporter) as finished:
             if finished:
                 return finished
             ended = Ended(experiment, space, task, study, evaluator, objective, tables, reporter)
-            result = {**conclude(ended, worst, spans), "evaluator_check": checked}
+            result = {**conclude(ended, forecast.worst, spans), "evaluator_check": checked}
             write_json(study.folder / RESULT, result)
     return result
 
@@ -125,6 +113,30 @@ def finishing(experiment: Experiment, study: Study, reporter: Reporter) -> Itera
         study.refresh()
         study.refresh_repeats()
         yield finished_result(experiment, min(experiment.trials, study.count)) if waited else None
+
+
+def try_candidates(
+    experiment: Experiment,
+    space: Space,
+    task: Classification,
+    study: Study,
+    evaluator: Evaluator,
+    objective: Objective,
+    forecast: Forecast,
+    sources: Sequence[Source],
+    reporter: Reporter,
+) -> None:
+    """Fill the study with candidates, as many as the experiment asks for, told what `sources` know."""
+    problem = Problem(space_domain(space, forecast.layer_ms), objective)
+    start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
+    feasible = partial(is_feasible, objective, forecast)
+    controller = make_controller(experiment, space, problem, task, feasible, start, lambda: study.digests, reporter)
+    rungs = make_experiment_rungs(experiment, task, space)
+    plan = Plan(
+        space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
+        beside=forecast.beside, reference=forecast.worst,
+    )  # fmt: skip
+    search(plan, study, experiment.trials, experiment.seed, reporter, experiment.retry_failed)
 
 
 def conclude(ended: Ended, worst: Reference | None, spans: Sequence[Span]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def view(standing: Standing) -> Group:
         lines.add_row(Text(f"best {name}".strip(), style="bold"), Text(words))
     if standing.front:
         count, share = standing.front
-        lines.add_row("front", Text(f"{count} networks, hypervolume {share:.4f}"))
+        lines.add_row("front", Text(f"{count} {'network' if count == 1 else 'networks'}, hypervolume {share:.4f}"))
     if standing.under_way:
         lines.add_row("under way", Text(in_work(standing)))
     if standing.stopped or standing.failed:

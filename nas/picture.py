@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.final import Finalist
-from nas.objective import Goal, Objective
+from nas.objective import Goal, Metrics, Objective
 from nas.ranking import front
 from nas.study import Trial
 
@@ -46,22 +46,27 @@ def draw_search(
             marker="o", markersize=8, markerfacecolor="none", markeredgecolor="tab:blue", linestyle="none",
             label=f"front of {', '.join(objective.axes)}",
         )  # fmt: skip
+    _draw_trials(axes, [trial.number for trial in seen], points, stopped)
+    _draw_finalists(axes, finalists)
+    device = "" if goal.name in ("", f"{goal.target_ms:g}ms") else f" ({goal.name})"
+    axes.set_xlabel(f"latency, ms{device}")
+    axes.set_ylabel("validation accuracy of the proxy, %")
+    axes.legend(loc="lower right", fontsize=8)
+    _draw_progress(below, trials, goal, progress)
+    figure.savefig(path)
+
+
+def _draw_trials(axes: Any, numbers: Sequence[int], points: Sequence[Metrics], stopped: Sequence[Metrics]) -> None:
     scatter = axes.scatter(
         [point.latency_ms for point in points], [100 * point.accuracy for point in points],
-        c=[trial.number for trial in seen], cmap="viridis", s=22, zorder=3,
+        c=numbers, cmap="viridis", s=22, zorder=3,
     )  # fmt: skip
-    figure.colorbar(scatter, label="trial")
+    axes.figure.colorbar(scatter, label="trial", ax=axes)
     if stopped:
         axes.scatter(
             [point.latency_ms for point in stopped], [100 * point.accuracy for point in stopped],
             facecolors="none", edgecolors="0.6", s=18, zorder=2, label="stopped",
         )  # fmt: skip
-    _draw_finalists(axes, finalists)
-    axes.set_xlabel("latency, ms" + (f" ({goal.name})" if goal.name else ""))
-    axes.set_ylabel("validation accuracy of the proxy, %")
-    axes.legend(loc="lower right", fontsize=8)
-    _draw_progress(below, trials, goal, progress)
-    figure.savefig(path)
 
 
 def _draw_finalists(axes: Any, finalists: Sequence[Finalist]) -> None:

@@ -183,8 +183,10 @@ def run_json(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
     return found
 
 
-def span(capsys: pytest.CaptureFixture[str], space: Path, table: Path, *flags: str) -> tuple[float, float]:
-    found = run_json(capsys, "profile", "--space", str(space), "--runtime", "null", "--table", str(table), *flags)
+def span(capsys: pytest.CaptureFixture[str], space: Path, table: Path) -> tuple[float, float]:
+    found = run_json(
+        capsys, "profile", "--space", str(space), "--runtime", "null", "--table", str(table), "--classes", "10"
+    )
     return found["fastest_ms"], found["slowest_ms"]
 
 
@@ -223,6 +225,8 @@ def test_two_targets_share_a_search_and_have_a_winner_each(
     assert not (run / "model").exists()
     assert not list(run.glob("winner*"))
     assert result["goals"][0]["best"]["accuracy"] < result["goals"][1]["best"]["accuracy"]
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 2
+    assert "has a winner for each of its goals, give one of them: " in capsys.readouterr().err
     before = (run / "result.json").read_bytes()
     assert main([*argv, "--quiet"]) == 0
     assert (run / "result.json").read_bytes() == before

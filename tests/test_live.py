@@ -107,7 +107,7 @@ def test_the_facts_follow_the_study_and_count_what_was_there_before(space: Space
             seen.ended(1, better)
             assert seen.standing.under_way == {}
             assert seen.standing.done == 2
-            assert (seen.standing.front or (0, 0))[1] == pytest.approx(0.8 * 0.6)
+            assert seen.standing.front[1] == pytest.approx(0.8 * 0.6)
             assert seen.standing.bests == (("", describe(better, objective)),)
             assert "trials/min" in pace(seen.standing)
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
-from nas.units import format_count, format_latency, parse_latency
+from nas.units import format_count, format_duration, format_latency, parse_latency
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,11 @@ def test_any_text_is_a_latency_or_a_usage_error(text: str) -> None:
 
 def test_counts_as_people_read_them() -> None:
     assert [format_count(n) for n in (999, 3504872, 300774272, 2.5e9)] == ["999", "3.50 M", "300.77 M", "2.50 G"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (40, "40 s"), (89, "89 s"), (720, "12 min"), (5000, "83 min"), (9000, "2 h 30 min")],
+)
+def test_durations_are_spelled_as_people_say_them(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
