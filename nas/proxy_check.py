@@ -27,7 +27,7 @@ from nas.files import locked, write_json
 from nas.picture_agreement import draw_agreement
 from nas.progress import Reporter
 from nas.reference import Reference, stratified_networks, threads_of, train_reference
-from nas.search import follow, reason
+from nas.search import follow
 from nas.space import Proxy, Space
 from nas.space_file import load_space
 from nas.tasks.classification import Classification

@@ -7,17 +7,15 @@ import hashlib
 import random
 import re
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, Scalar
 from nas.claims import ATTEMPTS, Claim
 from nas.controllers import Controller
-from nas.errors import NasError, RunError, UsageError
+from nas.errors import RunError, UsageError, reason
 from nas.evaluators import Evaluator
 from nas.executors import Event, Executor
 from nas.executors.here import Here
@@ -309,17 +307,6 @@ def checked(accuracy: Any) -> float:
     if isinstance(accuracy, bool) or not isinstance(accuracy, Real) or not 0 <= float(accuracy) <= 1:
         raise TrainingError(f"an accuracy must be a number in [0, 1]: {accuracy!r}")
     return float(accuracy)
-
-
-def reason(error: Exception) -> str:
-    """Return in one line what went wrong: a mistake that we name as it is, anything else with its type and place."""
-    message = " ".join(str(error).split())
-    message = message if len(message) <= 300 else f"{message[:297]}..."
-    if isinstance(error, NasError):
-        return message
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    return f"{type(error).__name__}: {message}{place}" if message else f"{type(error).__name__}{place}"
 
 
 def give_up_if_hopeless(study: Study) -> None:

@@ -85,6 +85,7 @@ ROOMS = {
     "zero_cost": {"architecture", "network", "registry", "space", "tasks", "training"},
     "evaluators": {"architecture", "draws", "errors", "files", "network", "progress", "registry", "space", "study",
                    "supernet", "supernet_training", "tasks", "training", "zero_cost"},
+    "executors": {"architecture", "errors", "evaluators", "training", "units"},
     "domain": {"architecture"},
     "space_domain": {"compiled", "domain", "lattice", "space"},
     "problem": {"domain", "objective"},
