@@ -16,7 +16,7 @@ from typing import Any
 
 from nas.agreement import Agreement, agreement, ceiling, noise
 from nas.architecture import Architecture
-from nas.errors import UsageError
+from nas.errors import UsageError, reason
 from nas.evaluators import Evaluator, find_evaluator
 from nas.evaluators.accuracy_table import read_accuracies
 from nas.evaluators.proxy_training import ProxyTraining

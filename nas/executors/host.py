@@ -82,6 +82,6 @@ class Host:
 
 def plain(value: Any) -> Reply:
     """Return an accuracy as a float, unchecked but for being a number: another object may not fit through a pipe."""
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, Real):
         return ACCURACY, float(value)
     return FAILED, f"an accuracy must be a number in [0, 1]: {value!r}"

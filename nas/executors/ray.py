@@ -8,6 +8,8 @@ evaluations on it: they begin again elsewhere. An actor whose process is killed 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import __version__
-from nas.errors import RunError, UsageError, reason
+from nas.errors import UsageError, reason
 from nas.executors.host import DIED, LOST, READY, STOP, THREADS, UNFIT, Build, Host, Message, Reply
 
 LOCAL = "local"
@@ -29,7 +31,12 @@ PATIENCE_S = 30.0
 """How long to wait for a node that can take a trial before saying so."""
 LOOK_S = 1.0
 """How long what is known of the nodes is good for."""
-PROBE = "import logging, ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)"
+PROBE = """
+import json, logging, ray, sys
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+print(json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
+"""
+MISSING = "--ray: needs the package ray: pip install 'hwnas[ray]'"
 KILLED = "its process was killed or crashed: out of memory?"
 
 
@@ -83,22 +90,25 @@ class RayWorker:
 
         try:
             kind, value = ray.get(self.reply)
-        except ray.exceptions.OutOfMemoryError:
-            return DIED, "its process was ended by Ray: out of memory"
-        except ray.exceptions.ActorUnavailableError as error:
-            return LOST, _first_line(error)
-        except ray.exceptions.ActorDiedError as error:
-            if error.actor_init_failed:
-                return UNFIT, f"--ray: no trial can run there: {_last_line(error)}"
-            return (DIED, KILLED) if self._node in living(ray) else (LOST, "its node is lost")
         except ray.exceptions.RayError as error:
-            return UNFIT, f"--ray: no trial can run there: {_last_line(error)}"
+            return self._ended(ray, error)
         if kind != READY:
             return kind, value
         self._node, version = value
         if version != __version__:
             return UNFIT, f"--ray: a node has hwnas {version}, this is {__version__}: install the same on each node"
         return READY, None
+
+    def _ended(self, ray: Any, error: Any) -> Reply:
+        """Return what an exception of Ray says of the actor, and whether its candidate is the cause."""
+        kinds = ray.exceptions
+        if isinstance(error, kinds.OutOfMemoryError):
+            return DIED, "its process was ended by Ray: out of memory"
+        if isinstance(error, kinds.ActorUnavailableError):
+            return LOST, "its node does not answer"
+        if isinstance(error, kinds.ActorDiedError) and not error.actor_init_failed:
+            return (DIED, KILLED) if self._node in living(ray) else (LOST, "its node is lost")
+        return UNFIT, f"--ray: no candidate can be evaluated there: {_last_line(error)}"
 
     def kill(self) -> None:
         """End the actor now."""
@@ -112,20 +122,21 @@ class RayCrew:
     """As many actors as the cluster's nodes have room for. A Crew of nas/executors/pool.py.
 
     `cpus` and `gpus` (a part of one, too) are what Ray sets aside for each; torch computes with as many threads.
-    Raises UsageError where there is no Ray, no cluster at the address, or no node that can take a trial.
+    Raises UsageError as `check_cluster` does.
     """
 
     def __init__(self, address: str, build: Build, cpus: float, gpus: float, warn: Callable[[str], None]):
         self._stack = contextlib.ExitStack()
         self._needs, self._warn = {"CPU": cpus, "GPU": gpus}, warn
         self._room, self._looked = 0, -LOOK_S
-        ray = self._stack.enter_context(connected(address))
-        with contextlib.ExitStack() as undo:
-            undo.push(self._stack)
+        self._ray = ray = self._stack.enter_context(connected(address))
+        try:
             check_resources([node["Resources"] for node in living(ray).values()], self._needs)
-            self._ray, self._recipe = ray, ray.put(build)
-            self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Actor)
-            undo.pop_all()
+            self._recipe = ray.put(build)
+        except BaseException:
+            self._stack.close()
+            raise
+        self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Actor)
 
     @property
     def slots(self) -> int:
@@ -172,7 +183,7 @@ def connected(address: str) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise UsageError("--ray: needs the package ray: pip install 'hwnas[ray]'") from error
+        raise UsageError(MISSING) from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(_hushed(ray._private.worker))
         if not ray.is_initialized():
@@ -199,16 +210,30 @@ def _hushed(worker: Any) -> Iterator[None]:
 def _connect(ray: Any, address: str) -> None:
     import logging
 
-    if address != LOCAL:
-        _check_address(address)
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # of many kinds, Exception itself among them
         raise UsageError(f"--ray {address}: {_one_line(str(error))}") from error
 
 
-def _check_address(address: str) -> None:
-    """Raise UsageError where no cluster answers, or another version of ray or Python.
+def check_cluster(address: str, cpus: float, gpus: float) -> None:
+    """Raise UsageError where there is no Ray, no cluster at the address, or no node that can take a trial.
+
+    It takes a second and starts nothing, so that a search can ask before it does other work.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError(MISSING)
+    if address == LOCAL:
+        import torch
+
+        nodes = [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]
+    else:
+        nodes = _probe(address)
+    check_resources(nodes, {"CPU": cpus, "GPU": gpus})
+
+
+def _probe(address: str) -> list[dict[str, float]]:
+    """Return the resources of a cluster's nodes. Raises UsageError where none answers, or one of another version.
 
     In a process of its own: ray waits for minutes where something else listens at the port, and then ends the process.
     """
@@ -227,7 +252,9 @@ def _check_address(address: str) -> None:
     except subprocess.TimeoutExpired:
         raise UsageError(f"--ray: what answers at {address} is no Ray cluster, or one that is stuck") from None
     if probe.returncode:
-        raise UsageError(f"--ray: {address}: {_refusal(probe.stderr)}")
+        raise UsageError(f"--ray {address}: {_refusal(probe.stderr)}")
+    found: list[dict[str, float]] = json.loads(probe.stdout.splitlines()[-1])
+    return found
 
 
 def _refusal(stderr: str) -> str:
@@ -268,10 +295,6 @@ def in_words(needs: dict[str, float]) -> str:
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 300 else f"{line[:297]}..."
-
-
-def _first_line(error: Exception) -> str:
-    return _one_line((str(error).splitlines() or [""])[0])
 
 
 def _last_line(error: Exception) -> str:
