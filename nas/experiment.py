@@ -275,8 +275,8 @@ def make_executor(experiment: Experiment, task: Classification, space: Space, re
     """
     if not experiment.ray and not experiment.workers and experiment.limit_s is None:
         return None
-    states = tuple(path.absolute() for path in experiment.folder.glob("*/"))
-    build = partial(make_evaluator_elsewhere, experiment, task, space, states)
+    state = (experiment.folder / experiment.evaluator).absolute()
+    build = partial(make_evaluator_elsewhere, experiment, task, space, state if state.is_dir() else None)
     crew: Any
     if experiment.ray:
         crew = RayCrew(experiment.ray, build, experiment.ray_cpus, experiment.ray_gpus, reporter.warn)
@@ -286,12 +286,11 @@ def make_executor(experiment: Experiment, task: Classification, space: Space, re
 
 
 def make_evaluator_elsewhere(
-    experiment: Experiment, task: Classification, space: Space, states: tuple[Path, ...]
+    experiment: Experiment, task: Classification, space: Space, state: Path | None
 ) -> Evaluator:
     """Return the evaluator in another process. Raises RunError where it would not find what was made for all."""
-    for path in states:
-        if not path.exists():
-            raise RunError(f"{path}: is not on {socket.gethostname()}: the run's folder must be the same on each node")
+    if state and not state.exists():
+        raise RunError(f"{state}: is not on {socket.gethostname()}: the run's folder must be the same on each node")
     return make_evaluator(experiment, task, space, Reporter(quiet=True))
 
 

@@ -132,7 +132,7 @@ class _Search:
         while True:
             self._fill()
             if self._running:
-                self._happened(self._executor.wait())
+                self._take_in(self._executor.wait())
             elif self._is_over():
                 return
             else:
@@ -211,6 +211,13 @@ class _Search:
         self._running[claim.number] = _Running(claim, costs, time.monotonic())
         self._seen.under_way(self._study.number_of(claim))
         self._executor.start(claim.number, candidate.architecture, self._seed)
+
+    def _take_in(self, event: Event) -> None:
+        if event.again:
+            running = self._running[event.number]
+            running.curve, running.started = (), time.monotonic()
+        else:
+            self._happened(event)
 
     def _happened(self, event: Event) -> None:
         """Take in what an executor tells of a candidate.

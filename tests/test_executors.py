@@ -50,9 +50,9 @@ EXECUTORS: dict[str, Callable[..., Executor]] = {"here": here, "processes": proc
 
 @pytest.fixture(scope="module")
 def ray_once() -> Iterator[None]:
-    """One local cluster of two processors for all tests: an executor uses what is connected."""
+    """One local cluster for all tests, with processors on paper: an executor uses what is connected."""
     ray = pytest.importorskip("ray")
-    ray.init("local", num_cpus=2, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=8, object_store_memory=100 << 20, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -156,7 +156,7 @@ def test_what_an_evaluator_raises_is_an_event_and_the_next_candidate_works(
         (KILLED, "its process was killed"),
     ],
 )
-def test_what_would_end_this_process_fails_one_candidate_there(
+def test_what_would_end_this_process_fails_one_candidate(
     script: int, expected: str, apart: Callable[..., Executor], arch: Architecture
 ) -> None:
     executor = apart(Scripted)
