@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
-from nas.units import format_count, format_latency, parse_latency
+from nas.units import format_count, format_duration, format_latency, parse_duration, parse_latency
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,21 @@ def test_any_text_is_a_latency_or_a_usage_error(text: str) -> None:
 
 def test_counts_as_people_read_them() -> None:
     assert [format_count(n) for n in (999, 3504872, 300774272, 2.5e9)] == ["999", "3.50 M", "300.77 M", "2.50 G"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90.0), ("30min", 1800.0), ("1.5h", 5400.0), (" 2 min ", 120.0), ("1e2s", 100.0)]
+)
+def test_a_duration_with_a_unit(text: str, seconds: float) -> None:
+    assert parse_duration(text, "--x") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["5", "", "0s", "-3min", "5ms", "1 day", "30minutes", "nans", "1e999h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--x: must be a duration above zero with its unit, as '90s', '30min' or '2h'"):
+        parse_duration(text, "--x")
+
+
+@given(st.floats(1e-3, 1e6))
+def test_a_written_duration_is_read_back(seconds: float) -> None:
+    assert parse_duration(format_duration(seconds), "--x") == pytest.approx(seconds, rel=6e-3)
