@@ -56,7 +56,7 @@ def _check_sources(experiment: Experiment) -> None:
 def _check_executor(experiment: Experiment) -> None:
     """Raise UsageError where candidates cannot be evaluated as asked, whatever the cluster is."""
     experiment.limit_s  # noqa: B018 (raises)
-    if experiment.ray and experiment.workers:
+    if experiment.ray and experiment.workers > 0:
         raise UsageError("--ray, --workers: candidates are evaluated in one place, give one of them")
     for key, least in (("ray_cpus", 1.0), ("ray_gpus", 0.0)):
         amount, flag = getattr(experiment, key), f"--{key.replace('_', '-')}"

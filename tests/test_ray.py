@@ -19,6 +19,7 @@ from nas.cli.main import main
 from nas.errors import UsageError
 from nas.executors.ray import PROBE, RayCrew, check_cluster, check_resources, trials_on
 from nas.study import JOURNAL
+from tests.scripted import Scripted
 
 ROOT = Path(__file__).parent.parent
 MINE = """
@@ -101,6 +102,7 @@ def check_whole(out: str, folder: Path) -> list[str]:
     return begun
 
 
+@pytest.mark.slow
 def test_a_killed_driver_goes_on_with_the_same_command(cluster: Any, tiny_space: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = begin(tiny_space, folder, cluster.address)
@@ -128,9 +130,23 @@ def test_a_search_outlives_a_node_that_is_killed(cluster: Any, tiny_space: Path,
     assert search.returncode == 0, said
     begun = check_whole(out, folder)
     assert TRIALS < len(begun) <= TRIALS + 1
-    assert said.count("begins again: its node is lost") == 1
+    assert said.count("begins again: its node ") == 1
     assert "(raylet)" not in out + said
     cluster.remove_node(node, allow_graceful=False)
+
+
+def test_slots_follow_the_nodes(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.executors.ray.LOOK_S", 0.0)
+    crew = RayCrew(cluster.address, Scripted, 0.5, 0, print)
+    try:
+        before = crew.slots
+        assert before == 2 * len(cluster.workers)
+        node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+        assert crew.slots == before + 2
+        cluster.remove_node(node)
+        assert crew.slots == before
+    finally:
+        crew.close()
 
 
 def kill_node(node: Any) -> None:
@@ -153,7 +169,7 @@ def test_a_cluster_of_another_version_and_one_without_gpus_are_told_in_a_line(
     with pytest.raises(UsageError, match=r"^--ray-gpus 0.5: no node has a GPU$"):
         check_cluster(cluster.address, 1, 0.5)
     with pytest.raises(UsageError, match=r"^--ray-cpus 3: no node has more than 1$"):
-        RayCrew(cluster.address, list, 3, 0, print)  # type: ignore[arg-type]
+        RayCrew(cluster.address, Scripted, 3, 0, print)
     monkeypatch.setattr("nas.executors.ray.PROBE", "import ray\nray.__version__ = '2.0.0'\n" + PROBE)
     with pytest.raises(UsageError, match=r"^--ray .*Version mismatch: The cluster was started with: Ray: .*2\.0\.0"):
         check_cluster(cluster.address, 1, 0)
