@@ -282,7 +282,7 @@ def test_workers_end_with_their_parent_however_it_ends(how: signal.Signals, tmp_
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
 

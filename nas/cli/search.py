@@ -56,16 +56,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "min-epochs": (number, "epochs before the first rung (default: 1)"),
         "finalists": (number, "candidates to evaluate again at most, before a winner is named (default: 5)"),
         "finalist-seeds": (number, "rounds in which they are, each with another seed (default: 2; 0: none)"),
-        "workers": (number, "processes of this machine that evaluate candidates (default: 0, this process)"),
-        "trial-timeout": ({"metavar": "T"}, "the time that a candidate has, as 30min (implies --workers 1)"),
-        "ray": ({"metavar": "ADDRESS", "nargs": "?", "const": "local"},
-                "evaluate on a Ray cluster: auto, host:port, or without ADDRESS one of this machine"),
-        "ray-cpus": (real, "processors for each candidate there (default: 1)"),
-        "ray-gpus": (real, "GPUs for each candidate there, also a part of one (default: 0)"),
-    }  # fmt: skip
+    }
     for flag, (options, text_of) in flags.items():
         parser.add_argument(f"--{flag}", help=text_of, **options)
     parser.add_argument("--any-device", action="store_true", default=None, help="use a table of another device")
+    _add_executor_flags(parser)
+
+
+def _add_executor_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where candidates are evaluated: no part of an experiment, so a run may go on elsewhere."""
+    flags: dict[str, tuple[dict[str, Any], str]] = {
+        "workers": ({"type": int, "metavar": "N"}, "processes here that evaluate candidates (default: 0, this one)"),
+        "trial-timeout": ({"metavar": "T"}, "the time that a candidate has, as 30min (implies --workers 1)"),
+        "ray": (
+            {"metavar": "ADDRESS", "nargs": "?", "const": "local"},
+            "evaluate on a Ray cluster: auto, host:port, or without ADDRESS one of this machine",
+        ),
+        "ray-cpus": ({"type": float, "metavar": "N"}, "processors for each candidate there (default: 1)"),
+        "ray-gpus": ({"type": float, "metavar": "N"}, "GPUs for each candidate there, or a part of one (default: 0)"),
+    }
+    for flag, (options, text_of) in flags.items():
+        parser.add_argument(f"--{flag}", help=text_of, **options)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
