@@ -27,10 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runtime": (text, "onnxruntime (default), or another of `nas list runtimes`"),
         "threads": (number, "threads of the runtime (default: 1)"),
         "device": ({"metavar": "URL"}, "where to measure: local (default) or ssh://user@host:port/path/to/python"),
-        "table": (
-            {**text, **several},
-            "a shipped or imported latency table or a file, not the device's own; again for another",
-        ),
+        "table": ({**text, **several}, "a shipped or imported latency table or a file, not the device's; repeatable"),
         "controller": (text, "tpe (default), or another of `nas list controllers`"),
         "evaluator": (text, "proxy_training (default), another of `nas list evaluators`, or package.module:function"),
         "accuracies": ({"metavar": "FILE"}, "a CSV or Parquet of accuracies, or a run's folder, to search in"),
@@ -39,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train-finalists": (number, "train the best N where the evaluator trains nobody (default: 0, none)"),
         "warm-start": (text, "begin with the best of random candidates by a zero-cost score, as synflow"),
         "warm-start-samples": (number, "how many random candidates that are (default: 64)"),
-        "start-from": (
-            {"metavar": "X", "action": "append"},
-            "begin with a run's folder or a known network; repeatable",
-        ),
+        "start-from": ({"metavar": "X", **several}, "begin with a run's folder or a known network; repeatable"),
         "trials": (number, "candidates to evaluate (default: 12)"),
         "seed": (number, "decides candidates, training and result (default: 0)"),
         "proxy-resolution": (number, "input resolution of the candidates' short training, in pixels"),
