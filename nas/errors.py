@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class NasError(ValueError):
     """A mistake in the input. The message names the file or flag, the key, the rule and the value."""
@@ -41,3 +44,14 @@ class ExportError(NasError):
 
 class WeightsError(NasError):
     """A checkpoint is unreadable, of another network, or does not exist."""
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line what went wrong: a mistake that we name as it is, anything else with its type and place."""
+    message = " ".join(str(error).split())
+    message = message if len(message) <= 300 else f"{message[:297]}..."
+    if isinstance(error, NasError):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {message}{place}" if message else f"{type(error).__name__}{place}"

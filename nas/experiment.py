@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import socket
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS, Controller
 from nas.device import LOCAL
 from nas.domain import Domain, no_facts
-from nas.errors import UsageError
+from nas.errors import RunError, UsageError
 from nas.evaluators import Evaluator, epochs_of, find_evaluator
 from nas.evaluators.setup import Setup
+from nas.executors import Executor
+from nas.executors.pool import Pool
+from nas.executors.processes import Processes
+from nas.executors.ray import RayCrew
 from nas.goals import Target, listed_ms, make_goals, make_targets, parse_axes
 from nas.objective import DEFAULT_AXES, Objective
 from nas.problem import Problem
@@ -32,7 +38,7 @@ from nas.space_file import load_space, read_yaml
 from nas.start_from import Start
 from nas.storage import masked
 from nas.tasks.classification import Classification
-from nas.units import parse_latency
+from nas.units import parse_duration, parse_latency
 from nas.warm_start import WarmStart, best_of_random
 
 SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
@@ -86,6 +92,11 @@ class Experiment:
     storage: str | None = None
     worker: bool = False
     retry_failed: bool = False
+    workers: int = 0
+    trial_timeout: str = ""
+    ray: str | None = None
+    ray_cpus: float = 1.0
+    ray_gpus: float = 0.0
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -123,6 +134,11 @@ class Experiment:
             if not isinstance(name, str) or not name:
                 raise UsageError(f"--start-from: a run's folder, or a network's name or YAML: {name!r}")
         return list(dict.fromkeys(given))
+
+    @property
+    def limit_s(self) -> float | None:
+        """The time that a candidate has, in s; None without a limit. Raises UsageError where it is no duration."""
+        return parse_duration(self.trial_timeout, "--trial-timeout") if self.trial_timeout else None
 
     @property
     def folder(self) -> Path:
@@ -259,6 +275,32 @@ def make_setup(experiment: Experiment, task: Classification, space: Space, repor
 def shown(experiment: Experiment) -> dict[str, Any]:
     """Return the settings as a result tells them: without the password of a storage."""
     return {**dataclasses.asdict(experiment), "storage": masked(experiment.storage) if experiment.storage else None}
+
+
+def make_executor(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Executor | None:
+    """Return what evaluates the candidates, None for this process. Raises UsageError where there is no such cluster.
+
+    The evaluator has been made before: what it keeps in the run's folder is found by those that are made elsewhere.
+    """
+    if not experiment.ray and not experiment.workers and experiment.limit_s is None:
+        return None
+    state = (experiment.folder / experiment.evaluator).absolute()
+    build = partial(make_evaluator_elsewhere, experiment, task, space, state if state.is_dir() else None)
+    crew: Any
+    if experiment.ray:
+        crew = RayCrew(experiment.ray, build, experiment.ray_cpus, experiment.ray_gpus, reporter.warn)
+    else:
+        crew = Processes(build, max(1, experiment.workers))
+    return Pool(crew, experiment.limit_s, reporter.warn)
+
+
+def make_evaluator_elsewhere(
+    experiment: Experiment, task: Classification, space: Space, state: Path | None
+) -> Evaluator:
+    """Return the evaluator in another process. Raises RunError where it would not find what was made for all."""
+    if state and not state.exists():
+        raise RunError(f"{state}: is not on {socket.gethostname()}: the run's folder must be the same on each node")
+    return make_evaluator(experiment, task, space, Reporter(quiet=True))
 
 
 def only_reads(experiment: Experiment) -> bool:

@@ -23,12 +23,13 @@ def check(experiment: Experiment) -> None:
     _check_sources(experiment)
     if experiment.storage:
         masked(experiment.storage)  # raises where it is no URL
+    _check_executor(experiment)
     open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises where it cannot be an address
     for key, least in (("trials", 1), ("threads", 1), ("seed", 0), ("warm_start_samples", 1)):
         if getattr(experiment, key) < least:
             raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
     for key in ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images",
-                "supernet_epochs", "train_finalists"):  # fmt: skip
+                "supernet_epochs", "train_finalists", "workers"):  # fmt: skip
         if getattr(experiment, key) < 0:
             raise UsageError(f"--{key.replace('_', '-')}: must not be negative: {getattr(experiment, key)}")
     lookup(dict.fromkeys(FIDELITIES), experiment.fidelity, "fidelity", "--fidelity")
@@ -53,3 +54,17 @@ def _check_sources(experiment: Experiment) -> None:
         raise UsageError("--train-finalists: is for evaluators that do not train; proxy_training has --finalists")
     if experiment.warm_start:
         lookup(ZERO_COST, experiment.warm_start, "zero-cost score", "--warm-start")
+
+
+def _check_executor(experiment: Experiment) -> None:
+    """Raise UsageError where candidates cannot be evaluated as asked, whatever the cluster is."""
+    experiment.limit_s  # noqa: B018 (raises)
+    if experiment.ray and experiment.workers > 0:
+        raise UsageError("--ray, --workers: candidates are evaluated in one place, give one of them")
+    for key, least in (("ray_cpus", 1.0), ("ray_gpus", 0.0)):
+        amount, flag = getattr(experiment, key), f"--{key.replace('_', '-')}"
+        if amount != getattr(Experiment, key) and not experiment.ray:
+            raise UsageError(f"{flag}: is for --ray")
+        if not 0 <= amount < 10_000 or (amount == 0 and least) or (amount > 1 and amount != int(amount)):
+            rule = "must be a whole number or a part of one" + (", above 0" if least else "")
+            raise UsageError(f"{flag}: {rule}: {amount:g}")

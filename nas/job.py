@@ -14,12 +14,14 @@ from nas.compiled import compile_space
 from nas.distribution import count_within, latency_distribution
 from nas.errors import UsageError
 from nas.evaluators import Evaluator
+from nas.executors.ray import check_cluster
 from nas.experiment import (
     Experiment,
     check_controller,
     identity,
     make_controller,
     make_evaluator,
+    make_executor,
     make_experiment_objective,
     make_experiment_rungs,
     only_reads,
@@ -76,6 +78,8 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     if finished := finished_result(experiment, experiment.trials):
         reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
+    if experiment.ray:
+        check_cluster(experiment.ray, experiment.ray_cpus, experiment.ray_gpus)
     for split in (task.data.train, task.data.validation, task.data.test):
         check_images(split)
     evaluator = make_evaluator(experiment, task, space, reporter) if only_reads(experiment) else None
@@ -134,7 +138,7 @@ def try_candidates(
     rungs = make_experiment_rungs(experiment, task, space)
     plan = Plan(
         space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
-        beside=forecast.beside, reference=forecast.worst,
+        executor=make_executor(experiment, task, space, reporter), beside=forecast.beside, reference=forecast.worst,
     )  # fmt: skip
     search(plan, study, experiment.trials, experiment.seed, reporter, experiment.retry_failed)
 

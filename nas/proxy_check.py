@@ -16,7 +16,7 @@ from typing import Any
 
 from nas.agreement import Agreement, agreement, ceiling, noise
 from nas.architecture import Architecture
-from nas.errors import UsageError
+from nas.errors import UsageError, reason
 from nas.evaluators import Evaluator, find_evaluator
 from nas.evaluators.accuracy_table import read_accuracies
 from nas.evaluators.proxy_training import ProxyTraining
@@ -27,7 +27,7 @@ from nas.files import locked, write_json
 from nas.picture_agreement import draw_agreement
 from nas.progress import Reporter
 from nas.reference import Reference, stratified_networks, threads_of, train_reference
-from nas.search import follow, reason
+from nas.search import follow
 from nas.space import Proxy, Space
 from nas.space_file import load_space
 from nas.tasks.classification import Classification

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from nas.errors import RunError
+from nas.errors import RunError, reason
 from nas.evaluators import Evaluator
 from nas.objective import Goal, preference
 from nas.progress import Reporter
-from nas.search import follow, reason
+from nas.search import follow
 from nas.shrinkage import Spread, fit
 from nas.study import Repeat, Study, Trial
 

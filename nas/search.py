@@ -7,17 +7,15 @@ import hashlib
 import random
 import re
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, Scalar
 from nas.claims import ATTEMPTS, Claim
 from nas.controllers import Controller
-from nas.errors import NasError, RunError, UsageError
+from nas.errors import RunError, UsageError, reason
 from nas.evaluators import Evaluator
 from nas.executors import Event, Executor
 from nas.executors.here import Here
@@ -134,7 +132,7 @@ class _Search:
         while True:
             self._fill()
             if self._running:
-                self._happened(self._executor.wait())
+                self._take_in(self._executor.wait())
             elif self._is_over():
                 return
             else:
@@ -213,6 +211,13 @@ class _Search:
         self._running[claim.number] = _Running(claim, costs, time.monotonic())
         self._seen.under_way(self._study.number_of(claim))
         self._executor.start(claim.number, candidate.architecture, self._seed)
+
+    def _take_in(self, event: Event) -> None:
+        if event.again:
+            running = self._running[event.number]
+            running.curve, running.started = (), time.monotonic()
+        else:
+            self._happened(event)
 
     def _happened(self, event: Event) -> None:
         """Take in what an executor tells of a candidate.
@@ -309,17 +314,6 @@ def checked(accuracy: Any) -> float:
     if isinstance(accuracy, bool) or not isinstance(accuracy, Real) or not 0 <= float(accuracy) <= 1:
         raise TrainingError(f"an accuracy must be a number in [0, 1]: {accuracy!r}")
     return float(accuracy)
-
-
-def reason(error: Exception) -> str:
-    """Return in one line what went wrong: a mistake that we name as it is, anything else with its type and place."""
-    message = " ".join(str(error).split())
-    message = message if len(message) <= 300 else f"{message[:297]}..."
-    if isinstance(error, NasError):
-        return message
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    return f"{type(error).__name__}: {message}{place}" if message else f"{type(error).__name__}{place}"
 
 
 def give_up_if_hopeless(study: Study) -> None:

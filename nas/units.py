@@ -1,4 +1,4 @@
-"""Quantities as people write them. Everything inside is in milliseconds."""
+"""Quantities as people write them. Latencies are in milliseconds inside, durations of work in seconds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from nas.errors import UsageError
 
 _MS_PER_UNIT = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(us|ms|s)\s*")
+_S_PER_UNIT = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(s|min|h)\s*")
 _BARE_NUMBER = re.compile(r"\s*[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?\s*")
 
 
@@ -43,6 +45,18 @@ def format_count(count: float) -> str:
         if count >= limit:
             return f"{count / limit:.2f} {unit}"
     return f"{count:.0f}"
+
+
+def parse_duration(text: str, where: str) -> float:
+    """Return the seconds that `text` ("90s", "30min", "1.5h") spells; `where` is the flag.
+
+    Raises UsageError when the unit is missing, the value is not above zero or the text is something else.
+    """
+    match = _DURATION.fullmatch(text)
+    seconds = float(match[1]) * _S_PER_UNIT[match[2]] if match else 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{where}: must be a duration above zero with its unit, as '90s', '30min' or '2h': '{text}'")
+    return seconds
 
 
 def format_duration(seconds: float) -> str:

@@ -103,7 +103,7 @@ ROOMS = {
     "trials": {"architecture", "errors", "network", "objective", "space"},
     "study": {"architecture", "claims", "files", "errors", "objective", "shrinkage", "space", "storage", "trial_store",
               "trials", "workers"},
-    "executors": {"architecture", "evaluators", "training"},
+    "executors": {"architecture", "errors", "evaluators", "training", "units"},
     "live": {"fronts", "objective", "progress", "ranking", "study", "units"},
     "search": {"architecture", "claims", "controllers", "errors", "evaluators", "executors", "live", "network",
                "objective", "problem", "progress", "ranking", "rungs", "space", "study", "training"},

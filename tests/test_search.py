@@ -339,3 +339,37 @@ def test_an_executor_with_two_slots_has_two_candidates_under_way(fidelity: str, 
     assert executor.most == 2
     assert set(asked) == {0, 1}
     assert not executor.under_way
+
+
+class Moving:
+    """An executor that loses each candidate once, after it has told one accuracy of it."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def start(self, number: int, arch: Architecture, seed: int) -> None:
+        curve = [Event(number, accuracy) for accuracy in learns(arch, seed)]
+        self.events = [Event(number, 0.9), Event(number, again=True), *curve, Event(number)]
+
+    def wait(self) -> Event:
+        return self.events.pop(0)
+
+    def stop(self, number: int) -> None:
+        self.events = []
+
+    def close(self) -> None:
+        self.events = []
+
+
+def test_what_a_lost_place_told_of_a_candidate_does_not_count(space: Space, tmp_path: Path) -> None:
+    goal = make_objective("soft", 1.0)
+    with open_study(tmp_path, {}, space, goal.directions) as study:
+        problem = Problem(space_domain(space, lambda layer: layer.macs / 1e6), goal)
+        plan = Plan(space, RandomController(problem), Scripted(learns), goal, predict, FULL, executor=Moving())
+        search(plan, study, 4, 0, Reporter(quiet=True))
+        assert [list(trial.curve) for trial in study.trials] == [
+            learns(trial.architecture, 0) for trial in study.trials
+        ]
+        assert len(study.trials) == 4

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
-from nas.units import format_count, format_duration, format_latency, parse_latency
+from nas.units import format_count, format_duration, format_latency, parse_duration, parse_latency
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,16 @@ def test_counts_as_people_read_them() -> None:
 )
 def test_durations_are_spelled_as_people_say_them(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90.0), ("30min", 1800.0), ("1.5h", 5400.0), (" 2 min ", 120.0), ("1e2s", 100.0)]
+)
+def test_a_duration_with_a_unit(text: str, seconds: float) -> None:
+    assert parse_duration(text, "--x") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["5", "", "0s", "-3min", "5ms", "1 day", "30minutes", "nans", "1e999h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--x: must be a duration above zero with its unit, as '90s', '30min' or '2h'"):
+        parse_duration(text, "--x")

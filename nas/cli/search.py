@@ -27,10 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runtime": (text, "onnxruntime (default), or another of `nas list runtimes`"),
         "threads": (number, "threads of the runtime (default: 1)"),
         "device": ({"metavar": "URL"}, "where to measure: local (default) or ssh://user@host:port/path/to/python"),
-        "table": (
-            {**text, **several},
-            "a shipped or imported latency table or a file, not the device's own; again for another",
-        ),
+        "table": ({**text, **several}, "a shipped or imported latency table or a file, not the device's; repeatable"),
         "controller": (text, "tpe (default), or another of `nas list controllers`"),
         "evaluator": (text, "proxy_training (default), another of `nas list evaluators`, or package.module:function"),
         "accuracies": ({"metavar": "FILE"}, "a CSV or Parquet of accuracies, or a run's folder, to search in"),
@@ -39,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train-finalists": (number, "train the best N where the evaluator trains nobody (default: 0, none)"),
         "warm-start": (text, "begin with the best of random candidates by a zero-cost score, as synflow"),
         "warm-start-samples": (number, "how many random candidates that are (default: 64)"),
-        "start-from": (
-            {"metavar": "X", "action": "append"},
-            "begin with a run's folder or a known network; repeatable",
-        ),
+        "start-from": ({"metavar": "X", **several}, "begin with a run's folder or a known network; repeatable"),
         "trials": (number, "candidates to evaluate (default: 12)"),
         "seed": (number, "decides candidates, training and result (default: 0)"),
         "proxy-resolution": (number, "input resolution of the candidates' short training, in pixels"),
@@ -67,6 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for flag, text_of in switches.items():
         parser.add_argument(f"--{flag}", action="store_true", default=None, help=text_of)
+    _add_executor_flags(parser)
+
+
+def _add_executor_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where candidates are evaluated: no part of an experiment, so a run may go on elsewhere."""
+    flags: dict[str, tuple[dict[str, Any], str]] = {
+        "workers": ({"type": int, "metavar": "N"}, "processes here that evaluate candidates (default: 0, this one)"),
+        "trial-timeout": ({"metavar": "T"}, "the time that a candidate has, as 30min (implies --workers 1)"),
+        "ray": (
+            {"metavar": "ADDRESS", "nargs": "?", "const": "local"},
+            "evaluate on a Ray cluster: auto, host:port, or without ADDRESS one of this machine",
+        ),
+        "ray-cpus": ({"type": float, "metavar": "N"}, "processors for each candidate there (default: 1)"),
+        "ray-gpus": ({"type": float, "metavar": "N"}, "GPUs for each candidate there, or a part of one (default: 0)"),
+    }
+    for flag, (options, text_of) in flags.items():
+        parser.add_argument(f"--{flag}", help=text_of, **options)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:

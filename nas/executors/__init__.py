@@ -16,17 +16,19 @@ from nas.architecture import Architecture
 class Event:
     """Something happened to the candidate `number`: an epoch's accuracy, or its end (`accuracy` None), or `error`.
 
-    The accuracy is what the evaluator gave, not checked yet. An error is an end too.
+    The accuracy is what the evaluator gave, not checked yet. An error is an end too. `again`: the place where it was
+    evaluated is lost, and it begins anew elsewhere; what was told of it before is void.
     """
 
     number: int
     accuracy: Any = None
     error: Exception | None = None
+    again: bool = False
 
     @property
     def ended(self) -> bool:
         """Whether the evaluation came to its end; nothing more is heard of the candidate."""
-        return self.accuracy is None and self.error is None
+        return self.accuracy is None and self.error is None and not self.again
 
 
 class Executor(Protocol):

@@ -1,0 +1,142 @@
+"""The pool with workers that do as they are told: who gets what, and what becomes of a lost candidate."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import pytest
+
+from nas.architecture import Architecture, BlockSpec
+from nas.errors import RunError
+from nas.executors import Event
+from nas.executors.host import ACCURACY, BEGIN, DIED, END, LOST, MORE, READY, STOP, UNFIT, Message, Reply
+from nas.executors.pool import MOST_LOST, Pool
+
+ARCH = Architecture(8, (), BlockSpec("classifier"))
+
+
+class Played:
+    """A worker whose replies are known beforehand; it is heard when it was asked."""
+
+    def __init__(self, replies: Sequence[Reply]):
+        self.replies, self.heard, self.dead = deque(replies), list[Message](), False
+
+    def alive(self) -> bool:
+        return not self.dead
+
+    def send(self, message: Message) -> None:
+        self.heard.append(message)
+
+    def receive(self) -> Reply:
+        return self.replies.popleft()
+
+    def kill(self) -> None:
+        self.dead = True
+
+
+class Stage:
+    """Hires those workers one after the other; of several that were asked, the first hired is heard first."""
+
+    def __init__(self, *scripts: Sequence[Reply], slots: int = 1):
+        self.scripts, self.hired, self.slots, self.closed = deque(scripts), list[Played](), slots, False
+
+    def hire(self) -> Played:
+        self.hired.append(Played(self.scripts.popleft()))
+        return self.hired[-1]
+
+    def wait(self, workers: Sequence[Played], timeout_s: float | None) -> list[Played]:
+        return [next(worker for worker in workers if worker.replies)]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+UP = (READY, None)
+
+
+def accuracies(*values: float) -> list[Reply]:
+    return [*((ACCURACY, value) for value in values), (END, None)]
+
+
+def test_a_candidate_whose_place_is_lost_begins_again_and_what_was_told_is_void(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stage = Stage([UP, (ACCURACY, 0.1), (LOST, "its node is lost")], [UP, *accuracies(0.2, 0.3)])
+    pool = Pool(stage, None, print)
+    pool.start(5, ARCH, 7)
+    found = [pool.wait() for _ in range(5)]
+    assert found == [Event(5, 0.1), Event(5, again=True), Event(5, 0.2), Event(5, 0.3), Event(5)]
+    assert not found[1].ended
+    first, second = stage.hired
+    assert first.dead
+    assert first.heard == [(BEGIN, ARCH, 7), (MORE,)]
+    assert second.heard == [(BEGIN, ARCH, 7), (MORE,), (MORE,)]
+    assert capsys.readouterr().out == f"{ARCH.digest} begins again: its node is lost\n"
+
+
+def test_a_candidate_that_loses_every_place_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = Stage(*[[UP, (LOST, "its node is lost")]] * (MOST_LOST + 1), [UP, *accuracies(0.2)])
+    pool = Pool(stage, None, print)
+    pool.start(0, ARCH, 7)
+    found = [pool.wait() for _ in range(MOST_LOST + 1)]
+    assert [event.again for event in found] == [True] * MOST_LOST + [False]
+    assert str(found[-1].error) == "its node is lost"
+    pool.start(1, ARCH, 7)
+    assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
+
+
+def test_a_worker_that_is_lost_or_dies_before_it_is_ready() -> None:
+    stage = Stage([(LOST, "gone")], [(DIED, "killed")], [UP, *accuracies(0.2)])
+    pool = Pool(stage, None, print)
+    pool.start(0, ARCH, 7)
+    failed = pool.wait()  # the first is hired again for nothing, the second takes a candidate with it
+    assert (failed.number, str(failed.error)) == (0, "killed")
+    pool.start(1, ARCH, 7)
+    assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
+    pool.close()
+    assert stage.closed
+    assert all(worker.dead for worker in stage.hired)
+
+
+def test_a_free_worker_takes_what_waits_for_one_that_does_not_come() -> None:
+    """A node was lost: the other one must not wait for an actor that has no place to be."""
+    stage = Stage([UP, *accuracies(0.1), *accuracies(0.2)], [], slots=2)
+    pool = Pool(stage, None, print)
+    pool.start(0, ARCH, 7)
+    pool.start(1, ARCH, 7)
+    assert [pool.wait() for _ in range(4)] == [Event(0, 0.1), Event(0), Event(1, 0.2), Event(1)]
+    assert [len(worker.heard) for worker in stage.hired] == [4, 0]
+
+
+def test_a_stopped_candidate_is_not_heard_of_and_its_worker_goes_on() -> None:
+    stage = Stage([UP, (ACCURACY, 0.1), *accuracies(0.2)])
+    pool = Pool(stage, None, print)
+    pool.start(0, ARCH, 7)
+    assert pool.wait() == Event(0, 0.1)
+    pool.stop(0)
+    pool.start(1, ARCH, 8)
+    assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
+    assert stage.hired[0].heard == [(BEGIN, ARCH, 7), (STOP,), (BEGIN, ARCH, 8), (MORE,)]
+
+
+def test_what_is_stopped_before_or_while_it_is_evaluated() -> None:
+    stage = Stage([UP, (ACCURACY, 0.1)], [UP, *accuracies(0.2)], [], slots=2)
+    pool = Pool(stage, None, print)
+    for number in range(3):
+        pool.start(number, ARCH, 7)
+    assert pool.wait() == Event(0, 0.1)
+    pool.stop(2)  # it waits for a worker
+    stage.hired[0].replies.clear()
+    assert pool.wait() == Event(1, 0.2)
+    pool.stop(0)  # its worker has been asked
+    assert stage.hired[0].dead
+    assert pool.wait() == Event(1)
+    assert len(stage.hired) == 3  # the third was started for the candidate that was stopped
+
+
+def test_a_place_where_nothing_can_be_evaluated_ends_the_search() -> None:
+    pool = Pool(Stage([(UNFIT, "no such file")]), None, print)
+    pool.start(0, ARCH, 7)
+    with pytest.raises(RunError, match="no such file"):
+        pool.wait()
