@@ -66,7 +66,7 @@ class Experiment:
     device: str = "local"
     table: str | list[str] | None = None
     any_device: bool = False
-    controller: str = "tpe"
+    controller: str = "surrogate"
     evaluator: str = "proxy_training"
     accuracies: str | None = None
     supernet: str | None = None
