@@ -1,8 +1,9 @@
-"""What a study costs as it grows: claiming and recording a trial, and opening all, beside plain Optuna.
+"""What a trial costs the engine as a study grows, beside plain Optuna: ask, claim, record, tell; and opening all.
 
-Trials are of the mnasnet space, about 44 parameters each, with learning curves of 5 epochs. Plain Optuna is
-`study.ask`, `suggest_categorical` for each parameter, and `study.tell`, with RandomSampler and the same attributes.
-Both have the same storage. Nothing is evaluated: it is the engine's own time.
+Trials are of the mnasnet space, about 44 parameters each, with learning curves of 5 epochs. Ours is the default
+controller. Plain Optuna is `study.ask`, `suggest_categorical` for each parameter, and `study.tell`, with TPE's own
+defaults and the same attributes. Both have the same storage. Nothing is evaluated. Opening is reading the study and
+telling the controller of all its trials.
 
     python benchmarks/study_growth.py --sizes 10 1000 10000
     python benchmarks/study_growth.py --storage sqlite --sizes 10 1000
@@ -20,25 +21,31 @@ from typing import Any
 
 import optuna
 
-from nas.objective import Metrics
+from nas.controllers import CONTROLLERS, Controller
+from nas.objective import Metrics, Reward
+from nas.problem import Problem
+from nas.search import told
 from nas.space import Space
+from nas.space_domain import space_domain
 from nas.space_file import load_space
 from nas.storage import open_storage
 from nas.study import Study, open_study
 
 CURVE = (0.5, 0.6, 0.7, 0.75, 0.8)
-MEASURED = 20
+MEASURED = 10
 """Trials that are timed at each size."""
 
 
-def record(study: Study, space: Space, seed: int) -> None:
-    """Claim a random candidate and end it, as the loop of a search does."""
+def record(study: Study, controller: Controller, seed: int) -> None:
+    """Ask for a candidate, claim it, end it and tell, as the loop of a search does."""
     study.refresh()
-    rng = random.Random(seed)
-    claim = study.claim(space.sample(rng), f"{seed:016x}")
+    choices = controller.ask(seed, study.pending)
+    claim = study.claim(choices, f"{seed:016x}")
     assert claim is not None
-    metrics = Metrics(rng.random(), 10.0, 4_000_000, 300_000_000)
-    assert study.end(claim, metrics, (metrics.accuracy,), 1.0, CURVE) is not None
+    metrics = Metrics(random.Random(seed).random(), 10.0, 4_000_000, 300_000_000)
+    trial = study.end(claim, metrics, (metrics.accuracy,), 1.0, CURVE)
+    assert trial is not None
+    controller.tell(told(trial))
 
 
 def tell(study: optuna.Study, space: Space, seed: int) -> None:
@@ -60,7 +67,7 @@ def fill(storage: Any, name: str, space: Space, have: int, size: int) -> None:
         attributes = {
             "digest": f"{10**6 + seed:016x}",
             "worker": "w",
-            "metrics": Metrics(0.5, 10.0, 4_000_000, 300_000_000).to_dict(),
+            "metrics": Metrics(random.Random(seed).random(), 10.0, 4_000_000, 300_000_000).to_dict(),
             "duration_s": 1.0,
             "curve": list(CURVE),
         }
@@ -89,6 +96,7 @@ def main() -> None:
     parser.add_argument("--storage", choices=["journal", "sqlite"], default="journal")
     args = parser.parse_args()
     space = load_space("mnasnet")
+    problem = Problem(space_domain(space, lambda layer: layer.macs / 1e7), Reward(30.0))
     print(f"{'trials':>7} {'ours, ms':>9} {'Optuna, ms':>11} {'ratio':>6} {'opening, s':>11}")
     with tempfile.TemporaryDirectory() as base:
         ours, theirs = Path(base) / "ours", Path(base) / "theirs"
@@ -97,7 +105,7 @@ def main() -> None:
         other_url = f"sqlite:///{base}/theirs.db" if url else None
         with open_study(ours, {}, space, ("maximize",), url):
             pass
-        sampler = optuna.samplers.RandomSampler(seed=0)
+        sampler = optuna.samplers.TPESampler(seed=0)
         optuna.create_study(study_name="theirs", storage=open_storage(theirs, other_url), direction="maximize")
         have = 0
         for size in args.sizes:
@@ -106,9 +114,15 @@ def main() -> None:
             have = size + MEASURED
             started = time.perf_counter()
             with open_study(ours, {}, space, ("maximize",), url) as study:
+                controller = CONTROLLERS["surrogate"](problem)
+                for trial in study.evaluated:
+                    controller.tell(told(trial))
+                controller.ask(0)
                 opening = time.perf_counter() - started
                 taken = milliseconds(
-                    lambda index, study=study, size=size: record(study, space, 2 * 10**6 + size + index)
+                    lambda index, study=study, asked=controller, size=size: record(
+                        study, asked, 2 * 10**6 + size + index
+                    )
                 )
             kept = open_storage(theirs, other_url)
             plain = optuna.load_study(study_name="theirs", storage=kept, sampler=sampler)

@@ -74,11 +74,11 @@ def by_chance(evaluations: int) -> float:
 
 
 @pytest.mark.parametrize(
-    "name", ["evolution", "local_search", "nsga2", "nsga3", "cmaes", "reinforce", "ppo", "tpe", "gp"]
+    "name", ["evolution", "local_search", "nsga2", "nsga3", "cmaes", "reinforce", "ppo", "tpe", "gp", "surrogate"]
 )
 def test_it_finds_more_than_chance(name: str) -> None:
     """A genetic algorithm needs some generations, a Gaussian process few evaluations."""
-    evaluations = {"nsga2": 300, "nsga3": 300, "gp": 30}.get(name, EVALUATIONS)
+    evaluations = {"nsga2": 300, "nsga3": 300, "gp": 30, "surrogate": 30}.get(name, EVALUATIONS)
     found = [share_better(name, seed, evaluations) for seed in range(3)]
     assert np.median(found) < 0.8 * by_chance(evaluations)
 

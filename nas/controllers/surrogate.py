@@ -34,33 +34,32 @@ REFIT = 20
 """The kernel is fitted anew after each value up to so many, then after every REFIT-th part of them."""
 PARENTS, CHILDREN, KEPT, ROUNDS = 20, 1500, 100, 3
 """In a large domain: mutants of the best tried are looked at too, then mutants of those that look best."""
+LATE, LATER_SHARE = 1000, 4
+"""After so many values, fewer are looked at for each that is asked: what is learnt of one more is little by then."""
 
 
 class SurrogateController:
-    """One objective, or several goals or a front, which are aimed at in turn."""
+    """Ours: a Gaussian process of accuracy, for latency is known; several goals, or limits of a front, in turn."""
 
     def __init__(self, problem: Problem):
         self._problem = problem
         self._pool = Pool(problem.domain)
-        self._rows: list[Indices] = []
+        self._new: list[Told] = []
         self._told: list[Told] = []
+        self._known: Batch | None = None
         self._tried: set[bytes] = set()
         self._kernels: dict[tuple[int, int], Kernel] = {}
-        self._known: Batch | None = None
 
     def tell(self, told: Told) -> None:
         """Take in a candidate; a failed one is never asked for again."""
-        row = self._problem.domain.encode(told.choices)
-        self._tried.add(self._problem.domain.facts(row[None]).keys[0].tobytes())
-        if told.metrics is not None:
-            self._rows.append(row)
-            self._told.append(told)
+        self._new.append(told)
 
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
         """Return the candidate that may be the best; a random one that the aim admits while little is known.
 
         What only failed or was refused is not told apart: another seed gives another candidate.
         """
+        self._take_in()
         rng = np.random.default_rng(seed)
         encode = self._problem.domain.encode
         others = np.array([encode(choices) for choices in pending], np.int16).reshape(
@@ -100,7 +99,8 @@ class SurrogateController:
     def _best(
         self, number: int, aim: Aim, start: Batch, others: Indices, rng: np.random.Generator
     ) -> dict[str, Scalar]:  # fmt: skip
-        known = self._take_in()
+        assert self._known is not None
+        known = self._known
         values, within = self._values(number, known), aim.admits(self._pool.costs(known.facts))
         count = len(values)
         fitted = count - count % max(1, count // REFIT)
@@ -117,15 +117,17 @@ class SurrogateController:
             points = np.concatenate([belief.points, waiting])
             belief = condition(self._pool.columns, kernel, points, np.concatenate([told, expected]))
         found = start
+        share = LATER_SHARE if count > LATE else 1
+        children, keep = CHILDREN // share, KEPT // share
         if not self._pool.is_whole:
             order = np.lexsort([-values, ~within])[:PARENTS]
-            near = self._pool.near(known.rows[order], CHILDREN, aim, rng)
-            fresh = start.rows[rng.integers(0, len(start), CHILDREN)]
+            near = self._pool.near(known.rows[order], children, aim, rng)
+            fresh = start.rows[rng.integers(0, len(start), children)]
             found = self._pool.batch(np.concatenate([near, fresh]))
         scores = _highest(belief, found)
         for _ in range(0 if self._pool.is_whole else ROUNDS - 1):
-            kept = found.rows[np.argsort(-scores, kind="stable")[:KEPT]]
-            found = self._pool.batch(np.concatenate([kept, self._pool.near(kept, CHILDREN, aim, rng)]))
+            kept = found.rows[np.argsort(-scores, kind="stable")[:keep]]
+            found = self._pool.batch(np.concatenate([kept, self._pool.near(kept, children, aim, rng)]))
             scores = _highest(belief, found)
         return self._fresh(found.take(np.argsort(-scores, kind="stable")), others)
 
@@ -147,16 +149,18 @@ class SurrogateController:
         latency = np.atleast_2d(known.facts.latency_ms)[goal.device]
         return np.where(goal.admits(latency), goal.scores(accuracy, latency), accuracy)
 
-    def _take_in(self) -> Batch:
-        """Return the candidates told, each as often as it was told."""
-        done = 0 if self._known is None else len(self._known)
-        if done < len(self._rows):
-            rows = np.stack(self._rows[done:])
-            facts = self._problem.domain.facts(rows)
-            new = Batch(rows, facts, self._pool.points(rows, facts))
-            self._known = new if self._known is None else self._known.with_more(new)
-        assert self._known is not None
-        return self._known
+    def _take_in(self) -> None:
+        """Learn of all that was told since, at once: a study that is opened may hold thousands."""
+        if not self._new:
+            return
+        rows = np.stack([self._problem.domain.encode(told.choices) for told in self._new])
+        facts = self._problem.domain.facts(rows)
+        self._tried.update(key.tobytes() for key in facts.keys)
+        all_new = Batch(rows, facts, self._pool.points(rows, facts))
+        ended = all_new.take(np.array([told.metrics is not None for told in self._new]))
+        self._known = self._known.with_more(ended) if self._known else ended
+        self._told += [told for told in self._new if told.metrics is not None]
+        self._new = []
 
 
 def full_accuracies(told: Sequence[Told]) -> Floats:
