@@ -66,7 +66,7 @@ def macro(bench: Path = BENCH) -> SearchProblem:
     stages = {
         f"stage{stage}.layer{layer}": f"stage{stage}" for stage, depth in enumerate((2, 3, 3)) for layer in range(depth)
     }
-    domain = Domain(dict.fromkeys(stages, ("identity", "k3_e3", "k5_e6")), facts, groups=stages)
+    domain = Domain(dict.fromkeys(stages, ("identity", "k3_e3", "k5_e6")), facts)
     limit = float(np.median(cost))
     return SearchProblem(
         "macro",

@@ -48,16 +48,15 @@ def no_facts(rows: Indices) -> Facts:
 
 @dataclass(frozen=True)
 class Domain:
-    """Choices with their values, when each is active, which belong together, and a function that tells the facts.
+    """Choices with their values, when each is active, and a function that tells the facts.
 
     `choices` are in the order in which they are asked: what decides whether another is active comes before it.
-    `groups` names the stage of each choice; without it, all are one group. `features` names those of the facts.
+    `features` names those of the facts.
     """
 
     choices: Mapping[str, Values]
     facts: Callable[[Indices], Facts]
     conditions: Conditions = field(default_factory=dict)
-    groups: Mapping[str, str] = field(default_factory=dict)
     features: tuple[str, ...] = ()
 
     @cached_property

@@ -252,7 +252,7 @@ def _warmed(
     """Return the controller behind the best of random candidates by a zero-cost score, where that is not over."""
     samples = experiment.warm_start_samples
     keep = max(1, samples // WARM_SHARE)
-    if not experiment.warm_start or len(tried()) >= keep:
+    if not experiment.warm_start or len(tried()) >= keep + len(start.first):
         return controller
     pool = best_of_random(
         experiment.warm_start, space, task,

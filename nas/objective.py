@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 SOFT = -0.07
 """Doubling the latency is worth about 5 % more accuracy, relatively (MnasNet, section 3)."""
+ROUNDING = 1e-9
+"""Sums of the same layers in another order differ by less, relatively."""
 AXES = ("accuracy", "latency", "params", "macs", "energy", "memory")
 """What a front can span. Accuracy is maximised, the others are minimised."""
 DEFAULT_AXES = AXES[:2]
@@ -60,6 +62,11 @@ class Metrics:
             return self.latencies_ms or (self.latency_ms,)
         name = {"energy": "energy_mj", "memory": "memory_bytes"}.get(axis, axis)
         return (float(getattr(self, name)),)
+
+
+def within(latency_ms: ArrayLike, limit_ms: float) -> Bools:
+    """Whether predicted latencies hold a limit, elementwise; the order in which layers are added up does not matter."""
+    return np.asarray(np.less_equal(latency_ms, limit_ms * (1 + ROUNDING)))
 
 
 class Towards(Protocol):
@@ -205,15 +212,16 @@ class Constrained:
 
     def admits(self, latency_ms: ArrayLike) -> Bools:
         """Only what holds the target."""
-        return np.asarray(np.less_equal(latency_ms, self.target_ms))
+        return within(latency_ms, self.target_ms)
 
     def score(self, metrics: Metrics) -> float:
         """Return the accuracy within the target, below any accuracy beyond it."""
-        return metrics.accuracy if metrics.latency_ms <= self.target_ms else -metrics.latency_ms / self.target_ms
+        held = within(metrics.latency_ms, self.target_ms)
+        return metrics.accuracy if held else -metrics.latency_ms / self.target_ms
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
         """Return the accuracies within the target, numbers below any accuracy beyond it, (N,)."""
-        return np.where(latency_ms <= self.target_ms, accuracy, -latency_ms / self.target_ms)
+        return np.where(within(latency_ms, self.target_ms), accuracy, -latency_ms / self.target_ms)
 
 
 @dataclass(frozen=True)
@@ -283,5 +291,5 @@ def make_objective(name: str, target_ms: float, alpha: float | None = None, beta
 def preference(goal: Goal, metrics: Metrics) -> tuple[bool, float]:
     """Return a key that sorts winners first: what holds the target, by score; then the others, the fastest first."""
     latency_ms = metrics.on(goal.device).latency_ms
-    over = latency_ms > goal.target_ms
+    over = not within(latency_ms, goal.target_ms)
     return over, latency_ms if over else -goal.score(metrics)

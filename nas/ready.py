@@ -9,7 +9,7 @@ from nas.calibration import TOLERANCE
 from nas.device import open_worker
 from nas.errors import TableError
 from nas.experiment import Experiment
-from nas.latency import LatencyTable, Predictor
+from nas.latency import IDENTITY, LatencyTable, Predictor
 from nas.lattice import reachable
 from nas.profiler import default_table_path, profile, table_header
 from nas.progress import Reporter
@@ -92,8 +92,12 @@ def warn_of_errors(table: LatencyTable, space: Space, reporter: Reporter) -> Non
 def published_identity(experiment: Experiment) -> dict[str, Any]:
     """Return which published table a run's latencies are of; nothing for a table of this or another machine here.
 
-    Of several tables, return what each is.
+    Of several tables, return what each is. In a storage that machines may share, the device's own table is a part of
+    the run: another machine's latencies are others.
     """
+    if experiment.storage and not experiment.tables:
+        header = table_header(experiment.runtime, experiment.threads, experiment.device)
+        return {"measured_on": {key: header[key] for key in IDENTITY}}
     tables = [LatencyTable.open(find_table(name)) for name in experiment.tables]
     published = [is_published(table) for table in tables]
     names = [f"{table.path.stem}: {table.header.get('source')}" for table in tables]

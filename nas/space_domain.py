@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,9 +36,4 @@ def space_domain(space: Space, layer_ms: Cost | Sequence[Cost], constant_ms: flo
             np.log(np.maximum(sizes, 1.0)),
         )
 
-    return Domain(space.choices, facts, space.conditions, groups_of(space), ("macs", "params"))
-
-
-def groups_of(space: Space) -> Mapping[str, str]:
-    """Return the stage of each choice: "stage3" of "stage3.layer0.kernel_size"."""
-    return {key: key.split(".")[0] for key in space.choices}
+    return Domain(space.choices, facts, space.conditions, ("macs", "params"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from nas import __version__
@@ -54,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = [flag for flag in args.parser._option_string_actions if flag.startswith("--")]
         args.parser.error(f"unknown argument '{unknown[0]}'{nearest(unknown[0].partition('=')[0], flags)}")
     try:
-        result = args.module.run(args, Reporter(args.quiet))
+        with _ended_in_order():
+            result = args.module.run(args, Reporter(args.quiet))
     except NasError as error:
         print(f"nas {args.command}: error: {error}", file=sys.stderr)
         return 2
@@ -71,6 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.module.print_result(result)
     exit_status = getattr(args.module, "exit_status", None)
     return exit_status(result) if exit_status else 0
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, by which machines are taken back, end a command as Ctrl-C does: what is under way is released."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nas.domain import Domain, Facts, Floats, Indices, Integers
 from nas.gaussian_process import Columns
+from nas.objective import within
 
 SMALL = 20_000
 """Up to so many rows, all of a domain are looked at each time."""
@@ -34,7 +35,7 @@ class Aim:
 
     def admits(self, costs: Floats) -> NDArray[np.bool_]:
         """Return whether each of N candidates, (costs, N), is within the limit."""
-        return np.asarray(costs[self.cost] <= self.limit)
+        return within(costs[self.cost], self.limit)
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,11 @@ class Pool:
         for _ in range(GENERATIONS):
             both = self.batch(np.concatenate([rows, self.domain.mutate(rows, rng)]))
             costs = self.costs(both.facts)[aim.cost]
-            within = costs <= aim.limit
+            inside = aim.admits(self.costs(both.facts))
             # Those within stay, whatever they cost: breeding on would leave the smallest networks alone.
-            order = np.lexsort([costs * ~within, ~within])
+            order = np.lexsort([costs * ~inside, ~inside])
             rows = both.rows[order[:ENOUGH]]
-            if within.sum() >= ENOUGH:
+            if inside.sum() >= ENOUGH:
                 break
         return self.batch(rows[aim.admits(self.costs(self.domain.facts(rows)))])
 

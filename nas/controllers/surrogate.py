@@ -23,15 +23,15 @@ from nas.problem import Problem, Told
 
 BETA = 1.5
 FIRST = 5
-"""Random candidates of each aim, before anything is learnt."""
+"""Values that must be known before anything is learnt from them; candidates until then are random."""
 HEADROOM = 0.3
 """How far above the best value the log has its pole, as a share of the distance from the median to the best."""
 LEVELS = 8
 """A front is searched as the best values within so many limits, evenly spread over the logarithm of each cost."""
 MOST = 300
 """Values that the process takes in: half of them the best, the others the last that were told."""
-REFIT = 20
-"""The kernel is fitted anew after each value up to so many, then after every REFIT-th part of them."""
+REFIT, STEADY = 20, 400
+"""The kernel is fitted anew after each value up to twice so many, then after every REFIT-th part of them."""
 PARENTS, CHILDREN, KEPT, ROUNDS = 20, 1500, 100, 3
 """In a large domain: mutants of the best tried are looked at too, then mutants of those that look best."""
 LATE, LATER_SHARE = 1000, 4
@@ -57,8 +57,10 @@ class SurrogateController:
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
         """Return the candidate that may be the best; a random one that the aim admits while little is known.
 
-        What only failed or was refused is not told apart: another seed gives another candidate.
+        Where an aim has nothing new left, the next is aimed at; where all are exhausted, anything comes back.
         """
+        if not self._problem.domain.choices:
+            return {}
         self._take_in()
         rng = np.random.default_rng(seed)
         encode = self._problem.domain.encode
@@ -66,18 +68,22 @@ class SurrogateController:
             len(pending), len(self._problem.domain.widths)
         )
         turn = len(self._tried) + len(pending)
-        number = turn % len(self._aims)
-        aim = self._aims[number]
-        start = self._pool.admitted(aim)
-        if not len(start):
-            return self._problem.domain.decode(self._problem.domain.sample(1, rng)[0])
-        if len(self._told) < FIRST:
-            return self._fresh(start.take(rng.permutation(len(start))), others)
-        return self._best(number, aim, start, others, rng)
+        for later in range(len(self._aims)):
+            number = (turn + later) % len(self._aims)
+            start = self._pool.admitted(self._aims[number])
+            if not len(start):
+                continue
+            if len(self._told) < FIRST:
+                found = start.take(rng.permutation(len(start)))
+            else:
+                found = self._best_first(number, self._aims[number], start, others, rng)
+            if (row := self._fresh(found, others)) is not None:
+                return self._problem.domain.decode(row)
+        return self._problem.domain.decode(self._problem.domain.sample(1, rng)[0])
 
     @cached_property
     def _aims(self) -> tuple[Aim, ...]:
-        """One for each goal, or for each limit on each cost that the front spans."""
+        """One for each goal, or for each limit on each cost that the front spans: latencies, MACs, parameters."""
         objective, devices = (
             self._problem.objective,
             len(self._pool.costs_of_stock) - len(self._problem.domain.features),
@@ -88,28 +94,32 @@ class SurrogateController:
             )
         costs = list(range(devices)) if "latency" in objective.axes else []
         costs += [devices + at for at, name in enumerate(self._problem.domain.features) if name in objective.axes]
+        costs = costs or list(range(devices))  # energy and memory are not known of so many: latency stands for them
         aims = []
         for cost in costs:
             known = self._pool.costs_of_stock[cost]
             low, high = float(np.quantile(known, 0.005)), float(known.max())
             spaced = np.geomspace(low, high, LEVELS) if cost < devices else np.linspace(low, high, LEVELS)
             aims += [Aim(cost, limit) for limit in spaced.tolist()]
-        return tuple(aims) or (Aim(),)
+        return tuple(aims)
 
-    def _best(
-        self, number: int, aim: Aim, start: Batch, others: Indices, rng: np.random.Generator
-    ) -> dict[str, Scalar]:  # fmt: skip
+    def _kernel(self, number: int, inside: Bools) -> Kernel:
+        """Return the kernel of an aim, fitted to what was told when it was due: a search that goes on has the same."""
         assert self._known is not None
-        known = self._known
-        values, within = self._values(number, known), aim.admits(self._pool.costs(known.facts))
-        count = len(values)
-        fitted = count - count % max(1, count // REFIT)
+        fitted = last_fit(len(self._told))
         if (number, fitted) not in self._kernels:
-            old, told = _most(values[:fitted], within[:fitted])
+            old, told = _most(self._values(number, fitted), inside[:fitted])
             self._kernels = {key: kernel for key, kernel in self._kernels.items() if key[0] != number}
-            self._kernels[number, fitted] = fit(self._pool.columns, known.points[old], told)
-        kernel = self._kernels[number, fitted]
-        used, told = _most(values, within)
+            self._kernels[number, fitted] = fit(self._pool.columns, self._known.points[old], told)
+        return self._kernels[number, fitted]
+
+    def _best_first(self, number: int, aim: Aim, start: Batch, others: Indices, rng: np.random.Generator) -> Batch:
+        """Return candidates that the aim admits, the one that may be the best first."""
+        assert self._known is not None
+        known, count = self._known, len(self._told)
+        values, inside = self._values(number, count), aim.admits(self._pool.costs(known.facts))
+        used, told = _most(values, inside)
+        kernel = self._kernel(number, inside)
         belief = condition(self._pool.columns, kernel, known.points[used], told)
         if len(others):
             waiting = self._pool.points(others, self._problem.domain.facts(others))
@@ -120,7 +130,7 @@ class SurrogateController:
         share = LATER_SHARE if count > LATE else 1
         children, keep = CHILDREN // share, KEPT // share
         if not self._pool.is_whole:
-            order = np.lexsort([-values, ~within])[:PARENTS]
+            order = np.lexsort([-values, ~inside])[:PARENTS]
             near = self._pool.near(known.rows[order], children, aim, rng)
             fresh = start.rows[rng.integers(0, len(start), children)]
             found = self._pool.batch(np.concatenate([near, fresh]))
@@ -129,24 +139,25 @@ class SurrogateController:
             kept = found.rows[np.argsort(-scores, kind="stable")[:keep]]
             found = self._pool.batch(np.concatenate([kept, self._pool.near(kept, children, aim, rng)]))
             scores = _highest(belief, found)
-        return self._fresh(found.take(np.argsort(-scores, kind="stable")), others)
+        return found.take(np.argsort(-scores, kind="stable"))
 
-    def _fresh(self, found: Batch, others: Indices) -> dict[str, Scalar]:
-        """Return the first of them that was not tried and is not under way; the first where all were."""
+    def _fresh(self, found: Batch, others: Indices) -> Indices | None:
+        """Return the first of them that was not tried and is not under way, (choices,); None where all were."""
         waiting = {key.tobytes() for key in self._problem.domain.facts(others).keys} if len(others) else set()
         for row, key in zip(found.rows, found.facts.keys, strict=True):
             if key.tobytes() not in self._tried and key.tobytes() not in waiting:
-                return self._problem.domain.decode(row)
-        return self._problem.domain.decode(found.rows[0])
+                return np.asarray(row)
+        return None
 
-    def _values(self, number: int, known: Batch) -> Floats:
-        """Return what the goal in turn says of the candidates told, (N,); on a front, and beyond a limit, accuracy."""
-        accuracy = full_accuracies(self._told)
+    def _values(self, number: int, count: int) -> Floats:
+        """Return what the goal says of the first told, (count,); on a front, and beyond a limit, their accuracy."""
+        assert self._known is not None
+        accuracy = full_accuracies(self._told[:count])
         objective = self._problem.objective
         if objective.axes:
             return accuracy
         goal: Goal = objective.goals[number]
-        latency = np.atleast_2d(known.facts.latency_ms)[goal.device]
+        latency = np.atleast_2d(self._known.facts.latency_ms)[goal.device, :count]
         return np.where(goal.admits(latency), goal.scores(accuracy, latency), accuracy)
 
     def _take_in(self) -> None:
@@ -168,25 +179,34 @@ def full_accuracies(told: Sequence[Told]) -> Floats:
 
     The gain from an epoch on is the mean over those that went on, at their stage.
     """
-    whole = [ended.curve for ended in told if not ended.stopped]
+    gains: dict[int, float] = {}
+    for stage in {len(ended.curve) for ended in told if ended.stopped and ended.curve}:
+        whole = [ended.curve for ended in told if not ended.stopped and len(ended.curve) >= stage]
+        gains[stage] = float(np.mean([curve[-1] - curve[stage - 1] for curve in whole])) if whole else 0.0
     found = []
     for ended in told:
         assert ended.metrics is not None
-        gain = 0.0
-        if ended.stopped and ended.curve:
-            gains = [curve[-1] - curve[len(ended.curve) - 1] for curve in whole if len(curve) >= len(ended.curve)]
-            gain = float(np.mean(gains)) if gains else 0.0
-        found.append(ended.metrics.accuracy + gain)
+        found.append(ended.metrics.accuracy + (gains.get(len(ended.curve), 0.0) if ended.stopped else 0.0))
     return np.array(found)
 
 
-def _most(values: Floats, within: Bools) -> tuple[Integers, Floats]:
+def last_fit(count: int) -> int:
+    """Return after how many values the kernel is fitted that serves `count` of them."""
+    if count <= STEADY:
+        return count - count % max(1, count // REFIT)
+    due = STEADY
+    while due + due // REFIT <= count:
+        due += due // REFIT
+    return due
+
+
+def _most(values: Floats, inside: Bools) -> tuple[Integers, Floats]:
     """Return which values the process takes in, in the order in which they were told, and what it sees of them."""
     chosen = np.arange(len(values))
     if len(values) > MOST:
-        best = np.lexsort([-values, ~within])[: MOST // 2]
+        best = np.lexsort([-values, ~inside])[: MOST // 2]
         chosen = np.union1d(best, chosen[-MOST // 2 :])
-    top = float(values[within].max() if within.any() else values.max())
+    top = float(values[inside].max() if inside.any() else values.max())
     reach = max(top - float(np.median(values)), 1e-6)
     return chosen, -np.log(np.maximum(top - values[chosen], 0.0) + HEADROOM * reach)
 
