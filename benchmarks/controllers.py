@@ -30,7 +30,7 @@ from nas.objective import Constrained, Objective, Reward
 
 OURS = "nas: surrogate"
 AT = (50, 100, 200, 400)
-SOFT_METHODS = ("Optuna TPE", "Optuna TPE, multivariate", "regularized evolution (50/10)", OURS)
+SOFT_METHODS = ("Optuna TPE", "regularized evolution (50/10)", OURS)
 SOFT_BUDGET = 200
 Task = tuple[str, str, str, int, int]
 """Problem, objective, method, seed, budget."""

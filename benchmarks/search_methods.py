@@ -116,7 +116,6 @@ def methods() -> dict[str, Method]:
         "regularized evolution + table": partial(controller, "evolution", True),
         "REINFORCE": partial(controller, "reinforce", False),
         "Optuna TPE": partial(optuna, samplers.TPESampler, False, False),
-        "Optuna TPE, multivariate": partial(optuna, partial(samplers.TPESampler, multivariate=True), False, False),
         "Optuna TPE + table": partial(optuna, samplers.TPESampler, False, True),
         "Optuna GP with constraint": partial(optuna, samplers.GPSampler, True, False),
         "Optuna NSGA-II with constraint": partial(optuna, samplers.NSGAIISampler, True, False),
@@ -129,6 +128,6 @@ OPTUNAS = ("tpe", "nsga2", "nsga3", "gp")
 SLOW = {"Optuna GP with constraint": 100}
 """Evaluations of methods whose proposals take a second or more."""
 PEERS = (
-    "regularized evolution (50/10)", "regularized evolution + table", "REINFORCE", "Optuna TPE",
-    "Optuna TPE, multivariate", "Optuna TPE + table", "Optuna GP with constraint", "Optuna NSGA-II with constraint",
+    "regularized evolution (50/10)", "regularized evolution + table", "REINFORCE", "Optuna TPE", "Optuna TPE + table",
+    "Optuna GP with constraint", "Optuna NSGA-II with constraint",
 )  # fmt: skip
