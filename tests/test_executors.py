@@ -28,7 +28,7 @@ from nas.executors.ray import RayCrew
 from nas.progress import Reporter
 from nas.space_file import load_space
 from nas.tasks.classification import Classification
-from tests.scripted import DRAWN, FINE, FULL, HANGS, KILLED, LEAVES, NOTHING, RAISES, SLOW, WORD, Broken, Scripted
+from tests.scripted import DRAWN, FINE, FULL, HANGS, KILLED, LEAVES, NOTHING, RAISES, SLOW, WORD, Broken, Dying, Scripted
 
 ROOT = Path(__file__).parent.parent
 
@@ -191,6 +191,16 @@ def test_what_no_candidate_can_survive_ends_the_search(apart: Callable[..., Exec
     executor.start(0, arch, FULL)
     with pytest.raises(RunError, match="the disk is full"):
         curve(executor, 0)
+
+
+def test_a_process_that_dies_while_it_makes_its_evaluator_ends_the_search(
+    apart: Callable[..., Executor], arch: Architecture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = apart(Dying)
+    executor.start(0, arch, FINE)
+    with pytest.raises(RunError, match=r"^no worker can be started: its process was killed .*: out of memory\? \(3 in a"):
+        executor.wait()
+    assert capsys.readouterr().err.count("a worker ended while making the evaluator, another is started") == 2
 
 
 def test_trainings_give_the_same_accuracies_to_the_bit(

@@ -11,7 +11,7 @@ from nas.architecture import Architecture, BlockSpec
 from nas.errors import RunError
 from nas.executors import Event
 from nas.executors.host import ACCURACY, BEGIN, DIED, END, LOST, MORE, READY, STOP, UNFIT, Message, Reply
-from nas.executors.pool import MOST_LOST, Pool
+from nas.executors.pool import MOST_LOST, MOST_UNBORN, Pool
 
 ARCH = Architecture(8, (), BlockSpec("classifier"))
 
@@ -86,17 +86,39 @@ def test_a_candidate_that_loses_every_place_fails(capsys: pytest.CaptureFixture[
     assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
 
 
-def test_a_worker_that_is_lost_or_dies_before_it_is_ready() -> None:
+def test_a_worker_that_is_lost_or_dies_before_it_is_ready_costs_no_candidate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     stage = Stage([(LOST, "gone")], [(DIED, "killed")], [UP, *accuracies(0.2)])
     pool = Pool(stage, None, print)
     pool.start(0, ARCH, 7)
-    failed = pool.wait()  # the first is hired again for nothing, the second takes a candidate with it
-    assert (failed.number, str(failed.error)) == (0, "killed")
-    pool.start(1, ARCH, 7)
-    assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
+    assert [pool.wait(), pool.wait()] == [Event(0, 0.2), Event(0)]
     pool.close()
     assert stage.closed
     assert all(worker.dead for worker in stage.hired)
+    said = "a worker ended while making the evaluator, another is started: {}\n"
+    assert capsys.readouterr().out == said.format("gone") + said.format("killed")
+
+
+@pytest.mark.parametrize("kind", [LOST, DIED])
+def test_workers_that_never_become_ready_end_the_search(kind: str) -> None:
+    stage = Stage(*[[(kind, "killed")]] * (MOST_UNBORN + 1))
+    pool = Pool(stage, 1.0, print)
+    pool.start(0, ARCH, 7)
+    with pytest.raises(RunError, match=r"^no worker can be started: killed \(3 in a row ended while"):
+        pool.wait()
+    assert len(stage.hired) == MOST_UNBORN
+
+
+def test_workers_that_end_together_count_as_one_and_a_ready_one_begins_the_count_anew() -> None:
+    gone = [(LOST, "gone")]
+    stage = Stage(gone, gone, gone, gone, [UP, (DIED, "killed")], *[gone] * 2, [UP, *accuracies(0.2)], *[[]] * 4)
+    pool = Pool(stage, None, lambda _: None)
+    for number in range(4):
+        pool.start(number, ARCH, 7)
+    died = pool.wait()
+    assert (died.number, str(died.error)) == (0, "killed")
+    assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
 
 
 def test_a_free_worker_takes_what_waits_for_one_that_does_not_come() -> None:

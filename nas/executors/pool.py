@@ -21,6 +21,8 @@ from nas.units import format_duration
 
 MOST_LOST = 3
 """A candidate whose node is lost so often is held to be the cause."""
+MOST_UNBORN = 3
+"""Workers that end before they are ready, each started after the one before had ended: none will ever be ready."""
 
 
 class Worker(Protocol):
@@ -71,9 +73,13 @@ class Candidate:
 
 @dataclass(eq=False)
 class Seat(Generic[W]):
-    """A worker: with a candidate or free, asked and expected to say something or not."""
+    """A worker: with a candidate or free, asked and expected to say something or not.
+
+    `unborn`: how many in a row had ended before they were ready when it was hired.
+    """
 
     worker: W
+    unborn: int = 0
     candidate: Candidate | None = None
     ready: bool = False
     asked: bool = True
@@ -89,6 +95,7 @@ class Pool(Generic[W]):
         self._waiting: deque[Candidate] = deque()
         self._events: deque[Event] = deque()
         self._told: int | None = None
+        self._unborn = 0
 
     @property
     def slots(self) -> int:
@@ -150,7 +157,7 @@ class Pool(Generic[W]):
                 self._ask(seat, (BEGIN, candidate.arch, candidate.seed))
         coming = sum(not seat.ready for seat in self._seats)
         for _ in range(len(self._waiting) - coming):
-            self._seats.append(Seat(self._crew.hire()))
+            self._seats.append(Seat(self._crew.hire(), self._unborn))
 
     def _dismiss(self, seat: Seat[W]) -> None:
         self._seats.remove(seat)
@@ -172,7 +179,9 @@ class Pool(Generic[W]):
         (kind, value), candidate = seat.worker.receive(), seat.candidate
         seat.asked = False
         if kind == READY:
-            seat.ready = True
+            seat.ready, self._unborn = True, 0
+            for other in self._seats:
+                other.unborn = 0
             self._assign()
         elif kind == UNFIT:
             raise RunError(value)
@@ -183,16 +192,26 @@ class Pool(Generic[W]):
             self._end(candidate, value)
         else:
             self._dismiss(seat)
+            if not seat.ready:
+                self._count_unborn(seat, value)
             self._missing(candidate, value, kind == LOST)
 
     def _end(self, candidate: Candidate, error: str | None) -> None:
         self._events.append(Event(candidate.number, error=TrainingError(error) if error is not None else None))
         self._assign()
 
+    def _count_unborn(self, seat: Seat[W], why: str) -> None:
+        """Say that a worker ended before it was ready. Raises RunError where that seems to be so of all.
+
+        Several that end together, as on a node that is lost, count as one.
+        """
+        self._unborn = max(self._unborn, seat.unborn + 1)
+        if self._unborn >= MOST_UNBORN:
+            raise RunError(f"no worker can be started: {why} ({MOST_UNBORN} in a row ended while making the evaluator)")
+        self._warn(f"a worker ended while making the evaluator, another is started: {why}")
+
     def _missing(self, candidate: Candidate | None, why: str, lost: bool) -> None:
         """Decide what becomes of the candidate of a worker that ended; None if it ended before it had one."""
-        if candidate is None and not lost and self._waiting:
-            candidate = self._waiting.popleft()  # else a process that dies at its start would be started for ever
         if candidate is None:
             self._assign()
         elif lost and candidate.lost < MOST_LOST:
