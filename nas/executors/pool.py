@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.executors import Event
-from nas.executors.host import ACCURACY, BEGIN, END, FAILED, LOST, MORE, READY, STOP, UNFIT, Message, Reply
+from nas.executors.host import ACCURACY, BEGIN, DIED, END, FAILED, LOST, MORE, READY, STOP, UNFIT, Message, Reply
 from nas.training import TrainingError
 from nas.units import format_duration
 
@@ -28,8 +28,8 @@ MOST_UNBORN = 3
 class Worker(Protocol):
     """A nas.executors.host.Host somewhere else."""
 
-    def alive(self) -> bool:
-        """Whether it can be asked, as far as one knows without asking."""
+    def alive(self) -> bool | None:
+        """Whether it can be asked; None where that is not known without asking."""
 
     def send(self, message: Message) -> None:
         """Send a message; returns at once, and what goes wrong stands in the reply."""
@@ -75,7 +75,8 @@ class Candidate:
 class Seat(Generic[W]):
     """A worker: with a candidate or free, asked and expected to say something or not.
 
-    `unborn`: how many in a row had ended before they were ready when it was hired.
+    `unborn`: how many in a row had ended before they were ready when it was hired. `unheard`: it was free, and nothing
+    tells that it has lived since.
     """
 
     worker: W
@@ -84,6 +85,7 @@ class Seat(Generic[W]):
     ready: bool = False
     asked: bool = True
     deadline: float = math.inf
+    unheard: bool = False
 
 
 class Pool(Generic[W]):
@@ -149,7 +151,9 @@ class Pool(Generic[W]):
     def _assign(self) -> None:
         """Give waiting candidates to free workers, and have as many more started as are missing."""
         for seat in [seat for seat in self._seats if seat.ready and seat.candidate is None]:
-            if not seat.worker.alive():
+            alive = seat.worker.alive()
+            seat.unheard = alive is None and (seat.unheard or not self._waiting)
+            if alive is False:
                 self._dismiss(seat)
             elif self._waiting:
                 seat.candidate = candidate = self._waiting.popleft()
@@ -177,7 +181,7 @@ class Pool(Generic[W]):
 
     def _hear(self, seat: Seat[W]) -> None:
         (kind, value), candidate = seat.worker.receive(), seat.candidate
-        seat.asked = False
+        seat.asked, unheard, seat.unheard = False, seat.unheard, False
         if kind == READY:
             seat.ready, self._unborn = True, 0
             for other in self._seats:
@@ -194,7 +198,8 @@ class Pool(Generic[W]):
             self._dismiss(seat)
             if not seat.ready:
                 self._count_unborn(seat, value)
-            self._missing(candidate, value, kind == LOST)
+            innocent = kind == DIED and unheard and candidate is not None and candidate.lost == 0
+            self._missing(candidate, value, kind == LOST or innocent)
 
     def _end(self, candidate: Candidate, error: str | None) -> None:
         self._events.append(Event(candidate.number, error=TrainingError(error) if error is not None else None))

@@ -76,9 +76,8 @@ class RayWorker:
         self._actor, self._node = actor, ""
         self.reply = actor.ready.remote()
 
-    def alive(self) -> bool:
+    def alive(self) -> None:
         """Nothing is known without asking."""
-        return True
 
     def send(self, message: Message) -> None:
         """Send a message."""
