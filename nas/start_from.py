@@ -22,7 +22,7 @@ from nas.progress import Reporter
 from nas.ranking import front
 from nas.space import Choices, Space
 from nas.space_file import load_architecture, load_space
-from nas.study import JOURNAL, STUDY_NAME
+from nas.trial_store import evaluated, find
 
 SAME = ("space_digest", "data", "train_images", "evaluator", "source", "source_digest")
 """Settings that decide an accuracy, up to its noise."""
@@ -150,7 +150,7 @@ def _best(networks: Sequence[tuple[Held, Metrics]], objective: Objective) -> lis
 
 
 def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> Source:
-    stored, trials = _journal(name)
+    stored, trials = _kept(name)
     free = settings.get("evaluator") in FREE_OF_SEED
     same = all(stored.get(key) == settings.get(key) for key in (*SAME, *(() if free else ("seed",))))
     other = "space" in stored and stored.get("space_digest") != settings.get("space_digest")
@@ -185,27 +185,17 @@ def _accuracy(trial: Mapping[str, Any]) -> float:
     return accuracy
 
 
-def _journal(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a run's settings and what its journal says of each finished trial; a search that was killed has it too."""
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    journal = Path(name) / JOURNAL
-    if not journal.is_file():
-        raise UsageError(f"--start-from {name}: is not a run folder: it has no {JOURNAL}")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def _kept(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a run's settings and what is kept of each finished trial, wherever; of a search that was killed, too."""
     try:
-        study = optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
-        trials = [
-            {**trial.user_attrs, "number": trial.number, "choices": trial.params}
-            for trial in study.get_trials(deepcopy=False)
-        ]
-        settings = dict(study.user_attrs.get("settings") or {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"--start-from {name}: its journal cannot be read: {error}") from error
-    finished = [trial for trial in trials if "metrics" in trial and trial.get("stopped_at") is None]
-    return settings, finished
+        store = find(Path(name))
+        settings, found = store.attributes().get("settings") or {}, evaluated(store)
+    except RunError as error:
+        raise RunError(f"--start-from {str(error).removeprefix('--')}") from error
+    if not isinstance(settings, dict):
+        raise RunError(f"--start-from {name}: the settings of its search cannot be read: {settings!r}")
+    trials = [{**frozen.user_attrs, "number": number, "choices": frozen.params} for number, frozen in found]
+    return settings, [trial for trial in trials if trial.get("stopped_at") is None]
 
 
 def _held(arch: Architecture, space: Space, name: str) -> Held:

@@ -24,6 +24,8 @@ PASSING = {LOCK, BEGIN, FINISH, WORKERS}
 """What a folder holds beside its study while processes work on it."""
 STUDY_NAME = "nas"
 """The name of the study in a journal, which holds one. In a database a study is called as its run's folder."""
+UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, AssertionError)
+"""What Optuna raises where a journal's lines are no journal's."""
 BUSY_S = 60
 """How long SQLite waits for another process that writes."""
 EXAMPLES = "'sqlite:///runs.db' or 'postgresql+psycopg2://user@host/database'"
@@ -86,7 +88,7 @@ def reaching(place: str) -> Iterator[None]:
         raise RunError(f"{place}: the study cannot be read or written: {error}") from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise RunError(f"{place}: the storage cannot be used: {_first_line(error)}") from error
-    except (ValueError, KeyError) as error:
+    except UNREADABLE as error:
         if isinstance(error, NasError):
             raise
         raise RunError(f"{place}: cannot be read as a journal: {error}") from error
@@ -101,6 +103,43 @@ def masked(url: str) -> str:
         return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
     except (sqlalchemy.exc.ArgumentError, ValueError):
         raise RunError(f"--storage: must be a URL as {EXAMPLES}: '{url}'") from None
+
+
+def absolute(url: str) -> str:
+    """Return a storage's URL with the path of a SQLite file from the root. Raises RunError where it is no URL."""
+    path = lite_path(url)
+    if path is None or path.is_absolute():
+        return url
+    import sqlalchemy.engine
+
+    return sqlalchemy.engine.make_url(url).set(database=str(path.absolute())).render_as_string(hide_password=False)
+
+
+def lite_path(url: str) -> Path | None:
+    """Return the file of a SQLite URL; None of another database, or one in memory. Raises RunError where it is none."""
+    masked(url)
+    import sqlalchemy.engine
+
+    made = sqlalchemy.engine.make_url(url)
+    held = made.database if made.get_backend_name() == "sqlite" else None
+    return Path(held) if held and held != ":memory:" and not held.startswith("file:") else None
+
+
+def open_to_read(folder: Path, url: str | None) -> Any:
+    """Return the Optuna storage that the card of a run's folder names, None for its journal; makes no database.
+
+    Raises RunError, in one line, for whatever is wrong with it.
+    """
+    file = lite_path(url) if url else None
+    if file is not None and not file.is_file():
+        raise RunError(f"{folder}: its trials are in --storage '{url}': no such file")
+    try:
+        return open_storage(folder, url)
+    except RunError as error:
+        if url is None or ":***@" not in url:
+            raise
+        way = f"its password is not kept: without it --accuracies {folder}/result.json reads a search that has ended"
+        raise RunError(f"{error}; {way}") from error
 
 
 def check_run(folder: Path, settings: Mapping[str, Any], url: str | None = None) -> None:
@@ -138,7 +177,7 @@ def check_card(folder: Path, settings: Mapping[str, Any], url: str | None) -> No
     """Raise RunError where the card of a run's folder names another storage or experiment."""
     card = read_json(folder / CARD)
     there = card.get("storage")
-    if url is None or masked(url) != there:
+    if url is None or there not in (masked(url), masked(absolute(url))):
         given = f", not '{masked(url)}'" if url else ""
         raise RunError(f"{folder}: its trials are in --storage '{there}'{given}")
     same_experiment(folder, card.get("settings"), settings)
@@ -146,12 +185,14 @@ def check_card(folder: Path, settings: Mapping[str, Any], url: str | None) -> No
 
 def write_card(folder: Path, settings: Mapping[str, Any], url: str) -> None:
     """Write where the study of a run's folder is kept."""
-    found = {"storage": masked(url), "study": study_name(folder, url), "settings": dict(settings)}
+    found = {"storage": masked(absolute(url)), "study": study_name(folder, url), "settings": dict(settings)}
     write_json(folder / CARD, found)
 
 
 def same_experiment(folder: Path | str, stored: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
     """Raise RunError with the first setting that differs from those of the study, where it has any yet."""
+    if stored is not None and not isinstance(stored, Mapping):
+        raise RunError(f"{folder}: the settings of its search cannot be read: {stored!r}")
     if stored is not None:
         check_same_settings(folder, stored, settings, "--run")
 
@@ -160,9 +201,11 @@ def _stored_settings(journal: Path) -> dict[str, Any] | None:
     with journal.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             with contextlib.suppress(json.JSONDecodeError):
-                found = json.loads(line).get("user_attr", {}).get("settings")
-                if found is not None:
-                    return dict(found)
+                found = json.loads(line)
+                attributes = found.get("user_attr") if isinstance(found, dict) else None
+                settings = attributes.get("settings") if isinstance(attributes, dict) else None
+                if isinstance(settings, dict):
+                    return settings
     return None
 
 
@@ -173,7 +216,7 @@ def _journal(path: Path) -> Any:
     lock = JournalLock(path) if HAS_LOCKS else JournalFileOpenLock(str(path))
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise RunError(f"{path}: cannot be read as a journal: {error}") from error
 
 

@@ -22,7 +22,7 @@ from nas.objective import Metrics
 from nas.shrinkage import Spread, fit
 from nas.space import Choices, Space
 from nas.storage import BEGIN, CARD, FINISH, JOURNAL, PASSING, STUDY_NAME, check_kept, check_run, open_storage
-from nas.trial_store import TrialStore, begin, find
+from nas.trial_store import TrialStore, begin, evaluated, find
 from nas.trials import Failure, Repeat, Trial, failure_of, trial_of
 from nas.workers import Workers
 
@@ -347,13 +347,7 @@ def read_trials(folder: Path, space: Space) -> list[Trial]:
 
     Raises RunError where it is no run's folder or its storage cannot be read.
     """
-    ledger, found = Ledger(), {frozen.number: frozen for frozen in find(folder).trials()}
-    for frozen in found.values():
-        if claim := claim_of(frozen):
-            ledger.take(claim)
-    heads = [ledger.head(digest) for digest in ledger.digests]
-    trials = (trial_of(found[h.number], ledger.ordinal(h.digest), space) for h in heads if h and h.state == ENDED)
-    return sorted(trials, key=lambda trial: trial.number)
+    return [trial_of(frozen, number, space) for number, frozen in evaluated(find(folder))]
 
 
 def _join(folder: Path) -> Workers:

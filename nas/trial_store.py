@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Scalar
+from nas.claims import ENDED, Ledger, claim_of
 from nas.errors import RunError
 from nas.files import read_json
 from nas.storage import (
@@ -14,7 +15,7 @@ from nas.storage import (
     JOURNAL,
     STUDY_NAME,
     database_place,
-    open_storage,
+    open_to_read,
     reaching,
     same_experiment,
     study_name,
@@ -122,11 +123,22 @@ def find(folder: Path) -> TrialStore:
     card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
     if not card and not (folder / JOURNAL).is_file():
         raise RunError(f"{folder}: is not a run folder: it has no {JOURNAL}")
-    storage = open_storage(folder, card.get("storage"))
+    storage = open_to_read(folder, card.get("storage"))
     try:
         return TrialStore(storage, storage.get_study_id_from_name(card.get("study", STUDY_NAME)), str(folder))
     except KeyError:
         raise RunError(f"{folder}: its storage has no study '{card.get('study', STUDY_NAME)}'") from None
+
+
+def evaluated(store: TrialStore) -> list[tuple[int, Any]]:
+    """Return the candidates of a study that were evaluated, by number, with their Optuna trials; no withdrawn ones."""
+    ledger, found = Ledger(), {frozen.number: frozen for frozen in store.trials()}
+    for frozen in found.values():
+        if claim := claim_of(frozen):
+            ledger.take(claim)
+    heads = [ledger.head(digest) for digest in ledger.digests]
+    ended = [(ledger.ordinal(head.digest), found[head.number]) for head in heads if head and head.state == ENDED]
+    return sorted(ended, key=lambda each: each[0])
 
 
 def _study(storage: Any, name: str, directions: tuple[str, ...]) -> int:

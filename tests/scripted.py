@@ -78,6 +78,13 @@ DOES: dict[int, Callable[[str], Any]] = {
 }
 
 
+class Dying:
+    """Kills its process while it is made."""
+
+    def __init__(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Broken:
     """Cannot be made."""
 

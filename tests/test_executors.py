@@ -28,7 +28,21 @@ from nas.executors.ray import RayCrew
 from nas.progress import Reporter
 from nas.space_file import load_space
 from nas.tasks.classification import Classification
-from tests.scripted import DRAWN, FINE, FULL, HANGS, KILLED, LEAVES, NOTHING, RAISES, SLOW, WORD, Broken, Scripted
+from tests.scripted import (
+    DRAWN,
+    FINE,
+    FULL,
+    HANGS,
+    KILLED,
+    LEAVES,
+    NOTHING,
+    RAISES,
+    SLOW,
+    WORD,
+    Broken,
+    Dying,
+    Scripted,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -193,6 +207,16 @@ def test_what_no_candidate_can_survive_ends_the_search(apart: Callable[..., Exec
         curve(executor, 0)
 
 
+def test_a_process_that_dies_while_it_makes_its_evaluator_ends_the_search(
+    apart: Callable[..., Executor], arch: Architecture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = apart(Dying)
+    executor.start(0, arch, FINE)
+    with pytest.raises(RunError, match=r"^no worker can be started: its process was killed .*: out of memory\? \(3 "):
+        executor.wait()
+    assert capsys.readouterr().err.count("a worker ended while making the evaluator, another is started") == 2
+
+
 def test_trainings_give_the_same_accuracies_to_the_bit(
     make: Callable[..., Executor], tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +296,7 @@ def test_workers_end_with_their_parent_however_it_ends(how: signal.Signals, tmp_
     (path,) = tmp_path.glob("pid-*")
     worker = int(path.name.removeprefix("pid-"))
     assert running(worker)
+    assert ignores(worker, signal.SIGINT)
     os.killpg(parent.pid, how) if how == signal.SIGINT else parent.send_signal(how)
     _, said = parent.communicate(timeout=60)
     wait_until(lambda: not running(worker))
@@ -279,6 +304,37 @@ def test_workers_end_with_their_parent_however_it_ends(how: signal.Signals, tmp_
     if how == signal.SIGINT:
         assert parent.returncode == 130
         assert said.count("\n") == 1  # what the evaluator printed
+
+
+def test_a_process_ignores_ctrl_c_from_its_first_moment_on(tmp_path: Path) -> None:
+    """The first that a program starts, too: with it multiprocessing starts a tracker, and unblocks the signal."""
+    script = tmp_path / "first.py"
+    script.write_text(FIRST)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+FIRST = """
+import signal
+from functools import partial
+from nas.executors.processes import Processes
+from tests.scripted import Scripted
+from tests.test_executors import ignores
+
+if __name__ == "__main__":
+    worker = Processes(partial(Scripted), 1).hire()
+    print(ignores(worker._process.pid, signal.SIGINT))
+    worker.kill()
+"""
+
+
+def ignores(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -304,8 +360,11 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
     assert threads_each(2) == 4
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = signal.getsignal(signal.SIGINT)
     with environment(2):
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "2"
+    assert signal.getsignal(signal.SIGINT) == before
     assert os.environ["OMP_NUM_THREADS"] == "4,2"
     assert "MKL_NUM_THREADS" not in os.environ
 

@@ -11,7 +11,7 @@ from nas.architecture import Architecture, BlockSpec
 from nas.errors import RunError
 from nas.executors import Event
 from nas.executors.host import ACCURACY, BEGIN, DIED, END, LOST, MORE, READY, STOP, UNFIT, Message, Reply
-from nas.executors.pool import MOST_LOST, Pool
+from nas.executors.pool import MOST_LOST, MOST_UNBORN, Pool
 
 ARCH = Architecture(8, (), BlockSpec("classifier"))
 
@@ -19,11 +19,11 @@ ARCH = Architecture(8, (), BlockSpec("classifier"))
 class Played:
     """A worker whose replies are known beforehand; it is heard when it was asked."""
 
-    def __init__(self, replies: Sequence[Reply]):
-        self.replies, self.heard, self.dead = deque(replies), list[Message](), False
+    def __init__(self, replies: Sequence[Reply], known: bool = False):
+        self.replies, self.heard, self.dead, self.known = deque(replies), list[Message](), False, known
 
-    def alive(self) -> bool:
-        return not self.dead
+    def alive(self) -> bool | None:
+        return not self.dead if self.known else None
 
     def send(self, message: Message) -> None:
         self.heard.append(message)
@@ -38,11 +38,12 @@ class Played:
 class Stage:
     """Hires those workers one after the other; of several that were asked, the first hired is heard first."""
 
-    def __init__(self, *scripts: Sequence[Reply], slots: int = 1):
+    def __init__(self, *scripts: Sequence[Reply], slots: int = 1, known: bool = False):
+        self.known = known
         self.scripts, self.hired, self.slots, self.closed = deque(scripts), list[Played](), slots, False
 
     def hire(self) -> Played:
-        self.hired.append(Played(self.scripts.popleft()))
+        self.hired.append(Played(self.scripts.popleft(), self.known))
         return self.hired[-1]
 
     def wait(self, workers: Sequence[Played], timeout_s: float | None) -> list[Played]:
@@ -86,17 +87,66 @@ def test_a_candidate_that_loses_every_place_fails(capsys: pytest.CaptureFixture[
     assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
 
 
-def test_a_worker_that_is_lost_or_dies_before_it_is_ready() -> None:
+def test_a_worker_that_is_lost_or_dies_before_it_is_ready_costs_no_candidate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     stage = Stage([(LOST, "gone")], [(DIED, "killed")], [UP, *accuracies(0.2)])
     pool = Pool(stage, None, print)
     pool.start(0, ARCH, 7)
-    failed = pool.wait()  # the first is hired again for nothing, the second takes a candidate with it
-    assert (failed.number, str(failed.error)) == (0, "killed")
-    pool.start(1, ARCH, 7)
-    assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
+    assert [pool.wait(), pool.wait()] == [Event(0, 0.2), Event(0)]
     pool.close()
     assert stage.closed
     assert all(worker.dead for worker in stage.hired)
+    said = "a worker ended while making the evaluator, another is started: {}\n"
+    assert capsys.readouterr().out == said.format("gone") + said.format("killed")
+
+
+@pytest.mark.parametrize("kind", [LOST, DIED])
+def test_workers_that_never_become_ready_end_the_search(kind: str) -> None:
+    stage = Stage(*[[(kind, "killed")]] * (MOST_UNBORN + 1))
+    pool = Pool(stage, 1.0, print)
+    pool.start(0, ARCH, 7)
+    with pytest.raises(RunError, match=r"^no worker can be started: killed \(3 in a row ended while"):
+        pool.wait()
+    assert len(stage.hired) == MOST_UNBORN
+
+
+def test_a_worker_that_died_while_it_was_free_costs_no_candidate_and_one_begins_again_only_once() -> None:
+    died: Reply = (DIED, "killed")
+    stage = Stage([UP, *accuracies(0.1), died], [UP, *accuracies(0.2), died], [UP, died], [UP, (ACCURACY, 0.3), died])
+    pool = Pool(stage, None, lambda _: None)
+    pool.start(0, ARCH, 7)
+    assert [pool.wait(), pool.wait()] == [Event(0, 0.1), Event(0)]
+    pool.start(1, ARCH, 7)
+    assert [pool.wait() for _ in range(3)] == [Event(1, again=True), Event(1, 0.2), Event(1)]
+    pool.start(2, ARCH, 7)
+    again, failed = pool.wait(), pool.wait()
+    assert again == Event(2, again=True)
+    assert str(failed.error) == "killed"
+    pool.start(3, ARCH, 7)  # a worker that is asked as soon as it is ready, and one that has spoken, were alive
+    told, failed = pool.wait(), pool.wait()
+    assert told == Event(3, 0.3)
+    assert str(failed.error) == "killed"
+
+
+def test_a_worker_that_is_known_to_live_and_dies_takes_its_candidate_with_it() -> None:
+    stage = Stage([UP, *accuracies(0.1), (DIED, "killed")], known=True)
+    pool = Pool(stage, None, print)
+    pool.start(0, ARCH, 7)
+    assert [pool.wait(), pool.wait()] == [Event(0, 0.1), Event(0)]
+    pool.start(1, ARCH, 7)
+    assert str(pool.wait().error) == "killed"
+
+
+def test_workers_that_end_together_count_as_one_and_a_ready_one_begins_the_count_anew() -> None:
+    gone = [(LOST, "gone")]
+    stage = Stage(gone, gone, gone, gone, [UP, (DIED, "killed")], *[gone] * 2, [UP, *accuracies(0.2)], *[[]] * 4)
+    pool = Pool(stage, None, lambda _: None)
+    for number in range(4):
+        pool.start(number, ARCH, 7)
+    died = pool.wait()
+    assert (died.number, str(died.error)) == (0, "killed")
+    assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
 
 
 def test_a_free_worker_takes_what_waits_for_one_that_does_not_come() -> None:

@@ -15,7 +15,7 @@ from nas.cli.main import main
 from nas.errors import NasError, RunError
 from nas.experiment import Experiment, make_controller
 from nas.network import canonical, totals, trace
-from nas.objective import make_objective
+from nas.objective import Metrics, make_objective
 from nas.problem import Problem, Told
 from nas.progress import Reporter
 from nas.ranking import front
@@ -171,7 +171,7 @@ def test_a_network_that_the_space_holds_is_tried_first_at_its_own_resolution_and
     [
         ("{tmp}/run", "--start-from {tmp}/run: is the folder of this run itself"),
         ("{tmp}/empty", "--start-from {tmp}/empty: is not a run folder: it has no journal.log"),
-        ("{tmp}/broken", "--start-from {tmp}/broken: its journal cannot be read"),
+        ("{tmp}/broken", "--start-from {tmp}/broken/journal.log: cannot be read as a journal: "),
         ("{tmp}/odd", "--start-from {tmp}/odd: trial 0 cannot be read: "),
         (
             "mobilenet_v2_1",
@@ -192,6 +192,26 @@ def test_what_cannot_be_started_from_is_one_line(start: str, message: str, tmp_p
         read_sources([start.format(tmp=tmp_path)], SPACE, SETTINGS, tmp_path / "run")
     assert message.format(tmp=tmp_path) in str(failure.value)
     assert "\n" not in str(failure.value)
+
+
+def test_a_run_that_is_kept_in_a_database_is_read_and_withdrawn_trials_are_left_out(tmp_path: Path) -> None:
+    folder, url = tmp_path / "kept", f"sqlite:///{tmp_path / 'trials.db'}"
+    domain = space_domain(SPACE, lambda layer: 1.0)
+    known = [domain.decode(row) for row in list(domain.every())[:3]]
+    archs = [canonical(SPACE.decode(choices)) for choices in known]
+    with open_study(folder, SETTINGS, SPACE, ("maximize",), url) as study:
+        for choices, arch in zip(known[:2], archs, strict=False):
+            study.record(choices, arch, Metrics(0.5, 1.0, 10, 20), (0.5,), 0.1)
+        claim = study.claim(known[2], archs[2].digest)
+        assert claim is not None
+        study._store.mark(claim.number, "metrics", Metrics(0.9, 1.0, 10, 20).to_dict())
+        study._withdraw(claim)
+    (source,) = read_sources([str(folder)], SPACE, SETTINGS, tmp_path / "run")
+    assert source.same
+    assert [held.architecture for held in source.networks] == archs[:2]
+    (tmp_path / "trials.db").unlink()
+    with pytest.raises(RunError, match=r"^--start-from .*trials\.db"):
+        read_sources([str(folder)], SPACE, SETTINGS, tmp_path / "run")
 
 
 def test_a_run_of_which_nothing_was_finished_starts_nothing(tmp_path: Path) -> None:

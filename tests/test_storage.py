@@ -13,10 +13,11 @@ import pytest
 
 from nas.cli.main import main
 from nas.errors import RunError
+from nas.files import write_json
 from nas.network import canonical
 from nas.objective import Metrics
 from nas.space_file import load_space
-from nas.storage import CARD, JOURNAL, JournalLock, check_run, masked
+from nas.storage import CARD, JOURNAL, JournalLock, absolute, check_run, masked
 from nas.study import Study, open_study, read_trials
 from tests.postgres import server
 from tests.test_kill import check_shared, killed
@@ -147,6 +148,62 @@ def test_a_storage_that_is_wrong_is_one_line(
     assert message in captured.err
     assert "secret" not in captured.err
     assert not run.exists()
+
+
+def test_a_relative_database_is_read_from_every_directory_and_never_made_by_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run, url = tmp_path / "run", "sqlite:///runs.db"
+    with open_study(run, SETTINGS, SPACE, ("maximize",), url) as study:
+        fill(study, range(1))
+    assert json.loads((run / CARD).read_text())["storage"] == f"sqlite:///{tmp_path}/runs.db"
+    check_run(run, SETTINGS, url)
+    monkeypatch.chdir(tmp_path / "there")
+    assert len(read_trials(run, SPACE)) == 1
+    with pytest.raises(RunError, match="its trials are in --storage"):
+        check_run(run, SETTINGS, url)
+    monkeypatch.chdir(tmp_path)
+    Path("runs.db").unlink()
+    with pytest.raises(RunError, match=r"/run: its trials are in --storage 'sqlite:///.*/runs\.db': no such file"):
+        read_trials(run, SPACE)
+    assert not Path("runs.db").exists()
+    write_json(run / CARD, {**json.loads((run / CARD).read_text()), "storage": url})  # of before paths were absolute
+    with pytest.raises(RunError, match="no such file"):
+        read_trials(run, SPACE)
+    assert absolute("sqlite://") == "sqlite://"
+    assert absolute("postgresql://me:secret@host/db") == "postgresql://me:secret@host/db"
+
+
+def test_where_the_password_is_missing_the_error_names_another_way(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg2", reason="needs the extra 'postgresql'")
+    card = {"storage": "postgresql+psycopg2://me:***@127.0.0.1:9/db", "study": "run", "settings": SETTINGS}
+    write_json(tmp_path / CARD, card)
+    with pytest.raises(RunError, match=r"reached.*; its password is not kept: .* --accuracies .*/result\.json"):
+        read_trials(tmp_path, SPACE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["123", "[1]", "null", '"x"', '{"user_attr": 5}', '{"user_attr": null}', '{"user_attr": {"settings": 5}}',
+     '{"op_code": 99, "worker_id": "x"}'],
+)  # fmt: skip
+def test_a_journal_with_a_line_that_is_none_is_one_line(
+    line: str, tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / JOURNAL).write_text(f"{line}\n")
+    check_run(tmp_path, SETTINGS)
+    unreadable = "cannot be read as a journal"
+    with pytest.raises(RunError, match=unreadable), open_study(tmp_path, SETTINGS, SPACE, ("maximize",)):
+        pass
+    with pytest.raises(RunError, match=unreadable):
+        read_trials(tmp_path, SPACE)
+    flags = ["--runtime", "null", "--target-latency", "1s", "--quiet"]
+    assert main(["search", "--space", str(tiny_space), "--run", str(tmp_path), *flags]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert (tmp_path / JOURNAL).read_text() == f"{line}\n"
 
 
 def test_a_password_is_written_nowhere(tmp_path: Path) -> None:

@@ -15,19 +15,21 @@ from typing import Generic, Protocol, TypeVar
 from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.executors import Event
-from nas.executors.host import ACCURACY, BEGIN, END, FAILED, LOST, MORE, READY, STOP, UNFIT, Message, Reply
+from nas.executors.host import ACCURACY, BEGIN, DIED, END, FAILED, LOST, MORE, READY, STOP, UNFIT, Message, Reply
 from nas.training import TrainingError
 from nas.units import format_duration
 
 MOST_LOST = 3
 """A candidate whose node is lost so often is held to be the cause."""
+MOST_UNBORN = 3
+"""Workers that end before they are ready, each started after the one before had ended: none will ever be ready."""
 
 
 class Worker(Protocol):
     """A nas.executors.host.Host somewhere else."""
 
-    def alive(self) -> bool:
-        """Whether it can be asked, as far as one knows without asking."""
+    def alive(self) -> bool | None:
+        """Whether it can be asked; None where that is not known without asking."""
 
     def send(self, message: Message) -> None:
         """Send a message; returns at once, and what goes wrong stands in the reply."""
@@ -71,13 +73,19 @@ class Candidate:
 
 @dataclass(eq=False)
 class Seat(Generic[W]):
-    """A worker: with a candidate or free, asked and expected to say something or not."""
+    """A worker: with a candidate or free, asked and expected to say something or not.
+
+    `unborn`: how many in a row had ended before they were ready when it was hired. `unheard`: it was free, and nothing
+    tells that it has lived since.
+    """
 
     worker: W
+    unborn: int = 0
     candidate: Candidate | None = None
     ready: bool = False
     asked: bool = True
     deadline: float = math.inf
+    unheard: bool = False
 
 
 class Pool(Generic[W]):
@@ -89,6 +97,7 @@ class Pool(Generic[W]):
         self._waiting: deque[Candidate] = deque()
         self._events: deque[Event] = deque()
         self._told: int | None = None
+        self._unborn = 0
 
     @property
     def slots(self) -> int:
@@ -142,7 +151,9 @@ class Pool(Generic[W]):
     def _assign(self) -> None:
         """Give waiting candidates to free workers, and have as many more started as are missing."""
         for seat in [seat for seat in self._seats if seat.ready and seat.candidate is None]:
-            if not seat.worker.alive():
+            alive = seat.worker.alive()
+            seat.unheard = alive is None and (seat.unheard or not self._waiting)
+            if alive is False:
                 self._dismiss(seat)
             elif self._waiting:
                 seat.candidate = candidate = self._waiting.popleft()
@@ -150,7 +161,7 @@ class Pool(Generic[W]):
                 self._ask(seat, (BEGIN, candidate.arch, candidate.seed))
         coming = sum(not seat.ready for seat in self._seats)
         for _ in range(len(self._waiting) - coming):
-            self._seats.append(Seat(self._crew.hire()))
+            self._seats.append(Seat(self._crew.hire(), self._unborn))
 
     def _dismiss(self, seat: Seat[W]) -> None:
         self._seats.remove(seat)
@@ -170,9 +181,11 @@ class Pool(Generic[W]):
 
     def _hear(self, seat: Seat[W]) -> None:
         (kind, value), candidate = seat.worker.receive(), seat.candidate
-        seat.asked = False
+        seat.asked, unheard, seat.unheard = False, seat.unheard, False
         if kind == READY:
-            seat.ready = True
+            seat.ready, self._unborn = True, 0
+            for other in self._seats:
+                other.unborn = 0
             self._assign()
         elif kind == UNFIT:
             raise RunError(value)
@@ -183,16 +196,27 @@ class Pool(Generic[W]):
             self._end(candidate, value)
         else:
             self._dismiss(seat)
-            self._missing(candidate, value, kind == LOST)
+            if not seat.ready:
+                self._count_unborn(seat, value)
+            innocent = kind == DIED and unheard and candidate is not None and candidate.lost == 0
+            self._missing(candidate, value, kind == LOST or innocent)
 
     def _end(self, candidate: Candidate, error: str | None) -> None:
         self._events.append(Event(candidate.number, error=TrainingError(error) if error is not None else None))
         self._assign()
 
+    def _count_unborn(self, seat: Seat[W], why: str) -> None:
+        """Say that a worker ended before it was ready. Raises RunError where that seems to be so of all.
+
+        Several that end together, as on a node that is lost, count as one.
+        """
+        self._unborn = max(self._unborn, seat.unborn + 1)
+        if self._unborn >= MOST_UNBORN:
+            raise RunError(f"no worker can be started: {why} ({MOST_UNBORN} in a row ended while making the evaluator)")
+        self._warn(f"a worker ended while making the evaluator, another is started: {why}")
+
     def _missing(self, candidate: Candidate | None, why: str, lost: bool) -> None:
         """Decide what becomes of the candidate of a worker that ended; None if it ended before it had one."""
-        if candidate is None and not lost and self._waiting:
-            candidate = self._waiting.popleft()  # else a process that dies at its start would be started for ever
         if candidate is None:
             self._assign()
         elif lost and candidate.lost < MOST_LOST:

@@ -98,14 +98,22 @@ def threads_each(workers: int) -> int:
 def environment(threads: int) -> Iterator[None]:
     """Have processes that are started within this block compute with so many threads, and leave Ctrl-C to the parent.
 
-    torch reads the threads at its import, and Ctrl-C may come before that.
+    torch reads the threads at its import, and Ctrl-C may come before that. It is ignored, which a new process inherits;
+    that it is blocked as well keeps it for the parent, but is not enough: multiprocessing unblocks it as it starts the
+    tracker of its resources. Only the main thread may say what is ignored.
     """
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, str(threads)))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.getsignal(signal.SIGINT)
+    ours = handler is not None and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
+        if ours:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name, value in before.items():
             if value is None:
@@ -127,6 +135,7 @@ def ended(status: int | None) -> str:
 
 def work(build: Build, connection: Connection) -> None:
     """Be a worker: make the evaluator, then answer messages until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whatever thread started it
     os.dup2(2, 1)  # stdout belongs to the parent's result
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()

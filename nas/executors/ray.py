@@ -38,6 +38,8 @@ print(json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
 """
 MISSING = "--ray: needs the package ray: pip install 'hwnas[ray]'"
 KILLED = "its process was killed or crashed: out of memory?"
+UNBORN = "its process was killed or crashed, or its node is lost: out of memory?"
+"""Where it was is not known before it is ready."""
 
 
 class Actor:
@@ -74,9 +76,8 @@ class RayWorker:
         self._actor, self._node = actor, ""
         self.reply = actor.ready.remote()
 
-    def alive(self) -> bool:
+    def alive(self) -> None:
         """Nothing is known without asking."""
-        return True
 
     def send(self, message: Message) -> None:
         """Send a message."""
@@ -107,6 +108,8 @@ class RayWorker:
         if isinstance(error, kinds.ActorUnavailableError):
             return LOST, "its node does not answer"
         if isinstance(error, kinds.ActorDiedError) and not error.actor_init_failed:
+            if not self._node:
+                return DIED, UNBORN
             return (DIED, KILLED) if self._node in living(ray) else (LOST, "its node is lost")
         return UNFIT, f"--ray: no candidate can be evaluated there: {_last_line(error)}"
 
