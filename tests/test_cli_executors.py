@@ -50,6 +50,7 @@ def search(capfd: pytest.CaptureFixture[str], space: Path, folder: Path, *more: 
     return result
 
 
+@pytest.mark.slow
 def test_one_worker_gives_what_this_process_gives(
     tiny_space: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

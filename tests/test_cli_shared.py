@@ -41,6 +41,7 @@ def test_two_searches_in_one_folder_share_the_trials_and_print_one_result(tiny_s
     assert not {"workers", "begin.lock", "evaluator.lock", "finish.lock", "winner"} & names
 
 
+@pytest.mark.slow
 def test_a_worker_evaluates_and_leaves_the_winner_to_another_machine(
     tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(cluster: Any, tiny_space:
     assert "(raylet)" not in out + said
 
 
+@pytest.mark.slow
 def test_a_search_outlives_a_node_that_is_killed(cluster: Any, tiny_space: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     search = begin(tiny_space, folder, cluster.address)
