@@ -34,7 +34,7 @@ REFIT, STEADY = 20, 400
 """The kernel is fitted anew after each value up to twice so many, then after every REFIT-th part of them."""
 PARENTS, CHILDREN, KEPT, ROUNDS = 20, 1500, 100, 3
 """In a large domain: mutants of the best tried are looked at too, then mutants of those that look best."""
-LATE, LATER_SHARE = 1000, 4
+LATE, LATER_SHARE = 1000, 8
 """After so many values, fewer are looked at for each that is asked: what is learnt of one more is little by then."""
 
 
