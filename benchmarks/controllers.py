@@ -176,10 +176,12 @@ def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> No
     """Write a picture of the mean regret over evaluations, ours thick, with 95 % bands."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained")
+    figure = Figure(figsize=(5 * len(names), 4.8), layout="constrained")
+    drawn = {**{method: f"C{at}" for at, method in enumerate((*PEERS, "random"))}, OURS: "black"}
+    lines = {}
     for name, axes in zip(names, np.atleast_1d(figure.subplots(1, len(names))), strict=True):
         problem = PROBLEMS[name]()
-        for method in (*PEERS, "random", OURS):
+        for method, colour in drawn.items():
             mine = [
                 row
                 for row in rows
@@ -190,13 +192,13 @@ def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> No
             found = np.maximum(regrets(mine, problem.best), 1e-2)
             mean, half = found.mean(axis=0), 1.96 * found.std(axis=0) / np.sqrt(len(found))
             at = np.arange(1, len(mean) + 1)
-            axes.plot(at, mean, label=method, linewidth=3 if method == OURS else 1)
-            axes.fill_between(at, np.maximum(mean - half, 1e-2), mean + half, alpha=0.1)
+            lines[method] = axes.plot(at, mean, color=colour, linewidth=3 if method == OURS else 1)[0]
+            axes.fill_between(at, np.maximum(mean - half, 1e-2), mean + half, alpha=0.1, color=colour)
         axes.axhline(100 * REACHED, color="black", linewidth=0.5, linestyle=":")
         axes.set(
             title=name, xlabel="evaluations", ylabel="regret (points)", yscale="log", xlim=(1, AT[-1]), ylim=(0.02, 10)
         )
-    axes.legend(fontsize=7)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
