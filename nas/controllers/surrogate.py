@@ -21,7 +21,8 @@ from nas.gaussian_process import Kernel, Posterior, condition, fit
 from nas.objective import Bools, Goal
 from nas.problem import Problem, Told
 
-BETA = 1.5
+BETA = 2.5
+"""Less finds the best of easy problems a little sooner and stays beside that of hard ones for long."""
 FIRST = 5
 """Values that must be known before anything is learnt from them; candidates until then are random."""
 HEADROOM = 0.3
