@@ -272,7 +272,19 @@ def test_a_search_goes_on_where_an_evaluator_fails(
 ) -> None:
     source = "def f(arch, seed):\n    if len(list(arch.blocks())) > 2:\n        raise OSError('disk')\n    return 0.5\n"
     (tmp_path / f"{module}.py").write_text(source)
-    args = ["search", "--space", str(tiny_space), "--run", str(tmp_path / "a"), "--trials", "6", "--seed", "1", "--controller", "tpe"]
+    args = [
+        "search",
+        "--space",
+        str(tiny_space),
+        "--run",
+        str(tmp_path / "a"),
+        "--trials",
+        "6",
+        "--seed",
+        "1",
+        "--controller",
+        "tpe",
+    ]
     assert main([*args, "--runtime", "null", "--target-latency", "1ms", "--evaluator", f"{module}:f", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["trials"] + len(result["failed"]) == 6
