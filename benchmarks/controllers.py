@@ -126,6 +126,11 @@ def reached(rows: Sequence[dict[str, Any]], best: float) -> tuple[float, float]:
     return float(np.median(needed)), float(np.isfinite(needed).mean())
 
 
+def runs(rows: Sequence[dict[str, Any]], name: str, kind: str, method: str) -> list[dict[str, Any]]:
+    """Return the runs of a method on a problem under an objective."""
+    return [row for row in rows if (row["problem"], row["objective"], row["method"]) == (name, kind, method)]
+
+
 def report(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
     """Print the tables."""
     for name in names:
@@ -137,11 +142,7 @@ def report(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
         )
         medians = {}
         for method in methods():
-            mine = [
-                row
-                for row in rows
-                if (row["problem"], row["objective"], row["method"]) == (name, "constrained", method)
-            ]
+            mine = runs(rows, name, "constrained", method)
             if not mine:
                 continue
             median, share = reached(mine, problem.best)
@@ -156,18 +157,17 @@ def report(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
             least = min(min(medians[method], SLOW.get(method, AT[-1])) for method in PEERS if method in medians)
             arrived = least in peers
             print(f"\nbest peer {'' if arrived else '>'}{least:g}: {least / medians[OURS]:.1f} times ours or more")
-        report_soft([row for row in rows if (row["problem"], row["objective"]) == (name, "soft")], name)
+        report_soft(rows, name)
 
 
 def report_soft(rows: Sequence[dict[str, Any]], name: str) -> None:
     """Print the regret under the soft reward, target = the limit."""
-    if not rows:
+    if not any((row["problem"], row["objective"]) == (name, "soft") for row in rows):
         return
     print(f"\nsoft reward, best known {100 * best_reward(name):.2f}\n")
     print("| method | regret after 50 | 100 | 200 |\n|---|---|---|---|")
     for method in SOFT_METHODS:
-        mine = [row for row in rows if row["method"] == method]
-        if mine:
+        if mine := runs(rows, name, "soft", method):
             found = regrets(mine, best_reward(name))
             print(f"| {method} | {' | '.join(spelled(found, at) for at in AT[:3])} |")
 
@@ -182,11 +182,7 @@ def draw(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> No
     for name, axes in zip(names, np.atleast_1d(figure.subplots(1, len(names))), strict=True):
         problem = PROBLEMS[name]()
         for method, colour in drawn.items():
-            mine = [
-                row
-                for row in rows
-                if (row["problem"], row["objective"], row["method"]) == (name, "constrained", method)
-            ]
+            mine = runs(rows, name, "constrained", method)
             if not mine:
                 continue
             found = np.maximum(regrets(mine, problem.best), 1e-2)

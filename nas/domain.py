@@ -40,6 +40,10 @@ class Facts:
     latency_ms: Floats
     features: Floats
 
+    def take(self, which: NDArray[Any]) -> Facts:
+        """Return those of some candidates, by their places or a mask."""
+        return Facts(self.keys[which], self.latency_ms[..., which], self.features[which])
+
 
 def no_facts(rows: Indices) -> Facts:
     """Stand for facts that are not there yet: a domain may be looked at before its latencies are known."""

@@ -17,7 +17,7 @@ from nas.claims import ATTEMPTS, Claim
 from nas.controllers import Controller
 from nas.errors import RunError, UsageError, reason
 from nas.evaluators import Evaluator
-from nas.executors import Event, Executor
+from nas.executors import Event, Executor, no_accuracy
 from nas.executors.here import Here
 from nas.live import Watching, watching
 from nas.network import canonical, totals, trace
@@ -312,7 +312,7 @@ def follow(accuracies: Iterator[Any], stops: Callable[[tuple[float, ...]], bool]
 def checked(accuracy: Any) -> float:
     """Return an evaluator's accuracy. Raises TrainingError where it is not a number in [0, 1]."""
     if isinstance(accuracy, bool) or not isinstance(accuracy, Real) or not 0 <= float(accuracy) <= 1:
-        raise TrainingError(f"an accuracy must be a number in [0, 1]: {accuracy!r}")
+        raise TrainingError(no_accuracy(accuracy))
     return float(accuracy)
 
 

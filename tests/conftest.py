@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: threads of 
 
 import torch
 from hypothesis import HealthCheck, settings
+
+from nas.network import canonical
+from nas.result import run_facts
+from nas.space import Space
+from nas.space_domain import space_domain
 
 settings.register_profile("nas", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nas")
@@ -76,3 +83,27 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the reference material in {SHARED}")
     return SHARED
+
+
+@pytest.fixture
+def without_winner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `nas search` end when its candidates are evaluated: its result is that of the run alone."""
+
+    def conclude(ended: Any, *_: object) -> dict[str, Any]:
+        facts = run_facts(ended.experiment, ended.study, ended.objective)
+        return {**facts, "settings": asdict(ended.experiment)}
+
+    monkeypatch.setattr("nas.job.conclude", conclude)
+
+
+@pytest.fixture
+def write_accuracies() -> Callable[[Path, Space], None]:
+    """Write a table of made-up accuracies of every network of a space, each by its digest."""
+
+    def write(path: Path, space: Space) -> None:
+        domain = space_domain(space, lambda layer: 1.0)
+        networks = {canonical(space.decode(domain.decode(row))).digest for row in domain.every()}
+        rows = [f"{digest},{int(digest[:4], 16) / 2**16}" for digest in sorted(networks)]
+        path.write_text("architecture,accuracy\n" + "\n".join(rows), encoding="utf-8")
+
+    return write

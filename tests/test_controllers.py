@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from nas.network import canonical, totals, trace
 from nas.objective import OBJECTIVES, Metrics, make_objective
 from nas.problem import Problem, Told
 from nas.progress import Reporter
-from nas.result import run_facts
 from nas.rungs import make_rungs
 from nas.search import Plan, derive_seed, search
 from nas.space import Space
@@ -174,21 +172,15 @@ def test_no_network_is_evaluated_twice_however_it_is_spelled(name: str, tmp_path
 
 
 def test_a_search_by_every_controller_repeats_itself(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    without_winner: None,
+    write_accuracies: Callable[[Path, Space], None],
 ) -> None:
     """The whole command on the null runtime, with accuracies of a table; finalists and winner are no controller's."""
-    monkeypatch.setattr(
-        "nas.job.conclude",
-        lambda ended, *_: {
-            **run_facts(ended.experiment, ended.study, ended.objective),
-            "settings": asdict(ended.experiment),
-        },
-    )
     table, text = tmp_path / "table.csv", tmp_path / "small.yaml"
     text.write_text(json.dumps({**DATA, "proxy": {"resolution": 8}}), encoding="utf-8")
-    networks = {canonical(SPACE.decode(DOMAIN.decode(row))).digest for row in DOMAIN.every()}
-    rows = [f"{digest},{int(digest[:4], 16) / 2**16}" for digest in sorted(networks)]
-    table.write_text("architecture,accuracy\n" + "\n".join(rows), encoding="utf-8")
+    write_accuracies(table, SPACE)
     for name in CONTROLLERS:
         found = []
         for run in ("a", "b"):

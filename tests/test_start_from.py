@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from nas.objective import Metrics, make_objective
 from nas.problem import Problem, Told
 from nas.progress import Reporter
 from nas.ranking import front
-from nas.result import run_facts
 from nas.rungs import make_rungs
 from nas.search import Plan, search
 from nas.space import Space
@@ -225,19 +223,12 @@ def test_a_run_of_which_nothing_was_finished_starts_nothing(tmp_path: Path) -> N
 
 
 def test_the_command_starts_from_a_network_and_from_its_own_earlier_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    without_winner: None,
+    write_accuracies: Callable[[Path, Space], None],
 ) -> None:
-    monkeypatch.setattr(
-        "nas.job.conclude",
-        lambda ended, *_: {
-            **run_facts(ended.experiment, ended.study, ended.objective),
-            "settings": asdict(ended.experiment),
-        },
-    )
-    domain = space_domain(SPACE, lambda layer: 1.0)
-    names = {canonical(SPACE.decode(domain.decode(row))).digest for row in domain.every()}
-    rows = [f"{name},{int(name[:4], 16) / 2**16}" for name in sorted(names)]
-    (tmp_path / "table.csv").write_text("architecture,accuracy\n" + "\n".join(rows), encoding="utf-8")
+    write_accuracies(tmp_path / "table.csv", SPACE)
     (tmp_path / "tiny.yaml").write_text(json.dumps({**DATA, "proxy": {"resolution": 8}}), encoding="utf-8")
     (tmp_path / "known.yaml").write_text(NETWORK, encoding="utf-8")
     assert read_yaml(tmp_path / "tiny.yaml")["resolution"] == 32

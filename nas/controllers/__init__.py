@@ -16,9 +16,9 @@ from nas.controllers.exhaustive import ExhaustiveController
 from nas.controllers.gp import GPController
 from nas.controllers.local_search import LocalSearchController
 from nas.controllers.nsga import nsga2, nsga3
-from nas.controllers.ppo import PPOController
+from nas.controllers.ppo import ppo
 from nas.controllers.random import RandomController
-from nas.controllers.reinforce import ReinforceController
+from nas.controllers.reinforce import reinforce
 from nas.controllers.surrogate import SurrogateController
 from nas.controllers.tpe import TPEController
 from nas.domain import Choices
@@ -53,6 +53,6 @@ CONTROLLERS: dict[str, Callable[[Problem], Controller]] = {
     "nsga3": nsga3,
     "cmaes": CMAESController,
     "gp": GPController,
-    "reinforce": ReinforceController,
-    "ppo": PPOController,
+    "reinforce": reinforce,
+    "ppo": ppo,
 }

@@ -51,10 +51,7 @@ class Batch:
 
     def take(self, which: Integers | NDArray[np.bool_]) -> Batch:
         """Return some of them."""
-        latency = self.facts.latency_ms[..., which]
-        return Batch(
-            self.rows[which], Facts(self.facts.keys[which], latency, self.facts.features[which]), self.points[which]
-        )
+        return Batch(self.rows[which], self.facts.take(which), self.points[which])
 
     def with_more(self, other: Batch) -> Batch:
         """Return these and the others."""
@@ -99,11 +96,12 @@ class Pool:
 
     def batch(self, rows: Indices) -> Batch:
         """Return the distinct candidates among the rows, (N, choices), the first spelling of each."""
-        facts = self.domain.facts(rows)
+        return self._distinct(rows, self.domain.facts(rows))
+
+    def _distinct(self, rows: Indices, facts: Facts) -> Batch:
         _, first = np.unique(facts.keys, return_index=True)
         first.sort()
-        facts = Facts(facts.keys[first], facts.latency_ms[..., first], facts.features[first])
-        return Batch(rows[first], facts, self.points(rows[first], facts))
+        return Batch(rows[first], facts.take(first), self.points(rows[first], facts.take(first)))
 
     def points(self, rows: Indices, facts: Facts) -> Floats:
         """Return the columns of rows, (N, columns); two one-hot columns that differ are a distance of 1."""
@@ -132,14 +130,13 @@ class Pool:
     def _bred(self, aim: Aim) -> Batch:
         """Return candidates that `aim` admits, by mutation towards a smaller cost."""
         rng = np.random.default_rng(1)
-        costs = self.costs(self._stock.facts)[aim.cost]
-        rows = self._stock.rows[np.argsort(costs)[:ENOUGH]]
+        rows = self._stock.rows[np.argsort(self.costs_of_stock[aim.cost])[:ENOUGH]]
         for _ in range(GENERATIONS):
             both = self.batch(np.concatenate([rows, self.domain.mutate(rows, rng)]))
-            costs = self.costs(both.facts)[aim.cost]
-            inside = aim.admits(self.costs(both.facts))
+            costs = self.costs(both.facts)
+            inside = aim.admits(costs)
             # Those within stay, whatever they cost: breeding on would leave the smallest networks alone.
-            order = np.lexsort([costs * ~inside, ~inside])
+            order = np.lexsort([costs[aim.cost] * ~inside, ~inside])
             rows = both.rows[order[:ENOUGH]]
             if inside.sum() >= ENOUGH:
                 break
@@ -153,19 +150,18 @@ class Pool:
         return self.domain.every() if self.is_whole else self.domain.sample(DRAWN, np.random.default_rng(0))
 
     @cached_property
+    def _facts(self) -> Facts:
+        return self.domain.facts(self._rows)
+
+    @cached_property
     def _stock(self) -> Batch:
-        return self.batch(self._rows)
+        return self._distinct(self._rows, self._facts)
 
     @cached_property
     def _center(self) -> Floats:
-        return self._moments[0]
+        return self._numbers(self._facts).mean(axis=0)
 
     @cached_property
     def _spread(self) -> Floats:
-        return self._moments[1]
-
-    @cached_property
-    def _moments(self) -> tuple[Floats, Floats]:
-        numbers = self._numbers(self.domain.facts(self._rows))
-        spread = numbers.std(axis=0)
-        return numbers.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
+        spread = self._numbers(self._facts).std(axis=0)
+        return np.where(spread > 1e-9, spread, 1.0)

@@ -85,21 +85,19 @@ class SurrogateController:
     @cached_property
     def _aims(self) -> tuple[Aim, ...]:
         """One for each goal, or for each limit on each cost that the front spans: latencies, MACs, parameters."""
-        objective, devices = (
-            self._problem.objective,
-            len(self._pool.costs_of_stock) - len(self._problem.domain.features),
-        )
+        objective, features = self._problem.objective, self._problem.domain.features
         if not objective.axes:
             return tuple(
                 Aim(goal.device, float("inf") if goal.admits(np.inf) else goal.target_ms) for goal in objective.goals
             )
+        stock = self._pool.costs_of_stock
+        devices = len(stock) - len(features)
         costs = list(range(devices)) if "latency" in objective.axes else []
-        costs += [devices + at for at, name in enumerate(self._problem.domain.features) if name in objective.axes]
+        costs += [devices + at for at, name in enumerate(features) if name in objective.axes]
         costs = costs or list(range(devices))  # energy and memory are not known of so many: latency stands for them
         aims = []
         for cost in costs:
-            known = self._pool.costs_of_stock[cost]
-            low, high = float(np.quantile(known, 0.005)), float(known.max())
+            low, high = float(np.quantile(stock[cost], 0.005)), float(stock[cost].max())
             spaced = np.geomspace(low, high, LEVELS) if cost < devices else np.linspace(low, high, LEVELS)
             aims += [Aim(cost, limit) for limit in spaced.tolist()]
         return tuple(aims)

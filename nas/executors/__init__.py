@@ -31,6 +31,11 @@ class Event:
         return self.accuracy is None and self.error is None and not self.again
 
 
+def no_accuracy(value: object) -> str:
+    """Return what is said of a value that an evaluator gave and that is no accuracy."""
+    return f"an accuracy must be a number in [0, 1]: {value!r}"
+
+
 class Executor(Protocol):
     """What an executor provides. Candidates are known to it by a number that no other of the study has."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.evaluators import Evaluator
-from nas.executors import Event
+from nas.executors import Event, no_accuracy
 from nas.training import TrainingError
 
 END = object()
@@ -36,7 +36,7 @@ class Here:
             return Event(self._number, error=error)
         if accuracy is None:  # as an accuracy it would be the end
             self.close()
-            return Event(self._number, error=TrainingError("an accuracy must be a number in [0, 1]: None"))
+            return Event(self._number, error=TrainingError(no_accuracy(accuracy)))
         return Event(self._number) if accuracy is END else Event(self._number, accuracy)
 
     def stop(self, number: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.errors import RunError, reason
+from nas.executors import no_accuracy
 
 
 class Evaluates(Protocol):
@@ -84,4 +85,4 @@ def plain(value: Any) -> Reply:
     """Return an accuracy as a float, unchecked but for being a number: another object may not fit through a pipe."""
     if not isinstance(value, bool) and isinstance(value, Real):
         return ACCURACY, float(value)
-    return FAILED, f"an accuracy must be a number in [0, 1]: {value!r}"
+    return FAILED, no_accuracy(value)
