@@ -159,9 +159,9 @@ class Pool:
 
     @cached_property
     def _center(self) -> Floats:
-        return self._numbers(self._facts).mean(axis=0)
+        return np.asarray(self._numbers(self._facts).mean(axis=0), np.float64)
 
     @cached_property
     def _spread(self) -> Floats:
         spread = self._numbers(self._facts).std(axis=0)
-        return np.where(spread > 1e-9, spread, 1.0)
+        return np.asarray(np.where(spread > 1e-9, spread, 1.0), np.float64)
