@@ -100,6 +100,11 @@ class LatencyTable:
         ])  # fmt: skip
         self.calibrations[space], self.certificates[space] = calibration, certificate
 
+    def check_same(self, header: dict[str, Any], advice: str) -> None:
+        """Raise TableError where this table is of another device or runtime than `header`."""
+        for difference in self.differences(header).values():
+            raise TableError(f"{self.path}: {difference}: {advice}")
+
     def assume(self, key: Key, ms: float) -> None:
         """Let a layer that nobody measured count `ms`, in memory only."""
         self._add(key, [(0.0, ms)], {})

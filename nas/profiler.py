@@ -129,6 +129,13 @@ def profile(
     return len(missing)
 
 
+def time_networks(
+    networks: Sequence[MeasuredNetwork], table: LatencyTable, visits: int, worker: Worker, reporter: Reporter
+) -> None:
+    """Add so many visits of whole networks, beside each other, to a table that holds nothing else."""
+    _export_and_measure(networks, table, Protocol(visits=visits, warmup=2, repeats=4), worker, reporter)
+
+
 def _export_and_measure(
     whats: Sequence[What], table: LatencyTable, protocol: Protocol, worker: Worker, reporter: Reporter
 ) -> None:

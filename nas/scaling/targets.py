@@ -1,0 +1,210 @@
+"""The networks of a rule that take given latencies: guessed from what was measured, measured, and guessed again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+
+from nas.architecture import Architecture
+from nas.errors import UsageError
+from nas.network import canonical, totals, trace
+from nas.progress import Reporter
+from nas.scaling.family import Member, member
+from nas.scaling.presets import Coefficients
+from nas.scaling.rules import DIMENSIONS, Rounding
+from nas.scaling.stopwatch import Stopwatch
+from nas.units import format_latency
+
+NARROW = 0.05
+"""A network meets a target where it takes at most this share less."""
+AIM = 0.975
+ROUNDS = 10
+LARGEST_PHI = 12.0
+NEAR = 0.1
+"""How far from the guessed phi others are looked at, in steps of FINE."""
+FINE = 0.02
+STRAYS = tuple(sign * step / 20 for step in range(1, 15) for sign in (1, -1))
+"""By how much of phi one dimension may leave the others, where their common steps are too coarse for a target."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """The network found for a target, with what it takes; `strays` tells which dimension has another phi, and which."""
+
+    target_ms: float
+    member: Member
+    latency_ms: float
+    strays: dict[str, float]
+
+    @property
+    def holds(self) -> bool:
+        """Whether it takes no longer than the target."""
+        return self.latency_ms <= self.target_ms
+
+    @property
+    def is_close(self) -> bool:
+        """Whether it holds the target by at most NARROW of it."""
+        return self.holds and self.latency_ms >= (1 - NARROW) * self.target_ms
+
+
+Choice = tuple[Member, dict[str, float]]
+
+
+class Scout:
+    """What networks take: measured beside the base, and of others what is to be expected, by their MACs."""
+
+    def __init__(self, base: Architecture, stopwatch: Stopwatch):
+        self.base = canonical(base)
+        self._stopwatch = stopwatch
+        self._seen: dict[str, Architecture] = {}
+
+    def look(self, archs: Sequence[Architecture]) -> None:
+        """Measure the base and the networks in one session."""
+        every = {arch.digest: arch for arch in (self.base, *archs)}
+        self._stopwatch.session(list(every.values()))
+        self._seen |= every
+
+    def ms(self, arch: Architecture) -> float:
+        """Return the latency in ms of a network that was looked at."""
+        return self._stopwatch.ms(arch)
+
+    def is_confirmed(self, arch: Architecture) -> bool:
+        """Whether a network was measured again after what was measured of it made it the choice."""
+        return self._stopwatch.sessions(arch) > 1
+
+    def guess(self, arch: Architecture) -> float:
+        """Return the latency in ms to expect: between those of networks with fewer and with more MACs."""
+        if arch.digest in self._seen:
+            return self.ms(arch)
+        points = {macs_of(seen): self.ms(seen) for seen in self._seen.values()}
+        logs = sorted((math.log(macs), math.log(ms)) for macs, ms in points.items())
+        return math.exp(_between(logs, math.log(macs_of(arch))))
+
+
+def _between(points: Sequence[tuple[float, float]], x: float) -> float:
+    """Return y at x on the lines between points sorted by x; beyond them latency grows as MACs do."""
+    if x <= points[0][0]:
+        return points[0][1] + x - points[0][0]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x <= x1:
+            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return points[-1][1] + x - points[-1][0]
+
+
+def meet(
+    scout: Scout, coefficients: Coefficients, targets_ms: Sequence[float], rounding: Rounding, reporter: Reporter
+) -> list[Met]:
+    """Return, for each target, the network of the rule that takes just under it, as the last session measured all.
+
+    A target that no network meets to NARROW gets the slowest found that holds it. Raises UsageError where the base
+    takes longer than a target, or no phi takes as long.
+    """
+    path = _Path(scout, coefficients, rounding)
+    scout.look([path.at(1.0).architecture])
+    base_ms = scout.ms(scout.base)
+    for target_ms in targets_ms:
+        if base_ms > target_ms:
+            raise UsageError(
+                f"--latency: '{format_latency(target_ms)}' is under what the base takes, "
+                f"{format_latency(base_ms)}: scaling only makes it slower"
+            )
+    chosen = [path.nearest(target_ms) for target_ms in targets_ms]
+    for number in range(ROUNDS):
+        scout.look([made.architecture for made, _ in chosen])
+        met = _as_measured(scout, targets_ms, chosen)
+        reporter.say(f"round {number + 1}: {', '.join(map(_in_words, met))}")
+        better = [
+            now if each.is_close else path.nearest(each.target_ms) for each, now in zip(met, chosen, strict=True)
+        ]
+        same = [made.architecture for made, _ in better] == [made.architecture for made, _ in chosen]
+        if same and all(scout.is_confirmed(made.architecture) for made, _ in chosen):
+            break
+        chosen = better
+    return met
+
+
+def _as_measured(scout: Scout, targets_ms: Sequence[float], chosen: Sequence[Choice]) -> list[Met]:
+    return [
+        Met(target_ms, made, scout.ms(made.architecture), strays)
+        for target_ms, (made, strays) in zip(targets_ms, chosen, strict=True)
+    ]
+
+
+def _in_words(met: Met) -> str:
+    return f"{met.member.name} takes {format_latency(met.latency_ms)} of {format_latency(met.target_ms)}"
+
+
+class _Path:
+    """The networks of a rule from the base on."""
+
+    def __init__(self, scout: Scout, coefficients: Coefficients, rounding: Rounding):
+        self._scout, self._coefficients, self._rounding = scout, coefficients, rounding
+
+    def at(self, phi: float) -> Member:
+        """Return the network of a phi."""
+        return member(self._scout.base, self._coefficients.at(phi), self._rounding, f"phi {phi:.3g}", phi)
+
+    def nearest(self, target_ms: float) -> Choice:
+        """Return the network that is expected just under the target, and which dimension strays from the rule's phi.
+
+        The rule's own networks come first; where their steps are too coarse, one dimension may stray.
+        """
+        phi = self._reaching(AIM * target_ms)
+        steps = [index * FINE for index in range(-round(NEAR / FINE), round(NEAR / FINE) + 1)]
+        made = self._distinct((self.at(phi + step), {}) for step in steps if phi + step >= 0)
+        if not any(self._fits(each, target_ms) for each, _ in made):
+            made = self._distinct([*made, *self._strayed(phi)])
+        below = [each for each in made if self._expected(each[0]) <= target_ms * 0.999]
+        if not below:
+            return min(made, key=lambda each: self._expected(each[0]))
+        return min(below, key=lambda each: self._distance(*each, target_ms))
+
+    def _distinct(self, choices: Iterable[Choice]) -> list[Choice]:
+        found: dict[str, Choice] = {}
+        for choice in choices:
+            found.setdefault(choice[0].architecture.digest, choice)
+        return list(found.values())
+
+    def _expected(self, made: Member) -> float:
+        return self._scout.guess(made.architecture)
+
+    def _fits(self, made: Member, target_ms: float) -> bool:
+        return (1 - 0.8 * NARROW) * target_ms <= self._expected(made) <= (1 - 0.2 * NARROW) * target_ms
+
+    def _distance(self, made: Member, strays: dict[str, float], target_ms: float) -> tuple[bool, float]:
+        share = self._expected(made) / target_ms
+        far = sum(abs(phi - (made.phi or 0.0)) for phi in strays.values())
+        return not self._fits(made, target_ms), abs(share - AIM) + 0.1 * far
+
+    def _strayed(self, phi: float) -> Iterator[Choice]:
+        """Yield the networks around a phi with one dimension ahead of the others or behind."""
+        for at in (phi, phi + NEAR / 2):
+            made = self.at(at)
+            for name, stray in product(DIMENSIONS, STRAYS):
+                own = getattr(self._coefficients.at(at + stray), name)
+                if own < 1 or own == getattr(made.factors, name):
+                    continue
+                factors = replace(made.factors, **{name: own})
+                yield member(self._scout.base, factors, self._rounding, made.name, at), {name: at + stray}
+
+    def _reaching(self, latency_ms: float) -> float:
+        """Return the phi at which the latency is expected, by bisection. Raises UsageError beyond LARGEST_PHI."""
+        low, high = 0.0, 1.0
+        while self._expected(self.at(high)) < latency_ms:
+            low, high = high, 2 * high
+            if high > LARGEST_PHI:
+                raise UsageError(
+                    f"--latency: '{format_latency(latency_ms / AIM)}' is out of reach: phi {low:g} is expected to take "
+                    f"{format_latency(self._expected(self.at(low)))}"
+                )
+        while high - low > FINE / 2:
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._expected(self.at(middle)) < latency_ms else (low, middle)
+        return low
+
+
+def macs_of(arch: Architecture) -> int:
+    """Return the MACs of a network."""
+    return totals(trace(arch)).macs
