@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from nas.architecture import Architecture
 from nas.network import canonical
-from nas.space import Choices, Space
+from nas.space import Choices, Searched
 
 ATTEMPTS = 4
 """Draws for each network that is wanted; a small space has fewer."""
 
 
 def distinct_networks(
-    space: Space,
+    space: Searched,
     count: int,
     rng: random.Random,
     attempts: int = ATTEMPTS,
@@ -35,6 +35,6 @@ def distinct_networks(
     return list(found.values())
 
 
-def draw(space: Space, count: int, seed: int | str, attempts: int = ATTEMPTS) -> list[Architecture]:
+def draw(space: Searched, count: int, seed: int | str, attempts: int = ATTEMPTS) -> list[Architecture]:
     """Return up to `count` different networks, every choice drawn uniformly, by a seed of their own."""
     return [arch for arch, _ in distinct_networks(space, count, random.Random(seed), attempts)]

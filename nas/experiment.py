@@ -33,7 +33,7 @@ from nas.problem import Problem
 from nas.progress import Reporter
 from nas.registry import lookup, nearest
 from nas.rungs import Rungs, make_rungs
-from nas.space import FinalTraining, Proxy, Space
+from nas.space import FinalTraining, Proxy, Searched, Space
 from nas.space_file import load_space, read_yaml
 from nas.start_from import Start
 from nas.storage import masked
@@ -262,12 +262,12 @@ def _warmed(
     return WarmStart(controller, pool, tried)
 
 
-def make_evaluator(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Evaluator:
+def make_evaluator(experiment: Experiment, task: Classification, space: Searched, reporter: Reporter) -> Evaluator:
     """Return the experiment's evaluator on the task."""
     return find_evaluator(experiment.evaluator)(make_setup(experiment, task, space, reporter))
 
 
-def make_setup(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Setup:
+def make_setup(experiment: Experiment, task: Classification, space: Searched, reporter: Reporter) -> Setup:
     """Return what the experiment's evaluator is made from."""
     return Setup(task, space, experiment.folder, experiment.source, experiment.seed, reporter)
 
@@ -277,7 +277,7 @@ def shown(experiment: Experiment) -> dict[str, Any]:
     return {**dataclasses.asdict(experiment), "storage": masked(experiment.storage) if experiment.storage else None}
 
 
-def make_executor(experiment: Experiment, task: Classification, space: Space, reporter: Reporter) -> Executor | None:
+def make_executor(experiment: Experiment, task: Classification, space: Searched, reporter: Reporter) -> Executor | None:
     """Return what evaluates the candidates, None for this process. Raises UsageError where there is no such cluster.
 
     The evaluator has been made before: what it keeps in the run's folder is found by those that are made elsewhere.
@@ -295,7 +295,7 @@ def make_executor(experiment: Experiment, task: Classification, space: Space, re
 
 
 def make_evaluator_elsewhere(
-    experiment: Experiment, task: Classification, space: Space, state: Path | None
+    experiment: Experiment, task: Classification, space: Searched, state: Path | None
 ) -> Evaluator:
     """Return the evaluator in another process. Raises RunError where it would not find what was made for all."""
     if state and not state.exists():

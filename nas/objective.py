@@ -32,7 +32,8 @@ class Metrics:
     """What is known of a candidate: accuracy in [0, 1], latency in ms, parameters and MACs.
 
     Where a search has several devices, `latencies_ms` are those on each, and `latency_ms` that on the first. Energy
-    and peak memory of a call on the first are predicted where the search's axes ask for them.
+    and peak memory of a call on the first are predicted where the search's axes ask for them; activations are counted
+    where they are a budget.
     """
 
     accuracy: float
@@ -42,6 +43,7 @@ class Metrics:
     latencies_ms: tuple[float, ...] = ()
     energy_mj: float | None = None
     memory_bytes: float | None = None
+    activations: int | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
@@ -79,6 +81,9 @@ class Towards(Protocol):
     def admits(self, latency_ms: ArrayLike) -> Bools:
         """Whether candidates of these latencies are worth an evaluation, elementwise."""
 
+    def holds(self, metrics: Metrics) -> bool:
+        """Whether a candidate of these metrics is within the target."""
+
     def score(self, metrics: Metrics) -> float:
         """Return one number by which a winner is chosen; higher is better."""
 
@@ -105,6 +110,10 @@ class Goal:
     def admits(self, latency_ms: ArrayLike) -> Bools:
         """Whether candidates of these latencies are worth an evaluation for this goal, elementwise."""
         return self.towards.admits(latency_ms)
+
+    def holds(self, metrics: Metrics) -> bool:
+        """Whether a candidate is within the goal's target, on its device."""
+        return self.towards.holds(metrics.on(self.device))
 
     def score(self, metrics: Metrics) -> float:
         """Return one number by which the goal's winner is chosen; higher is better."""
@@ -174,6 +183,10 @@ class Reward:
         """Everything is worth an evaluation: the reward pays for latency."""
         return np.full(np.shape(latency_ms), True)
 
+    def holds(self, metrics: Metrics) -> bool:
+        """Whether the latency is within the target."""
+        return bool(within(metrics.latency_ms, self.target_ms))
+
     def score(self, metrics: Metrics) -> float:
         """Return the reward."""
         ratio = metrics.latency_ms / self.target_ms
@@ -213,6 +226,10 @@ class Constrained:
     def admits(self, latency_ms: ArrayLike) -> Bools:
         """Only what holds the target."""
         return within(latency_ms, self.target_ms)
+
+    def holds(self, metrics: Metrics) -> bool:
+        """Whether the latency is within the target."""
+        return bool(within(metrics.latency_ms, self.target_ms))
 
     def score(self, metrics: Metrics) -> float:
         """Return the accuracy within the target, below any accuracy beyond it."""
@@ -256,6 +273,10 @@ class Pareto:
     def admits(self, latency_ms: ArrayLike) -> Bools:
         """Everything is worth an evaluation: the front spans all latencies."""
         return np.full(np.shape(latency_ms), True)
+
+    def holds(self, metrics: Metrics) -> bool:
+        """Whether the latency is within the target."""
+        return bool(within(metrics.latency_ms, self.target_ms))
 
     def score(self, metrics: Metrics) -> float:
         """Return the score of `Constrained`."""

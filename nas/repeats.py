@@ -138,7 +138,7 @@ def train_finalists(
 def within(study: Study, goal: Goal) -> list[Trial]:
     """Return the finished trials that hold the target by prediction, the best first."""
     return sorted(
-        (trial for trial in study.trials if trial.metrics.on(goal.device).latency_ms <= goal.target_ms),
+        (trial for trial in study.trials if goal.holds(trial.metrics)),
         key=lambda trial: preference(goal, trial.metrics),
     )
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from nas.architecture import Architecture, Scalar
 from nas.claims import ATTEMPTS, Claim
 from nas.controllers import Controller
@@ -26,7 +28,7 @@ from nas.problem import Told
 from nas.progress import Reporter
 from nas.ranking import Reference
 from nas.rungs import Entry, Rungs
-from nas.space import Space
+from nas.space import Searched
 from nas.study import Failure, Study, Trial
 from nas.training import TrainingError
 
@@ -44,11 +46,12 @@ class Plan:
     """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early.
 
     Without an `executor`, this process evaluates, one candidate at a time. `beside` gives what else of its Metrics is
-    known beforehand, as the latencies on several devices; `reference` is what a front's volume is shown against.
-    `known` are the digests of networks that earlier work evaluated: they are never proposed.
+    known beforehand, as the latencies on several devices; `spends` is what the objective admits a candidate by, and
+    `reference` what a front's volume is shown against. `known` are the digests of networks that earlier work
+    evaluated: they are never proposed.
     """
 
-    space: Space
+    space: Searched
     controller: Controller
     evaluator: Evaluator
     objective: Objective
@@ -57,17 +60,22 @@ class Plan:
     known: frozenset[str] = frozenset()
     executor: Executor | None = None
     beside: Callable[[Architecture], dict[str, Any]] = lambda _: {}
+    spends: Callable[[Metrics], ArrayLike] = lambda costs: costs.latencies_ms or costs.latency_ms
     reference: Reference | None = None
+
+    def costs(self, arch: Architecture) -> Metrics:
+        """Return what is known of a network before its evaluation; the accuracy is 0."""
+        whole = totals(trace(arch))
+        return Metrics(0.0, self.predict(arch), whole.params, whole.macs, **self.beside(arch))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposal that was not tried before, with its predicted latency in ms and what `beside` gives."""
+    """A proposal that was not tried before, with what is known of it."""
 
     choices: dict[str, Scalar]
     architecture: Architecture
-    latency_ms: float
-    beside: dict[str, Any]
+    costs: Metrics
 
 
 def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter, retry_failed: bool = False) -> None:
@@ -95,9 +103,9 @@ def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
         arch = canonical(plan.space.decode(choices))
         if arch.digest in tried:
             continue
-        latency_ms, beside = plan.predict(arch), plan.beside(arch)
-        if plan.objective.admits(beside.get("latencies_ms", latency_ms)):
-            return Candidate(choices, arch, latency_ms, beside)
+        costs = plan.costs(arch)
+        if plan.objective.admits(plan.spends(costs)):
+            return Candidate(choices, arch, costs)
     return None
 
 
@@ -203,12 +211,10 @@ class _Search:
         """Return the candidate of a claim that another process made."""
         choices = self._study.choices_of(claim)
         arch = canonical(self._plan.space.decode(choices))
-        return Candidate(choices, arch, self._plan.predict(arch), self._plan.beside(arch))
+        return Candidate(choices, arch, self._plan.costs(arch))
 
     def _start(self, claim: Claim, candidate: Candidate) -> None:
-        whole = totals(trace(candidate.architecture))
-        costs = Metrics(0.0, candidate.latency_ms, whole.params, whole.macs, **candidate.beside)
-        self._running[claim.number] = _Running(claim, costs, time.monotonic())
+        self._running[claim.number] = _Running(claim, candidate.costs, time.monotonic())
         self._seen.under_way(self._study.number_of(claim))
         self._executor.start(claim.number, candidate.architecture, self._seed)
 

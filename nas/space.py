@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from nas.architecture import Architecture, BlockSpec, Scalar
 from nas.errors import SpaceError
@@ -130,11 +130,20 @@ class Slot:
 
 @dataclass(frozen=True)
 class Proxy:
-    """The cheap training that ranks candidates: input resolution in pixels, epochs, training images (0: all)."""
+    """The cheap training that ranks candidates: input resolution in pixels, epochs, training images (0: all).
+
+    Where candidates differ in resolution, `of` is the one whose share `resolution` is, and all train at that share of
+    their own; 0: all train at `resolution`.
+    """
 
     resolution: int = 32
     epochs: int = 3
     images: int = 0
+    of: int = field(default=0, repr=False)  # not in the digests of spaces, which were there before
+
+    def at(self, resolution: int) -> int:
+        """Return the pixels at which a network for inputs of `resolution` trains."""
+        return max(1, round(resolution * self.resolution / self.of)) if self.of else self.resolution
 
 
 @dataclass(frozen=True)
@@ -273,6 +282,32 @@ class Space:
         args = tuple((key, values) for key, values in self.head.args if key != "num_classes")
         head = replace(self.head, args=(*args, ("num_classes", (num_classes,))))
         return replace(self, head=head)
+
+
+class Searched(Protocol):
+    """What a search, its study and its evaluators need to know of what is searched: a space, or a grid of factors."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called."""
+
+    @property
+    def key(self) -> str:
+        """Return the name and digits of what can be chosen."""
+
+    @property
+    def proxy(self) -> Proxy:
+        """Return the cheap training of its candidates."""
+
+    @property
+    def choices(self) -> dict[str, Values]:
+        """Return every choice with its values."""
+
+    def decode(self, choices: Choices) -> Architecture:
+        """Return the architecture of choices. Raises SpaceError."""
+
+    def sample(self, rng: random.Random) -> dict[str, Scalar]:
+        """Return random choices."""
 
 
 class _Ordered(frozenset[str]):

@@ -20,7 +20,7 @@ from nas.errors import NasError, RunError
 from nas.files import LOCK, exclusive
 from nas.objective import Metrics
 from nas.shrinkage import Spread, fit
-from nas.space import Choices, Space
+from nas.space import Choices, Searched
 from nas.storage import BEGIN, CARD, FINISH, JOURNAL, PASSING, STUDY_NAME, check_kept, check_run, open_storage
 from nas.trial_store import TrialStore, begin, evaluated, find
 from nas.trials import Failure, Repeat, Trial, failure_of, trial_of
@@ -41,7 +41,7 @@ WORKER = "worker "
 class Study:
     """The trials of one experiment, as of the last `refresh`. Use `open_study`."""
 
-    def __init__(self, folder: Path, store: TrialStore, space: Space, workers: Workers):
+    def __init__(self, folder: Path, store: TrialStore, space: Searched, workers: Workers):
         self.folder = folder
         self._store, self._space, self._workers = store, space, workers
         self._ledger = Ledger()
@@ -309,7 +309,7 @@ class Study:
 
 @contextlib.contextmanager
 def open_study(
-    folder: Path, settings: dict[str, Any], space: Space, directions: tuple[str, ...], url: str | None = None
+    folder: Path, settings: dict[str, Any], space: Searched, directions: tuple[str, ...], url: str | None = None
 ) -> Iterator[Study]:
     """Give the study of a run folder, begun where there is none; other processes may work on it meanwhile.
 
@@ -342,7 +342,7 @@ def open_study(
         workers.close()
 
 
-def read_trials(folder: Path, space: Space) -> list[Trial]:
+def read_trials(folder: Path, space: Searched) -> list[Trial]:
     """Return the candidates that were evaluated in a run's folder, by number; writes nothing.
 
     Raises RunError where it is no run's folder or its storage cannot be read.

@@ -11,7 +11,7 @@ from nas.architecture import Architecture, Scalar
 from nas.errors import RunError
 from nas.network import canonical
 from nas.objective import Metrics
-from nas.space import Choices, Space
+from nas.space import Choices, Searched
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Repeat:
         return self.repeat_of, self.seed, self.longer
 
 
-def trial_of(frozen: Any, number: int, space: Space) -> Trial:
+def trial_of(frozen: Any, number: int, space: Searched) -> Trial:
     """Return the trial that a finished Optuna trial is, the one with that `number`."""
     known, choices = frozen.user_attrs, dict(frozen.params)
     decode = partial(_decode, space, choices)
@@ -96,5 +96,5 @@ def failure_of(frozen: Any, number: int) -> Failure:
     return Failure(number, dict(frozen.params), frozen.user_attrs["digest"], frozen.user_attrs["error"])
 
 
-def _decode(space: Space, choices: Choices) -> Architecture:
+def _decode(space: Searched, choices: Choices) -> Architecture:
     return canonical(space.decode(choices))

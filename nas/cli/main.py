@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from nas import __version__
-from nas.cli import check_proxy, export, list, profile, search, show, train  # noqa: A004
+from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
 from nas.errors import NasError
 from nas.progress import Reporter
 from nas.registry import nearest
 
-COMMANDS = (search, profile, show, list, train, export, check_proxy)
+COMMANDS = (search, profile, scale, show, list, train, export, check_proxy)
 
 
 class OneLineParser(argparse.ArgumentParser):

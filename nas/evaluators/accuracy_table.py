@@ -24,7 +24,7 @@ from nas.architecture import Architecture, Scalar
 from nas.errors import DataError, RunError, SpaceError
 from nas.network import canonical
 from nas.registry import nearest
-from nas.space import Space
+from nas.space import Searched
 from nas.study import RESULT, read_trials
 
 ARCHITECTURE = "architecture"
@@ -67,7 +67,7 @@ class AccuracyTable:
         return f"; the nearest is {row.place}" + (f" with {there}" if there else "")
 
 
-def read_accuracies(path: Path, space: Space) -> AccuracyTable:
+def read_accuracies(path: Path, space: Searched) -> AccuracyTable:
     """Return the table in `path`: .csv, .parquet, a run's result.json, or a run's folder.
 
     Raises DataError with file, row, column, value and rule, for the first thing that is wrong.
@@ -94,7 +94,7 @@ def read_accuracies(path: Path, space: Space) -> AccuracyTable:
     return AccuracyTable(path, fidelities, in_percent, rows)
 
 
-def _lines(path: Path, space: Space) -> Iterator[tuple[str, Cells]]:
+def _lines(path: Path, space: Searched) -> Iterator[tuple[str, Cells]]:
     """Yield each row's place in words and its cells by column, as text."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -149,7 +149,7 @@ def _result(path: Path) -> Iterator[tuple[str, Cells]]:
         raise DataError(f"{path}: not the {RESULT} of a search: {type(error).__name__}: {error}") from error
 
 
-def _run(folder: Path, space: Space) -> Iterator[tuple[str, Cells]]:
+def _run(folder: Path, space: Searched) -> Iterator[tuple[str, Cells]]:
     """Read the study, which a search that was killed has too."""
     try:
         trials = read_trials(folder, space)
@@ -160,7 +160,7 @@ def _run(folder: Path, space: Space) -> Iterator[tuple[str, Cells]]:
             yield f"trial {trial.number}", {ARCHITECTURE: trial.digest, "accuracy": repr(trial.metrics.accuracy)}
 
 
-def _fidelities(path: Path, columns: Sequence[str], space: Space) -> tuple[tuple[str, ...], ...]:
+def _fidelities(path: Path, columns: Sequence[str], space: Searched) -> tuple[tuple[str, ...], ...]:
     """Return the accuracy columns by fidelity and seed, and check that all others say which architecture it is."""
     found: dict[float, dict[int, str]] = {}
     for name in columns:
@@ -202,7 +202,7 @@ def _in_percent(path: Path, numbers: Mapping[str, Mapping[str, float]]) -> bool:
     return bool(above)
 
 
-def _architecture(cells: Cells, columns: Sequence[str], space: Space) -> tuple[str, Architecture | None]:
+def _architecture(cells: Cells, columns: Sequence[str], space: Searched) -> tuple[str, Architecture | None]:
     """Return the digest of a row's network, and the network where the row tells it. Raises SpaceError."""
     if ARCHITECTURE in columns:
         text = cells[ARCHITECTURE]

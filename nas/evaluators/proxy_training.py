@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,14 @@ import torch
 from nas.architecture import Architecture
 from nas.evaluators.setup import Setup
 from nas.network import build
+from nas.tasks.images import Pictures
 from nas.training import Recipe, Watch, train
+
+KEPT = 3
 
 
 class ProxyTraining:
-    """Trains each candidate for `proxy.epochs` at `proxy.resolution`."""
+    """Trains each candidate for `proxy.epochs` at `proxy.resolution`, or where that is a share, at that share."""
 
     def __init__(self, setup: Setup):
         self._setup = setup
@@ -23,6 +27,7 @@ class ProxyTraining:
         self._recipe = Recipe(proxy.epochs)
         self._train = task.train_set(proxy.resolution, proxy.images)
         self._validation = task.validation_set(proxy.resolution)
+        self._sets: OrderedDict[int, tuple[Pictures, Pictures]] = OrderedDict()
 
     @staticmethod
     def epochs(setup: Setup) -> int:
@@ -31,7 +36,7 @@ class ProxyTraining:
 
     def longer(self, times: int) -> ProxyTraining:
         """Return an evaluator that trains so many times as long."""
-        space = self._setup.space
+        space: Any = self._setup.space
         proxy = replace(space.proxy, epochs=times * space.proxy.epochs)
         return ProxyTraining(replace(self._setup, space=replace(space, proxy=proxy)))
 
@@ -53,8 +58,22 @@ class ProxyTraining:
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield the validation accuracy in [0, 1] after each epoch."""
+        resolution = self._proxy.at(arch.resolution)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = build(arch.at(self._proxy.resolution))
+            model = build(arch.at(resolution))
         watch = Watch(warn=self._setup.reporter.warn)
-        yield from train(model, self._task, self._train, self._validation, self._recipe, seed, watch=watch)
+        train_set, validation = self._sets_at(resolution)
+        yield from train(model, self._task, train_set, validation, self._recipe, seed, watch=watch)
+
+    def _sets_at(self, resolution: int) -> tuple[Pictures, Pictures]:
+        """Return the images at a resolution; those of the last few are kept."""
+        if resolution == self._train.resolution:
+            return self._train, self._validation
+        if resolution not in self._sets:
+            task, images = self._task, self._proxy.images
+            self._sets[resolution] = task.train_set(resolution, images), task.validation_set(resolution)
+        self._sets.move_to_end(resolution)
+        if len(self._sets) > KEPT:
+            self._sets.popitem(last=False)
+        return self._sets[resolution]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nas.progress import Reporter
-from nas.space import Space
+from nas.space import Searched
 from nas.tasks.classification import Classification
 
 
@@ -19,7 +19,7 @@ class Setup:
     """
 
     task: Classification
-    space: Space
+    space: Searched
     folder: Path
     source: Path | None = None
     seed: int = 0

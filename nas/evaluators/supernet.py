@@ -14,9 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from nas.architecture import Architecture
-from nas.errors import RunError, WeightsError
+from nas.errors import RunError, UsageError, WeightsError
 from nas.evaluators.setup import Setup
 from nas.files import write_json
+from nas.space import Space
 from nas.supernet import Supernet, load_bank, save_bank
 from nas.supernet_training import SupernetRecipe, train_supernet
 from nas.training import pick_device, recalibrate
@@ -36,13 +37,15 @@ class SupernetEvaluator:
     """Another seed gives the same accuracy."""
 
     def __init__(self, setup: Setup):
-        self._setup, self._proxy = setup, setup.space.proxy
+        if not isinstance(setup.space, Space):
+            raise UsageError("--evaluator supernet: holds the networks of one search space, not scaled ones")
+        self._setup, self._space, self._proxy = setup, setup.space, setup.space.proxy
         self._task, self._device = setup.task, pick_device()
         self.folder = find_folder(setup.source) if setup.source else setup.folder / FOLDER
         self._images = setup.task.train_set(self._proxy.resolution, self._proxy.images)
         with torch.random.fork_rng():
             torch.manual_seed(setup.seed)
-            self._supernet = Supernet(replace(setup.space, resolution=(self._proxy.resolution,)))
+            self._supernet = Supernet(replace(self._space, resolution=(self._proxy.resolution,)))
         self._card = self._ready()
         self._supernet.to(self._device).eval()
         self._validation = setup.task.validation_set(self._proxy.resolution, VALIDATION_IMAGES)
@@ -87,7 +90,7 @@ class SupernetEvaluator:
         return self._train(identity)
 
     def _train(self, identity: dict[str, Any]) -> dict[str, Any]:
-        recipe, settings = SupernetRecipe(self._setup.space.supernet), self._settings(identity)
+        recipe, settings = SupernetRecipe(self._space.supernet), self._settings(identity)
         with self._setup.reporter.task("training the supernet", recipe.training.epochs * len(self._images)) as advance:
             losses = list(
                 train_supernet(
@@ -103,12 +106,12 @@ class SupernetEvaluator:
 
     def _settings(self, identity: dict[str, Any]) -> dict[str, Any]:
         """Return what decides the weights of a supernet that this run trains."""
-        return {**identity, **SupernetRecipe(self._setup.space.supernet).to_dict(), "seed": self._setup.seed}
+        return {**identity, **SupernetRecipe(self._space.supernet).to_dict(), "seed": self._setup.seed}
 
     def _identity(self) -> dict[str, Any]:
         """Return what a supernet must agree in with the search that uses it."""
         return {
-            "space": self._setup.space.key,
+            "space": self._space.key,
             "classes": list(self._task.data.classes),
             "data": self._task.data.name,
             "train_images": len(self._images),

@@ -32,7 +32,8 @@ class ZeroCost:
     def __init__(self, name: str, setup: Setup):
         self._name, self._proxy = name, setup.space.proxy
         self.deterministic = name in SIZES
-        self._batch = draw_batch(setup.task, self._proxy.resolution, REFERENCE_SEED)
+        self._task, self._batch = setup.task, draw_batch(setup.task, self._proxy.resolution, REFERENCE_SEED)
+        self._batches = {self._proxy.resolution: self._batch}
         self._reference = self._scores(setup)
 
     @property
@@ -47,7 +48,13 @@ class ZeroCost:
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield the place of the score in (0, 1). Raises TrainingError where the network has none."""
-        yield place(score(self._name, arch, self._batch, seed), self._reference)
+        yield place(self._score(arch, seed), self._reference)
+
+    def _score(self, arch: Architecture, seed: int) -> float:
+        resolution = self._proxy.at(arch.resolution)
+        if resolution not in self._batches:
+            self._batches[resolution] = draw_batch(self._task, resolution, REFERENCE_SEED)
+        return score(self._name, arch, self._batches[resolution], seed)
 
     def _scores(self, setup: Setup) -> list[float]:
         """Return the scores of the reference, kept in the run's folder: a search that goes on needs no new ones."""
@@ -77,7 +84,7 @@ class ZeroCost:
         with setup.reporter.task(f"{self._name} of random networks", len(archs)) as advance:
             for arch in archs:
                 try:
-                    scores.append(score(self._name, arch, self._batch, REFERENCE_SEED))
+                    scores.append(self._score(arch, REFERENCE_SEED))
                 except TrainingError as error:
                     reason = error
                 advance(1)

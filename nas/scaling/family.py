@@ -33,9 +33,7 @@ def member(base: Architecture, factors: Factors, rounding: Rounding, name: str, 
     return Member(name, factors, arch, phi)
 
 
-def by_phi(
-    base: Architecture, coefficients: Coefficients, phis: Sequence[float], rounding: Rounding
-) -> list[Member]:
+def by_phi(base: Architecture, coefficients: Coefficients, phis: Sequence[float], rounding: Rounding) -> list[Member]:
     """Return the network of each phi: about 2^phi times the base's MACs where alpha * beta^2 * gamma^2 is 2."""
     return [member(base, coefficients.at(phi), rounding, f"phi {phi:g}", phi) for phi in phis]
 

@@ -37,13 +37,13 @@ class Rounding:
 
     Channels go to the nearest multiple of `divisor`, or of a multiple of it where groups need that, and never more
     than 10 % down (TF-slim's make_divisible). Repeats of a stage go up ("ceil", EfficientNet) or to the nearest
-    ("round", Dollar et al. 2021). The input goes to the nearest multiple of `resolution_step` pixels. `head` tells
-    what becomes of the last channels before the classes: MobileNetV2 and V3 never make them narrower.
+    ("round", Dollar et al. 2021). The input goes to the nearest multiple of `resolution_step` pixels (0: `fine_step`).
+    `head` tells what becomes of the last channels before the classes: MobileNetV2 and V3 never make them narrower.
     """
 
     divisor: int = 8
     repeats: Literal["ceil", "round"] = "ceil"
-    resolution_step: int = 4
+    resolution_step: int = 0
     head: Head = "scaled"
 
 
@@ -78,6 +78,11 @@ def scale(arch: Architecture, factors: Factors, rounding: Rounding | None = None
     deeper = replace(arch, stages=_repeated(arch.stages, factors.depth, rounding))
     resolution = _resolution(arch, factors.resolution, rounding)
     return _widened(deeper, resolution, factors.width, rounding)
+
+
+def fine_step(resolution: int) -> int:
+    """Return a power of two of pixels of at most 2 % of an input: 4 at 224, 1 at 32."""
+    return int(2 ** max(0, math.floor(math.log2(resolution / 50))))
 
 
 def missing_dimensions(arch: Architecture) -> dict[str, str]:
@@ -187,7 +192,7 @@ def _unstrided(spec: BlockSpec) -> BlockSpec:
 def _resolution(arch: Architecture, factor: float, rounding: Rounding) -> int:
     if factor == 1:
         return arch.resolution
-    step, stride = rounding.resolution_step, total_stride(arch)
+    step, stride = rounding.resolution_step or fine_step(arch.resolution), total_stride(arch)
     resolution = int(arch.resolution * factor / step + 0.5) * step
     if resolution < stride:
         raise SpaceError(

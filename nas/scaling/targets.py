@@ -93,30 +93,36 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
     return points[-1][1] + x - points[-1][0]
 
 
-def meet(
-    scout: Scout, coefficients: Coefficients, targets_ms: Sequence[float], rounding: Rounding, reporter: Reporter
-) -> list[Met]:
-    """Return, for each target, the network of the rule that takes just under it, as the last session measured all.
+@dataclass(frozen=True)
+class Want:
+    """A latency in ms, and the rule whose network shall take it."""
+
+    coefficients: Coefficients
+    target_ms: float
+
+
+def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Reporter) -> list[Met]:
+    """Return the network of each rule that takes just under its target; each was measured again once it was chosen.
 
     A target that no network meets to NARROW gets the slowest found that holds it. Raises UsageError where the base
     takes longer than a target, or no phi takes as long.
     """
-    path = _Path(scout, coefficients, rounding)
-    scout.look([path.at(1.0).architecture])
-    base_ms = scout.ms(scout.base)
-    for target_ms in targets_ms:
-        if base_ms > target_ms:
+    paths = [_Path(scout, want.coefficients, rounding) for want in wants]
+    scout.look([path.at(1.0).architecture for path in paths])
+    for want in wants:
+        if scout.ms(scout.base) > want.target_ms:
             raise UsageError(
-                f"--latency: '{format_latency(target_ms)}' is under what the base takes, "
-                f"{format_latency(base_ms)}: scaling only makes it slower"
+                f"--latency: '{format_latency(want.target_ms)}' is under what the base takes, "
+                f"{format_latency(scout.ms(scout.base))}: scaling only makes it slower"
             )
-    chosen = [path.nearest(target_ms) for target_ms in targets_ms]
+    chosen = [path.nearest(want.target_ms) for path, want in zip(paths, wants, strict=True)]
     for number in range(ROUNDS):
         scout.look([made.architecture for made, _ in chosen])
-        met = _as_measured(scout, targets_ms, chosen)
+        met = _as_measured(scout, wants, chosen)
         reporter.say(f"round {number + 1}: {', '.join(map(_in_words, met))}")
         better = [
-            now if each.is_close else path.nearest(each.target_ms) for each, now in zip(met, chosen, strict=True)
+            now if each.is_close else path.nearest(each.target_ms)
+            for path, each, now in zip(paths, met, chosen, strict=True)
         ]
         same = [made.architecture for made, _ in better] == [made.architecture for made, _ in chosen]
         if same and all(scout.is_confirmed(made.architecture) for made, _ in chosen):
@@ -125,10 +131,10 @@ def meet(
     return met
 
 
-def _as_measured(scout: Scout, targets_ms: Sequence[float], chosen: Sequence[Choice]) -> list[Met]:
+def _as_measured(scout: Scout, wants: Sequence[Want], chosen: Sequence[Choice]) -> list[Met]:
     return [
-        Met(target_ms, made, scout.ms(made.architecture), strays)
-        for target_ms, (made, strays) in zip(targets_ms, chosen, strict=True)
+        Met(want.target_ms, made, scout.ms(made.architecture), strays)
+        for want, (made, strays) in zip(wants, chosen, strict=True)
     ]
 
 
@@ -159,7 +165,7 @@ class _Path:
         below = [each for each in made if self._expected(each[0]) <= target_ms * 0.999]
         if not below:
             return min(made, key=lambda each: self._expected(each[0]))
-        return min(below, key=lambda each: self._distance(*each, target_ms))
+        return min(below, key=lambda each: self._distance(each, target_ms))
 
     def _distinct(self, choices: Iterable[Choice]) -> list[Choice]:
         found: dict[str, Choice] = {}
@@ -173,7 +179,8 @@ class _Path:
     def _fits(self, made: Member, target_ms: float) -> bool:
         return (1 - 0.8 * NARROW) * target_ms <= self._expected(made) <= (1 - 0.2 * NARROW) * target_ms
 
-    def _distance(self, made: Member, strays: dict[str, float], target_ms: float) -> tuple[bool, float]:
+    def _distance(self, choice: Choice, target_ms: float) -> tuple[bool, float]:
+        made, strays = choice
         share = self._expected(made) / target_ms
         far = sum(abs(phi - (made.phi or 0.0)) for phi in strays.values())
         return not self._fits(made, target_ms), abs(share - AIM) + 0.1 * far

@@ -1,0 +1,150 @@
+"""`nas scale`: compound scaling."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from nas.cli.search import ACCURACY, DEVICE, HOW, NUMBER, REAL, SWITCH, TEXT, WHAT, WHERE, Flags
+from nas.progress import Reporter
+
+HELP = "scale a network by depth, width and resolution: by a rule, to given latencies, or search for the rule"
+
+LIST: dict[str, Any] = {"metavar": "A,B"}
+RULE: Flags = {
+    "coefficients": ({"metavar": "A,B,G"}, "alpha, beta, gamma: factors of depth, width, resolution for each phi"),
+    "preset": (TEXT, "a published rule or family: see `nas list presets` (default: EfficientNet's 1.2,1.1,1.15)"),
+    "phi": (LIST, "the networks of these phi, as 0..7 or 0,1,2.5 (default: 0..3)"),
+    "latency": (LIST, "the networks that take just under these latencies, as 5ms,10ms, measured on the device"),
+    "depth": (LIST, "by hand: factors of the repeats"),
+    "width": (LIST, "by hand: factors of the channels"),
+    "resolution": (LIST, "by hand: inputs in pixels"),
+    "measure": (SWITCH, "measure the family on the device"),
+}
+ROUNDING: Flags = {
+    "divisor": (NUMBER, "channels are multiples of it (default: 8)"),
+    "repeats": (TEXT, "ceil (default) or round"),
+    "resolution-step": (NUMBER, "the input is a multiple of it, in pixels (default: about 2 %% of the base's)"),
+    "head": (TEXT, "the head's last channels: scaled (default), never-narrower or fixed"),
+}
+SEARCH: Flags = {
+    "search": (SWITCH, "find the coefficients: evaluate a grid of them at phi 1"),
+    "budget": (TEXT, "what grows by --times: latency (default), macs or activations"),
+    "times": (REAL, "by how much the budget grows from the base's to phi 1 (default: 2)"),
+    "tolerance": (REAL, "how far a grid point may be from the budget (default: 0.1)"),
+    "step": (REAL, "of the grid's coefficients (default: 0.1)"),
+    "exponent": (REAL, "w of the reward ACC * (COST/T)^w of the soft objective (default: -0.07)"),
+    "compare-seeds": (
+        NUMBER,
+        "seeds in which base, compound and single dimensions are compared (default: 1; 0: none)",
+    ),
+}
+
+
+def _some(flags: Flags, *names: str) -> Flags:
+    return {name: flags[name] for name in names}
+
+
+GROUPS: dict[str, Flags] = {
+    "the family": RULE,
+    "rounding": ROUNDING,
+    "the device": {
+        **_some(DEVICE, "runtime", "threads", "device"),
+        "table": (TEXT, "a latency table of a device that is not here, which predicts instead"),
+    },
+    "the search for coefficients": {
+        **SEARCH,
+        **_some(WHAT, "data", "data-root"),
+        "objective": (TEXT, "soft (default), hard or constrained"),
+        "controller": (TEXT, "exhaustive (default): the whole grid, or another of `nas list controllers`"),
+        "trials": (NUMBER, "grid points to evaluate (default: 0, all within the budget)"),
+        **_some(HOW, "seed"),
+        **_some(ACCURACY, "evaluator", "accuracies", "proxy-resolution", "proxy-epochs", "proxy-images", "finalists",
+                "finalist-seeds"),
+        **_some(WHERE, "workers", "trial-timeout", "retry-failed"),
+    },
+    "where": {"run": ({"metavar": "DIR"}, "the folder; the same command continues there (default: runs/scale-ARCH)")},
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "network", metavar="ARCH", help="a network's name or YAML, a run's folder, or an architecture's JSON"
+    )
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for flag, (options, text) in flags.items():
+            group.add_argument(f"--{flag}", help=text, default=None, **options)
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """Return the family, or what the search for its coefficients found."""
+    from nas.scale_job import make_job, run_family
+    from nas.scale_search import run_scale_search
+
+    job = make_job({key: value for key, value in vars(args).items() if value is not None})
+    return run_scale_search(job, reporter) if job.search else run_family(job, reporter)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print the family as a table, and the coefficients where they were searched."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from nas.units import format_count, format_latency
+
+    console = Console()
+    if "search" in result:
+        _print_search(result, console)
+    if result["coefficients"]:
+        words = ", ".join(f"{key} {value:.4g}" for key, value in result["coefficients"].items())
+        console.print(f"rule          {result['rule']}: {words}", highlight=False)
+    rounding = result["rounding"]
+    console.print(
+        f"rounding      channels to {rounding['divisor']}, repeats by {rounding['repeats']}, input to "
+        f"{rounding['resolution_step']} px, head {rounding['head']}",
+        highlight=False,
+    )
+    for dimension, why in result["missing_dimensions"].items():
+        console.print(f"no {dimension:<10} {why}", highlight=False)
+    if result["family"]:
+        table = Table("name", "d", "w", "px", "repeats", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for title in ("params", "MACs", "x base", "asked", "rounding", "latency"):
+            table.add_column(title, justify="right")
+        for entry in result["family"]:
+            factors, latency = entry["factors"], entry["latency_ms"]
+            table.add_row(
+                entry["name"], f"{factors['depth']:.3g}", f"{factors['width']:.3g}", str(entry["resolution"]),
+                " ".join(map(str, entry["repeats"])), format_count(entry["params"]), format_count(entry["macs"]),
+                f"{entry['macs_ratio']:.2f}", f"{entry['growth']:.2f}", f"{entry['rounding']:+.0%}",
+                f"{format_latency(latency)}{_verdict(entry)}" if latency else "",
+            )  # fmt: skip
+        console.print(table)
+    console.print(f"picture       {result['picture']}", highlight=False)
+
+
+def _verdict(entry: dict[str, Any]) -> str:
+    if entry.get("target_latency_ms") is None:
+        return f" = {entry['same_as']}" if entry["same_as"] else ""
+    return "" if entry["holds_target"] else " OVER"
+
+
+def _print_search(result: dict[str, Any], console: Any) -> None:
+    from nas.units import format_latency
+
+    search = result["search"]
+    budget = search["budget"]
+    console.print(
+        f"searched      {search['trials']} of {search['admissible']} grid points within {budget['times']:g} times the "
+        f"base's {budget['resource']} (of {search['grid']})",
+        highlight=False,
+    )
+    for entry in result["comparison"]:
+        spread = f" +- {entry['deviation']:.1%}" if entry["deviation"] is not None else ""
+        console.print(
+            f"{entry['name']:<13} {entry['accuracy']:.1%}{spread}, {format_latency(entry['latency_ms'])}, "
+            f"{entry['macs_ratio']:.2f} times the MACs",
+            highlight=False,
+        )

@@ -1,0 +1,293 @@
+"""The work of `nas scale`: the family of a rule, a table or latencies; `nas.scale_search` finds a rule first."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nas.architecture import Architecture
+from nas.calibration import Calibration
+from nas.errors import RunError, UsageError
+from nas.experiment import Experiment, with_implied
+from nas.export import versions
+from nas.files import locked, read_json, write_json
+from nas.latency import Predictor
+from nas.network import canonical, trace
+from nas.picture_scaling import draw_family
+from nas.progress import Reporter
+from nas.published import complete, is_published
+from nas.scaling.family import Member, by_phi, by_points, family_facts
+from nas.scaling.presets import Coefficients
+from nas.scaling.rules import Factors, missing_dimensions
+from nas.scaling.settings import (
+    UNNAMED,
+    Rule,
+    check_exists,
+    find_preset,
+    make_rounding,
+    parse_coefficients,
+    parse_latencies,
+    parse_phis,
+    parse_points,
+)
+from nas.scaling.stopwatch import Predicted, Stopwatch, Timed
+from nas.scaling.targets import Met, Scout, Want, meet
+from nas.tables import open_named, processor
+from nas.train_job import read_architecture
+
+RESULT = "scale.json"
+FAMILY = "family"
+DEFAULT_PHIS = "0..3"
+
+
+@dataclass(frozen=True)
+class ScaleJob:
+    """The settings of `nas scale`; None means what the preset says, or the default of the command.
+
+    `experiment` holds the device, and for a search the data, the evaluator and the controller.
+    """
+
+    network: str
+    coefficients: str | None = None
+    preset: str | None = None
+    phi: str | None = None
+    latency: str | None = None
+    depth: str | None = None
+    width: str | None = None
+    resolution: str | None = None
+    measure: bool = False
+    divisor: int | None = None
+    repeats: str | None = None
+    resolution_step: int | None = None
+    head: str | None = None
+    search: bool = False
+    budget: str | None = None
+    times: float = 2.0
+    tolerance: float = 0.1
+    step: float = 0.1
+    objective: str | None = None
+    exponent: float | None = None
+    compare_seeds: int = 1
+    experiment: Experiment = field(default_factory=lambda: Experiment(controller="exhaustive", trials=0))
+
+    @property
+    def folder(self) -> Path:
+        """The folder to write: --run, or a name made of the network's."""
+        searched = f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', Path(self.experiment.data).name)}" if self.search else ""
+        budget = f"-{self.budget}" if self.budget else ""
+        return Path(self.experiment.run or Path("runs") / f"scale-{self.name}{searched}{budget}")
+
+    @property
+    def name(self) -> str:
+        """The network's name, fit for a folder."""
+        return re.sub(r"[.](ya?ml|json)$", "", re.sub(r"[^\w.]+", "_", Path(self.network).name))
+
+
+SEARCH_ONLY = ("budget", "times", "tolerance", "step", "exponent", "compare_seeds", "data", "data_root", "objective",
+               "controller", "trials", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs", "proxy_images",
+               "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed")  # fmt: skip
+
+
+def make_job(given: Mapping[str, Any]) -> ScaleJob:
+    """Return the job of flags by name; what is not of the job is left out. Raises UsageError for flags in vain."""
+    if not given.get("search"):
+        for key in SEARCH_ONLY:
+            if key in given:
+                raise UsageError(f"--{key.replace('_', '-')}: is for the search of coefficients: give --search too")
+    own = {field.name for field in fields(ScaleJob)}
+    shared = {field.name for field in fields(Experiment)} - own
+    job = ScaleJob(**{key: value for key, value in given.items() if key in own})
+    settings = with_implied({key: value for key, value in given.items() if key in shared})
+    job = replace(job, experiment=replace(job.experiment, **settings))
+    return replace(job, experiment=replace(job.experiment, run=str(job.folder)))
+
+
+@dataclass(frozen=True)
+class Base:
+    """The network that is scaled, and the coefficients that a search found for it, where it is such a run's."""
+
+    architecture: Architecture
+    coefficients: Coefficients | None = None
+
+
+def run_family(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
+    """Return the family that the settings ask for, and write it with its picture. Raises NasError."""
+    base = read_base(job.network)
+    rule = make_rule(job, base)
+    if job.latency and (rule.points or job.phi):
+        other = "--phi" if job.phi else "--preset of a table, --depth, --width, --resolution"
+        raise UsageError(f"--latency: finds the phi of each target, it does not go with {other}")
+    if not job.latency:
+        members_of(job, rule, base.architecture)  # raises before anything is written
+    with locked_folder(job):
+        return make_family(job, rule, base.architecture, reporter)
+
+
+def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporter) -> dict[str, Any]:
+    """Return the rule's networks that the settings ask for, and write them with their picture."""
+    targets = parse_latencies(job.latency) if job.latency else []
+    met = find_met(job, rule, base, targets, reporter) if targets else []
+    made = [each.member for each in met] or members_of(job, rule, base)
+    return finish(job, rule, base, made, measured(job, base, made, met, reporter), met)
+
+
+def asked(job: ScaleJob) -> dict[str, Any]:
+    """Return which networks of the rule the settings ask for."""
+    return {"phi": job.phi, "latency": job.latency, "measure": job.measure}
+
+
+def read_base(network: str) -> Base:
+    """Return the network of a name, YAML, JSON or run folder, or what a search for coefficients scaled and found."""
+    path = Path(network) / RESULT
+    if not path.is_file():
+        return Base(canonical_base(network))
+    stored = read_json(path)
+    try:
+        found = stored["coefficients"]
+        coefficients = Coefficients(**found) if stored.get("search") else None
+        return Base(Architecture.from_dict(stored["base"]["blocks"], str(path)), coefficients)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: not the result of nas scale: {error!r}") from error
+
+
+def canonical_base(network: str) -> Architecture:
+    """Return a network as it is written: a repeated block keeps what its first copy had no use for."""
+    arch = read_architecture(network)
+    trace(arch)  # raises where it cannot be built
+    return arch
+
+
+def make_rule(job: ScaleJob, base: Base) -> Rule:
+    """Return the rule that the flags name, else what a search found, else EfficientNet's. Raises UsageError."""
+    by_hand = {key: getattr(job, key) for key in ("depth", "width", "resolution") if getattr(job, key)}
+    named = [flag for flag in ("preset", "coefficients") if getattr(job, flag)]
+    if by_hand and named:
+        raise UsageError(f"--{next(iter(by_hand))}: factors by hand do not go with --{named[0]}")
+    if len(named) > 1:
+        raise UsageError("--preset, --coefficients: one rule, give one of them")
+    preset = find_preset(job.preset) if job.preset else UNNAMED
+    rounding = make_rounding(preset, base.architecture, job.divisor, job.repeats, job.resolution_step, job.head)
+    if by_hand:
+        return Rule("by hand", rounding, points=parse_points(by_hand, base.architecture))
+    if not job.preset:
+        found = parse_coefficients(job.coefficients) if job.coefficients else base.coefficients
+        name = "given" if job.coefficients else "searched" if base.coefficients else "efficientnet's"
+        return checked(Rule(name, rounding, found or preset.coefficients), base.architecture, job)
+    if preset.points and not job.phi and not job.latency:
+        return Rule(job.preset, rounding, points=preset.points)
+    if preset.coefficients is None:
+        way = "it is a table, leave out --phi and --latency" if preset.points else "--search finds them"
+        raise UsageError(f"--preset: '{job.preset}' has no coefficients: {way}")
+    return checked(Rule(job.preset, rounding, preset.coefficients), base.architecture, job)
+
+
+def checked(rule: Rule, base: Architecture, job: ScaleJob) -> Rule:
+    """Return the rule, if the network has what it scales. Raises UsageError."""
+    assert rule.coefficients is not None
+    flag = "--coefficients" if job.coefficients or not job.preset else "--preset"
+    check_exists(base, rule.coefficients, flag)
+    return rule
+
+
+def members_of(job: ScaleJob, rule: Rule, base: Architecture) -> list[Member]:
+    """Return the networks of the rule's points or phis. Raises SpaceError where one cannot be."""
+    if rule.points:
+        return by_points(base, rule.points, rule.rounding)
+    assert rule.coefficients is not None
+    return by_phi(base, rule.coefficients, parse_phis(job.phi or DEFAULT_PHIS), rule.rounding)
+
+
+def find_met(
+    job: ScaleJob, rule: Rule, base: Architecture, targets_ms: Sequence[float], reporter: Reporter
+) -> list[Met]:
+    """Return the networks that meet the targets."""
+    assert rule.coefficients is not None
+    scout = Scout(base, make_stopwatch(job, base, reporter))
+    return meet(scout, [Want(rule.coefficients, ms) for ms in targets_ms], rule.rounding, reporter)
+
+
+def make_stopwatch(job: ScaleJob, base: Architecture, reporter: Reporter) -> Stopwatch:
+    """Return what tells latencies: the device, or the table that --table names. Raises NasError."""
+    experiment = job.experiment
+    if not experiment.tables:
+        return Timed(job.folder, experiment.runtime, experiment.threads, experiment.device, reporter)
+    table = open_named(experiment.tables[0])
+    if is_published(table):
+        for note in complete(table, trace(base)):
+            reporter.say(f"{table.path.stem}: {note}")
+    reporter.warn(f"{table.path}: predicts here, nothing is measured on its device")
+    return Predicted(Predictor(table, Calibration()), processor(table))
+
+
+def measured(
+    job: ScaleJob, base: Architecture, made: Sequence[Member], met: Sequence[Met], reporter: Reporter
+) -> dict[str, float]:
+    """Return the latencies in ms by digest, of the base too: those that were met, or measured for --measure."""
+    if not met and not job.measure:
+        return {}
+    stopwatch = make_stopwatch(job, base, reporter)
+    every = list({arch.digest: arch for arch in (canonical(base), *(each.architecture for each in made))}.values())
+    if not met:
+        stopwatch.session(every)
+    return {arch.digest: stopwatch.ms(arch) for arch in every}
+
+
+def finish(
+    job: ScaleJob,
+    rule: Rule,
+    base: Architecture,
+    made: Sequence[Member],
+    latencies: dict[str, float],
+    met: Sequence[Met],
+) -> dict[str, Any]:
+    """Write every network as JSON, the picture and the result, and return the result."""
+    facts = family_facts(made, base)
+    for index, entry in enumerate(facts):
+        entry["latency_ms"] = latencies.get(entry["architecture"])
+        if met:
+            each = met[index]
+            entry |= {"target_latency_ms": each.target_ms, "holds_target": each.holds, "strays": each.strays,
+                      "within_5_percent": each.is_close}  # fmt: skip
+    folder = job.folder
+    for network, entry in zip(made, facts, strict=True):
+        path = folder / FAMILY / f"{re.sub(r'[^0-9A-Za-z.-]+', '_', network.name)}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, network.architecture.to_dict())
+        entry["file"] = str(path)
+    first = canonical(base)
+    result = {
+        "network": job.network,
+        "base": {**family_facts([Member("base", Factors(), first)], base)[0],
+                 "latency_ms": latencies.get(first.digest), "blocks": base.to_dict()},
+        **rule.to_dict(),
+        "preset": job.preset,
+        "missing_dimensions": missing_dimensions(base),
+        "family": facts,
+        "device": _device(job) if latencies else None,
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    draw_family(result, folder / "family.png")
+    result["picture"] = str(folder / "family.png")
+    write_json(folder / "family.json", result)
+    return result
+
+
+def _device(job: ScaleJob) -> dict[str, Any]:
+    experiment = job.experiment
+    keys = ("runtime", "threads", "device", "table")
+    return {key: asdict(experiment)[key] for key in keys}
+
+
+def locked_folder(job: ScaleJob) -> Any:
+    """Hold the folder, made where there is none. Raises RunError where it is not a folder or in use."""
+    folder = job.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"--run: {folder} cannot be made: {error.strerror}") from error
+    return locked(folder)

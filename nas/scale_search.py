@@ -1,0 +1,215 @@
+"""`nas scale --search`: the coefficients of a network, found by evaluating a grid of them within a budget.
+
+The grid's points are measured, those within the budget evaluated by any evaluator and controller, the best evaluated
+again; then base, compound and single dimensions are compared at the same measured latency.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from nas.controllers import CONTROLLERS
+from nas.errors import RunError, UsageError
+from nas.evaluators import Evaluator
+from nas.experiment import make_evaluator, make_executor, shown
+from nas.files import exclusive, read_json, write_json
+from nas.objective import Objective
+from nas.picture_scaling import draw_scaling
+from nas.problem import Problem
+from nas.progress import Reporter
+from nas.registry import lookup
+from nas.repeats import evaluate_finalists
+from nas.result import trial_facts
+from nas.rungs import make_rungs
+from nas.scale_job import RESULT, ScaleJob, asked, make_family, make_stopwatch
+from nas.scale_setting import Setting, counted, make_budget, prepare, spends
+from nas.scaling.bench import Bench, bench_counted, bench_latency, check_any
+from nas.scaling.budget import Budget, make_budgeted
+from nas.scaling.comparison import Entry, compare, contestants
+from nas.scaling.grid import grid_domain
+from nas.scaling.presets import Coefficients
+from nas.scaling.rules import DIMENSIONS, missing_dimensions
+from nas.scaling.settings import Rule, to_dict
+from nas.scaling.stopwatch import NETWORKS
+from nas.scaling.targets import Scout
+from nas.search import Plan, search
+from nas.study import FINISH, Study, check_run, open_study
+from nas.tasks.images import check_images
+
+BENCH, CONTESTANTS, ACCURACIES = "grid.json", "contestants.json", "accuracies.jsonl"
+MAKING = "grid.lock"
+FRESH_SEEDS = 100
+"""The seeds of the comparison start so far above the search's: its networks were not chosen by them."""
+
+
+def run_scale_search(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
+    """Find the coefficients, compare, and return what `scale.json` holds; continue where a kill left it.
+
+    Raises NasError for whatever is wrong in the input.
+    """
+    setting = prepare(job, reporter)
+    folder = job.folder
+    check_run(folder, setting.identity)
+    if finished := finished_result(setting):
+        reporter.say(f"{folder}: finished on {finished['date']}; more --trials or --compare-seeds would continue it")
+        return finished
+    for split in (setting.task.data.train, setting.task.data.validation):
+        check_images(split)
+    with open_study(folder, setting.identity, setting.grid, ("maximize",)) as study:
+        with exclusive(folder / MAKING):
+            bench = ready_bench(setting, reporter)
+            evaluator = make_evaluator(job.experiment, setting.task, setting.grid, reporter)
+        budget, objective = make_objective_of(setting, bench)
+        count = try_points(setting, study, evaluator, budget, objective, bench, reporter)
+        with exclusive(folder / FINISH):
+            if finished := finished_result(setting):
+                return finished
+            return conclude(setting, study, evaluator, budget, objective, bench, count, reporter)
+
+
+def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
+    """Return the latencies of the grid: measured once for all, so that a search that goes on sees the same."""
+    job, folder = setting.job, setting.job.folder
+    if (path := folder / BENCH).is_file():
+        stored = read_json(path)
+        return Bench(stored["base_ms"], stored["latency_ms"])
+    stopwatch, first, every = make_stopwatch(job, setting.base, reporter), setting.first, setting.every
+    try:
+        if setting.resource == "latency":
+            bench = bench_latency(first, every, job.times, job.tolerance, stopwatch, reporter)
+        else:
+            budget = make_budget(setting, math.nan)
+            admitted = [spot for spot in every if budget.admits(counted(setting, spot))]
+            check_any(admitted, every, [counted(setting, spot) / budget.base for spot in every], budget)
+            bench = bench_counted(first, admitted, stopwatch, reporter)
+        check_admitted(setting, bench)
+    except UsageError:
+        (folder / NETWORKS).unlink(missing_ok=True)
+        raise
+    write_json(path, asdict(bench))
+    return bench
+
+
+def check_admitted(setting: Setting, bench: Bench) -> None:
+    """Raise UsageError where the budget admits no point."""
+    budget, every = make_budget(setting, bench.base_ms), setting.every
+    shares = [spends(setting, bench, spot) / budget.base for spot in every]
+    check_any([spot for spot in every if budget.admits(spends(setting, bench, spot))], every, shares, budget)
+
+
+def make_objective_of(setting: Setting, bench: Bench) -> tuple[Budget, Objective]:
+    """Return the budget and the objective towards it."""
+    budget = make_budget(setting, bench.base_ms)
+    return budget, make_budgeted(setting.objective, budget, setting.job.exponent)
+
+
+def try_points(
+    setting: Setting, study: Study, evaluator: Evaluator, budget: Budget, objective: Objective, bench: Bench,
+    reporter: Reporter,
+) -> int:  # fmt: skip
+    """Fill the study with points of the grid, all that the budget admits or --trials; return how many it admits."""
+    experiment, grid = setting.job.experiment, setting.grid
+    admitted = sum(bool(budget.admits(spends(setting, bench, spot))) for spot in setting.every)
+    reporter.say(
+        f"{admitted} of {grid.size} grid points are within {budget.times:g} times the base's {budget.resource}"
+    )
+    domain = grid_domain(grid, setting.spots, partial(spends, setting, bench))
+    controller = lookup(CONTROLLERS, experiment.controller, "controller")(Problem(domain, objective))
+    counts = {spot.architecture.digest: spot.activations for spot in setting.every}
+    plan = Plan(
+        grid, controller, evaluator, objective,
+        predict=lambda arch: bench.latency_ms.get(arch.digest, math.inf),
+        rungs=make_rungs("full", 2, 1, 1),
+        known=frozenset([setting.first.architecture.digest]),
+        executor=make_executor(experiment, setting.task, grid, reporter),
+        beside=lambda arch: {"activations": counts.get(arch.digest, 0)},
+        spends=budget.of,
+    )  # fmt: skip
+    trials = min(experiment.trials or admitted, admitted)
+    search(plan, study, trials, experiment.seed, reporter, experiment.retry_failed)
+    return admitted
+
+
+def conclude(
+    setting: Setting, study: Study, evaluator: Evaluator, budget: Budget, objective: Objective, bench: Bench,
+    admitted: int, reporter: Reporter,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate the best again, compare, make the family, and write the result."""
+    job, experiment, (goal,) = setting.job, setting.job.experiment, objective.goals
+    finals = evaluate_finalists(
+        study, evaluator, goal, experiment.seed, experiment.finalists, experiment.finalist_seeds, reporter
+    )
+    if not study.trials:
+        raise UsageError("--evaluator: no grid point could be evaluated")
+    best = max(
+        study.trials,
+        key=lambda trial: goal.score(replace(trial.metrics, accuracy=finals.estimates[trial.digest])),
+    )
+    found = setting.grid.coefficients(best.choices)
+    entries = compared(setting, found, evaluator, reporter) if job.compare_seeds else []
+    rule = Rule("searched", setting.grid.rounding, found)
+    family = make_family(job, rule, setting.base, reporter)
+    result = {
+        **family,
+        "search": {
+            "budget": {**to_dict(budget), "target": budget.target},
+            "objective": setting.objective,
+            "grid": setting.grid.size,
+            "values": dict(zip(DIMENSIONS, setting.grid.values, strict=True)),
+            "admissible": admitted,
+            "trials": len(study.evaluated),
+            "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
+            "noise": finals.spread.noise if finals.spread else None,
+            "candidates": [
+                {**to_dict(setting.grid.coefficients(trial.choices)), **trial_facts(trial),
+                 "estimate": finals.estimates[trial.digest], "curve": list(trial.curve)}
+                for trial in study.trials
+            ],
+            "best": best.digest,
+            "base_ms": bench.base_ms,
+            "place": "measured" if not experiment.tables else f"by {experiment.tables[0]}",
+            "settings": {**shown(experiment), **setting.identity, "evaluator_settings": evaluator.settings},
+        },
+        "comparison": [entry.to_dict(setting.base) for entry in entries],
+        "asked": asked(job),
+    }  # fmt: skip
+    draw_scaling(result, job.folder / "scaling.png")
+    result["picture"] = str(job.folder / "scaling.png")
+    write_json(job.folder / RESULT, result)
+    return result
+
+
+def compared(setting: Setting, found: Coefficients, evaluator: Evaluator, reporter: Reporter) -> list[Entry]:
+    """Return base, compound and single dimensions with their accuracies, at the same latency."""
+    job = setting.job
+    path, chosen = job.folder / CONTESTANTS, to_dict(found)
+    stored = read_json(path) if path.is_file() else {}
+    if stored.get("compound") == chosen:
+        entries = [Entry.from_dict(data) for data in stored["entries"]]
+    else:
+        scout = Scout(setting.base, make_stopwatch(job, setting.base, reporter))
+        missing = list(missing_dimensions(setting.base))
+        entries = contestants(scout, found, job.times, missing, setting.grid.rounding, reporter)
+        write_json(path, {"compound": chosen, "entries": [entry.to_dict(setting.base) for entry in entries]})
+    first = job.experiment.seed + FRESH_SEEDS
+    seeds = range(first, first + job.compare_seeds)
+    return compare(entries, evaluator.evaluate, seeds, job.folder / ACCURACIES, reporter)
+
+
+def finished_result(setting: Setting) -> dict[str, Any] | None:
+    """Return the result of a folder that has been searched so far and compared with as many seeds."""
+    path = setting.job.folder / RESULT
+    if not path.is_file():
+        return None
+    stored, job = read_json(path), setting.job
+    try:
+        search = stored["search"]
+        done = search["trials"] + len(search["failed"]) >= (job.experiment.trials or search["admissible"])
+        seeds = {len(entry["accuracies"]) for entry in stored["comparison"]} or {0}
+        same = max(seeds) == job.compare_seeds and stored["asked"] == asked(job)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: not the result of a search for coefficients: {error!r}") from error
+    return stored if done and same else None

@@ -1,0 +1,121 @@
+"""What a search for coefficients is made of: checked and worked out before anything is measured or written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from nas.architecture import Architecture
+from nas.controllers import CONTROLLERS
+from nas.device import find_runtime, open_worker
+from nas.errors import UsageError
+from nas.evaluators import find_evaluator
+from nas.network import canonical, totals, trace
+from nas.progress import Reporter
+from nas.registry import lookup
+from nas.scale_job import ScaleJob, canonical_base
+from nas.scaling.bench import Bench
+from nas.scaling.budget import Budget, check_budget
+from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spots
+from nas.scaling.settings import UNNAMED, find_preset, make_rounding
+from nas.space import Proxy
+from nas.tasks.classification import Classification
+from nas.train_job import for_classes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything of a search that is known before anything is measured or written."""
+
+    job: ScaleJob
+    task: Classification
+    base: Architecture
+    grid: Grid
+    spots: list[Spot | None]
+    resource: str
+    objective: str
+    identity: dict[str, Any]
+
+    @property
+    def first(self) -> Spot:
+        """The base as a point."""
+        arch = canonical(self.base)
+        whole = totals(trace(arch))
+        return Spot({}, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
+
+    @property
+    def every(self) -> list[Spot]:
+        """The distinct networks of the grid, without the base."""
+        base = self.first.architecture.digest
+        found = {spot.architecture.digest: spot for spot in self.spots if spot}
+        return [spot for digest, spot in found.items() if digest != base]
+
+
+def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
+    """Check every setting and return what they make. Raises NasError, before anything is written."""
+    experiment = job.experiment
+    preset = find_preset(job.preset) if job.preset else UNNAMED
+    resource, objective = job.budget or preset.budget or "latency", job.objective or preset.objective or "soft"
+    check_settings(job, resource, objective)
+    task = Classification.load(experiment.data, experiment.data_root)
+    base = for_classes(canonical_base(job.network), task.num_classes)
+    rounding = make_rounding(preset, base, job.divisor, job.repeats, job.resolution_step, job.head)
+    own = Proxy()
+    proxy = Proxy(
+        experiment.proxy_resolution or min(own.resolution, base.resolution),
+        experiment.proxy_epochs or own.epochs, experiment.proxy_images, of=base.resolution,
+    )  # fmt: skip
+    grid = make_grid(base, job.step, job.times, resource == "macs", rounding, proxy)
+    controller: Any = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
+    with reporter.task("listing the grid", grid.size) as advance:
+        made = spots(grid, advance)
+    if hasattr(controller, "check"):
+        controller.check(grid_domain(grid, made, lambda spot: float(spot.macs)))
+    identity = {
+        "grid": grid.key, "base": base.digest, "budget": resource, "times": job.times, "tolerance": job.tolerance,
+        "objective": objective, "exponent": job.exponent, "data": task.data.name,
+        "train_images": len(task.data.train), "proxy": [proxy.resolution, proxy.epochs, proxy.images],
+        "evaluator": experiment.evaluator, "accuracies": experiment.accuracies, "controller": experiment.controller,
+        "seed": experiment.seed, "runtime": experiment.runtime, "threads": experiment.threads,
+        "device": experiment.device, "table": list(experiment.tables),
+    }  # fmt: skip
+    return Setting(job, task, base, grid, made, resource, objective, identity)
+
+
+def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
+    """Raise UsageError for the first setting that cannot be."""
+    experiment = job.experiment
+    check_budget(resource, job.times, job.tolerance, objective)
+    for flag in ("coefficients", "depth", "width", "resolution"):
+        if getattr(job, flag):
+            raise UsageError(f"--{flag}: --search finds the factors, leave it out")
+    if job.phi and job.latency:
+        raise UsageError("--latency: finds the phi of each target, it does not go with --phi")
+    find_runtime(experiment.runtime)
+    find_evaluator(experiment.evaluator)
+    open_worker(experiment.device, experiment.runtime, experiment.threads)
+    experiment.limit_s  # noqa: B018 (raises)
+    for key, least in (("trials", 0), ("threads", 1), ("seed", 0), ("finalists", 2), ("finalist_seeds", 0),
+                       ("proxy_resolution", 0), ("proxy_epochs", 0), ("proxy_images", 0), ("workers", 0)):  # fmt: skip
+        if getattr(experiment, key) < least:
+            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
+    if job.compare_seeds < 0:
+        raise UsageError(f"--compare-seeds: must not be negative: {job.compare_seeds}")
+
+
+def make_budget(setting: Setting, base_ms: float) -> Budget:
+    """Return the budget: `times` what the base spends."""
+    base = base_ms if setting.resource == "latency" else counted(setting, setting.first)
+    return Budget(setting.resource, base, setting.job.times, setting.job.tolerance)
+
+
+def counted(setting: Setting, spot: Spot) -> float:
+    """Return a point's MACs or activations."""
+    return float(spot.activations if setting.resource == "activations" else spot.macs)
+
+
+def spends(setting: Setting, bench: Bench, spot: Spot) -> float:
+    """Return what a point spends of the budget's resource; infinitely much where its latency is not known."""
+    known = bench.latency_ms.get(spot.architecture.digest, math.inf)
+    return known if setting.resource == "latency" or math.isinf(known) else counted(setting, spot)

@@ -1,0 +1,139 @@
+"""The grid of coefficients as what a search walks: every point with the network that it makes of the base."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+
+from nas.architecture import Architecture, Scalar
+from nas.domain import Domain, Facts, Indices
+from nas.errors import SpaceError, UsageError
+from nas.network import canonical, totals, trace
+from nas.scaling.presets import Coefficients
+from nas.scaling.rules import DIMENSIONS, Factors, Rounding, missing_dimensions, scale
+from nas.space import Choices, Proxy, Values
+
+LARGEST = 20_000
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Values of alpha, beta and gamma; a candidate is the base scaled once by them (phi = 1).
+
+    The choices are called depth, width and resolution; a dimension of one value is no choice.
+    """
+
+    base: Architecture
+    values: tuple[tuple[float, ...], ...]
+    rounding: Rounding
+    proxy: Proxy
+    name: str = "scaling"
+
+    @cached_property
+    def key(self) -> str:
+        """The name and 8 digits of base, values and rounding."""
+        spelled = repr((self.base.digest, self.values, self.rounding))
+        return f"{self.name}@{hashlib.sha256(spelled.encode()).hexdigest()[:8]}"
+
+    @cached_property
+    def choices(self) -> dict[str, Values]:
+        """The dimensions with their coefficients."""
+        return {key: values for key, values in zip(DIMENSIONS, self.values, strict=True) if len(values) > 1}
+
+    def coefficients(self, choices: Choices) -> Coefficients:
+        """Return the coefficients of choices; those of a dimension without a choice are 1."""
+        return Coefficients(*(float(choices.get(key, 1.0)) for key in DIMENSIONS))
+
+    def decode(self, choices: Choices) -> Architecture:
+        """Return the network of choices. Raises SpaceError where the base cannot be scaled so."""
+        found = self.coefficients(choices)
+        return scale(self.base, Factors(found.alpha, found.beta, found.gamma), self.rounding)
+
+    def sample(self, rng: random.Random) -> dict[str, Scalar]:
+        """Return choices, each drawn uniformly."""
+        return {key: rng.choice(values) for key, values in self.choices.items()}
+
+    @property
+    def size(self) -> int:
+        """How many points there are; rounding makes equal networks of some."""
+        return math.prod(len(values) for values in self.values)
+
+    def points(self) -> Iterator[dict[str, Scalar]]:
+        """Yield every point, the last dimension fastest."""
+        for values in product(*self.choices.values()):
+            yield dict(zip(self.choices, values, strict=True))
+
+
+def make_grid(base: Architecture, step: float, times: float, by_macs: bool, rounding: Rounding, proxy: Proxy) -> Grid:
+    """Return the grid from 1 to where one dimension alone takes `times` the MACs; further for other resources.
+
+    Activations and latency may grow slower than MACs do. Raises UsageError for a step that makes too many points, or
+    none beside the base.
+    """
+    if not 0 < step < math.inf:
+        raise UsageError(f"--step: must be above zero: {step:g}")
+    most = (times, math.sqrt(times), math.sqrt(times)) if by_macs else (1.25 * times, times**0.75, times**0.75)
+    missing = missing_dimensions(base)
+    values = tuple(
+        tuple(round(1 + index * step, 6) for index in range(int((end - 1) / step + 1e-9) + 1))
+        for end in (1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True))
+    )
+    grid = Grid(base, values, rounding, proxy)
+    if not 1 < grid.size <= LARGEST:
+        rule = f"makes {grid.size:,} points, {LARGEST:,} are the most" if grid.size > 1 else "is over what may grow"
+        raise UsageError(f"--step: {rule}: {step:g}")
+    return grid
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point's network, canonical, and what it costs; of equal networks the first point stands for all."""
+
+    choices: dict[str, Scalar]
+    architecture: Architecture
+    params: int
+    macs: int
+    activations: int
+    layers: int
+
+
+def spots(grid: Grid, advance: Callable[[int], None]) -> list[Spot | None]:
+    """Return what each point of the grid makes, in the order of `points`; None where the base cannot be scaled so."""
+    made: dict[str, Spot] = {}
+    found: list[Spot | None] = []
+    for choices in grid.points():
+        advance(1)
+        try:
+            arch = canonical(grid.decode(choices))
+        except SpaceError:
+            found.append(None)
+            continue
+        if arch.digest not in made:
+            whole = totals(trace(arch))
+            layers = sum(map(len, arch.stages))
+            made[arch.digest] = Spot(choices, arch, whole.params, whole.macs, whole.activations, layers)
+        found.append(made[arch.digest])
+    return found
+
+
+def grid_domain(grid: Grid, each: list[Spot | None], spends: Callable[[Spot], float]) -> Domain:
+    """Return the grid for a controller: what each point spends, infinitely much where nothing can be made of it."""
+    empty = [spot is None for spot in each]
+    digests = np.array([spot.architecture.digest if spot else f"none {place}" for place, spot in enumerate(each)])
+    spent = np.array([spends(spot) if spot else np.inf for spot in each])
+    sizes = np.array([(spot.macs, spot.params) if spot else (1, 1) for spot in each], np.float64)
+    widths = [len(values) for values in grid.choices.values()]
+    assert len(each) == math.prod(widths) and not all(empty)
+
+    def facts(rows: Indices) -> Facts:
+        at = np.ravel_multi_index(tuple(rows.T.astype(np.intp)), tuple(widths))
+        return Facts(digests[at], spent[at], np.log(sizes[at]))
+
+    return Domain(grid.choices, facts, {}, ("macs", "params"))
