@@ -58,15 +58,14 @@ def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
         [entry["latency_ms"] for entry in grid], [100 * entry["accuracy"] for entry in grid],
         facecolors="none", edgecolors="0.6", s=22, label="grid, one seed", zorder=2,
     )  # fmt: skip
-    compared = result["comparison"]
-    base = next((entry for entry in compared if entry["name"] == "base"), None)
-    for entry in compared:
-        points = [base, entry] if base and entry is not base else [entry]
-        colour = COLOURS.get(entry["name"], "black")
+    compared = [entry for entry in result["comparison"] if entry["accuracies"]]
+    base = [entry for entry in compared if entry["name"] == "base"]
+    for name in dict.fromkeys(entry["name"] for entry in compared):
+        points = base + [entry for entry in compared if entry["name"] == name != "base"]
         axis.errorbar(
             [point["latency_ms"] for point in points], [100 * point["accuracy"] for point in points],
             yerr=[100 * (point["deviation"] or 0.0) for point in points],
-            color=colour, marker="o", capsize=3, linewidth=1.2, label=_label(entry), zorder=3,
+            color=COLOURS.get(name, "black"), marker="o", capsize=3, linewidth=1.2, label=_label(points[-1]), zorder=3,
         )  # fmt: skip
     if result["search"]["budget"]["resource"] == "latency":
         axis.axvline(result["search"]["budget"]["target"], color="0.5", linestyle="--", linewidth=1, label="budget")

@@ -71,6 +71,7 @@ class ScaleJob:
     step: float = 0.1
     objective: str | None = None
     exponent: float | None = None
+    compare_phi: str = "1"
     compare_seeds: int = 1
     experiment: Experiment = field(default_factory=lambda: Experiment(controller="exhaustive", trials=0))
 
@@ -87,9 +88,11 @@ class ScaleJob:
         return re.sub(r"[.](ya?ml|json)$", "", re.sub(r"[^\w.]+", "_", Path(self.network).name))
 
 
-SEARCH_ONLY = ("budget", "times", "tolerance", "step", "exponent", "compare_seeds", "data", "data_root", "objective",
-               "controller", "trials", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs", "proxy_images",
-               "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed")  # fmt: skip
+SEARCH_ONLY = (
+    "budget", "times", "tolerance", "step", "exponent", "compare_phi", "compare_seeds", "data", "data_root",
+    "objective", "controller", "trials", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs", "proxy_images",
+    "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed",
+)  # fmt: skip
 
 
 def make_job(given: Mapping[str, Any]) -> ScaleJob:
@@ -137,7 +140,7 @@ def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporte
 
 def asked(job: ScaleJob) -> dict[str, Any]:
     """Return which networks of the rule the settings ask for."""
-    return {"phi": job.phi, "latency": job.latency, "measure": job.measure}
+    return {"phi": job.phi, "latency": job.latency, "measure": job.measure, "compare_phi": job.compare_phi}
 
 
 def read_base(network: str) -> Base:

@@ -28,11 +28,11 @@ from nas.scale_job import RESULT, ScaleJob, asked, make_family, make_stopwatch
 from nas.scale_setting import Setting, counted, make_budget, prepare, spends
 from nas.scaling.bench import Bench, bench_counted, bench_latency, check_any
 from nas.scaling.budget import Budget, make_budgeted
-from nas.scaling.comparison import Entry, compare, contestants
+from nas.scaling.comparison import Entry, compare, compared_rules, contestants
 from nas.scaling.grid import grid_domain
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import DIMENSIONS, missing_dimensions
-from nas.scaling.settings import Rule, to_dict
+from nas.scaling.settings import Rule, parse_phis, to_dict
 from nas.scaling.stopwatch import NETWORKS
 from nas.scaling.targets import Scout
 from nas.search import Plan, search
@@ -185,15 +185,16 @@ def conclude(
 def compared(setting: Setting, found: Coefficients, evaluator: Evaluator, reporter: Reporter) -> list[Entry]:
     """Return base, compound and single dimensions with their accuracies, at the same latency."""
     job = setting.job
-    path, chosen = job.folder / CONTESTANTS, to_dict(found)
+    path, phis = job.folder / CONTESTANTS, parse_phis(job.compare_phi, "--compare-phi")
     stored = read_json(path) if path.is_file() else {}
-    if stored.get("compound") == chosen:
+    chosen = {"compound": to_dict(found), "phis": phis}
+    if stored.get("chosen") == chosen:
         entries = [Entry.from_dict(data) for data in stored["entries"]]
     else:
         scout = Scout(setting.base, make_stopwatch(job, setting.base, reporter))
-        missing = list(missing_dimensions(setting.base))
-        entries = contestants(scout, found, job.times, missing, setting.grid.rounding, reporter)
-        write_json(path, {"compound": chosen, "entries": [entry.to_dict(setting.base) for entry in entries]})
+        rules = compared_rules(found, job.times, missing_dimensions(setting.base))
+        entries = contestants(scout, rules, job.times, phis, setting.grid.rounding, reporter)
+        write_json(path, {"chosen": chosen, "entries": [entry.to_dict(setting.base) for entry in entries]})
     first = job.experiment.seed + FRESH_SEEDS
     seeds = range(first, first + job.compare_seeds)
     return compare(entries, evaluator.evaluate, seeds, job.folder / ACCURACIES, reporter)

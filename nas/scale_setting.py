@@ -18,7 +18,7 @@ from nas.scale_job import ScaleJob, canonical_base
 from nas.scaling.bench import Bench
 from nas.scaling.budget import Budget, check_budget
 from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spots
-from nas.scaling.settings import UNNAMED, find_preset, make_rounding
+from nas.scaling.settings import UNNAMED, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.space import Proxy
 from nas.tasks.classification import Classification
 from nas.train_job import for_classes
@@ -100,6 +100,12 @@ def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
                        ("proxy_resolution", 0), ("proxy_epochs", 0), ("proxy_images", 0), ("workers", 0)):  # fmt: skip
         if getattr(experiment, key) < least:
             raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
+    if min(parse_phis(job.compare_phi, "--compare-phi")) <= 0:
+        raise UsageError(f"--compare-phi: must be above 0, the base is compared anyway: '{job.compare_phi}'")
+    if job.phi:
+        parse_phis(job.phi)
+    if job.latency:
+        parse_latencies(job.latency)
     if job.compare_seeds < 0:
         raise UsageError(f"--compare-seeds: must not be negative: {job.compare_seeds}")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from nas.progress import Reporter
 
-HELP = "list the networks, search spaces, latency tables, blocks, runtimes or controllers that can be named"
-KINDS = ("networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives", "tables")
+HELP = "list the networks, search spaces, latency tables, blocks, runtimes, controllers or presets that can be named"
+KINDS = ("networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives", "presets", "tables")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> Any:
         return _files(args.kind == "networks")
     if args.kind == "tables":
         return _latency_tables(reporter)
+    if args.kind == "presets":
+        return _presets()
     return _entries(args.kind)
 
 
@@ -68,6 +70,15 @@ def _latency_tables(reporter: Reporter) -> list[dict[str, Any]]:
     return found
 
 
+def _presets() -> list[dict[str, Any]]:
+    from nas.scaling.presets import PRESETS
+
+    return [
+        {"name": name, "about": preset.about, "source": preset.source, "networks": len(preset.points)}
+        for name, preset in PRESETS.items()
+    ]
+
+
 def _entries(kind: str) -> list[dict[str, Any]]:
     from nas.blocks import BLOCKS
     from nas.controllers import CONTROLLERS
@@ -98,7 +109,7 @@ def print_result(result: Any) -> None:
 
     console = Console()
     if not result or "params" not in result[0]:
-        columns = [column for column in result[0] if column != "path"] if result else ["name"]
+        columns = [column for column in result[0] if column not in ("path", "source")] if result else ["name"]
         table = Table()
         for column in columns:
             table.add_column(column, overflow="fold")

@@ -34,6 +34,7 @@ SEARCH: Flags = {
     "tolerance": (REAL, "how far a grid point may be from the budget (default: 0.1)"),
     "step": (REAL, "of the grid's coefficients (default: 0.1)"),
     "exponent": (REAL, "w of the reward ACC * (COST/T)^w of the soft objective (default: -0.07)"),
+    "compare-phi": (LIST, "phis at which compound and single dimensions are compared (default: 1)"),
     "compare-seeds": (
         NUMBER,
         "seeds in which base, compound and single dimensions are compared (default: 1; 0: none)",
@@ -110,25 +111,33 @@ def print_result(result: dict[str, Any]) -> None:
     for dimension, why in result["missing_dimensions"].items():
         console.print(f"no {dimension:<10} {why}", highlight=False)
     if result["family"]:
-        table = Table("name", "d", "w", "px", "repeats", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for title in ("params", "MACs", "x base", "asked", "rounding", "latency"):
-            table.add_column(title, justify="right")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for title in ("name", "d", "w", "px"):
+            table.add_column(title, no_wrap=True)
+        for title in ("params", "MACs", "x base", "asked", "latency"):
+            table.add_column(title, justify="right", no_wrap=True)
+        table.add_column("repeats", overflow="fold")
         for entry in result["family"]:
             factors, latency = entry["factors"], entry["latency_ms"]
             table.add_row(
                 entry["name"], f"{factors['depth']:.3g}", f"{factors['width']:.3g}", str(entry["resolution"]),
-                " ".join(map(str, entry["repeats"])), format_count(entry["params"]), format_count(entry["macs"]),
-                f"{entry['macs_ratio']:.2f}", f"{entry['growth']:.2f}", f"{entry['rounding']:+.0%}",
+                format_count(entry["params"]), format_count(entry["macs"]),
+                f"{entry['macs_ratio']:.2f}", f"{entry['growth']:.2f}",
                 f"{format_latency(latency)}{_verdict(entry)}" if latency else "",
+                "-".join(map(str, entry["repeats"])) + _beside(entry),
             )  # fmt: skip
         console.print(table)
     console.print(f"picture       {result['picture']}", highlight=False)
 
 
 def _verdict(entry: dict[str, Any]) -> str:
-    if entry.get("target_latency_ms") is None:
-        return f" = {entry['same_as']}" if entry["same_as"] else ""
-    return "" if entry["holds_target"] else " OVER"
+    return "" if entry.get("target_latency_ms") is None or entry["holds_target"] else " OVER"
+
+
+def _beside(entry: dict[str, Any]) -> str:
+    """Return what else is to be known of a network: that it is another's, or that a dimension left the rule."""
+    strays = "".join(f", {dimension} of phi {phi:.3g}" for dimension, phi in entry.get("strays", {}).items())
+    return strays + (f" = {entry['same_as']}" if entry["same_as"] else "")
 
 
 def _print_search(result: dict[str, Any], console: Any) -> None:
@@ -142,9 +151,9 @@ def _print_search(result: dict[str, Any], console: Any) -> None:
         highlight=False,
     )
     for entry in result["comparison"]:
-        spread = f" +- {entry['deviation']:.1%}" if entry["deviation"] is not None else ""
-        console.print(
-            f"{entry['name']:<13} {entry['accuracy']:.1%}{spread}, {format_latency(entry['latency_ms'])}, "
-            f"{entry['macs_ratio']:.2f} times the MACs",
-            highlight=False,
-        )
+        name = f"{entry['name']} {entry['phi']:g}".ljust(13)
+        spread = "" if entry["deviation"] is None else f" +- {entry['deviation']:.1%}"
+        reached = "failed" if entry["accuracy"] is None else f"{entry['accuracy']:.1%}{spread}"
+        far = "" if entry["within_5_percent"] else ", not within 5 % of the target"
+        cost = f"{format_latency(entry['latency_ms'])}, {entry['macs_ratio']:.2f} times the MACs"
+        console.print(f"{name} {reached}, {cost}{far}", highlight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -27,9 +27,13 @@ FORMAT = {"format": 1, "rows": "accuracies of scaled networks"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A network that is compared, with the accuracy of each seed; `strays` as in `nas.scaling.targets.Met`."""
+    """A network that is compared, with the accuracy of each seed; `strays` as in `nas.scaling.targets.Met`.
+
+    It takes `times^phi` the base's latency, whatever its rule's own phi for that is.
+    """
 
     name: str
+    phi: float
     coefficients: Coefficients | None
     architecture: Architecture
     latency_ms: float
@@ -42,7 +46,7 @@ class Entry:
         """Return the entry that `to_dict` gave, without accuracies."""
         found = data["coefficients"]
         return cls(
-            data["name"], Coefficients(**found) if found else None, Architecture.from_dict(data["blocks"]),
+            data["name"], data["phi"], Coefficients(**found) if found else None, Architecture.from_dict(data["blocks"]),
             data["latency_ms"], data["within_5_percent"], tuple(data["strays"].items()),
         )  # fmt: skip
 
@@ -51,6 +55,7 @@ class Entry:
         macs = totals(trace(self.architecture)).macs
         return {
             "name": self.name,
+            "phi": self.phi,
             "coefficients": to_dict(self.coefficients) if self.coefficients else None,
             "architecture": self.architecture.digest,
             "resolution": self.architecture.resolution,
@@ -68,21 +73,28 @@ class Entry:
 
 
 def contestants(
-    scout: Scout, compound: Coefficients, times: float, missing: Sequence[str], rounding: Rounding, reporter: Reporter
-) -> list[Entry]:
-    """Return the base, and of compound and each single dimension the network of `times` the base's latency."""
+    scout: Scout, rules: Mapping[str, Coefficients], times: float, phis: Sequence[float], rounding: Rounding,
+    reporter: Reporter,
+) -> list[Entry]:  # fmt: skip
+    """Return the base, and the network of each rule that takes `times^phi` the base's latency, for each phi."""
     scout.look([])
-    target_ms = times * scout.ms(scout.base)
+    base_ms = scout.ms(scout.base)
+    asked = [(name, rule, phi) for phi in phis for name, rule in rules.items()]
+    met = meet(scout, [Want(rule, times**phi * base_ms) for _, rule, phi in asked], rounding, reporter)
+    found = [Entry(BASE, 0.0, None, scout.base, scout.ms(scout.base))]
+    for (name, rule, phi), each in zip(asked, met, strict=True):
+        strays = tuple(each.strays.items())
+        found.append(Entry(name, phi, rule, each.member.architecture, each.latency_ms, each.is_close, strays))
+    return found
+
+
+def compared_rules(compound: Coefficients, times: float, missing: Container[str]) -> dict[str, Coefficients]:
+    """Return the rule that was found and those of single dimensions, without what the network does not have."""
     rules = {COMPOUND: compound}
     for dimension, coefficients in single_dimensions(times).items():
-        if dimension not in missing and coefficients != compound:
+        if dimension not in missing:
             rules[dimension] = coefficients
-    met = meet(scout, [Want(rule, target_ms) for rule in rules.values()], rounding, reporter)
-    found = [Entry(BASE, None, scout.base, scout.ms(scout.base))]
-    for (name, rule), each in zip(rules.items(), met, strict=True):
-        strays = tuple(each.strays.items())
-        found.append(Entry(name, rule, each.member.architecture, each.latency_ms, each.is_close, strays))
-    return found
+    return rules
 
 
 def single_dimensions(times: float) -> dict[str, Coefficients]:

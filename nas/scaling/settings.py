@@ -79,19 +79,19 @@ def parse_coefficients(text: str) -> Coefficients:
     return found
 
 
-def parse_phis(text: str) -> list[float]:
+def parse_phis(text: str, flag: str = "--phi") -> list[float]:
     """Return the phis that "0..7" or "0,1,2.5" spells. Raises UsageError."""
     if ".." in text:
         ends = text.split("..")
         if len(ends) != 2:
-            raise UsageError(f"--phi: must be 'first..last': '{text}'")
-        first, last = (_number(end, "--phi") for end in ends)
+            raise UsageError(f"{flag}: must be 'first..last': '{text}'")
+        first, last = (_number(end, flag) for end in ends)
         if first > last:
-            raise UsageError(f"--phi: the first must not be above the last: '{text}'")
+            raise UsageError(f"{flag}: the first must not be above the last: '{text}'")
         if last - first >= MOST:
-            raise UsageError(f"--phi: {MOST} at most: '{text}'")
+            raise UsageError(f"{flag}: {MOST} at most: '{text}'")
         return [first + step for step in range(math.floor(last - first) + 1)]
-    return _once(_numbers(text, "--phi"), "--phi", text)
+    return _once(_numbers(text, flag), flag, text)
 
 
 def parse_latencies(text: str) -> list[float]:
