@@ -69,7 +69,8 @@ def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
         )  # fmt: skip
     if result["search"]["budget"]["resource"] == "latency":
         axis.axvline(result["search"]["budget"]["target"], color="0.5", linestyle="--", linewidth=1, label="budget")
-    axis.set_xlabel(f"latency, ms ({result['search']['place']})")
+    seen = "measured" if result["search"]["measured_on"]["measured"] else "predicted"
+    axis.set_xlabel(f"latency, ms ({seen}, {result['search']['measured_on']['runtime']})")
     axis.set_ylabel("validation accuracy, %")
     axis.set_title(f"{result['network']} scaled {result['search']['budget']['times']:g} times", fontsize=9)
     axis.legend(fontsize=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nas.network import canonical, trace
 from nas.picture_scaling import draw_family
 from nas.progress import Reporter
 from nas.published import complete, is_published
+from nas.scaling.comparison import BASE
 from nas.scaling.family import Member, by_phi, by_points, family_facts
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import Factors, missing_dimensions
@@ -132,10 +133,20 @@ def run_family(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
 
 def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporter) -> dict[str, Any]:
     """Return the rule's networks that the settings ask for, and write them with their picture."""
-    targets = parse_latencies(job.latency) if job.latency else []
-    met = find_met(job, rule, base, targets, reporter) if targets else []
-    made = [each.member for each in met] or members_of(job, rule, base)
-    return finish(job, rule, base, made, measured(job, base, made, met, reporter), met)
+    stopwatch = make_stopwatch(job, base, reporter) if job.latency or job.measure else None
+    if stopwatch and job.latency:
+        met = find_met(job, rule, base, stopwatch, reporter)
+        made = [each.member for each in met]
+    else:
+        met, made = [], members_of(job, rule, base)
+        if stopwatch:
+            stopwatch.session(distinct(base, made))
+    return finish(job, rule, base, made, met, stopwatch)
+
+
+def distinct(base: Architecture, made: Sequence[Member]) -> list[Architecture]:
+    """Return the base and the networks, canonical, each once."""
+    return list({arch.digest: arch for arch in (canonical(base), *(each.architecture for each in made))}.values())
 
 
 def asked(job: ScaleJob) -> dict[str, Any]:
@@ -204,13 +215,11 @@ def members_of(job: ScaleJob, rule: Rule, base: Architecture) -> list[Member]:
     return by_phi(base, rule.coefficients, parse_phis(job.phi or DEFAULT_PHIS), rule.rounding)
 
 
-def find_met(
-    job: ScaleJob, rule: Rule, base: Architecture, targets_ms: Sequence[float], reporter: Reporter
-) -> list[Met]:
+def find_met(job: ScaleJob, rule: Rule, base: Architecture, stopwatch: Stopwatch, reporter: Reporter) -> list[Met]:
     """Return the networks that meet the targets."""
-    assert rule.coefficients is not None
-    scout = Scout(base, make_stopwatch(job, base, reporter))
-    return meet(scout, [Want(rule.coefficients, ms) for ms in targets_ms], rule.rounding, reporter)
+    assert rule.coefficients is not None and job.latency
+    wants = [Want(rule.coefficients, target_ms) for target_ms in parse_latencies(job.latency)]
+    return meet(Scout(base, stopwatch), wants, rule.rounding, reporter)
 
 
 def make_stopwatch(job: ScaleJob, base: Architecture, reporter: Reporter) -> Stopwatch:
@@ -226,64 +235,59 @@ def make_stopwatch(job: ScaleJob, base: Architecture, reporter: Reporter) -> Sto
     return Predicted(Predictor(table, Calibration()), processor(table))
 
 
-def measured(
-    job: ScaleJob, base: Architecture, made: Sequence[Member], met: Sequence[Met], reporter: Reporter
-) -> dict[str, float]:
-    """Return the latencies in ms by digest, of the base too: those that were met, or measured for --measure."""
-    if not met and not job.measure:
-        return {}
-    stopwatch = make_stopwatch(job, base, reporter)
-    every = list({arch.digest: arch for arch in (canonical(base), *(each.architecture for each in made))}.values())
-    if not met:
-        stopwatch.session(every)
-    return {arch.digest: stopwatch.ms(arch) for arch in every}
-
-
 def finish(
     job: ScaleJob,
     rule: Rule,
     base: Architecture,
     made: Sequence[Member],
-    latencies: dict[str, float],
     met: Sequence[Met],
+    stopwatch: Stopwatch | None,
 ) -> dict[str, Any]:
     """Write every network as JSON, the picture and the result, and return the result."""
-    facts = family_facts(made, base)
-    for index, entry in enumerate(facts):
+    every, first = distinct(base, made), canonical(base)
+    latencies = {arch.digest: stopwatch.ms(arch) for arch in every} if stopwatch else {}
+    family = family_facts(made, base)
+    for entry in family:
         entry["latency_ms"] = latencies.get(entry["architecture"])
-        if met:
-            each = met[index]
-            entry |= {"target_latency_ms": each.target_ms, "holds_target": each.holds, "strays": each.strays,
-                      "within_5_percent": each.is_close}  # fmt: skip
-    folder = job.folder
-    for network, entry in zip(made, facts, strict=True):
-        path = folder / FAMILY / f"{re.sub(r'[^0-9A-Za-z.-]+', '_', network.name)}.json"
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, network.architecture.to_dict())
-        entry["file"] = str(path)
-    first = canonical(base)
+    for entry, each in zip(family, met, strict=False):  # none without targets
+        entry |= {
+            "target_latency_ms": each.target_ms,
+            "holds_target": each.holds,
+            "within_5_percent": each.is_close,
+            "strays": each.strays,
+        }
+    for entry, network in zip(family, made, strict=True):
+        entry["file"] = write_network(job.folder / FAMILY, network)
+    whole = family_facts([Member(BASE, Factors(), first)], base)[0]
     result = {
         "network": job.network,
-        "base": {**family_facts([Member("base", Factors(), first)], base)[0],
-                 "latency_ms": latencies.get(first.digest), "blocks": base.to_dict()},
+        "base": {**whole, "latency_ms": latencies.get(first.digest), "blocks": base.to_dict()},
         **rule.to_dict(),
         "preset": job.preset,
         "missing_dimensions": missing_dimensions(base),
-        "family": facts,
-        "device": _device(job) if latencies else None,
+        "family": family,
+        "measured_on": device_facts(stopwatch) if stopwatch else None,
+        "picture": str(job.folder / "family.png"),
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-    draw_family(result, folder / "family.png")
-    result["picture"] = str(folder / "family.png")
-    write_json(folder / "family.json", result)
+    }
+    draw_family(result, job.folder / "family.png")
+    write_json(job.folder / "family.json", result)
     return result
 
 
-def _device(job: ScaleJob) -> dict[str, Any]:
-    experiment = job.experiment
-    keys = ("runtime", "threads", "device", "table")
-    return {key: asdict(experiment)[key] for key in keys}
+def write_network(folder: Path, network: Member) -> str:
+    """Write a network as JSON under its name, and return the path."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{re.sub(r'[^0-9A-Za-z.-]+', '_', network.name)}.json"
+    write_json(path, network.architecture.to_dict())
+    return str(path)
+
+
+def device_facts(stopwatch: Stopwatch) -> dict[str, Any]:
+    """Return what the latencies are of, and whether they were measured or a table predicted them."""
+    header = {key: value for key, value in stopwatch.settings.items() if key not in ("format", "protocol", "worker")}
+    return {"measured": stopwatch.is_measured, "place": stopwatch.place, **header}
 
 
 def locked_folder(job: ScaleJob) -> Any:

@@ -24,7 +24,7 @@ from nas.registry import lookup
 from nas.repeats import evaluate_finalists
 from nas.result import trial_facts
 from nas.rungs import make_rungs
-from nas.scale_job import RESULT, ScaleJob, asked, make_family, make_stopwatch
+from nas.scale_job import RESULT, ScaleJob, asked, device_facts, make_family, make_stopwatch
 from nas.scale_setting import Setting, counted, make_budget, prepare, spends
 from nas.scaling.bench import Bench, bench_counted, bench_latency, check_any
 from nas.scaling.budget import Budget, make_budgeted
@@ -75,7 +75,7 @@ def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
     job, folder = setting.job, setting.job.folder
     if (path := folder / BENCH).is_file():
         stored = read_json(path)
-        return Bench(stored["base_ms"], stored["latency_ms"])
+        return Bench(**stored)
     stopwatch, first, every = make_stopwatch(job, setting.base, reporter), setting.first, setting.every
     try:
         if setting.resource == "latency":
@@ -89,6 +89,7 @@ def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
     except UsageError:
         (folder / NETWORKS).unlink(missing_ok=True)
         raise
+    bench = replace(bench, measured_on=device_facts(stopwatch))
     write_json(path, asdict(bench))
     return bench
 
@@ -170,7 +171,7 @@ def conclude(
             ],
             "best": best.digest,
             "base_ms": bench.base_ms,
-            "place": "measured" if not experiment.tables else f"by {experiment.tables[0]}",
+            "measured_on": bench.measured_on,
             "settings": {**shown(experiment), **setting.identity, "evaluator_settings": evaluator.settings},
         },
         "comparison": [entry.to_dict(setting.base) for entry in entries],

@@ -47,10 +47,11 @@ class ProxyTraining:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return resolution, images and recipe."""
+        """Return resolution (a share `of` another where candidates differ in theirs), images and recipe."""
         return {
             "evaluator": "proxy_training",
             "resolution": self._proxy.resolution,
+            **({"of": self._proxy.of} if self._proxy.of else {}),
             "train_images": len(self._train),
             "validation_images": len(self._validation),
             **self._recipe.to_dict(),

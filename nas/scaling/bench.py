@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,11 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Bench:
-    """What the search knows of the device: the base's latency in ms, and that of each point by digest."""
+    """The base's latency in ms, that of each point by digest, and the device that they are of."""
 
     base_ms: float
     latency_ms: dict[str, float]
+    measured_on: dict[str, Any] = field(default_factory=dict)
 
 
 def bench_counted(base: Spot, admitted: Sequence[Spot], stopwatch: Stopwatch, reporter: Reporter) -> Bench:

@@ -33,6 +33,10 @@ class Stopwatch(Protocol):
     def ms(self, arch: Architecture) -> float:
         """Return the latency in ms of a network that was in a session."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what the latencies are of."""
+
 
 class Timed:
     """Networks exported here and measured on the device, all visits kept in a latency table of whole networks.

@@ -162,6 +162,8 @@ class _Path:
         made = self._distinct((self.at(phi + step), {}) for step in steps if phi + step >= 0)
         if not any(self._fits(each, target_ms) for each, _ in made):
             made = self._distinct([*made, *self._strayed(phi)])
+        if not any(self._fits(each, target_ms) for each, _ in made):
+            made = self._distinct([*made, *self._strayed_twice(phi)])
         below = [each for each in made if self._expected(each[0]) <= target_ms * 0.999]
         if not below:
             return min(made, key=lambda each: self._expected(each[0]))
@@ -188,13 +190,21 @@ class _Path:
     def _strayed(self, phi: float) -> Iterator[Choice]:
         """Yield the networks around a phi with one dimension ahead of the others or behind."""
         for at in (phi, phi + NEAR / 2):
-            made = self.at(at)
             for name, stray in product(DIMENSIONS, STRAYS):
-                own = getattr(self._coefficients.at(at + stray), name)
-                if own < 1 or own == getattr(made.factors, name):
-                    continue
-                factors = replace(made.factors, **{name: own})
-                yield member(self._scout.base, factors, self._rounding, made.name, at), {name: at + stray}
+                yield from self._with(at, {name: at + stray})
+
+    def _strayed_twice(self, phi: float) -> Iterator[Choice]:
+        """Yield the networks around a phi with width and another dimension ahead or behind, each by itself."""
+        for name, stray, other in product(("depth", "resolution"), STRAYS[::4], STRAYS):
+            yield from self._with(phi, {name: phi + stray, "width": phi + other})
+
+    def _with(self, phi: float, strays: dict[str, float]) -> Iterator[Choice]:
+        """Yield the network of a phi whose dimensions have another, if that changes it and makes none smaller."""
+        own = {name: getattr(self._coefficients.at(stray), name) for name, stray in strays.items()}
+        rule = self._coefficients.at(phi)
+        if all(factor >= 1 and factor != getattr(rule, name) for name, factor in own.items()):
+            made = member(self._scout.base, replace(rule, **own), self._rounding, f"phi {phi:.3g}", phi)
+            yield made, strays
 
     def _reaching(self, latency_ms: float) -> float:
         """Return the phi at which the latency is expected, by bisection. Raises UsageError beyond LARGEST_PHI."""
