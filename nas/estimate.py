@@ -8,7 +8,7 @@ own visits are likely in that distribution. Knows names, times and milliseconds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,25 @@ def estimate(names: Sequence[Any], at: Sequence[float], ms: Sequence[float]) -> 
     if np.quantile(np.abs(logs - levels[codes]), 0.9) > STEADY:
         levels = likely_levels(codes, logs, levels)
     return dict(zip(named, np.where(medians > 0, np.exp(levels), 0.0).tolist(), strict=True))
+
+
+def linked(sessions: Mapping[Any, Mapping[Any, float]]) -> dict[Any, float]:
+    """Return each name's latency in ms from what it took in the sessions that it was in, by session and name.
+
+    A session has a speed of its own, and names that are in several tell it: logarithms are a name's level plus a
+    session's, by least squares. Latencies are those of the middle session. Sessions that share no name with the others
+    are taken to be as fast as they are.
+    """
+    taken = [(session, name, ms) for session, found in sessions.items() for name, ms in found.items()]
+    if any(ms <= 0 for _, _, ms in taken):  # counted times that are too short to tell
+        return {name: ms for _, name, ms in taken}
+    (speeds, at), (names, of) = (_codes([entry[part] for entry in taken]) for part in range(2))
+    rows, count = np.arange(len(taken)), len(names)
+    system = np.zeros((len(taken), count + len(speeds)))
+    system[rows, of] = system[rows, count + at] = 1.0
+    found = np.linalg.lstsq(system, np.log([ms for _, _, ms in taken]), rcond=None)[0]
+    levels = found[:count] + np.median(found[count:])
+    return dict(zip(names, np.exp(levels).tolist(), strict=True))
 
 
 def mood(codes: Integers, ms: Floats, rounds: int = 4) -> Floats:

@@ -124,9 +124,12 @@ def print_result(result: dict[str, Any]) -> None:
                 format_count(entry["params"]), format_count(entry["macs"]),
                 f"{entry['macs_ratio']:.2f}", f"{entry['growth']:.2f}",
                 f"{format_latency(latency)}{_verdict(entry)}" if latency else "",
-                "-".join(map(str, entry["repeats"])) + _beside(entry),
+                "-".join(map(str, entry["repeats"])),
             )  # fmt: skip
         console.print(table)
+        for entry in result["family"]:
+            for note in _notes(entry):
+                console.print(f"{entry['name']}: {note}", highlight=False)
     console.print(f"picture       {result['picture']}", highlight=False)
 
 
@@ -134,10 +137,12 @@ def _verdict(entry: dict[str, Any]) -> str:
     return "" if entry.get("target_latency_ms") is None or entry["holds_target"] else " OVER"
 
 
-def _beside(entry: dict[str, Any]) -> str:
+def _notes(entry: dict[str, Any]) -> list[str]:
     """Return what else is to be known of a network: that it is another's, or that a dimension left the rule."""
-    strays = "".join(f", {dimension} of phi {phi:.3g}" for dimension, phi in entry.get("strays", {}).items())
-    return strays + (f" = {entry['same_as']}" if entry["same_as"] else "")
+    notes = [f"{dimension} has phi {phi:.3g}" for dimension, phi in entry.get("strays", {}).items()]
+    if entry.get("within_5_percent") is False and entry["holds_target"]:
+        notes.append("the rule has no network closer to the target")
+    return [*notes, *([f"rounding makes it {entry['same_as']}"] if entry["same_as"] else [])]
 
 
 def _print_search(result: dict[str, Any], console: Any) -> None:

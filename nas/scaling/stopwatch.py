@@ -8,13 +8,17 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.device import LOCAL, open_worker
+from nas.estimate import estimate, linked
 from nas.latency import LatencyTable, Predictor
 from nas.profiler import table_header, time_networks
 from nas.progress import Reporter
 from nas.table_rows import CALIBRATION, MeasuredNetwork
 
-SESSION = 24
-"""Visits of each network in one session, in three passes."""
+VISITS, MOST_VISITS = 24, 96
+"""Visits of each network in a session, in three passes; up to so many where the base is quick."""
+LONG_MS = 2000.0
+"""How long the calls of the base in a session should take together, for the machine's speed changes all the time."""
+CALLS = 6
 NETWORKS = "networks.jsonl"
 
 
@@ -41,8 +45,9 @@ class Stopwatch(Protocol):
 class Timed:
     """Networks exported here and measured on the device, all visits kept in a latency table of whole networks.
 
-    A latency is what all visits of all networks say together (`nas.estimate`): the machine's speed changes between
-    sessions, and networks of one session share it. The table is the run's: a command that was killed goes on with it.
+    Each session of the table is a space of its own. The machine's speed changes between sessions: what a network takes
+    is told by all sessions together, through the networks that they share (`nas.estimate.linked`). The table is the
+    run's: a command that was killed goes on with it.
     """
 
     is_measured = True
@@ -54,19 +59,38 @@ class Timed:
         self.table = LatencyTable.open(folder / NETWORKS, header)
         self.table.check_same(header, "give another --run")
         self.place = header.get("host") or "this device"
+        self._levels: dict[Architecture, float] = {}
 
     def session(self, archs: Sequence[Architecture]) -> None:
         """Measure networks beside each other; what is measured is written pass by pass."""
+        known = [self.ms(arch) for arch in archs if self.sessions(arch)]
+        quickest = min(known, default=0.0)
+        visits = min(MOST_VISITS, max(VISITS, round(LONG_MS / (CALLS * quickest)))) if quickest > 0 else VISITS
+        name = f"session {len({row.space for row in self.table.networks})}"
         worker = open_worker(self._device, self._runtime, self._threads, self._reporter.say)
-        time_networks([_row(arch) for arch in archs], self.table, SESSION, worker, self._reporter)
+        rows = [MeasuredNetwork(name, CALIBRATION, arch) for arch in archs]
+        time_networks(rows, self.table, visits, worker, self._reporter)
+        self._levels.clear()
 
     def sessions(self, arch: Architecture) -> int:
-        """Return in how many sessions a network was, whole ones."""
-        return self.table.visits(_row(arch)) // SESSION
+        """Return in how many sessions a network was."""
+        return sum(row.arch == arch for row in self.table.networks)
 
     def ms(self, arch: Architecture) -> float:
         """Return the latency in ms of a network that was in a session."""
-        return self.table.network_ms(_row(arch))
+        if not self._levels:
+            self._levels = linked(self._sessions())
+        return self._levels[arch]
+
+    def _sessions(self) -> dict[str, dict[Architecture, float]]:
+        """Return what each network took in each session."""
+        visits: dict[str, list[tuple[Architecture, float, float]]] = {}
+        for row in self.table.networks:
+            visits.setdefault(row.space, []).extend((row.arch, at, ms) for at, ms in self.table.rows[row])
+        return {
+            name: estimate([arch for arch, _, _ in found], [at for _, at, _ in found], [ms for _, _, ms in found])
+            for name, found in visits.items()
+        }
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -99,7 +123,3 @@ class Predicted:
     def settings(self) -> dict[str, Any]:
         """Return what the latencies are of."""
         return self._predictor.table.header
-
-
-def _row(arch: Architecture) -> MeasuredNetwork:
-    return MeasuredNetwork("scaling", CALIBRATION, arch)
