@@ -23,14 +23,14 @@ def parse_latency(text: str, where: str = "--target-latency") -> float:
         if _BARE_NUMBER.fullmatch(text):
             value = text.strip()
             if float(value) <= 0:
-                raise UsageError(f"{where}: a latency must be above zero: '{value}'")
+                raise UsageError(f"{where}: a latency must be above zero: {value!r}")
             raise UsageError(f"{where}: a latency needs a unit: write '{value}ms' or '{value}s', not '{value}'")
         if text.lstrip().startswith("-"):
-            raise UsageError(f"{where}: a latency must be above zero: '{text.strip()}'")
-        raise UsageError(f"{where}: not a latency: '{text}'; write it as '20ms' or '0.02s'")
+            raise UsageError(f"{where}: a latency must be above zero: {text.strip()!r}")
+        raise UsageError(f"{where}: not a latency: {text!r}; write it as '20ms' or '0.02s'")
     latency_ms = float(match[1]) * _MS_PER_UNIT[match[2]]
     if not 0 < latency_ms < float("inf"):
-        raise UsageError(f"{where}: a latency must be above zero and finite: '{text}'")
+        raise UsageError(f"{where}: a latency must be above zero and finite: {text!r}")
     return latency_ms
 
 
@@ -55,7 +55,7 @@ def parse_duration(text: str, where: str) -> float:
     match = _DURATION.fullmatch(text)
     seconds = float(match[1]) * _S_PER_UNIT[match[2]] if match else 0.0
     if not 0 < seconds < float("inf"):
-        raise UsageError(f"{where}: must be a duration above zero with its unit, as '90s', '30min' or '2h': '{text}'")
+        raise UsageError(f"{where}: must be a duration above zero with its unit, as '90s', '30min' or '2h': {text!r}")
     return seconds
 
 

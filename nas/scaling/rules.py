@@ -23,6 +23,8 @@ CHANNELS = ("out_channels", "mid_channels", "growth_rate", "hidden_channels", "p
 ONCE = frozenset({"pool", "transition", "pelee_stem"})
 """Blocks that stand between stages: the depth never repeats them."""
 PLAIN = frozenset({"conv", "plain_conv"})
+TURNS = frozenset({"order"})
+"""Keywords whose words take turns from layer to layer: of two layers that differ in them alone both go on."""
 STEPS = 32
 """Up to so many times the divisor is tried as a step, where groups ask for it."""
 SLACK = 1e-9
@@ -174,11 +176,20 @@ def _continued(layers: Sequence[BlockSpec], count: int) -> list[BlockSpec]:
     if count <= len(layers):
         return list(layers[:count])
     pattern = [_unstrided(spec) for spec in layers]
-    period = next(p for p in range(1, len(layers) + 1) if all(a == b for a, b in _apart(pattern[1:] or pattern, p)))
+    rest = pattern if _take_turns(pattern) else pattern[1:] or pattern
+    period = next(p for p in range(1, len(layers) + 1) if all(a == b for a, b in _apart(rest, p)))
     grown = list(layers)
     while len(grown) < count:
         grown.append(_unstrided(grown[-min(period, len(grown))]))
     return grown
+
+
+def _take_turns(pattern: Sequence[BlockSpec]) -> bool:
+    """Whether these are two layers that differ in nothing but whose turn it is."""
+    if len(pattern) != 2 or pattern[0].op != pattern[1].op:
+        return False
+    before, after = (arguments(spec) for spec in pattern)
+    return {key for key in before if before[key] != after[key]} <= TURNS
 
 
 def _apart(items: Sequence[BlockSpec], distance: int) -> Iterator[tuple[BlockSpec, BlockSpec]]:
@@ -279,6 +290,8 @@ def _times(spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (
         wide[key] = max(step, int(exact / step + 0.5) * step) if nearest else make_divisible(exact, step)
         if factor < 1:  # the least is one step: narrower networks do not become wider by it
             wide[key] = min(wide[key], int(value))
+        elif wide[key] < int(value):  # nor wider ones narrower by a large step
+            wide[key] += step
     return BlockSpec.of(spec.op, {**spec.kwargs, **wide})
 
 

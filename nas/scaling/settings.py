@@ -18,7 +18,7 @@ from nas.units import parse_latency
 UNNAMED = Preset("EfficientNet's coefficients", PRESETS["efficientnet"].source, PRESETS["efficientnet"].coefficients)
 """What scales where no preset is named: the paper's coefficients, with a step of pixels that fits the base."""
 MOST = 1000
-HEADS = ("scaled", "never narrower", "fixed")
+HEADS = ("scaled", "never-narrower", "fixed")
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ def make_rounding(
         if given[key] is not None and given[key] < 1:
             raise UsageError(f"--{key.replace('_', '-')}: must be at least 1: {given[key]}")
     for key, known in (("repeats", ("ceil", "round")), ("head", HEADS)):
-        value = given[key] = given[key].replace("-", " ") if given[key] else None
+        value = given[key]
         if value is not None and value not in known:
-            raise UsageError(f"--{key}: must be one of {', '.join(known)}: '{value}'{nearest(value, known)}")
+            raise UsageError(f"--{key}: must be one of {', '.join(known)}: {value!r}{nearest(value, known)}")
+    if head is not None:
+        given["head"] = head.replace("-", " ")
     rounding = replace(preset.rounding, **{key: value for key, value in given.items() if value is not None})
     return replace(rounding, resolution_step=rounding.resolution_step or fine_step(arch.resolution))
 
@@ -69,7 +71,7 @@ def parse_coefficients(text: str) -> Coefficients:
     """Return the coefficients that "1.2,1.1,1.15" spells. Raises UsageError where one is below 1, or all are 1."""
     numbers = _numbers(text, "--coefficients")
     if len(numbers) != 3:
-        raise UsageError(f"--coefficients: are three, alpha,beta,gamma for depth, width, resolution: '{text}'")
+        raise UsageError(f"--coefficients: are three, alpha,beta,gamma for depth, width, resolution: {text!r}")
     found = Coefficients(*numbers)
     for field in fields(found):
         if getattr(found, field.name) < 1:
@@ -83,13 +85,13 @@ def parse_phis(text: str, flag: str = "--phi") -> list[float]:
     """Return the phis that "0..7" or "0,1,2.5" spells. Raises UsageError."""
     if ".." in text:
         ends = text.split("..")
-        if len(ends) != 2:
-            raise UsageError(f"{flag}: must be 'first..last': '{text}'")
+        if len(ends) != 2 or "..." in text:
+            raise UsageError(f"{flag}: must be 'first..last': {text!r}")
         first, last = (_number(end, flag) for end in ends)
         if first > last:
-            raise UsageError(f"{flag}: the first must not be above the last: '{text}'")
+            raise UsageError(f"{flag}: the first must not be above the last: {text!r}")
         if last - first >= MOST:
-            raise UsageError(f"{flag}: {MOST} at most: '{text}'")
+            raise UsageError(f"{flag}: {MOST} at most: {text!r}")
         return [first + step for step in range(math.floor(last - first) + 1)]
     return _once(_numbers(text, flag), flag, text)
 
@@ -104,7 +106,9 @@ def parse_points(given: Mapping[str, str | None], base: Architecture) -> tuple[P
 
     Raises UsageError where one is not above zero, or pixels are not whole.
     """
-    values = {key: _numbers(text, f"--{key}") if text else [] for key, text in given.items()}
+    values = {
+        key: [] if text is None else _once(_numbers(text, f"--{key}"), f"--{key}", text) for key, text in given.items()
+    }
     for key, numbers in values.items():
         for number in numbers:
             if not 0 < number < math.inf or (key == "resolution" and number != int(number)):
@@ -129,7 +133,7 @@ def check_exists(base: Architecture, coefficients: Coefficients, flag: str) -> N
 
 def _once(numbers: list[float], flag: str, text: str) -> list[float]:
     if len(set(numbers)) < len(numbers):
-        raise UsageError(f"{flag}: the same twice: '{text}'")
+        raise UsageError(f"{flag}: the same twice: {text!r}")
     return numbers
 
 
@@ -141,7 +145,7 @@ def _number(text: str, flag: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise UsageError(f"{flag}: not a number: '{text}'") from None
+        raise UsageError(f"{flag}: not a number: {text!r}") from None
     if not math.isfinite(value):
-        raise UsageError(f"{flag}: must be finite: '{text}'")
+        raise UsageError(f"{flag}: must be finite: {text!r}")
     return value
