@@ -50,7 +50,7 @@ def _draw_latencies(axis: Any, base: Mapping[str, Any], family: Sequence[Mapping
 def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
     """Draw accuracy over latency: the grid that was searched, and base, compound and single dimensions compared.
 
-    A compared network's bar is the standard deviation over its seeds.
+    A compared network's bar is the standard deviation over its seeds; one that could not be evaluated is left out.
     """
     figure, (axis,) = _figure(1)
     grid = result["search"]["candidates"]
@@ -58,7 +58,7 @@ def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
         [entry["latency_ms"] for entry in grid], [100 * entry["accuracy"] for entry in grid],
         facecolors="none", edgecolors="0.6", s=22, label="grid, one seed", zorder=2,
     )  # fmt: skip
-    compared = result["comparison"]
+    compared = [entry for entry in result["comparison"] if entry["accuracies"]]
     base = next((entry for entry in compared if entry["name"] == "base"), None)
     for entry in compared:
         points = [base, entry] if base and entry is not base else [entry]

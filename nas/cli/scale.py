@@ -143,8 +143,9 @@ def _print_search(result: dict[str, Any], console: Any) -> None:
     )
     for entry in result["comparison"]:
         spread = f" +- {entry['deviation']:.1%}" if entry["deviation"] is not None else ""
+        accuracy = f"{entry['accuracy']:.1%}{spread}" if entry["accuracies"] else "could not be evaluated"
         console.print(
-            f"{entry['name']:<13} {entry['accuracy']:.1%}{spread}, {format_latency(entry['latency_ms'])}, "
+            f"{entry['name']:<13} {accuracy}, {format_latency(entry['latency_ms'])}, "
             f"{entry['macs_ratio']:.2f} times the MACs",
             highlight=False,
         )

@@ -81,15 +81,15 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
         raise UsageError(f"--step: must be above zero: {step:g}")
     most = (times, math.sqrt(times), math.sqrt(times)) if by_macs else (1.25 * times, times**0.75, times**0.75)
     missing = missing_dimensions(base)
-    values = tuple(
-        tuple(round(1 + index * step, 6) for index in range(int((end - 1) / step + 1e-9) + 1))
-        for end in (1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True))
-    )
-    grid = Grid(base, values, rounding, proxy)
-    if not 1 < grid.size <= LARGEST:
-        rule = f"makes {grid.size:,} points, {LARGEST:,} are the most" if grid.size > 1 else "is over what may grow"
+    ends = [1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True)]
+    size = math.prod(math.floor(min((end - 1) / step, LARGEST) + 1e-9) + 1 for end in ends)
+    if not 1 < size <= LARGEST:  # told before anything is made: a tiny step would fill the memory with points
+        rule = f"makes more than {LARGEST:,} points" if size > 1 else "is over what may grow"
         raise UsageError(f"--step: {rule}: {step:g}")
-    return grid
+    values = tuple(
+        tuple(round(1 + index * step, 6) for index in range(math.floor((end - 1) / step + 1e-9) + 1)) for end in ends
+    )
+    return Grid(base, values, rounding, proxy)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import pairwise
 
 from nas.architecture import Architecture
 from nas.errors import UsageError
@@ -186,22 +186,26 @@ class _Path:
         return not self._fits(made, target_ms), abs(share - AIM) + 0.1 * far
 
     def _strayed(self, phi: float) -> Iterator[Choice]:
-        """Yield the networks around a phi with one dimension ahead of the others or behind."""
-        for at in (phi, phi + NEAR / 2):
+        """Yield the networks around a phi with one dimension ahead of the others or behind.
+
+        Or left at that phi while the others go on: from phi 0 on every stage of one layer has two.
+        """
+        pairs = [(at, at + stray) for at in (phi, phi + NEAR / 2) for stray in STRAYS]
+        for at, other in [*pairs, *((phi + ahead, phi) for ahead in STRAYS if ahead > 0)]:
             made = self.at(at)
-            for name, stray in product(DIMENSIONS, STRAYS):
-                own = getattr(self._coefficients.at(at + stray), name)
+            for name in DIMENSIONS:
+                own = getattr(self._coefficients.at(other), name)
                 if own < 1 or own == getattr(made.factors, name):
                     continue
                 factors = replace(made.factors, **{name: own})
-                yield member(self._scout.base, factors, self._rounding, made.name, at), {name: at + stray}
+                yield member(self._scout.base, factors, self._rounding, made.name, at), {name: other}
 
     def _reaching(self, latency_ms: float) -> float:
         """Return the phi at which the latency is expected, by bisection. Raises UsageError beyond LARGEST_PHI."""
         low, high = 0.0, 1.0
         while self._expected(self.at(high)) < latency_ms:
-            low, high = high, 2 * high
-            if high > LARGEST_PHI:
+            low, high = high, min(2 * high, LARGEST_PHI)
+            if low == LARGEST_PHI:
                 raise UsageError(
                     f"--latency: '{format_latency(latency_ms / AIM)}' is out of reach: phi {low:g} is expected to take "
                     f"{format_latency(self._expected(self.at(low)))}"
