@@ -120,7 +120,7 @@ def test_the_facts_of_the_domain_are_those_of_every_decoded_point(resource: str)
     for place, choices in enumerate(GRID.points()):
         assert domain.decode(rows[place]) == choices
         if holed[place] is None:
-            assert facts.latency_ms[place] == np.inf
+            assert 1000 * max(COSTS[resource](spot) for spot in EVERY) < facts.latency_ms[place] < np.inf
             continue
         arch = canonical(GRID.decode(choices))
         whole = totals(trace(arch))
@@ -187,15 +187,17 @@ def test_a_budget_that_cannot_be_is_one_line(given: Any, message: str) -> None:
         check_budget(*given)
 
 
-@pytest.mark.parametrize("resource", RESOURCES)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("resource", ["latency", "activations"])
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_every_controller_walks_the_grid_within_its_budget(name: str, resource: str) -> None:
-    """Asks are points, the same for the same seed, and a third of what is known has an infinite cost."""
+    """Asks are points, the same for the same seed, also where of a third of the points nothing can be made."""
     holed: list[Spot | None] = [None if place % 3 == 1 else spot for place, spot in enumerate(SPOTS)]
     budget = Budget(resource, COSTS[resource](FIRST), 2.0, 0.2)
     problem = Problem(grid_domain(GRID, holed, COSTS[resource]), make_budgeted("soft", budget, None))
     by_point = dict(zip((str(point) for point in GRID.points()), holed, strict=True))
-    assert 4 < sum(bool(budget.admits(COSTS[resource](spot))) for spot in holed if spot)
+    admitted = {spot.architecture.digest for spot in holed if spot and budget.admits(COSTS[resource](spot))}
+    assert len(admitted) > 4
 
     def walk() -> list[Any]:
         controller, asked = CONTROLLERS[name](problem), []
@@ -214,8 +216,9 @@ def test_every_controller_walks_the_grid_within_its_budget(name: str, resource: 
     assert first == walk()
     assert all(set(choices) == set(GRID.choices) for choices in first)
     if name == "exhaustive":
-        assert all(budget.admits(COSTS[resource](spot)) for spot in map(by_point.get, map(str, first)) if spot)
-        assert len(set(map(str, first))) == len(first)
+        walked = [spot.architecture.digest for spot in map(by_point.get, map(str, first[: len(admitted)])) if spot]
+        assert len(set(walked)) == min(len(admitted), len(first))
+        assert set(walked) <= admitted
 
 
 def cubic(arch: Architecture) -> float:
