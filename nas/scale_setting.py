@@ -71,7 +71,9 @@ def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
     with reporter.task("listing the grid", grid.size) as advance:
         made = spots(grid, advance)
     if {spot.architecture.digest for spot in made if spot} == {canonical(base).digest}:
-        raise UsageError("--step: rounding makes the base of every grid point: give a smaller --divisor or wider --times")
+        raise UsageError(
+            "--step: rounding makes the base of every grid point: give a smaller --divisor or wider --times"
+        )
     if hasattr(controller, "check"):
         controller.check(grid_domain(grid, made, lambda spot: float(spot.macs)))
     identity = {

@@ -50,7 +50,7 @@ def score(arch, seed):
 
 
 def picky(arch, seed):
-    if arch.resolution > 20:
+    if arch.resolution >= 20:
         raise ValueError("too many pixels")
     yield from score(arch, seed)
 
@@ -102,5 +102,3 @@ class Scripted:
         count = self._counts[arch.digest]  # a network that was never timed has no latency
         errors = [self.error * noise(f"{arch.digest} {number}") for number in range(count)]
         return self.truth(arch) * (1 + sum(errors) / count)
-
-

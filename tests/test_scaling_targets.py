@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_steps_that_are_too_coarse_give_the_slowest_that_holds() -> None:
     stopwatch = Scripted(by_macs)
     made = [by_macs(scale(BASE, Factors(depth=1 + step / 12), ROUNDING)) for step in range(36)]
     under = sorted({ms for ms in made if ms > 10})
-    low, high = next((low, high) for low, high in zip(under, under[1:], strict=False) if high / low > 1.08)
+    low, high = next((low, high) for low, high in pairwise(under) if high / low > 1.08)
     (found,) = met(stopwatch, (depth, high * 0.99))
     assert found.latency_ms == pytest.approx(low)
     assert found.holds
