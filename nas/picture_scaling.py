@@ -50,7 +50,7 @@ def _draw_latencies(axis: Any, base: Mapping[str, Any], family: Sequence[Mapping
 def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
     """Draw accuracy over latency: the grid that was searched, and base, compound and single dimensions compared.
 
-    A compared network's bar is the standard deviation over its seeds.
+    A compared network's bar is the standard deviation over its seeds; one that could not be evaluated is left out.
     """
     figure, (axis,) = _figure(1)
     grid = result["search"]["candidates"]

@@ -22,7 +22,7 @@ from nas.problem import Problem
 from nas.progress import Reporter
 from nas.registry import lookup
 from nas.repeats import evaluate_finalists
-from nas.result import trial_facts
+from nas.result import FINALIST_SETTINGS, trial_facts
 from nas.rungs import make_rungs
 from nas.scale_job import RESULT, ScaleJob, asked, device_facts, make_family, make_stopwatch
 from nas.scale_setting import Setting, counted, make_budget, prepare, spends
@@ -38,6 +38,7 @@ from nas.scaling.targets import Scout
 from nas.search import Plan, search
 from nas.study import FINISH, Study, check_run, open_study
 from nas.tasks.images import check_images
+from nas.zero_cost import ZERO_COST
 
 BENCH, CONTESTANTS, ACCURACIES = "grid.json", "contestants.json", "accuracies.jsonl"
 MAKING = "grid.lock"
@@ -60,14 +61,27 @@ def run_scale_search(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
         check_images(split)
     with open_study(folder, setting.identity, setting.grid, ("maximize",)) as study:
         with exclusive(folder / MAKING):
-            bench = ready_bench(setting, reporter)
-            evaluator = make_evaluator(job.experiment, setting.task, setting.grid, reporter)
+            evaluator, bench = ready(setting, reporter)
         budget, objective = make_objective_of(setting, bench)
         count = try_points(setting, study, evaluator, budget, objective, bench, reporter)
         with exclusive(folder / FINISH):
             if finished := finished_result(setting):
                 return finished
             return conclude(setting, study, evaluator, budget, objective, bench, count, reporter)
+
+
+def ready(setting: Setting, reporter: Reporter) -> tuple[Evaluator, Bench]:
+    """Return the evaluator and the latencies of the grid.
+
+    What is wrong with the evaluator is told before minutes of measuring; but zero-cost scores write those of their
+    reference into the folder, which a budget that no point meets leaves free.
+    """
+    experiment = setting.job.experiment
+    make = partial(make_evaluator, experiment, setting.task, setting.grid, reporter)
+    if experiment.evaluator in ZERO_COST:
+        bench = ready_bench(setting, reporter)
+        return make(), bench
+    return make(), ready_bench(setting, reporter)
 
 
 def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
@@ -209,9 +223,12 @@ def finished_result(setting: Setting) -> dict[str, Any] | None:
     stored, job = read_json(path), setting.job
     try:
         search = stored["search"]
-        done = search["trials"] + len(search["failed"]) >= (job.experiment.trials or search["admissible"])
+        asked_for = min(job.experiment.trials or search["admissible"], search["admissible"])
+        done = search["trials"] + len(search["failed"]) >= asked_for
         seeds = {len(entry["accuracies"]) for entry in stored["comparison"]} or {0}
+        done = done and not (job.experiment.retry_failed and search["failed"])
         same = max(seeds) == job.compare_seeds and stored["asked"] == asked(job)
+        same = same and all(search["settings"][key] == getattr(job.experiment, key) for key in FINALIST_SETTINGS)
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the result of a search for coefficients: {error!r}") from error
     return stored if done and same else None

@@ -16,7 +16,7 @@ from nas.progress import Reporter
 from nas.registry import lookup
 from nas.scale_job import ScaleJob, canonical_base
 from nas.scaling.bench import Bench
-from nas.scaling.budget import Budget, check_budget
+from nas.scaling.budget import Budget, check_budget, make_budgeted
 from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spots
 from nas.scaling.settings import UNNAMED, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.space import Proxy
@@ -70,6 +70,10 @@ def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
     controller: Any = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
     with reporter.task("listing the grid", grid.size) as advance:
         made = spots(grid, advance)
+    if {spot.architecture.digest for spot in made if spot} == {canonical(base).digest}:
+        raise UsageError(
+            "--step: rounding makes the base of every grid point: give a smaller --divisor or wider --times"
+        )
     if hasattr(controller, "check"):
         controller.check(grid_domain(grid, made, lambda spot: float(spot.macs)))
     identity = {
@@ -87,11 +91,13 @@ def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
     """Raise UsageError for the first setting that cannot be."""
     experiment = job.experiment
     check_budget(resource, job.times, job.tolerance, objective)
+    make_budgeted(objective, Budget(resource, 1.0, job.times, job.tolerance), job.exponent)
     for flag in ("coefficients", "depth", "width", "resolution"):
         if getattr(job, flag):
             raise UsageError(f"--{flag}: --search finds the factors, leave it out")
     if job.phi and job.latency:
         raise UsageError("--latency: finds the phi of each target, it does not go with --phi")
+    _ = parse_phis(job.phi) if job.phi else parse_latencies(job.latency) if job.latency else None
     find_runtime(experiment.runtime)
     find_evaluator(experiment.evaluator)
     open_worker(experiment.device, experiment.runtime, experiment.threads)

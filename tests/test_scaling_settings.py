@@ -210,7 +210,10 @@ def test_a_presets_rounding_is_kept_where_no_flag_says_otherwise() -> None:
         ((None, "ceiling", None, None), "--repeats: must be one of ceil, round: 'ceiling'; did you mean 'ceil'"),
         ((None, "", None, None), "--repeats: must be one of ceil, round: ''"),
         ((None, None, 0, None), "--resolution-step: must be at least 1: 0"),
-        ((None, None, None, "fix"), "--head: must be one of scaled, never-narrower, fixed: 'fix'; did you mean 'fixed'"),
+        (
+            (None, None, None, "fix"),
+            "--head: must be one of scaled, never-narrower, fixed: 'fix'; did you mean 'fixed'",
+        ),
         ((None, None, None, ""), "--head: must be one of"),
     ],
 )

@@ -48,7 +48,7 @@ def check_budget(resource: str, times: float, tolerance: float, objective: str) 
     lookup(dict.fromkeys(RESOURCES), resource, "budget", "--budget")
     lookup(dict.fromkeys(OBJECTIVES), objective, "objective", "--objective")
     if not 1 < times < 1000:
-        raise UsageError(f"--times: must be above 1: {times:g}")
+        raise UsageError(f"--times: must be above 1 and below 1000: {times:g}")
     if not 0 < tolerance < 1:
         raise UsageError(f"--tolerance: must lie between 0 and 1: {tolerance:g}")
 
@@ -108,6 +108,8 @@ def make_budgeted(name: str, budget: Budget, exponent: float | None) -> Objectiv
     """Return the objective. The limit of `constrained` is the tolerance's upper end. Raises UsageError."""
     if exponent is not None and name != "soft":
         raise UsageError(f"--exponent: is of the objective 'soft', not of '{name}'")
+    if exponent is not None and not -10 <= exponent <= 0:
+        raise UsageError(f"--exponent: must lie in [-10, 0]: {exponent:g}")
     limit = budget.target * (1 + budget.tolerance) if name == "constrained" else budget.target
     w = SOFT if exponent is None else exponent
     made: Any = make_objective(name, limit, w, w) if name == "soft" else make_objective(name, limit)

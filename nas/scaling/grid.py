@@ -21,6 +21,8 @@ from nas.scaling.rules import DIMENSIONS, Factors, Rounding, missing_dimensions,
 from nas.space import Choices, Proxy, Values
 
 LARGEST = 20_000
+FAR = 4000.0
+"""Where it is not known what a point spends, it is so many times the most that is known: beyond any budget."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,15 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
         raise UsageError(f"--step: must be above zero: {step:g}")
     most = (times, math.sqrt(times), math.sqrt(times)) if by_macs else (1.25 * times, times**0.75, times**0.75)
     missing = missing_dimensions(base)
-    values = tuple(
-        tuple(round(1 + index * step, 6) for index in range(int((end - 1) / step + 1e-9) + 1))
-        for end in (1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True))
-    )
-    grid = Grid(base, values, rounding, proxy)
-    if not 1 < grid.size <= LARGEST:
-        rule = f"makes {grid.size:,} points, {LARGEST:,} are the most" if grid.size > 1 else "is over what may grow"
+    ends = [1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True)]
+    size = math.prod(math.floor(min((end - 1) / step, LARGEST) + 1e-9) + 1 for end in ends)
+    if not 1 < size <= LARGEST:  # told before anything is made: a tiny step would fill the memory with points
+        rule = f"makes more than {LARGEST:,} points" if size > 1 else "is over what may grow"
         raise UsageError(f"--step: {rule}: {step:g}")
-    return grid
+    values = tuple(
+        tuple(round(1 + index * step, 6) for index in range(math.floor((end - 1) / step + 1e-9) + 1)) for end in ends
+    )
+    return Grid(base, values, rounding, proxy)
 
 
 @dataclass(frozen=True)
@@ -124,10 +126,15 @@ def spots(grid: Grid, advance: Callable[[int], None]) -> list[Spot | None]:
 
 
 def grid_domain(grid: Grid, each: list[Spot | None], spends: Callable[[Spot], float]) -> Domain:
-    """Return the grid for a controller: what each point spends, infinitely much where nothing can be made of it."""
+    """Return the grid for a controller: what each point spends, far too much where nothing can be made of it.
+
+    Finite all the same, also where `spends` says infinity: controllers standardise the logarithms.
+    """
     empty = [spot is None for spot in each]
     digests = np.array([spot.architecture.digest if spot else f"none {place}" for place, spot in enumerate(each)])
     spent = np.array([spends(spot) if spot else np.inf for spot in each])
+    finite = spent[np.isfinite(spent)]
+    spent = np.where(np.isfinite(spent), spent, FAR * finite.max() if finite.size else FAR)
     sizes = np.array([(spot.macs, spot.params) if spot else (1, 1) for spot in each], np.float64)
     widths = [len(values) for values in grid.choices.values()]
     assert len(each) == math.prod(widths) and not all(empty)

@@ -188,10 +188,15 @@ class _Path:
         return not self._fits(made, target_ms), abs(share - AIM) + 0.1 * far
 
     def _strayed(self, phi: float) -> Iterator[Choice]:
-        """Yield the networks around a phi with one dimension ahead of the others or behind."""
-        for at in (phi, phi + NEAR / 2):
-            for name, stray in product(DIMENSIONS, STRAYS):
+        """Yield the networks around a phi with one dimension ahead of the others or behind.
+
+        Or left at that phi while the others go on: from phi 0 on every stage of one layer has two.
+        """
+        for name, stray in product(DIMENSIONS, STRAYS):
+            for at in (phi, phi + NEAR / 2):
                 yield from self._with(at, {name: at + stray})
+            if stray > 0:
+                yield from self._with(phi + stray, {name: phi})
 
     def _strayed_twice(self, phi: float) -> Iterator[Choice]:
         """Yield the networks around a phi with width and another dimension ahead or behind, each by itself."""
@@ -210,8 +215,8 @@ class _Path:
         """Return the phi at which the latency is expected, by bisection. Raises UsageError beyond LARGEST_PHI."""
         low, high = 0.0, 1.0
         while self._expected(self.at(high)) < latency_ms:
-            low, high = high, 2 * high
-            if high > LARGEST_PHI:
+            low, high = high, min(2 * high, LARGEST_PHI)
+            if low == LARGEST_PHI:
                 raise UsageError(
                     f"--latency: '{format_latency(latency_ms / AIM)}' is out of reach: phi {low:g} is expected to take "
                     f"{format_latency(self._expected(self.at(low)))}"
