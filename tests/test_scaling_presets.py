@@ -71,9 +71,7 @@ def test_the_papers_rule_is_not_the_shipped_table() -> None:
 
 
 @pytest.mark.parametrize(("preset", "base", "prefix", "widths"), MULTIPLIED)
-def test_multipliers_give_the_shipped_networks(
-    preset: str, base: str, prefix: str, widths: tuple[float, ...]
-) -> None:
+def test_multipliers_give_the_shipped_networks(preset: str, base: str, prefix: str, widths: tuple[float, ...]) -> None:
     rounding = PRESETS[preset].rounding
     for width in widths:
         made = member(load_architecture(base), Factors(width=width), rounding, f"{width}")
@@ -129,7 +127,8 @@ def test_fast_compound_scaling_has_the_published_exponents() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "exponent", "off"), [("width", 0.5, 0.03), ("dWr", 0.6, 0.07), ("depth", 1.0, 0.15), ("resolution", 1.0, 0.02)]
+    ("rule", "exponent", "off"),
+    [("width", 0.5, 0.03), ("dWr", 0.6, 0.07), ("depth", 1.0, 0.15), ("resolution", 1.0, 0.02)],
 )
 def test_activations_grow_as_the_paper_says(rule: str, exponent: float, off: float) -> None:
     """Activations grow with s^(e_d + e_w / 2 + e_r) (Dollar et al. 2021, section 4): with the root for width alone.

@@ -210,7 +210,10 @@ def test_a_presets_rounding_is_kept_where_no_flag_says_otherwise() -> None:
         ((None, "ceiling", None, None), "--repeats: must be one of ceil, round: 'ceiling'; did you mean 'ceil'"),
         ((None, "", None, None), "--repeats: must be one of ceil, round: ''"),
         ((None, None, 0, None), "--resolution-step: must be at least 1: 0"),
-        ((None, None, None, "fix"), "--head: must be one of scaled, never-narrower, fixed: 'fix'; did you mean 'fixed'"),
+        (
+            (None, None, None, "fix"),
+            "--head: must be one of scaled, never-narrower, fixed: 'fix'; did you mean 'fixed'",
+        ),
         ((None, None, None, ""), "--head: must be one of"),
     ],
 )
@@ -221,12 +224,12 @@ def test_roundings_that_cannot_be(flags: tuple[Any, ...], message: str) -> None:
 
 def test_a_preset_is_found_by_name_or_the_nearest_is_told() -> None:
     assert find_preset("dWr") is PRESETS["dWr"]
-    with pytest.raises(UsageError, match="--preset.*'efficentnet'.*efficientnet"):
+    with pytest.raises(UsageError, match=r"--preset.*'efficentnet'.*efficientnet"):
         find_preset("efficentnet")
 
 
 def test_what_a_network_does_not_have_cannot_be_scaled() -> None:
-    with pytest.raises(UsageError, match="--preset: this network has no depth to scale: .*; it has width, resolution"):
+    with pytest.raises(UsageError, match=r"--preset: this network has no depth to scale: .*; it has width, resolution"):
         check_exists(SHALLOW, Coefficients(1.2, 1.1, 1.15), "--preset")
     check_exists(SHALLOW, Coefficients(1, 1.1, 1.15), "--preset")
     check_exists(load_architecture("mobilenet_v2_0.35"), Coefficients(1.2, 1.1, 1.15), "--preset")
