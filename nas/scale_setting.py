@@ -18,7 +18,7 @@ from nas.scale_job import ScaleJob, canonical_base
 from nas.scaling.bench import Bench
 from nas.scaling.budget import Budget, check_budget
 from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spots
-from nas.scaling.settings import UNNAMED, find_preset, make_rounding
+from nas.scaling.settings import UNNAMED, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.space import Proxy
 from nas.tasks.classification import Classification
 from nas.train_job import for_classes
@@ -92,6 +92,12 @@ def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
             raise UsageError(f"--{flag}: --search finds the factors, leave it out")
     if job.phi and job.latency:
         raise UsageError("--latency: finds the phi of each target, it does not go with --phi")
+    if job.phi:
+        parse_phis(job.phi)
+    if job.latency:
+        parse_latencies(job.latency)
+    if job.exponent is not None and objective != "soft":
+        raise UsageError(f"--exponent: is of the objective 'soft', not of '{objective}'")
     find_runtime(experiment.runtime)
     find_evaluator(experiment.evaluator)
     open_worker(experiment.device, experiment.runtime, experiment.threads)
