@@ -11,7 +11,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.calibration import Calibration
-from nas.device import open_worker
+from nas.device import find_runtime, open_worker
 from nas.errors import RunError, UsageError
 from nas.experiment import Experiment, with_implied
 from nas.export import versions
@@ -130,6 +130,9 @@ def run_family(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
     if job.latency:
         parse_latencies(job.latency)
     if (job.latency or job.measure) and not job.experiment.tables:
+        find_runtime(job.experiment.runtime)
+        if job.experiment.threads < 1:
+            raise UsageError(f"--threads: must be at least 1: {job.experiment.threads}")
         open_worker(job.experiment.device, job.experiment.runtime, job.experiment.threads)
     if job.experiment.tables:
         open_named(job.experiment.tables[0])
