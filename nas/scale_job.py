@@ -11,6 +11,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.calibration import Calibration
+from nas.device import find_runtime, open_worker
 from nas.errors import RunError, UsageError
 from nas.experiment import Experiment, with_implied
 from nas.export import versions
@@ -102,6 +103,9 @@ def make_job(given: Mapping[str, Any]) -> ScaleJob:
         for key in SEARCH_ONLY:
             if key in given:
                 raise UsageError(f"--{key.replace('_', '-')}: is for the search of coefficients: give --search too")
+    for key in ("phi", "latency", "coefficients", "preset", "depth", "width", "resolution"):
+        if given.get(key) == "":
+            raise UsageError(f"--{key}: is empty")
     own = {field.name for field in fields(ScaleJob)}
     shared = {field.name for field in fields(Experiment)} - own
     job = ScaleJob(**{key: value for key, value in given.items() if key in own})
@@ -125,6 +129,17 @@ def run_family(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
     if job.latency and (rule.points or job.phi):
         other = "--phi" if job.phi else "--preset of a table, --depth, --width, --resolution"
         raise UsageError(f"--latency: finds the phi of each target, it does not go with {other}")
+    if rule.points and job.phi:
+        raise UsageError("--phi: does not go with --depth, --width, --resolution or a --preset's table")
+    if job.latency:
+        parse_latencies(job.latency)
+    if (job.latency or job.measure) and not job.experiment.tables:
+        find_runtime(job.experiment.runtime)
+        if job.experiment.threads < 1:
+            raise UsageError(f"--threads: must be at least 1: {job.experiment.threads}")
+        open_worker(job.experiment.device, job.experiment.runtime, job.experiment.threads)
+    if job.experiment.tables:
+        open_named(job.experiment.tables[0])
     if not job.latency:
         members_of(job, rule, base.architecture)  # raises before anything is written
     with locked_folder(job):

@@ -97,7 +97,12 @@ def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
             raise UsageError(f"--{flag}: --search finds the factors, leave it out")
     if job.phi and job.latency:
         raise UsageError("--latency: finds the phi of each target, it does not go with --phi")
-    _ = parse_phis(job.phi) if job.phi else parse_latencies(job.latency) if job.latency else None
+    if job.phi:
+        parse_phis(job.phi)
+    if job.latency:
+        parse_latencies(job.latency)
+    if job.exponent is not None and objective != "soft":
+        raise UsageError(f"--exponent: is of the objective 'soft', not of '{objective}'")
     find_runtime(experiment.runtime)
     find_evaluator(experiment.evaluator)
     open_worker(experiment.device, experiment.runtime, experiment.threads)

@@ -112,9 +112,13 @@ ROOMS = {
               "training"},
     "standalone": {"architecture", "blocks", "network", "registry", "schema"},
     "export": {"architecture", "files", "device", "errors", "network", "standalone", "study", "tasks", "units"},
+    "scaling": {"architecture", "blocks", "device", "domain", "errors", "files", "latency", "network", "objective",
+                "profiler", "progress", "registry", "schema", "space", "table_rows", "units"},
+    "picture_scaling": {"files"},
     "picture": {"final", "objective", "ranking", "study"},
 }  # fmt: skip
-TOP = {"experiment", "experiment_check", "ready", "result", "winners", "job", "cli"}
+TOP = {"experiment", "experiment_check", "ready", "result", "scale_job", "scale_search", "scale_setting", "winners",
+       "job", "cli"}  # fmt: skip
 
 
 def room(path: Path) -> str:

@@ -78,7 +78,7 @@ def network(*blocks: tuple[str, dict[str, object]], resolution: int = 32) -> Arc
 
 def check_channels(arch: Architecture, base: Architecture, factor: float, divisor: int = 8) -> None:
     """Channels are multiples of the divisor, or the base's own where it grows narrower, and go the factor's way."""
-    for old, new in zip(map(lambda layers: layers[0], by_group(base)), by_group(arch), strict=True):
+    for old, new in zip((layers[0] for layers in by_group(base)), by_group(arch), strict=True):
         for key, value in widths(new[0]).items():
             own = widths(old)[key]
             assert value % divisor == 0 or (factor < 1 and value == own) or factor == 1, (key, own, value)
@@ -335,10 +335,13 @@ def test_dimensions_that_a_network_does_not_have(
         ("mobilenet_v2_1.0", Factors(resolution=0.1), Rounding(),
          "resolution: 0.1 times 224 px, in steps of 4, leaves 24 px, under the total stride of 32"),
         ("mobilenet_v2_1.0", Factors(resolution=0.1), Rounding(resolution_step=64), "resolution: .* leaves 0 px"),
-        ("mobilenet_v2_1.0", Factors(depth=0.0), Rounding(), "depth: a factor must be above zero: 0.0"),
-        ("mobilenet_v2_1.0", Factors(width=-1.0), Rounding(), "width: a factor must be above zero: -1.0"),
-        ("mobilenet_v2_1.0", Factors(resolution=math.nan), Rounding(), "resolution: a factor must be above zero: nan"),
-        ("mobilenet_v2_1.0", Factors(width=math.inf), Rounding(), "width: a factor must be above zero: inf"),
+        ("mobilenet_v2_1.0", Factors(depth=0.0), Rounding(), "depth: a factor must be above zero and finite: 0.0"),
+        ("mobilenet_v2_1.0", Factors(width=-1.0), Rounding(), "width: a factor must be above zero and finite: -1.0"),
+        ("mobilenet_v2_1.0", Factors(resolution=math.nan), Rounding(), "resolution: a factor must be .* finite: nan"),
+        ("mobilenet_v2_1.0", Factors(depth=1e300), Rounding(), "depth: 1e.300 times 1 layers is over 1,000"),
+        ("mobilenet_v2_1.0", Factors(width=1e9), Rounding(), "width: 1e.09 times 32 out_channels is over 100,000"),
+        ("mobilenet_v2_1.0", Factors(resolution=1e4), Rounding(), "resolution: 10000 times 224 px is over 20,000"),
+        ("mobilenet_v2_1.0", Factors(width=math.inf), Rounding(), "width: a factor must be above zero and finite: inf"),
     ],
 )  # fmt: skip
 def test_what_leaves_nothing_is_an_error_that_names_the_dimension(

@@ -224,12 +224,12 @@ def test_roundings_that_cannot_be(flags: tuple[Any, ...], message: str) -> None:
 
 def test_a_preset_is_found_by_name_or_the_nearest_is_told() -> None:
     assert find_preset("dWr") is PRESETS["dWr"]
-    with pytest.raises(UsageError, match="--preset.*'efficentnet'.*efficientnet"):
+    with pytest.raises(UsageError, match=r"--preset.*'efficentnet'.*efficientnet"):
         find_preset("efficentnet")
 
 
 def test_what_a_network_does_not_have_cannot_be_scaled() -> None:
-    with pytest.raises(UsageError, match="--preset: this network has no depth to scale: .*; it has width, resolution"):
+    with pytest.raises(UsageError, match=r"--preset: this network has no depth to scale: .*; it has width, resolution"):
         check_exists(SHALLOW, Coefficients(1.2, 1.1, 1.15), "--preset")
     check_exists(SHALLOW, Coefficients(1, 1.1, 1.15), "--preset")
     check_exists(load_architecture("mobilenet_v2_0.35"), Coefficients(1.2, 1.1, 1.15), "--preset")

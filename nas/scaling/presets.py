@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -19,7 +20,14 @@ class Coefficients:
 
     def at(self, phi: float) -> Factors:
         """Return alpha^phi, beta^phi, gamma^phi (EfficientNet, section 3.3, equation 3)."""
-        return Factors(self.alpha**phi, self.beta**phi, self.gamma**phi)
+        return Factors(*(_power(base, phi) for base in (self.alpha, self.beta, self.gamma)))
+
+
+def _power(base: float, exponent: float) -> float:
+    try:
+        return float(base**exponent)
+    except OverflowError:  # refused as a factor, in one line
+        return math.inf
 
 
 @dataclass(frozen=True)

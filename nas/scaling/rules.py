@@ -27,6 +27,8 @@ TURNS = frozenset({"order"})
 """Keywords whose words take turns from layer to layer: of two layers that differ in them alone both go on."""
 STEPS = 32
 """Up to so many times the divisor is tried as a step, where groups ask for it."""
+MOST = {"depth": 1_000, "width": 100_000, "resolution": 20_000}
+"""Layers of a stage, channels of a block and pixels of the input, beyond which a factor is a slip of the hand."""
 SLACK = 1e-9
 """1.1 ** 3 times 10 must not be 14 because the product is 13.310000000000002."""
 
@@ -73,7 +75,7 @@ def scale(arch: Architecture, factors: Factors, rounding: Rounding | None = None
     rounding = rounding or Rounding()
     for dimension in DIMENSIONS:
         if not 0 < getattr(factors, dimension) < math.inf:
-            raise SpaceError(f"{dimension}: a factor must be above zero: {getattr(factors, dimension)}")
+            raise SpaceError(f"{dimension}: a factor must be above zero and finite: {getattr(factors, dimension)}")
     for dimension, why in missing_dimensions(arch).items():
         if getattr(factors, dimension) != 1:
             raise SpaceError(f"{dimension}: this network has none to scale: {why}")
@@ -156,7 +158,7 @@ def _repeated(
         if not _repeatable(stages, group):
             continue
         layers = [spec for index in group for spec in stages[index]]
-        exact = factor * len(layers)
+        exact = _within("depth", factor, len(layers), "layers")
         count = math.ceil(exact - SLACK) if rounding.repeats == "ceil" else int(exact + 0.5)
         if count < 1:
             raise SpaceError(f"depth: {factor:g} times the {len(layers)} layers of stage {group[0]} leaves none")
@@ -200,11 +202,18 @@ def _unstrided(spec: BlockSpec) -> BlockSpec:
     return BlockSpec.of(spec.op, {key: value for key, value in spec.args if key != "stride"})
 
 
+def _within(dimension: str, factor: float, value: int, unit: str) -> float:
+    """Return the product. Raises SpaceError beyond what a network can be."""
+    if factor * value > MOST[dimension]:
+        raise SpaceError(f"{dimension}: {factor:g} times {value} {unit} is over {MOST[dimension]:,}")
+    return factor * value
+
+
 def _resolution(arch: Architecture, factor: float, rounding: Rounding) -> int:
     if factor == 1:
         return arch.resolution
     step, stride = rounding.resolution_step or fine_step(arch.resolution), total_stride(arch)
-    resolution = int(arch.resolution * factor / step + 0.5) * step
+    resolution = int(_within("resolution", factor, arch.resolution, "px") / step + 0.5) * step
     if resolution < stride:
         raise SpaceError(
             f"resolution: {factor:g} times {arch.resolution} px, in steps of {step}, leaves {resolution} px, "
@@ -282,9 +291,9 @@ def _times(spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (
     """
     wide = {}
     for key, value in _widths(spec).items():
-        exact = factor * int(value)
         if key in fixed:
             continue
+        exact = _within("width", factor, int(value), key)
         if exact < 1:
             raise SpaceError(f"width: {factor:g} times the {value} {key} of '{spec.op}' leaves none")
         wide[key] = max(step, int(exact / step + 0.5) * step) if nearest else make_divisible(exact, step)
