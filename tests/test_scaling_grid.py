@@ -35,8 +35,11 @@ GRID = make_grid(BASE, 0.2, 2.0, False, ROUNDING, Proxy())
 SPOTS = spots(GRID, lambda _: None)
 FIRST = spot_of(BASE)
 EVERY = list({spot.architecture.digest: spot for spot in SPOTS if spot and spot.architecture != BASE}.values())
-COSTS: dict[str, Callable[[Spot], float]] = {"latency": lambda spot: 2.0 * spot.macs / 1e6, "macs": lambda spot: float(spot.macs),
-         "activations": lambda spot: float(spot.activations)}  # fmt: skip
+COSTS: dict[str, Callable[[Spot], float]] = {
+    "latency": lambda spot: 2.0 * spot.macs / 1e6,
+    "macs": lambda spot: float(spot.macs),
+    "activations": lambda spot: float(spot.activations),
+}
 NO_DEPTH = {
     "resolution": 32,
     "stages": [{"block": "conv", "out_channels": 16, "stride": 2}, {"block": "conv", "out_channels": 16}],
