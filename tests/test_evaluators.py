@@ -50,7 +50,8 @@ def table_of_arch(setup: Setup) -> Setup:
 
 
 def short_supernet(setup: Setup) -> Setup:
-    return replace(setup, space=replace(setup.space, supernet=SupernetTraining(epochs=1)))
+    space: Any = setup.space
+    return replace(setup, space=replace(space, supernet=SupernetTraining(epochs=1)))
 
 
 WAYS: dict[str, Callable[[Setup], Setup]] = {"tabular": table_of_arch, "supernet": short_supernet}

@@ -236,7 +236,8 @@ def test_epochs_of_a_class_are_asked_before_it_is_made(module: str, task: Classi
     with pytest.raises(UsageError, match=rf"{name}: epochs\(\): IndexError: .*{module}.py:"):
         epochs_of(name, replace(setup, seed=9))
     experiment = Experiment("1ms", evaluator=name, fidelity="halving", eta=2)
-    assert make_experiment_rungs(experiment, task, setup.space) == make_rungs("halving", 2, 1, 4)
+    space: Any = setup.space
+    assert make_experiment_rungs(experiment, task, space) == make_rungs("halving", 2, 1, 4)
 
 
 def test_an_entry_point_is_found_by_its_name(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -34,8 +35,11 @@ GRID = make_grid(BASE, 0.2, 2.0, False, ROUNDING, Proxy())
 SPOTS = spots(GRID, lambda _: None)
 FIRST = spot_of(BASE)
 EVERY = list({spot.architecture.digest: spot for spot in SPOTS if spot and spot.architecture != BASE}.values())
-COSTS = {"latency": lambda spot: 2.0 * spot.macs / 1e6, "macs": lambda spot: float(spot.macs),
-         "activations": lambda spot: float(spot.activations)}  # fmt: skip
+COSTS: dict[str, Callable[[Spot], float]] = {
+    "latency": lambda spot: 2.0 * spot.macs / 1e6,
+    "macs": lambda spot: float(spot.macs),
+    "activations": lambda spot: float(spot.activations),
+}
 NO_DEPTH = {
     "resolution": 32,
     "stages": [{"block": "conv", "out_channels": 16, "stride": 2}, {"block": "conv", "out_channels": 16}],
@@ -225,7 +229,7 @@ def test_every_controller_walks_the_grid_within_its_budget(name: str, resource: 
 
 def cubic(arch: Architecture) -> float:
     """A latency that is no power of anything: some overhead, and a share for each layer."""
-    return 1.0 + 0.15 * len(list(arch.blocks())) + 5 * (macs(arch) / macs(BASE)) ** 0.9
+    return float(1.0 + 0.15 * len(list(arch.blocks())) + 5 * (macs(arch) / macs(BASE)) ** 0.9)
 
 
 def rough(arch: Architecture) -> float:
