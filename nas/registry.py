@@ -33,7 +33,7 @@ def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error:
         loaded: T = plugin[name].load()
         return loaded
     place = f"{where}: " if where else ""
-    raise error(f"{place}unknown {kind} '{name}'{nearest(name, [*table, *plugin])}")
+    raise error(f"{place}unknown {kind} {name!r}{nearest(name, [*table, *plugin])}")
 
 
 def _plugins(group: str) -> dict[str, Any]:

@@ -201,13 +201,15 @@ def make_rule(job: ScaleJob, base: Base) -> Rule:
     preset = find_preset(job.preset) if job.preset else UNNAMED
     rounding = make_rounding(preset, base.architecture, job.divisor, job.repeats, job.resolution_step, job.head)
     if by_hand:
-        return Rule("by hand", rounding, points=parse_points(by_hand, base.architecture))
+        return Rule(
+            "by hand", rounding, points=parse_points(by_hand, base.architecture), reference=base.architecture.resolution
+        )
     if not job.preset:
         found = parse_coefficients(job.coefficients) if job.coefficients else base.coefficients
         name = "given" if job.coefficients else "searched" if base.coefficients else "efficientnet's"
         return checked(Rule(name, rounding, found or preset.coefficients), base.architecture, job)
     if preset.points and not job.phi and not job.latency:
-        return Rule(job.preset, rounding, points=preset.points)
+        return Rule(job.preset, rounding, points=preset.points, reference=preset.reference)
     if preset.coefficients is None:
         way = "it is a table, leave out --phi and --latency" if preset.points else "--search finds them"
         raise UsageError(f"--preset: '{job.preset}' has no coefficients: {way}")
@@ -225,7 +227,7 @@ def checked(rule: Rule, base: Architecture, job: ScaleJob) -> Rule:
 def members_of(job: ScaleJob, rule: Rule, base: Architecture) -> list[Member]:
     """Return the networks of the rule's points or phis. Raises SpaceError where one cannot be."""
     if rule.points:
-        return by_points(base, rule.points, rule.rounding)
+        return by_points(base, rule.points, rule.rounding, rule.reference)
     assert rule.coefficients is not None
     return by_phi(base, rule.coefficients, parse_phis(job.phi or DEFAULT_PHIS), rule.rounding)
 

@@ -7,8 +7,9 @@ again; then base, compound and single dimensions are compared at the same measur
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nas.controllers import CONTROLLERS
@@ -21,12 +22,12 @@ from nas.picture_scaling import draw_scaling
 from nas.problem import Problem
 from nas.progress import Reporter
 from nas.registry import lookup
-from nas.repeats import evaluate_finalists
+from nas.repeats import Finals, evaluate_finalists
 from nas.result import FINALIST_SETTINGS, trial_facts
 from nas.rungs import make_rungs
 from nas.scale_job import RESULT, ScaleJob, asked, device_facts, make_family, make_stopwatch
-from nas.scale_setting import Setting, counted, make_budget, prepare, spends
-from nas.scaling.bench import Bench, bench_counted, bench_latency, check_any
+from nas.scale_setting import Setting, check_admitted, make_budget, prepare, spends
+from nas.scaling.bench import Bench, bench_counted, bench_latency
 from nas.scaling.budget import Budget, make_budgeted
 from nas.scaling.comparison import Entry, compare, compared_rules, contestants
 from nas.scaling.grid import grid_domain
@@ -61,44 +62,50 @@ def run_scale_search(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
         check_images(split)
     with open_study(folder, setting.identity, setting.grid, ("maximize",)) as study:
         with exclusive(folder / MAKING):
-            evaluator, bench = ready(setting, reporter)
-        budget, objective = make_objective_of(setting, bench)
-        count = try_points(setting, study, evaluator, budget, objective, bench, reporter)
+            ready = make_ready(setting, reporter)
+        try_points(ready, study, reporter)
         with exclusive(folder / FINISH):
-            if finished := finished_result(setting):
-                return finished
-            return conclude(setting, study, evaluator, budget, objective, bench, count, reporter)
+            return finished_result(setting) or conclude(ready, study, reporter)
 
 
-def ready(setting: Setting, reporter: Reporter) -> tuple[Evaluator, Bench]:
-    """Return the evaluator and the latencies of the grid.
+@dataclass(frozen=True)
+class Ready:
+    """A setting with what was made for it: the evaluator, the latencies, the objective, and the admitted points."""
+
+    setting: Setting
+    evaluator: Evaluator
+    bench: Bench
+    budget: Budget
+    objective: Objective
+    admitted: int
+
+
+def make_ready(setting: Setting, reporter: Reporter) -> Ready:
+    """Return what a search needs.
 
     What is wrong with the evaluator is told before minutes of measuring; but zero-cost scores write those of their
     reference into the folder, which a budget that no point meets leaves free.
     """
     experiment = setting.job.experiment
     make = partial(make_evaluator, experiment, setting.task, setting.grid, reporter)
-    if experiment.evaluator in ZERO_COST:
-        bench = ready_bench(setting, reporter)
-        return make(), bench
-    return make(), ready_bench(setting, reporter)
+    early = None if experiment.evaluator in ZERO_COST else make()
+    bench = ready_bench(setting, reporter)
+    budget = make_budget(setting, bench.base_ms)
+    objective = make_budgeted(setting.objective, budget, setting.job.exponent)
+    return Ready(setting, early or make(), bench, budget, objective, len(check_admitted(setting, bench)))
 
 
 def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
     """Return the latencies of the grid: measured once for all, so that a search that goes on sees the same."""
     job, folder = setting.job, setting.job.folder
     if (path := folder / BENCH).is_file():
-        stored = read_json(path)
-        return Bench(**stored)
+        return read_bench(path)
     stopwatch, first, every = make_stopwatch(job, setting.base, reporter), setting.first, setting.every
+    if setting.resource == "latency":
+        bench = bench_latency(first, every, job.times, job.tolerance, stopwatch, reporter)
+    else:
+        bench = bench_counted(first, check_admitted(setting, Bench(math.nan, {})), stopwatch, reporter)
     try:
-        if setting.resource == "latency":
-            bench = bench_latency(first, every, job.times, job.tolerance, stopwatch, reporter)
-        else:
-            budget = make_budget(setting, math.nan)
-            admitted = [spot for spot in every if budget.admits(counted(setting, spot))]
-            check_any(admitted, every, [counted(setting, spot) / budget.base for spot in every], budget)
-            bench = bench_counted(first, admitted, stopwatch, reporter)
         check_admitted(setting, bench)
     except UsageError:
         (folder / NETWORKS).unlink(missing_ok=True)
@@ -108,34 +115,26 @@ def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
     return bench
 
 
-def check_admitted(setting: Setting, bench: Bench) -> None:
-    """Raise UsageError where the budget admits no point."""
-    budget, every = make_budget(setting, bench.base_ms), setting.every
-    shares = [spends(setting, bench, spot) / budget.base for spot in every]
-    check_any([spot for spot in every if budget.admits(spends(setting, bench, spot))], every, shares, budget)
+def read_bench(path: Path) -> Bench:
+    """Return the latencies that `ready_bench` wrote. Raises RunError for something else."""
+    try:
+        return Bench(**read_json(path))
+    except TypeError as error:
+        raise RunError(f"{path}: not the latencies of a grid: {error}") from error
 
 
-def make_objective_of(setting: Setting, bench: Bench) -> tuple[Budget, Objective]:
-    """Return the budget and the objective towards it."""
-    budget = make_budget(setting, bench.base_ms)
-    return budget, make_budgeted(setting.objective, budget, setting.job.exponent)
-
-
-def try_points(
-    setting: Setting, study: Study, evaluator: Evaluator, budget: Budget, objective: Objective, bench: Bench,
-    reporter: Reporter,
-) -> int:  # fmt: skip
-    """Fill the study with points of the grid, all that the budget admits or --trials; return how many it admits."""
+def try_points(ready: Ready, study: Study, reporter: Reporter) -> None:
+    """Fill the study with points of the grid: --trials of those that the budget admits, or all."""
+    setting, bench, budget = ready.setting, ready.bench, ready.budget
     experiment, grid = setting.job.experiment, setting.grid
-    admitted = sum(bool(budget.admits(spends(setting, bench, spot))) for spot in setting.every)
     reporter.say(
-        f"{admitted} of {grid.size} grid points are within {budget.times:g} times the base's {budget.resource}"
+        f"{ready.admitted} of {grid.size} grid points are within {budget.times:g} times the base's {budget.resource}"
     )
     domain = grid_domain(grid, setting.spots, partial(spends, setting, bench))
-    controller = lookup(CONTROLLERS, experiment.controller, "controller")(Problem(domain, objective))
+    controller = lookup(CONTROLLERS, experiment.controller, "controller")(Problem(domain, ready.objective))
     counts = {spot.architecture.digest: spot.activations for spot in setting.every}
     plan = Plan(
-        grid, controller, evaluator, objective,
+        grid, controller, ready.evaluator, ready.objective,
         predict=lambda arch: bench.latency_ms.get(arch.digest, math.inf),
         rungs=make_rungs("full", 2, 1, 1),
         known=frozenset([setting.first.architecture.digest]),
@@ -143,17 +142,14 @@ def try_points(
         beside=lambda arch: {"activations": counts.get(arch.digest, 0)},
         spends=budget.of,
     )  # fmt: skip
-    trials = min(experiment.trials or admitted, admitted)
+    trials = min(experiment.trials or ready.admitted, ready.admitted)
     search(plan, study, trials, experiment.seed, reporter, experiment.retry_failed)
-    return admitted
 
 
-def conclude(
-    setting: Setting, study: Study, evaluator: Evaluator, budget: Budget, objective: Objective, bench: Bench,
-    admitted: int, reporter: Reporter,
-) -> dict[str, Any]:  # fmt: skip
+def conclude(ready: Ready, study: Study, reporter: Reporter) -> dict[str, Any]:
     """Evaluate the best again, compare, make the family, and write the result."""
-    job, experiment, (goal,) = setting.job, setting.job.experiment, objective.goals
+    setting, evaluator, job = ready.setting, ready.evaluator, ready.setting.job
+    experiment, (goal,) = job.experiment, ready.objective.goals
     finals = evaluate_finalists(
         study, evaluator, goal, experiment.seed, experiment.finalists, experiment.finalist_seeds, reporter
     )
@@ -165,36 +161,45 @@ def conclude(
     )
     found = setting.grid.coefficients(best.choices)
     entries = compared(setting, found, evaluator, reporter) if job.compare_seeds else []
-    rule = Rule("searched", setting.grid.rounding, found)
-    family = make_family(job, rule, setting.base, reporter)
+    family = make_family(job, Rule("searched", setting.grid.rounding, found), setting.base, reporter)
     result = {
         **family,
-        "search": {
-            "budget": {**to_dict(budget), "target": budget.target},
-            "objective": setting.objective,
-            "grid": setting.grid.size,
-            "values": dict(zip(DIMENSIONS, setting.grid.values, strict=True)),
-            "admissible": admitted,
-            "trials": len(study.evaluated),
-            "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
-            "noise": finals.spread.noise if finals.spread else None,
-            "candidates": [
-                {**to_dict(setting.grid.coefficients(trial.choices)), **trial_facts(trial),
-                 "estimate": finals.estimates[trial.digest], "curve": list(trial.curve)}
-                for trial in study.trials
-            ],
-            "best": best.digest,
-            "base_ms": bench.base_ms,
-            "measured_on": bench.measured_on,
-            "settings": {**shown(experiment), **setting.identity, "evaluator_settings": evaluator.settings},
-        },
+        "search": {**search_facts(ready, study, finals), "best": best.digest},
         "comparison": [entry.to_dict(setting.base) for entry in entries],
         "asked": asked(job),
-    }  # fmt: skip
+        "picture": str(job.folder / "scaling.png"),
+    }
     draw_scaling(result, job.folder / "scaling.png")
-    result["picture"] = str(job.folder / "scaling.png")
     write_json(job.folder / RESULT, result)
     return result
+
+
+def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
+    """Return what the result says of the search as a whole."""
+    setting, grid, budget = ready.setting, ready.setting.grid, ready.budget
+    settings = {**shown(setting.job.experiment), **setting.identity, "evaluator_settings": ready.evaluator.settings}
+    return {
+        "budget": {**to_dict(budget), "target": budget.target},
+        "objective": setting.objective,
+        "grid": grid.size,
+        "values": dict(zip(DIMENSIONS, grid.values, strict=True)),
+        "admissible": ready.admitted,
+        "trials": len(study.evaluated),
+        "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
+        "noise": finals.spread.noise if finals.spread else None,
+        "candidates": [
+            {
+                **to_dict(grid.coefficients(trial.choices)),
+                **trial_facts(trial),
+                "estimate": finals.estimates[trial.digest],
+                "curve": list(trial.curve),
+            }
+            for trial in study.trials
+        ],
+        "base_ms": ready.bench.base_ms,
+        "measured_on": ready.bench.measured_on,
+        "settings": settings,
+    }
 
 
 def compared(setting: Setting, found: Coefficients, evaluator: Evaluator, reporter: Reporter) -> list[Entry]:

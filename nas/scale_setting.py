@@ -14,8 +14,8 @@ from nas.evaluators import find_evaluator
 from nas.network import canonical, totals, trace
 from nas.progress import Reporter
 from nas.registry import lookup
-from nas.scale_job import ScaleJob, canonical_base
-from nas.scaling.bench import Bench
+from nas.scale_job import ScaleJob, read_base
+from nas.scaling.bench import Bench, check_any
 from nas.scaling.budget import Budget, check_budget, make_budgeted
 from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spots
 from nas.scaling.settings import UNNAMED, find_preset, make_rounding, parse_latencies, parse_phis
@@ -59,7 +59,7 @@ def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
     resource, objective = job.budget or preset.budget or "latency", job.objective or preset.objective or "soft"
     check_settings(job, resource, objective)
     task = Classification.load(experiment.data, experiment.data_root)
-    base = for_classes(canonical_base(job.network), task.num_classes)
+    base = for_classes(read_base(job.network).architecture, task.num_classes)
     rounding = make_rounding(preset, base, job.divisor, job.repeats, job.resolution_step, job.head)
     own = Proxy()
     proxy = Proxy(
@@ -84,7 +84,10 @@ def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
         "seed": experiment.seed, "runtime": experiment.runtime, "threads": experiment.threads,
         "device": experiment.device, "table": list(experiment.tables),
     }  # fmt: skip
-    return Setting(job, task, base, grid, made, resource, objective, identity)
+    setting = Setting(job, task, base, grid, made, resource, objective, identity)
+    if resource != "latency":
+        check_admitted(setting, Bench(math.nan, {}))
+    return setting
 
 
 def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
@@ -92,6 +95,21 @@ def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
     experiment = job.experiment
     check_budget(resource, job.times, job.tolerance, objective)
     make_budgeted(objective, Budget(resource, 1.0, job.times, job.tolerance), job.exponent)
+    _check_family(job)
+    find_runtime(experiment.runtime)
+    find_evaluator(experiment.evaluator)
+    open_worker(experiment.device, experiment.runtime, experiment.threads)
+    experiment.limit_s  # noqa: B018 (raises)
+    for key, least in (("trials", 0), ("threads", 1), ("seed", 0), ("finalists", 2), ("finalist_seeds", 0),
+                       ("proxy_resolution", 0), ("proxy_epochs", 0), ("proxy_images", 0), ("workers", 0)):  # fmt: skip
+        if getattr(experiment, key) < least:
+            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
+    if job.compare_seeds < 0:
+        raise UsageError(f"--compare-seeds: must not be negative: {job.compare_seeds}")
+
+
+def _check_family(job: ScaleJob) -> None:
+    """Raise UsageError where the networks to compare and to make with the coefficients cannot be."""
     for flag in ("coefficients", "depth", "width", "resolution"):
         if getattr(job, flag):
             raise UsageError(f"--{flag}: --search finds the factors, leave it out")
@@ -101,30 +119,23 @@ def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
         parse_phis(job.phi)
     if job.latency:
         parse_latencies(job.latency)
-    if job.exponent is not None and objective != "soft":
-        raise UsageError(f"--exponent: is of the objective 'soft', not of '{objective}'")
-    find_runtime(experiment.runtime)
-    find_evaluator(experiment.evaluator)
-    open_worker(experiment.device, experiment.runtime, experiment.threads)
-    experiment.limit_s  # noqa: B018 (raises)
-    for key, least in (("trials", 0), ("threads", 1), ("seed", 0), ("finalists", 2), ("finalist_seeds", 0),
-                       ("proxy_resolution", 0), ("proxy_epochs", 0), ("proxy_images", 0), ("workers", 0)):  # fmt: skip
-        if getattr(experiment, key) < least:
-            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
     if min(parse_phis(job.compare_phi, "--compare-phi")) <= 0:
         raise UsageError(f"--compare-phi: must be above 0, the base is compared anyway: '{job.compare_phi}'")
-    if job.phi:
-        parse_phis(job.phi)
-    if job.latency:
-        parse_latencies(job.latency)
-    if job.compare_seeds < 0:
-        raise UsageError(f"--compare-seeds: must not be negative: {job.compare_seeds}")
 
 
 def make_budget(setting: Setting, base_ms: float) -> Budget:
     """Return the budget: `times` what the base spends."""
     base = base_ms if setting.resource == "latency" else counted(setting, setting.first)
     return Budget(setting.resource, base, setting.job.times, setting.job.tolerance)
+
+
+def check_admitted(setting: Setting, bench: Bench) -> list[Spot]:
+    """Return the points that the budget admits. Raises UsageError, with the nearest, where there is none."""
+    budget, every = make_budget(setting, bench.base_ms), setting.every
+    spent = [spends(setting, bench, spot) for spot in every]
+    admitted = [spot for spot, cost in zip(every, spent, strict=True) if budget.admits(cost)]
+    check_any(admitted, every, [cost / budget.base for cost in spent], budget)
+    return admitted
 
 
 def counted(setting: Setting, spot: Spot) -> float:
@@ -134,5 +145,6 @@ def counted(setting: Setting, spot: Spot) -> float:
 
 def spends(setting: Setting, bench: Bench, spot: Spot) -> float:
     """Return what a point spends of the budget's resource; infinitely much where its latency is not known."""
-    known = bench.latency_ms.get(spot.architecture.digest, math.inf)
-    return known if setting.resource == "latency" or math.isinf(known) else counted(setting, spot)
+    if setting.resource == "latency":
+        return bench.latency_ms.get(spot.architecture.digest, math.inf)
+    return counted(setting, spot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from nas.architecture import Architecture
 from nas.network import canonical, totals, trace
@@ -83,6 +84,7 @@ class Scripted:
 
     is_measured = True
     place = "here"
+    settings: ClassVar[dict[str, Any]] = {"runtime": "scripted"}
 
     def __init__(self, truth: Callable[[Architecture], float], error: float = 0.0):
         self.truth, self.error = truth, error

@@ -255,7 +255,8 @@ BAD = {
     "search: exponent": (["small.yaml", "--search", "--objective", "hard", "--exponent=-0.1", "--runtime", "null"],
                          "--exponent: is of the objective 'soft'"),
     "search: phi": (["small.yaml", "--search", "--phi", "x", "--runtime", "null"], "--phi: not a number: 'x'"),
-    "search: latency": (["small.yaml", "--search", "--latency", "5", "--runtime", "null"], "--latency: a latency needs"),
+    "search: latency": (["small.yaml", "--search", "--latency", "5", "--runtime", "null"],
+                        "--latency: a latency needs"),
     "search: no point": (["small.yaml", "--search", "--budget", "macs", "--tolerance", "0.0001", "--runtime", "null"],
                          "--budget: no grid point meets 2 times the base's macs"),
 }  # fmt: skip

@@ -13,7 +13,15 @@ from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.files import append_rows
 from nas.progress import Reporter
-from nas.scaling.comparison import FORMAT, Entry, compare, contestants, read_accuracies, single_dimensions
+from nas.scaling.comparison import (
+    FORMAT,
+    Entry,
+    compare,
+    compared_rules,
+    contestants,
+    read_accuracies,
+    single_dimensions,
+)
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import DIMENSIONS, Factors, Rounding, scale
 from nas.scaling.targets import Scout
@@ -22,8 +30,8 @@ from tests.scaled import BASE, Scripted, macs
 ROUNDING = Rounding(divisor=1, resolution_step=2)
 QUIET = Reporter(quiet=True)
 DEEPER, WIDER = (scale(BASE, factors, ROUNDING) for factors in (Factors(depth=1.5), Factors(width=1.5)))
-ENTRIES = [Entry("base", None, BASE, 10.0), Entry("depth", Coefficients(2, 1, 1), DEEPER, 19.0),
-           Entry("width", Coefficients(1, 1.4, 1), WIDER, 19.5, False, (("width", 1.25),))]  # fmt: skip
+ENTRIES = [Entry("base", 0.0, None, BASE, 10.0), Entry("depth", 1.0, Coefficients(2, 1, 1), DEEPER, 19.0),
+           Entry("width", 1.0, Coefficients(1, 1.4, 1), WIDER, 19.5, False, (("width", 1.25),))]  # fmt: skip
 
 
 class Counting:
@@ -61,8 +69,10 @@ def test_single_dimensions_grow_the_macs_alike() -> None:
 def test_base_compound_and_each_dimension_stand_at_the_same_latency() -> None:
     stopwatch = Scripted(lambda arch: 10 * (macs(arch) / macs(BASE)) ** 0.8)
     compound = Coefficients(1.2, 1.1, 1.15)
-    found = contestants(Scout(BASE, stopwatch), compound, 2.0, [], ROUNDING, QUIET)
+    rules = compared_rules(compound, 2.0, [])
+    found = contestants(Scout(BASE, stopwatch), rules, 2.0, [1.0], ROUNDING, QUIET)
     assert [entry.name for entry in found] == ["base", "compound", *DIMENSIONS]
+    assert [entry.phi for entry in found] == [0, 1, 1, 1, 1]
     assert found[0].architecture == BASE
     assert found[0].latency_ms == 10.0
     assert found[1].coefficients == compound
@@ -74,9 +84,18 @@ def test_base_compound_and_each_dimension_stand_at_the_same_latency() -> None:
 
 
 def test_a_dimension_that_is_missing_or_is_the_compound_itself_is_left_out() -> None:
+    rules = compared_rules(single_dimensions(2.0)["resolution"], 2.0, ["depth"])
+    assert list(rules) == ["compound", "width"]
+
+
+def test_several_budgets_are_compared_in_the_same_sessions() -> None:
     stopwatch = Scripted(lambda arch: macs(arch) / 1e6)
-    found = contestants(Scout(BASE, stopwatch), single_dimensions(2.0)["resolution"], 2.0, ["depth"], ROUNDING, QUIET)
-    assert [entry.name for entry in found] == ["base", "compound", "width"]
+    rules = compared_rules(Coefficients(1.0, 1.2, 1.2), 2.0, ["depth", "width"])
+    found = contestants(Scout(BASE, stopwatch), rules, 2.0, [1.0, 2.0], ROUNDING, QUIET)
+    named = [("base", 0), ("compound", 1), ("resolution", 1), ("compound", 2), ("resolution", 2)]
+    assert [(entry.name, entry.phi) for entry in found] == named
+    for entry in found[1:]:
+        assert 0.9 * 2**entry.phi <= entry.latency_ms / found[0].latency_ms <= 2**entry.phi
 
 
 def test_every_entry_has_the_accuracy_of_every_seed_the_last_one_that_came(tmp_path: Path) -> None:

@@ -89,10 +89,13 @@ def contestants(
 
 
 def compared_rules(compound: Coefficients, times: float, missing: Container[str]) -> dict[str, Coefficients]:
-    """Return the rule that was found and those of single dimensions, without what the network does not have."""
+    """Return the rule that was found and those of single dimensions, but for what the network does not have.
+
+    A dimension that is the rule itself is not compared with it.
+    """
     rules = {COMPOUND: compound}
     for dimension, coefficients in single_dimensions(times).items():
-        if dimension not in missing:
+        if dimension not in missing and coefficients != compound:
             rules[dimension] = coefficients
     return rules
 

@@ -38,11 +38,14 @@ def by_phi(base: Architecture, coefficients: Coefficients, phis: Sequence[float]
     return [member(base, coefficients.at(phi), rounding, f"phi {phi:g}", phi) for phi in phis]
 
 
-def by_points(base: Architecture, points: Sequence[Point], rounding: Rounding) -> list[Member]:
-    """Return the network of each point of a published table, its head as the table has it."""
+def by_points(base: Architecture, points: Sequence[Point], rounding: Rounding, reference: int = 224) -> list[Member]:
+    """Return the network of each point of a published table, its head as the table has it.
+
+    The inputs of the points are those of a base for `reference` pixels.
+    """
     found = []
     for point in points:
-        factors = Factors(point.depth, point.width, point.resolution / base.resolution)
+        factors = Factors(point.depth, point.width, point.resolution / reference)
         made = member(base, factors, replace(rounding, resolution_step=1), point.name)
         head = made.architecture.head
         if point.head:

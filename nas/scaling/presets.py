@@ -45,13 +45,15 @@ class Point:
 class Preset:
     """A rule (`coefficients`), a published family (`points`), how both round, and what a search for it budgets.
 
-    `budget` and `objective` are the search's; without them it is that of the command.
+    `budget` and `objective` are the search's; without them it is that of the command. Inputs of points are those of
+    a base for `reference` pixels, and in proportion of another.
     """
 
     about: str
     source: str
     coefficients: Coefficients | None = None
     points: tuple[Point, ...] = ()
+    reference: int = 224
     rounding: Rounding = field(default_factory=Rounding)
     budget: str = ""
     objective: str = ""
@@ -95,7 +97,7 @@ PRESETS: dict[str, Preset] = {
             "1,1,224 1,1.1,240 1.1,1.2,260 1.2,1.4,300 1.4,1.8,380 1.6,2.2,456 1.8,2.6,528 2,3.1,600",
             ".2 .2 .3 .3 .4 .4 .5 .5",
         ),
-        EXACT,
+        rounding=EXACT,
         budget="macs",
         objective="constrained",
     ),
@@ -107,7 +109,7 @@ PRESETS: dict[str, Preset] = {
             "b",
             "1,1,224 1.05,1.09,229 1.13,1.29,244 1.27,1.62,263 1.54,2.38,299 1.96,2.76,332 2.75,3.01,328 3.26,3.44,350",
         ),
-        EXACT,
+        rounding=EXACT,
     ),
     "efficientnet_x_gpu": Preset(
         "EfficientNet-X's factors on GPUs, b0 to b7",
@@ -117,7 +119,7 @@ PRESETS: dict[str, Preset] = {
             "b",
             "1,1,224 1.05,1.09,229 1.13,1.24,237 1.31,1.63,255 1.63,2.40,282 1.94,3.29,306 2.25,4.28,328 2.58,5.46,350",
         ),
-        EXACT,
+        rounding=EXACT,
     ),
     "latency_aware": Preset(
         "latency-aware compound scaling: no rule, a search that budgets the device's latency",

@@ -23,12 +23,16 @@ HEADS = ("scaled", "never-narrower", "fixed")
 
 @dataclass(frozen=True)
 class Rule:
-    """How a family is made: coefficients, or a published table's points, and the rounding; `name` says whose."""
+    """How a family is made: coefficients, or a published table's points, and the rounding; `name` says whose.
+
+    The points' inputs are those of a base for `reference` pixels.
+    """
 
     name: str
     rounding: Rounding
     coefficients: Coefficients | None = None
     points: tuple[Point, ...] = ()
+    reference: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rule as a result tells it."""
