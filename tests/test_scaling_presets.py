@@ -121,8 +121,9 @@ def test_shares_of_a_doubling_multiply_to_two(shares: tuple[float, float, float]
 
 def test_fast_compound_scaling_has_the_published_exponents() -> None:
     """pycls' d1_w8_g8_r1: d = s^0.1, w = s^0.4, r = s^0.05."""
-    factors, s = PRESETS["dWr"].coefficients, 2.0
-    assert factors == Coefficients(pytest.approx(s**0.1), pytest.approx(s**0.4), pytest.approx(s**0.05))
+    found = PRESETS["dWr"].coefficients
+    assert found
+    assert (found.alpha, found.beta, found.gamma) == pytest.approx((2**0.1, 2**0.4, 2**0.05))
     assert PRESETS["dWr"].rounding == Rounding(repeats="round", resolution_step=4)
 
 

@@ -12,14 +12,16 @@ import pytest
 from nas.architecture import Architecture
 from nas.calibration import Calibration
 from nas.errors import TableError, UsageError
+from nas.estimate import linked
 from nas.latency import LatencyTable, Predictor
 from nas.network import trace
 from nas.profiler import table_header
 from nas.progress import Reporter
 from nas.scaling.presets import Coefficients, of_total
 from nas.scaling.rules import Factors, Rounding, scale
-from nas.scaling.stopwatch import NETWORKS, SESSION, Predicted, Stopwatch, Timed
+from nas.scaling.stopwatch import NETWORKS, Predicted, Stopwatch, Timed
 from nas.scaling.targets import LARGEST_PHI, ROUNDS, Met, Scout, Want, meet
+from nas.table_rows import CALIBRATION, MeasuredNetwork
 from tests.scaled import BASE, Scripted, macs, noise
 
 COMPOUND = Coefficients(1.2, 1.1, 1.15)
@@ -152,16 +154,39 @@ def test_timed_keeps_all_visits_in_a_table_of_the_folder(tmp_path: Path) -> None
     assert 0 < first[0] < first[1]
     again = Timed(tmp_path, "null", 1)
     assert (again.sessions(BASE), again.ms(BASE), again.ms(other)) == (2, *first)
-    assert len(again.table.networks) == 2
+    assert len(again.table.networks) == 3  # each session is a space of its own
 
     path = tmp_path / NETWORKS
     text = path.read_text(encoding="utf-8")
     path.write_text(text[: text.rindex('"ms"')], encoding="utf-8")  # killed in the middle of a line
     cut = Timed(tmp_path, "null", 1)
-    assert SESSION <= cut.table.visits(cut.table.networks[0]) < 2 * SESSION
-    assert cut.sessions(BASE) == 1
+    assert cut.sessions(BASE) == 2
+    assert cut.ms(BASE) == pytest.approx(first[0])
     cut.session([BASE])
-    assert Timed(tmp_path, "null", 1).ms(BASE) == pytest.approx(first[0])
+    assert Timed(tmp_path, "null", 1).sessions(BASE) == 3
+
+
+def test_sessions_are_linked_by_what_they_share() -> None:
+    """A machine that is twice as fast in one session makes nobody faster than who was in the other."""
+    truth = {"base": 1.0, "a": 2.0, "b": 3.0, "c": 5.0}
+    speeds = {"slow": 2.0, "usual": 1.0, "again": 1.0}
+    who = {"slow": ("base", "a"), "usual": ("base", "b"), "again": ("b", "c")}
+    sessions = {name: {one: truth[one] * speeds[name] for one in who[name]} for name in who}
+    assert linked(sessions) == pytest.approx(truth)
+    assert linked({"only": {"a": 1.5, "b": 2.5}}) == pytest.approx({"a": 1.5, "b": 2.5})
+    assert linked({"counted": {"a": 0.0, "b": 2.5}}) == {"a": 0.0, "b": 2.5}
+
+
+def test_a_session_of_a_slower_machine_moves_no_ratio(tmp_path: Path) -> None:
+    other = scale(BASE, Factors(resolution=1.5), ROUNDING)
+    third = scale(BASE, Factors(width=1.5), ROUNDING)
+    timed = Timed(tmp_path, "null", 1)
+    for number, (slow, archs) in enumerate([(1.0, [BASE, other]), (1.4, [BASE, third]), (1.0, [BASE, other])]):
+        rows = [MeasuredNetwork(f"session {number}", CALIBRATION, arch) for arch in archs]
+        visits = [(number + place / 100, slow * by_macs(row.arch)) for row in rows for place in range(12)]
+        timed.table.append([(row, visits[12 * place : 12 * place + 12]) for place, row in enumerate(rows)])
+    for arch in (BASE, other, third):
+        assert timed.ms(arch) == pytest.approx(by_macs(arch), rel=0.01)
 
 
 @pytest.mark.parametrize(
