@@ -165,8 +165,8 @@ def distinct(base: Architecture, made: Sequence[Member]) -> list[Architecture]:
 
 
 def asked(job: ScaleJob) -> dict[str, Any]:
-    """Return which networks of the rule the settings ask for."""
-    return {"phi": job.phi, "latency": job.latency, "measure": job.measure, "compare_phi": job.compare_phi}
+    """Return which networks of the rule the settings ask for, and which comparison."""
+    return {key: getattr(job, key) for key in ("phi", "latency", "measure", "compare_phi", "compare_seeds")}
 
 
 def read_base(network: str) -> Base:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.controllers import CONTROLLERS
-from nas.errors import RunError, UsageError
+from nas.errors import NasError, RunError, TableError, UsageError
 from nas.evaluators import Evaluator
 from nas.experiment import make_evaluator, make_executor, shown
 from nas.files import exclusive, read_json, write_json
@@ -101,14 +101,15 @@ def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
     if (path := folder / BENCH).is_file():
         return read_bench(path)
     stopwatch, first, every = make_stopwatch(job, setting.base, reporter), setting.first, setting.every
-    if setting.resource == "latency":
-        bench = bench_latency(first, every, job.times, job.tolerance, stopwatch, reporter)
-    else:
-        bench = bench_counted(first, check_admitted(setting, Bench(math.nan, {})), stopwatch, reporter)
     try:
+        if setting.resource == "latency":
+            bench = bench_latency(first, every, job.times, job.tolerance, stopwatch, reporter)
+        else:
+            bench = bench_counted(first, check_admitted(setting, Bench(math.nan, {})), stopwatch, reporter)
         check_admitted(setting, bench)
-    except UsageError:
-        (folder / NETWORKS).unlink(missing_ok=True)
+    except NasError as error:  # a corrected command may use the folder, but what was measured of a device is kept
+        if isinstance(error, UsageError) or not stopwatch.sessions(first.architecture):
+            (folder / NETWORKS).unlink(missing_ok=True)
         raise
     bench = replace(bench, measured_on=device_facts(stopwatch))
     write_json(path, asdict(bench))
@@ -203,7 +204,10 @@ def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
 
 
 def compared(setting: Setting, found: Coefficients, evaluator: Evaluator, reporter: Reporter) -> list[Entry]:
-    """Return base, compound and single dimensions with their accuracies, at the same latency."""
+    """Return base, compound and single dimensions with their accuracies, at the same latency.
+
+    None where a table predicts latencies and does not cover such networks.
+    """
     job = setting.job
     path, phis = job.folder / CONTESTANTS, parse_phis(job.compare_phi, "--compare-phi")
     stored = read_json(path) if path.is_file() else {}
@@ -213,7 +217,13 @@ def compared(setting: Setting, found: Coefficients, evaluator: Evaluator, report
     else:
         scout = Scout(setting.base, make_stopwatch(job, setting.base, reporter))
         rules = compared_rules(found, job.times, missing_dimensions(setting.base))
-        entries = contestants(scout, rules, job.times, phis, setting.grid.rounding, reporter)
+        try:
+            entries = contestants(scout, rules, job.times, phis, setting.grid.rounding, reporter)
+        except TableError as error:
+            if not job.experiment.tables:
+                raise
+            reporter.warn(f"nothing is compared: {error}")
+            entries = []
         write_json(path, {"chosen": chosen, "entries": [entry.to_dict(setting.base) for entry in entries]})
     first = job.experiment.seed + FRESH_SEEDS
     seeds = range(first, first + job.compare_seeds)
@@ -230,10 +240,10 @@ def finished_result(setting: Setting) -> dict[str, Any] | None:
         search = stored["search"]
         asked_for = min(job.experiment.trials or search["admissible"], search["admissible"])
         done = search["trials"] + len(search["failed"]) >= asked_for
-        seeds = {len(entry["accuracies"]) for entry in stored["comparison"]} or {0}
         done = done and not (job.experiment.retry_failed and search["failed"])
-        same = max(seeds) == job.compare_seeds and stored["asked"] == asked(job)
-        same = same and all(search["settings"][key] == getattr(job.experiment, key) for key in FINALIST_SETTINGS)
+        same = stored["asked"] == asked(job) and all(
+            search["settings"][key] == getattr(job.experiment, key) for key in FINALIST_SETTINGS
+        )
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the result of a search for coefficients: {error!r}") from error
     return stored if done and same else None

@@ -158,7 +158,7 @@ def _print_search(result: dict[str, Any], console: Any) -> None:
     for entry in result["comparison"]:
         name = f"{entry['name']} {entry['phi']:g}".ljust(13)
         spread = "" if entry["deviation"] is None else f" +- {entry['deviation']:.1%}"
-        reached = "failed" if entry["accuracy"] is None else f"{entry['accuracy']:.1%}{spread}"
+        reached = "could not be evaluated" if entry["accuracy"] is None else f"{entry['accuracy']:.1%}{spread}"
         far = "" if entry["within_5_percent"] else ", not within 5 % of the target"
         cost = f"{format_latency(entry['latency_ms'])}, {entry['macs_ratio']:.2f} times the MACs"
         console.print(f"{name} {reached}, {cost}{far}", highlight=False)

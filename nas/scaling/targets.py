@@ -95,10 +95,11 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
 
 @dataclass(frozen=True)
 class Want:
-    """A latency in ms, and the rule whose network shall take it."""
+    """A latency in ms, and the rule whose network shall take it; `flag` is what asked for it."""
 
     coefficients: Coefficients
     target_ms: float
+    flag: str = "--latency"
 
 
 def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Reporter) -> list[Met]:
@@ -107,12 +108,12 @@ def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Repo
     A target that no network meets to NARROW gets the slowest found that holds it. Raises UsageError where the base
     takes longer than a target, or no phi takes as long.
     """
-    paths = [_Path(scout, want.coefficients, rounding) for want in wants]
+    paths = [_Path(scout, want, rounding) for want in wants]
     scout.look([path.at(1.0).architecture for path in paths])
     for want in wants:
         if scout.ms(scout.base) > want.target_ms:
             raise UsageError(
-                f"--latency: '{format_latency(want.target_ms)}' is under what the base takes, "
+                f"{want.flag}: '{format_latency(want.target_ms)}' is under what the base takes, "
                 f"{format_latency(scout.ms(scout.base))}: scaling only makes it slower"
             )
     chosen = [path.nearest(want.target_ms) for path, want in zip(paths, wants, strict=True)]
@@ -145,8 +146,8 @@ def _in_words(met: Met) -> str:
 class _Path:
     """The networks of a rule from the base on."""
 
-    def __init__(self, scout: Scout, coefficients: Coefficients, rounding: Rounding):
-        self._scout, self._coefficients, self._rounding = scout, coefficients, rounding
+    def __init__(self, scout: Scout, want: Want, rounding: Rounding):
+        self._scout, self._coefficients, self._rounding, self._flag = scout, want.coefficients, rounding, want.flag
 
     def at(self, phi: float) -> Member:
         """Return the network of a phi."""
@@ -218,8 +219,8 @@ class _Path:
             low, high = high, min(2 * high, LARGEST_PHI)
             if low == LARGEST_PHI:
                 raise UsageError(
-                    f"--latency: '{format_latency(latency_ms / AIM)}' is out of reach: phi {low:g} is expected to take "
-                    f"{format_latency(self._expected(self.at(low)))}"
+                    f"{self._flag}: '{format_latency(latency_ms / AIM)}' is out of reach: phi {low:g} is expected to "
+                    f"take {format_latency(self._expected(self.at(low)))}"
                 )
         while high - low > FINE / 2:
             middle = (low + high) / 2
