@@ -97,7 +97,7 @@ def test_a_rules_family_is_written_to_be_trained(capsys: pytest.CaptureFixture[s
     folder = Path("runs/scale-mnasnet_a1_1.0")
     assert json.loads((folder / "family.json").read_text()) == result
     assert Path(result["picture"]).read_bytes().startswith(b"\x89PNG")
-    assert result["device"] is None
+    assert result["measured_on"] is None
 
 
 def test_factors_by_hand_are_every_combination(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +146,8 @@ def test_a_family_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
     for entry in result["family"]:
         assert entry["latency_ms"] == pytest.approx(0.005 + 2 * entry["macs"] * 1e-7, rel=0.02)
     assert result["base"]["latency_ms"] == latencies[0]
-    assert result["device"]["runtime"] == "null"
+    assert result["measured_on"]["runtime"] == "null"
+    assert result["measured_on"]["measured"] is True
 
 
 def test_latencies_are_met_just_under(capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,9 +174,9 @@ def test_a_written_network_is_scaled_further(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_printed_table_names_every_network(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["scale", "small.yaml", "--phi", "0,0.01,2", "--measure", "--runtime", "null", "--quiet"]) == 0
+    assert main(["scale", "small.yaml", "--phi", "0,2,2.01", "--measure", "--runtime", "null", "--quiet"]) == 0
     out = capsys.readouterr().out
-    for word in ("efficientnet's", "channels to 8", "phi 0", "phi 2", "= phi 0", "family.png"):
+    for word in ("efficientnet's", "channels to 8", "phi 0", "phi 2", "phi 2.01: rounding makes it phi 2", "family.png"):
         assert word in out
 
 
@@ -237,8 +238,8 @@ BAD = {
     "a run that is a file": (["small.yaml", "--run", "text.json"], "--run: text.json cannot be made"),
     "an unknown flag": (["small.yaml", "--dept", "2"], "--dept"),
     "search: a budget": (["small.yaml", "--search", "--budget", "flops"], "--budget.*'flops'"),
-    "search: times": (["small.yaml", "--search", "--times", "1"], "--times: must be above 1: 1"),
-    "search: times nan": (["small.yaml", "--search", "--times", "nan"], "--times: must be above 1: nan"),
+    "search: times": (["small.yaml", "--search", "--times", "1"], "--times: must be above 1 and below 1000: 1"),
+    "search: times nan": (["small.yaml", "--search", "--times", "nan"], "--times: must be above 1 and below 1000: nan"),
     "search: tolerance": (["small.yaml", "--search", "--tolerance", "0"], "--tolerance: must lie between 0 and 1: 0"),
     "search: objective": (["small.yaml", "--search", "--objective", "sof"], "--objective.*did you mean 'soft'"),
     "search: coefficients": (["small.yaml", "--search", "--coefficients", "1.2,1.1,1.1"], "--search finds the factors"),

@@ -112,8 +112,8 @@ ROOMS = {
               "training"},
     "standalone": {"architecture", "blocks", "network", "registry", "schema"},
     "export": {"architecture", "files", "device", "errors", "network", "standalone", "study", "tasks", "units"},
-    "scaling": {"architecture", "blocks", "device", "domain", "errors", "estimate", "files", "latency", "network", "objective",
-                "profiler", "progress", "registry", "schema", "space", "table_rows", "units"},
+    "scaling": {"architecture", "blocks", "device", "domain", "errors", "estimate", "files", "latency", "network",
+                "objective", "profiler", "progress", "registry", "schema", "space", "table_rows", "units"},
     "picture_scaling": {"files"},
     "picture": {"final", "objective", "ranking", "study"},
 }  # fmt: skip
