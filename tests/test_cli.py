@@ -249,7 +249,7 @@ def test_export_with_the_weights_of_torchvision(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "kind", ["networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives"]
+    "kind", ["networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives", "presets"]
 )
 def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     rows: Any = run_json(capsys, "list", kind)

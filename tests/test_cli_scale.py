@@ -176,7 +176,8 @@ def test_a_written_network_is_scaled_further(capsys: pytest.CaptureFixture[str])
 def test_the_printed_table_names_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scale", "small.yaml", "--phi", "0,2,2.01", "--measure", "--runtime", "null", "--quiet"]) == 0
     out = capsys.readouterr().out
-    for word in ("efficientnet's", "channels to 8", "phi 0", "phi 2", "phi 2.01: rounding makes it phi 2", "family.png"):
+    words = ("efficientnet's", "channels to 8", "phi 0", "phi 2", "phi 2.01: rounding makes it phi 2", "family.png")
+    for word in words:
         assert word in out
 
 

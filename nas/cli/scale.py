@@ -11,6 +11,7 @@ from nas.progress import Reporter
 HELP = "scale a network by depth, width and resolution: by a rule, to given latencies, or search for the rule"
 
 LIST: dict[str, Any] = {"metavar": "A,B"}
+SHARE: dict[str, Any] = {"type": float, "metavar": "X"}
 RULE: Flags = {
     "coefficients": ({"metavar": "A,B,G"}, "alpha, beta, gamma: factors of depth, width, resolution for each phi"),
     "preset": (TEXT, "a published rule or family: see `nas list presets` (default: EfficientNet's 1.2,1.1,1.15)"),
@@ -30,9 +31,9 @@ ROUNDING: Flags = {
 SEARCH: Flags = {
     "search": (SWITCH, "find the coefficients: evaluate a grid of them at phi 1"),
     "budget": (TEXT, "what grows by --times: latency (default), macs or activations"),
-    "times": (REAL, "by how much the budget grows from the base's to phi 1 (default: 2)"),
-    "tolerance": (REAL, "how far a grid point may be from the budget (default: 0.1)"),
-    "step": (REAL, "of the grid's coefficients (default: 0.1)"),
+    "times": (SHARE, "by how much the budget grows from the base's to phi 1 (default: 2)"),
+    "tolerance": (SHARE, "how far a grid point may be from the budget (default: 0.1)"),
+    "step": (SHARE, "of the grid's coefficients (default: 0.1)"),
     "exponent": (REAL, "w of the reward ACC * (COST/T)^w of the soft objective (default: -0.07)"),
     "compare-phi": (LIST, "phis at which compound and single dimensions are compared (default: 1)"),
     "compare-seeds": (
