@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from nas.architecture import Architecture, Scalar
@@ -27,6 +27,7 @@ from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.errors import WeightsError
 from nas.lattice import best_path
 from nas.network import canonical
+from nas.recipe import one_cycle
 from nas.space import Choose, Space, SupernetTraining, Values
 from nas.supernet import Supernet
 from nas.tasks.classification import Classification
@@ -162,7 +163,7 @@ def train_supernet(
 
 def _begin(supernet: Supernet, recipe: SupernetRecipe, steps: int) -> _State:
     optimizer = AdamW(supernet.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return _State(supernet, optimizer, OneCycleLR(optimizer, recipe.learning_rate, steps, pct_start=0.2), steps, [])
+    return _State(supernet, optimizer, one_cycle(optimizer, recipe.learning_rate, steps), steps, [])
 
 
 def _epoch(

@@ -71,6 +71,13 @@ def test_cosine_warms_up_and_falls_to_nothing() -> None:
     assert found[-1] == pytest.approx(0.2 * (1 + math.cos(math.pi * 79 / 80)))
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_shortest_trainings_have_rates_too(schedule: str, steps: int) -> None:
+    found = rates(Recipe(1, schedule=schedule), steps)
+    assert all(0 < rate <= Recipe.learning_rate for rate in found)
+
+
 def test_onecycle_leaves_the_momentum_of_sgd_alone_and_cycles_that_of_adamw() -> None:
     for name in ("sgd", "rmsprop"):
         recipe = Recipe(2, optimizer=name, momentum=0.8)
