@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 
 from nas.architecture import Architecture
 from nas.errors import UsageError
@@ -49,6 +49,9 @@ class Met:
         return self.holds and self.latency_ms >= (1 - NARROW) * self.target_ms
 
 
+AHEAD = tuple(step / 10 for step in range(-7, 16))
+APART = (0.0, 0.1, -0.1, 0.2, -0.2, 0.3, -0.3, 0.4, -0.4)
+"""The same where two do: resolution from the rule's phi, and width from the resolution's."""
 Choice = tuple[Member, dict[str, float]]
 
 
@@ -75,22 +78,24 @@ class Scout:
         return self._stopwatch.sessions(arch) > 1
 
     def guess(self, arch: Architecture) -> float:
-        """Return the latency in ms to expect: between those of networks with fewer and with more MACs."""
+        """Return the latency in ms to expect: by what similar networks take for each of their MACs."""
         if arch.digest in self._seen:
             return self.ms(arch)
-        points = {macs_of(seen): self.ms(seen) for seen in self._seen.values()}
-        logs = sorted((math.log(macs), math.log(ms)) for macs, ms in points.items())
-        return math.exp(_between(logs, math.log(macs_of(arch))))
+        own = _features(arch)
+        logs = weights = 0.0
+        for seen in self._seen.values():
+            other = _features(seen)
+            weight = 1 / (math.dist(own, other) ** 2 + 1e-9)
+            logs += weight * (math.log(self.ms(seen)) - other[0])
+            weights += weight
+        return math.exp(logs / weights + own[0])
 
 
-def _between(points: Sequence[tuple[float, float]], x: float) -> float:
-    """Return y at x on the lines between points sorted by x; beyond them latency grows as MACs do."""
-    if x <= points[0][0]:
-        return points[0][1] + x - points[0][0]
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if x <= x1:
-            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return points[-1][1] + x - points[-1][0]
+def _features(arch: Architecture) -> tuple[float, float, float]:
+    """Return the logarithms of MACs, activations and layers: networks of like ones are alike in speed."""
+    layers = trace(arch)
+    whole = totals(layers)
+    return math.log(whole.macs), math.log(whole.activations), math.log(len(layers))
 
 
 @dataclass(frozen=True)
@@ -200,17 +205,19 @@ class _Path:
                 yield from self._with(phi + stray, {name: phi})
 
     def _strayed_twice(self, phi: float) -> Iterator[Choice]:
-        """Yield the networks around a phi with width and another dimension ahead or behind, each by itself."""
-        for name, stray, other in product(("depth", "resolution"), STRAYS[::4], STRAYS):
-            yield from self._with(phi, {name: phi + stray, "width": phi + other})
+        """Yield the networks whose depth waits or runs ahead, while width and resolution go on, each by itself."""
+        for depth, ahead, apart in product((0.0, phi - 0.5, phi, phi + 0.5), AHEAD, APART):
+            resolution = phi + ahead
+            yield from self._with(phi, {"depth": depth, "resolution": resolution, "width": resolution + apart})
 
     def _with(self, phi: float, strays: dict[str, float]) -> Iterator[Choice]:
         """Yield the network of a phi whose dimensions have another, if that changes it and makes none smaller."""
         own = {name: getattr(self._coefficients.at(stray), name) for name, stray in strays.items()}
         rule = self._coefficients.at(phi)
-        if all(factor >= 1 and factor != getattr(rule, name) for name, factor in own.items()):
+        told = {name: stray for name, stray in strays.items() if own[name] != getattr(rule, name)}
+        if told and all(factor >= 1 for factor in own.values()):
             made = member(self._scout.base, replace(rule, **own), self._rounding, f"phi {phi:.3g}", phi)
-            yield made, strays
+            yield made, told
 
     def _reaching(self, latency_ms: float) -> float:
         """Return the phi at which the latency is expected, by bisection. Raises UsageError beyond LARGEST_PHI."""
@@ -226,8 +233,3 @@ class _Path:
             middle = (low + high) / 2
             low, high = (middle, high) if self._expected(self.at(middle)) < latency_ms else (low, middle)
         return low
-
-
-def macs_of(arch: Architecture) -> int:
-    """Return the MACs of a network."""
-    return totals(trace(arch)).macs
