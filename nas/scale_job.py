@@ -24,7 +24,7 @@ from nas.published import complete, is_published
 from nas.scaling.comparison import BASE
 from nas.scaling.family import Member, by_phi, by_points, family_facts
 from nas.scaling.presets import Coefficients
-from nas.scaling.rules import Factors, missing_dimensions
+from nas.scaling.rules import Factors, Rounding, missing_dimensions
 from nas.scaling.settings import (
     UNNAMED,
     Rule,
@@ -38,6 +38,7 @@ from nas.scaling.settings import (
 )
 from nas.scaling.stopwatch import Predicted, Stopwatch, Timed
 from nas.scaling.targets import Met, Scout, Want, meet
+from nas.storage import JOURNAL
 from nas.tables import open_named, processor
 from nas.train_job import read_architecture
 
@@ -93,7 +94,7 @@ class ScaleJob:
 SEARCH_ONLY = (
     "budget", "times", "tolerance", "step", "exponent", "compare_phi", "compare_seeds", "data", "data_root",
     "objective", "controller", "trials", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs", "proxy_images",
-    "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed",
+    "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed", "seed",
 )  # fmt: skip
 
 
@@ -116,16 +117,33 @@ def make_job(given: Mapping[str, Any]) -> ScaleJob:
 
 @dataclass(frozen=True)
 class Base:
-    """The network that is scaled, and the coefficients that a search found for it, where it is such a run's."""
+    """The network that is scaled; of a search's folder with the coefficients found for it and their rounding."""
 
     architecture: Architecture
     coefficients: Coefficients | None = None
+    rounding: Rounding | None = None
 
 
 def run_family(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
-    """Return the family that the settings ask for, and write it with its picture. Raises NasError."""
+    """Return the family that the settings ask for, and write it with its picture. Raises NasError.
+
+    Latencies that were found and confirmed are not measured again by the same command.
+    """
     base = read_base(job.network)
     rule = make_rule(job, base)
+    check_family(job, rule)
+    if not job.latency:
+        members_of(job, rule, base.architecture)  # raises before anything is written
+    with locked_folder(job):
+        if finished := finished_family(job, rule, base.architecture):
+            reporter.say(f"{job.folder}: finished on {finished['date']}; another --run measures anew")
+            return finished
+        return make_family(job, rule, base.architecture, reporter)
+
+
+def check_family(job: ScaleJob, rule: Rule) -> None:
+    """Raise NasError for the first setting that cannot be, or not with another."""
+    experiment = job.experiment
     if job.latency and (rule.points or job.phi):
         other = "--phi" if job.phi else "--preset of a table, --depth, --width, --resolution"
         raise UsageError(f"--latency: finds the phi of each target, it does not go with {other}")
@@ -133,22 +151,20 @@ def run_family(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
         raise UsageError("--phi: does not go with --depth, --width, --resolution or a --preset's table")
     if job.latency:
         parse_latencies(job.latency)
-    if (job.latency or job.measure) and not job.experiment.tables:
-        find_runtime(job.experiment.runtime)
-        if job.experiment.threads < 1:
-            raise UsageError(f"--threads: must be at least 1: {job.experiment.threads}")
-        open_worker(job.experiment.device, job.experiment.runtime, job.experiment.threads)
-    if job.experiment.tables:
-        open_named(job.experiment.tables[0])
-    if not job.latency:
-        members_of(job, rule, base.architecture)  # raises before anything is written
-    with locked_folder(job):
-        return make_family(job, rule, base.architecture, reporter)
+    if experiment.tables:
+        open_named(experiment.tables[0])
+    find_runtime(experiment.runtime)
+    if experiment.threads < 1:
+        raise UsageError(f"--threads: must be at least 1: {experiment.threads}")
+    open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises where it cannot be an address
+    if (job.folder / JOURNAL).is_file():
+        raise RunError(f"--run: {job.folder} is a search's for coefficients: give another")
 
 
 def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporter) -> dict[str, Any]:
     """Return the rule's networks that the settings ask for, and write them with their picture."""
-    stopwatch = make_stopwatch(job, base, reporter) if job.latency or job.measure else None
+    timed = job.latency or job.measure or (job.experiment.tables and not job.search)
+    stopwatch = make_stopwatch(job, base, reporter) if timed else None
     if stopwatch and job.latency:
         met = find_met(job, rule, base, stopwatch, reporter)
         made = [each.member for each in met]
@@ -157,6 +173,23 @@ def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporte
         if stopwatch:
             stopwatch.session(distinct(base, made))
     return finish(job, rule, base, made, met, stopwatch)
+
+
+def finished_family(job: ScaleJob, rule: Rule, base: Architecture) -> dict[str, Any] | None:
+    """Return the family in the folder where its latencies are what this command would measure."""
+    path = job.folder / "family.json"
+    if not (job.latency or job.measure) or job.experiment.tables or not path.is_file():
+        return None
+    stored = read_json(path)
+    wanted = {**family_identity(job, rule), "architecture": canonical(base).digest}
+    return stored if stored.get("identity") == wanted else None
+
+
+def family_identity(job: ScaleJob, rule: Rule) -> dict[str, Any]:
+    """Return what makes a family another than the next, beside its base."""
+    experiment = job.experiment
+    device = {key: getattr(experiment, key) for key in ("runtime", "threads", "device", "table")}
+    return {**asked(job), **rule.to_dict(), **device}
 
 
 def distinct(base: Architecture, made: Sequence[Member]) -> list[Architecture]:
@@ -173,17 +206,20 @@ def read_base(network: str) -> Base:
     """Return the network of a name, YAML, JSON or run folder, or what a search for coefficients scaled and found."""
     path = Path(network) / RESULT
     if not path.is_file():
-        return Base(canonical_base(network))
+        if networks := sorted(path.parent.glob(f"{FAMILY}/*.json")):
+            raise RunError(f"{network}: holds a family of networks: name one of them, as {networks[0]}")
+        return Base(as_written(network))
     stored = read_json(path)
     try:
-        found = stored["coefficients"]
-        coefficients = Coefficients(**found) if stored.get("search") else None
-        return Base(Architecture.from_dict(stored["base"]["blocks"], str(path)), coefficients)
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: not the result of nas scale: {error!r}") from error
+        found = parse_coefficients(",".join(map(str, stored["coefficients"].values())))
+        rounding = Rounding(**stored["rounding"])
+        return Base(Architecture.from_dict(stored["base"]["blocks"], str(path)), found, rounding)
+    except (KeyError, TypeError, AttributeError, UsageError) as error:
+        why = error if isinstance(error, UsageError) else repr(error)
+        raise RunError(f"{path}: not the result of a search for coefficients: {why}") from error
 
 
-def canonical_base(network: str) -> Architecture:
+def as_written(network: str) -> Architecture:
     """Return a network as it is written: a repeated block keeps what its first copy had no use for."""
     arch = read_architecture(network)
     trace(arch)  # raises where it cannot be built
@@ -198,7 +234,7 @@ def make_rule(job: ScaleJob, base: Base) -> Rule:
         raise UsageError(f"--{next(iter(by_hand))}: factors by hand do not go with --{named[0]}")
     if len(named) > 1:
         raise UsageError("--preset, --coefficients: one rule, give one of them")
-    preset = find_preset(job.preset) if job.preset else UNNAMED
+    preset = find_preset(job.preset) if job.preset else replace(UNNAMED, rounding=base.rounding or UNNAMED.rounding)
     rounding = make_rounding(preset, base.architecture, job.divisor, job.repeats, job.resolution_step, job.head)
     if by_hand:
         return Rule(
@@ -273,6 +309,8 @@ def finish(
             "within_5_percent": each.is_close,
             "strays": each.strays,
         }
+    for path in (job.folder / FAMILY).glob("*.json"):  # of another rule, that was asked for before
+        path.unlink()
     for entry, network in zip(family, made, strict=True):
         entry["file"] = write_network(job.folder / FAMILY, network)
     whole = family_facts([Member(BASE, Factors(), first)], base)[0]
@@ -281,6 +319,7 @@ def finish(
         "base": {**whole, "latency_ms": latencies.get(first.digest), "blocks": base.to_dict()},
         **rule.to_dict(),
         "preset": job.preset,
+        "identity": {**family_identity(job, rule), "architecture": first.digest},
         "missing_dimensions": missing_dimensions(base),
         "family": family,
         "measured_on": device_facts(stopwatch) if stopwatch else None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.controllers import CONTROLLERS
-from nas.errors import NasError, RunError, TableError, UsageError
+from nas.errors import NasError, RunError, SpaceError, TableError, UsageError
 from nas.evaluators import Evaluator
 from nas.experiment import make_evaluator, make_executor, shown
 from nas.files import exclusive, read_json, write_json
@@ -161,7 +161,7 @@ def conclude(ready: Ready, study: Study, reporter: Reporter) -> dict[str, Any]:
         key=lambda trial: goal.score(replace(trial.metrics, accuracy=finals.estimates[trial.digest])),
     )
     found = setting.grid.coefficients(best.choices)
-    entries = compared(setting, found, evaluator, reporter) if job.compare_seeds else []
+    entries = compared(ready, found, reporter) if job.compare_seeds else []
     family = make_family(job, Rule("searched", setting.grid.rounding, found), setting.base, reporter)
     result = {
         **family,
@@ -183,6 +183,7 @@ def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
         "budget": {**to_dict(budget), "target": budget.target},
         "objective": setting.objective,
         "grid": grid.size,
+        "timed": len(ready.bench.latency_ms),
         "values": dict(zip(DIMENSIONS, grid.values, strict=True)),
         "admissible": ready.admitted,
         "trials": len(study.evaluated),
@@ -203,12 +204,12 @@ def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
     }
 
 
-def compared(setting: Setting, found: Coefficients, evaluator: Evaluator, reporter: Reporter) -> list[Entry]:
+def compared(ready: Ready, found: Coefficients, reporter: Reporter) -> list[Entry]:
     """Return base, compound and single dimensions with their accuracies, at the same latency.
 
-    None where a table predicts latencies and does not cover such networks.
+    None where there are no such networks, or a table that predicts latencies does not cover them.
     """
-    job = setting.job
+    setting, bench, job = ready.setting, ready.bench, ready.setting.job
     path, phis = job.folder / CONTESTANTS, parse_phis(job.compare_phi, "--compare-phi")
     stored = read_json(path) if path.is_file() else {}
     chosen = {"compound": to_dict(found), "phis": phis}
@@ -219,15 +220,23 @@ def compared(setting: Setting, found: Coefficients, evaluator: Evaluator, report
         rules = compared_rules(found, job.times, missing_dimensions(setting.base))
         try:
             entries = contestants(scout, rules, job.times, phis, setting.grid.rounding, reporter)
-        except TableError as error:
-            if not job.experiment.tables:
-                raise
+        except (TableError, SpaceError, UsageError) as error:  # what was searched is not lost with it
             reporter.warn(f"nothing is compared: {error}")
-            entries = []
+            return []
+        entries = on_bench(entries, bench)
         write_json(path, {"chosen": chosen, "entries": [entry.to_dict(setting.base) for entry in entries]})
     first = job.experiment.seed + FRESH_SEEDS
     seeds = range(first, first + job.compare_seeds)
-    return compare(entries, evaluator.evaluate, seeds, job.folder / ACCURACIES, reporter)
+    retry = job.experiment.retry_failed
+    return compare(entries, ready.evaluator.evaluate, seeds, job.folder / ACCURACIES, reporter, retry)
+
+
+def on_bench(entries: list[Entry], bench: Bench) -> list[Entry]:
+    """Return the entries with latencies as of the grid's sessions: the base takes the same in both."""
+    factor = bench.base_ms / entries[0].latency_ms
+    return [
+        replace(entry, latency_ms=factor * entry.latency_ms, target_ms=factor * entry.target_ms) for entry in entries
+    ]
 
 
 def finished_result(setting: Setting) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from nas.architecture import Architecture
@@ -37,14 +38,14 @@ class Setting:
     objective: str
     identity: dict[str, Any]
 
-    @property
+    @cached_property
     def first(self) -> Spot:
         """The base as a point."""
         arch = canonical(self.base)
         whole = totals(trace(arch))
         return Spot({}, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
 
-    @property
+    @cached_property
     def every(self) -> list[Spot]:
         """The distinct networks of the grid, without the base."""
         base = self.first.architecture.digest

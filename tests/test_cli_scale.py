@@ -126,7 +126,7 @@ def test_roundings_are_told_and_followed(capsys: pytest.CaptureFixture[str]) -> 
     assert (entry["repeats"], entry["channels"], entry["resolution"]) == ([1, 2, 2], [8, 16, 28], 32)
 
 
-@pytest.mark.parametrize("preset", ["dWr", "dwr", "depth", "width", "resolution"])
+@pytest.mark.parametrize("preset", ["dWr", "uniform", "depth", "width", "resolution"])
 def test_rules_of_presets_scale_any_network(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
     result = scaled(capsys, "small.yaml", "--preset", preset, "--phi", "0,2")
     assert (result["rule"], result["family"][0]["macs_ratio"]) == (preset, 1.0)

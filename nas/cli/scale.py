@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from nas.cli.search import ACCURACY, DEVICE, HOW, NUMBER, REAL, SWITCH, TEXT, WHAT, WHERE, Flags
@@ -65,7 +66,9 @@ GROUPS: dict[str, Flags] = {
                 "finalist-seeds"),
         **_some(WHERE, "workers", "trial-timeout", "retry-failed"),
     },
-    "where": {"run": ({"metavar": "DIR"}, "the folder; the same command continues there (default: runs/scale-ARCH)")},
+    "where": {
+        "run": ({"metavar": "DIR"}, "the folder, where the same command goes on (default: runs/scale-ARCH[-DATA])"),
+    },
 }  # fmt: skip
 
 
@@ -113,9 +116,10 @@ def print_result(result: dict[str, Any]) -> None:
         console.print(f"no {dimension:<10} {why}", highlight=False)
     if result["family"]:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        timed = any(entry["latency_ms"] for entry in result["family"])
         for title in ("name", "d", "w", "px"):
             table.add_column(title, no_wrap=True)
-        for title in ("params", "MACs", "x base", "asked", "latency"):
+        for title in ("params", "MACs", "x base", "by rule", *(["latency"] if timed else [])):
             table.add_column(title, justify="right", no_wrap=True)
         table.add_column("repeats", overflow="fold")
         for entry in result["family"]:
@@ -124,13 +128,14 @@ def print_result(result: dict[str, Any]) -> None:
                 entry["name"], f"{factors['depth']:.3g}", f"{factors['width']:.3g}", str(entry["resolution"]),
                 format_count(entry["params"]), format_count(entry["macs"]),
                 f"{entry['macs_ratio']:.2f}", f"{entry['growth']:.2f}",
-                f"{format_latency(latency)}{_verdict(entry)}" if latency else "",
+                *([f"{format_latency(latency)}{_verdict(entry)}" if latency else ""] if timed else []),
                 "-".join(map(str, entry["repeats"])),
             )  # fmt: skip
         console.print(table)
         for entry in result["family"]:
             for note in _notes(entry):
                 console.print(f"{entry['name']}: {note}", highlight=False)
+    console.print(f"networks      {Path(result['family'][0]['file']).parent}", highlight=False)
     console.print(f"picture       {result['picture']}", highlight=False)
 
 
@@ -151,15 +156,22 @@ def _print_search(result: dict[str, Any], console: Any) -> None:
 
     search = result["search"]
     budget = search["budget"]
-    console.print(
+    target = f", {format_latency(budget['target'])}" if budget["resource"] == "latency" else ""
+    best = next(entry for entry in search["candidates"] if entry["architecture"] == search["best"])
+    lines = [
         f"searched      {search['trials']} of {search['admissible']} grid points within {budget['times']:g} times the "
-        f"base's {budget['resource']} (of {search['grid']})",
-        highlight=False,
-    )
+        f"base's {budget['resource']}{target} (of {search['grid']}, {search['timed']} timed), {search['objective']}",
+        f"best          {best['estimate']:.1%} to believe, {best['accuracy']:.1%} with the search's seed",
+        *(["at the same measured latency, fresh seeds:"] if result["comparison"] else []),
+    ]
+    most = max((len(entry["accuracies"]) for entry in result["comparison"]), default=0)
     for entry in result["comparison"]:
         name = f"{entry['name']} {entry['phi']:g}".ljust(13)
         spread = "" if entry["deviation"] is None else f" +- {entry['deviation']:.1%}"
         reached = "could not be evaluated" if entry["accuracy"] is None else f"{entry['accuracy']:.1%}{spread}"
-        far = "" if entry["within_5_percent"] else ", not within 5 % of the target"
-        cost = f"{format_latency(entry['latency_ms'])}, {entry['macs_ratio']:.2f} times the MACs"
-        console.print(f"{name} {reached}, {cost}{far}", highlight=False)
+        notes = [f"{format_latency(entry['latency_ms'])}", f"{entry['macs_ratio']:.2f} times the MACs"]
+        notes += [] if entry["within_5_percent"] else ["not within 5 % of the target"]
+        notes += [f"{len(entry['accuracies'])} of {most} seeds"] if 0 < len(entry["accuracies"]) < most else []
+        lines.append(f"{name} {reached}, {', '.join(notes)}")
+    for line in lines:
+        console.print(line, highlight=False)

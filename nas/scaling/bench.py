@@ -35,6 +35,8 @@ class Bench:
 
 def bench_counted(base: Spot, admitted: Sequence[Spot], stopwatch: Stopwatch, reporter: Reporter) -> Bench:
     """Return the latencies of the points that a budget of MACs or activations admits: measured, to be compared."""
+    if not stopwatch.is_measured:
+        return _known(_covered([base, *admitted], stopwatch), base, stopwatch)
     _measure([base, *admitted], base, stopwatch, reporter)
     return _known([base, *admitted], base, stopwatch)
 
@@ -119,6 +121,6 @@ def check_any(admitted: Sequence[Spot], every: Sequence[Spot], shares: Sequence[
     _, share, spot = min(known, key=lambda entry: entry[0])
     words = ",".join(f"{value:g}" for value in spot.choices.values())
     raise UsageError(
-        f"--budget: no grid point meets {budget.times:g} times the base's {budget.resource} to {budget.tolerance:.0%}: "
-        f"the nearest, {words}, has {share:.2f} times; give a finer --step or a wider --tolerance"
+        f"--budget: no grid point meets {budget.times:g} times the base's {budget.resource} to "
+        f"{100 * budget.tolerance:.3g}%: the nearest, {words}, has {share:.2f} times; give a finer --step or a wider --tolerance"
     )

@@ -37,6 +37,7 @@ class Entry:
     coefficients: Coefficients | None
     architecture: Architecture
     latency_ms: float
+    target_ms: float
     is_close: bool = True
     strays: tuple[tuple[str, float], ...] = ()
     accuracies: tuple[float, ...] = ()
@@ -47,7 +48,7 @@ class Entry:
         found = data["coefficients"]
         return cls(
             data["name"], data["phi"], Coefficients(**found) if found else None, Architecture.from_dict(data["blocks"]),
-            data["latency_ms"], data["within_5_percent"], tuple(data["strays"].items()),
+            data["latency_ms"], data["target_latency_ms"], data["within_5_percent"], tuple(data["strays"].items()),
         )  # fmt: skip
 
     def to_dict(self, base: Architecture) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class Entry:
             "resolution": self.architecture.resolution,
             "repeats": [len(stage) for stage in self.architecture.stages],
             "latency_ms": self.latency_ms,
+            "target_latency_ms": self.target_ms,
             "within_5_percent": self.is_close,
             "strays": dict(self.strays),
             "macs": macs,
@@ -81,10 +83,11 @@ def contestants(
     base_ms = scout.ms(scout.base)
     asked = [(name, rule, phi) for phi in phis for name, rule in rules.items()]
     met = meet(scout, [Want(rule, times**phi * base_ms, "--compare-phi") for _, rule, phi in asked], rounding, reporter)
-    found = [Entry(BASE, 0.0, None, scout.base, scout.ms(scout.base))]
+    found = [Entry(BASE, 0.0, None, scout.base, scout.ms(scout.base), scout.ms(scout.base))]
     for (name, rule, phi), each in zip(asked, met, strict=True):
         strays = tuple(each.strays.items())
-        found.append(Entry(name, phi, rule, each.member.architecture, each.latency_ms, each.is_close, strays))
+        arch = each.member.architecture
+        found.append(Entry(name, phi, rule, arch, each.latency_ms, each.target_ms, each.is_close, strays))
     return found
 
 
@@ -109,13 +112,16 @@ def single_dimensions(times: float) -> dict[str, Coefficients]:
 
 
 def compare(
-    entries: Sequence[Entry], evaluate: Evaluate, seeds: Sequence[int], path: Path, reporter: Reporter
-) -> list[Entry]:
+    entries: Sequence[Entry], evaluate: Evaluate, seeds: Sequence[int], path: Path, reporter: Reporter,
+    retry_failed: bool = False,
+) -> list[Entry]:  # fmt: skip
     """Return the entries with the accuracy of each seed; every one is written when it is known, and not made again.
 
-    A network that cannot be evaluated has no accuracies.
+    A network that cannot be evaluated with a seed has no accuracy of it, and is tried again only if that is asked for.
     """
     known = read_accuracies(path)
+    if retry_failed:
+        known = {key: accuracy for key, accuracy in known.items() if accuracy is not None}
     with reporter.task("comparing", len(entries) * len(seeds)) as advance:
         for seed in seeds:
             for entry in entries:

@@ -35,7 +35,7 @@ def member(base: Architecture, factors: Factors, rounding: Rounding, name: str, 
 
 def by_phi(base: Architecture, coefficients: Coefficients, phis: Sequence[float], rounding: Rounding) -> list[Member]:
     """Return the network of each phi: about 2^phi times the base's MACs where alpha * beta^2 * gamma^2 is 2."""
-    return [member(base, coefficients.at(phi), rounding, f"phi {phi:g}", phi) for phi in phis]
+    return [member(base, coefficients.at(phi), rounding, f"phi {phi:.12g}", phi) for phi in phis]
 
 
 def by_points(base: Architecture, points: Sequence[Point], rounding: Rounding, reference: int = 224) -> list[Member]:

@@ -81,7 +81,7 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
     """
     if not 0 < step < math.inf:
         raise UsageError(f"--step: must be above zero: {step:g}")
-    most = (times, math.sqrt(times), math.sqrt(times)) if by_macs else (1.25 * times, times**0.75, times**0.75)
+    most = (times, math.sqrt(times), math.sqrt(times)) if by_macs else (1.25 * times, times, times**0.75)
     missing = missing_dimensions(base)
     ends = [1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True)]
     size = math.prod(math.floor(min((end - 1) / step, LARGEST) + 1e-9) + 1 for end in ends)

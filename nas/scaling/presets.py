@@ -102,22 +102,24 @@ PRESETS: dict[str, Preset] = {
         objective="constrained",
     ),
     "efficientnet_x_tpu": Preset(
-        "EfficientNet-X's factors on TPUs, b0 to b7",
+        "EfficientNet-X's factors and dropouts on TPUs, b0 to b7, for any base; its blocks are not among ours",
         "https://arxiv.org/abs/2102.05610; tensorflow/tpu efficientnet_x builder",
         None,
         _named(
             "b",
             "1,1,224 1.05,1.09,229 1.13,1.29,244 1.27,1.62,263 1.54,2.38,299 1.96,2.76,332 2.75,3.01,328 3.26,3.44,350",
+            ".2 .2 .3 .3 .4 .4 .5 .5",
         ),
         rounding=EXACT,
     ),
     "efficientnet_x_gpu": Preset(
-        "EfficientNet-X's factors on GPUs, b0 to b7",
+        "EfficientNet-X's factors and dropouts on GPUs, b0 to b7, for any base; its blocks are not among ours",
         "https://arxiv.org/abs/2102.05610; tensorflow/tpu efficientnet_x builder",
         None,
         _named(
             "b",
             "1,1,224 1.05,1.09,229 1.13,1.24,237 1.31,1.63,255 1.63,2.40,282 1.94,3.29,306 2.25,4.28,328 2.58,5.46,350",
+            ".2 .2 .3 .3 .4 .4 .5 .5",
         ),
         rounding=EXACT,
     ),
@@ -134,7 +136,7 @@ PRESETS: dict[str, Preset] = {
         rounding=FAST,
         budget="activations",
     ),
-    "dwr": Preset(
+    "uniform": Preset(
         "uniform compound scaling: a third of the growth to each dimension",
         "https://arxiv.org/abs/2103.06877, section 4",
         of_total(1 / 3, 1 / 3, 1 / 3),

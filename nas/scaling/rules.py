@@ -297,6 +297,8 @@ def _times(spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (
         if exact < 1:
             raise SpaceError(f"width: {factor:g} times the {value} {key} of '{spec.op}' leaves none")
         wide[key] = max(step, int(exact / step + 0.5) * step) if nearest else make_divisible(exact, step)
+        if wide[key] > MOST["width"]:
+            raise SpaceError(f"width: {wide[key]:,} channels are over {MOST['width']:,}")
         if factor < 1:  # the least is one step: narrower networks do not become wider by it
             wide[key] = min(wide[key], int(value))
         elif wide[key] < int(value):  # nor wider ones narrower by a large step

@@ -73,8 +73,8 @@ class Timed:
         self._levels.clear()
 
     def sessions(self, arch: Architecture) -> int:
-        """Return in how many sessions a network was."""
-        return sum(row.arch == arch for row in self.table.networks)
+        """Return in how many sessions a network was, those not counted that a kill cut short."""
+        return sum(row.arch == arch and self.table.visits(row) >= VISITS for row in self.table.networks)
 
     def ms(self, arch: Architecture) -> float:
         """Return the latency in ms of a network that was in a session."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 from nas.architecture import Architecture
-from nas.errors import UsageError
+from nas.errors import SpaceError, UsageError
 from nas.network import canonical, totals, trace
 from nas.progress import Reporter
 from nas.scaling.family import Member, member
@@ -22,6 +24,7 @@ NARROW = 0.05
 AIM = 0.975
 ROUNDS = 10
 LARGEST_PHI = 12.0
+LARGEST_MS = 1e9
 NEAR = 0.1
 """How far from the guessed phi others are looked at, in steps of FINE."""
 FINE = 0.02
@@ -91,6 +94,7 @@ class Scout:
         return math.exp(logs / weights + own[0])
 
 
+@lru_cache(maxsize=100_000)
 def _features(arch: Architecture) -> tuple[float, float, float]:
     """Return the logarithms of MACs, activations and layers: networks of like ones are alike in speed."""
     layers = trace(arch)
@@ -114,7 +118,7 @@ def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Repo
     takes longer than a target, or no phi takes as long.
     """
     paths = [_Path(scout, want, rounding) for want in wants]
-    scout.look([path.at(1.0).architecture for path in paths])
+    scout.look([path.first().architecture for path in paths])
     for want in wants:
         if scout.ms(scout.base) > want.target_ms:
             raise UsageError(
@@ -139,13 +143,13 @@ def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Repo
 
 def _as_measured(scout: Scout, wants: Sequence[Want], chosen: Sequence[Choice]) -> list[Met]:
     return [
-        Met(want.target_ms, made, scout.ms(made.architecture), strays)
+        Met(want.target_ms, replace(made, name=f"{want.target_ms:g} ms"), scout.ms(made.architecture), strays)
         for want, (made, strays) in zip(wants, chosen, strict=True)
     ]
 
 
 def _in_words(met: Met) -> str:
-    return f"{met.member.name} takes {format_latency(met.latency_ms)} of {format_latency(met.target_ms)}"
+    return f"{format_latency(met.latency_ms)} of {format_latency(met.target_ms)} (phi {met.member.phi or 0:.3g})"
 
 
 class _Path:
@@ -158,6 +162,18 @@ class _Path:
         """Return the network of a phi."""
         return member(self._scout.base, self._coefficients.at(phi), self._rounding, f"phi {phi:.3g}", phi)
 
+    def first(self) -> Member:
+        """Return a network of the rule to begin with: of phi 1, or of less where that is beyond what can be built."""
+        for phi in (1.0, 0.5, 0.25):
+            for made in self._made(phi):
+                return made
+        return self.at(0.1)
+
+    def _made(self, phi: float) -> Iterator[Member]:
+        """Yield the network of a phi, or nothing where it cannot be."""
+        with contextlib.suppress(SpaceError):
+            yield self.at(phi)
+
     def nearest(self, target_ms: float) -> Choice:
         """Return the network that is expected just under the target, and which dimension strays from the rule's phi.
 
@@ -165,7 +181,7 @@ class _Path:
         """
         phi = self._reaching(AIM * target_ms)
         steps = [index * FINE for index in range(-round(NEAR / FINE), round(NEAR / FINE) + 1)]
-        made = self._distinct((self.at(phi + step), {}) for step in steps if phi + step >= 0)
+        made = self._distinct((each, {}) for step in steps if phi + step >= 0 for each in self._made(phi + step))
         if not any(self._fits(each, target_ms) for each, _ in made):
             made = self._distinct([*made, *self._strayed(phi)])
         if not any(self._fits(each, target_ms) for each, _ in made):
@@ -216,20 +232,27 @@ class _Path:
         rule = self._coefficients.at(phi)
         told = {name: stray for name, stray in strays.items() if own[name] != getattr(rule, name)}
         if told and all(factor >= 1 for factor in own.values()):
-            made = member(self._scout.base, replace(rule, **own), self._rounding, f"phi {phi:.3g}", phi)
-            yield made, told
+            with contextlib.suppress(SpaceError):
+                yield member(self._scout.base, replace(rule, **own), self._rounding, f"phi {phi:.3g}", phi), told
 
     def _reaching(self, latency_ms: float) -> float:
-        """Return the phi at which the latency is expected, by bisection. Raises UsageError beyond LARGEST_PHI."""
+        """Return the phi at which the latency is expected, by bisection, or the last that can be built before it.
+
+        Raises UsageError where that is too quick by far.
+        """
         low, high = 0.0, 1.0
-        while self._expected(self.at(high)) < latency_ms:
-            low, high = high, min(2 * high, LARGEST_PHI)
-            if low == LARGEST_PHI:
-                raise UsageError(
-                    f"{self._flag}: '{format_latency(latency_ms / AIM)}' is out of reach: phi {low:g} is expected to "
-                    f"take {format_latency(self._expected(self.at(low)))}"
-                )
+        while self._expected_at(high) < latency_ms:
+            low, high = high, 2 * high
         while high - low > FINE / 2:
             middle = (low + high) / 2
-            low, high = (middle, high) if self._expected(self.at(middle)) < latency_ms else (low, middle)
+            low, high = (middle, high) if self._expected_at(middle) < latency_ms else (low, middle)
+        if self._expected_at(low) < latency_ms / 2 and self._expected_at(high) > LARGEST_MS:
+            raise UsageError(
+                f"{self._flag}: '{format_latency(latency_ms / AIM)}' is out of reach: at phi {low:.3g}, the last that "
+                f"can be built, {format_latency(self._expected_at(low))} are expected"
+            )
         return low
+
+    def _expected_at(self, phi: float) -> float:
+        """Return the latency in ms to expect at a phi, endless where nothing can be built there."""
+        return next((self._expected(made) for made in self._made(phi)), math.inf) if phi <= LARGEST_PHI else math.inf
