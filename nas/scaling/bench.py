@@ -122,5 +122,6 @@ def check_any(admitted: Sequence[Spot], every: Sequence[Spot], shares: Sequence[
     words = ",".join(f"{value:g}" for value in spot.choices.values())
     raise UsageError(
         f"--budget: no grid point meets {budget.times:g} times the base's {budget.resource} to "
-        f"{100 * budget.tolerance:.3g}%: the nearest, {words}, has {share:.2f} times; give a finer --step or a wider --tolerance"
+        f"{100 * budget.tolerance:.3g}%: the nearest, {words}, has {share:.2f} times; "
+        "give a finer --step or a wider --tolerance"
     )

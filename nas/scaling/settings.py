@@ -92,8 +92,6 @@ def parse_phis(text: str, flag: str = "--phi") -> list[float]:
         if len(ends) != 2 or "..." in text:
             raise UsageError(f"{flag}: must be 'first..last': {text!r}")
         first, last = (_number(end, flag) for end in ends)
-        if first != int(first) or last != int(last):
-            raise UsageError(f"{flag}: the ends of a range are whole, name others as 0.5,1,1.5: {text!r}")
         if first > last:
             raise UsageError(f"{flag}: the first must not be above the last: {text!r}")
         if last - first >= MOST:
