@@ -66,7 +66,8 @@ def linked(sessions: Mapping[Any, Mapping[Any, float]]) -> dict[Any, float]:
     system[rows, of] = system[rows, count + at] = 1.0
     found = np.linalg.lstsq(system, np.log([ms for _, _, ms in taken]), rcond=None)[0]
     levels = found[:count] + np.median(found[count:])
-    return dict(zip(names, np.exp(levels).tolist(), strict=True))
+    # Nine digits: sums in another order, as after a kill, differ in the last ones.
+    return {name: float(f"{ms:.9g}") for name, ms in zip(names, np.exp(levels).tolist(), strict=True)}
 
 
 def mood(codes: Integers, ms: Floats, rounds: int = 4) -> Floats:

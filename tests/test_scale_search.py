@@ -228,7 +228,9 @@ def test_a_budget_that_no_point_meets_is_one_line_and_leaves_the_folder_free(
 ) -> None:
     own = ("--evaluator", evaluator) if evaluator else ()
     line = refused("--run", "a", "--budget", resource, "--tolerance", "0.0005", "--step", "0.6", *own)
-    assert line.startswith(f"nas scale: error: --budget: no grid point meets 2 times the base's {resource} to 0%: the")
+    assert line.startswith(
+        f"nas scale: error: --budget: no grid point meets 2 times the base's {resource} to 0.05%: the"
+    )
     assert "give a finer --step or a wider --tolerance" in line
     assert not Path("a").exists()
 

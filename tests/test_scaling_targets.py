@@ -89,7 +89,7 @@ def test_a_target_under_the_base_is_one_line() -> None:
 
 def test_a_target_that_no_phi_reaches_names_the_largest() -> None:
     slow = Coefficients(1, 1, 1.05)
-    with pytest.raises(UsageError, match=rf"'1 s' is out of reach: phi {LARGEST_PHI:g} is expected to take \d+"):
+    with pytest.raises(UsageError, match=rf"'1 s' is out of reach: at phi {LARGEST_PHI:g}, the last that can be"):
         met(Scripted(by_macs), (slow, 1000.0))
     (found,) = met(Scripted(by_macs), (slow, by_macs(scale(BASE, Factors(resolution=1.05**11), ROUNDING))))
     assert found.is_close  # between phi 8 and the largest
