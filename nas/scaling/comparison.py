@@ -80,9 +80,10 @@ def contestants(
 ) -> list[Entry]:  # fmt: skip
     """Return the base, and the network of each rule that takes `times^phi` the base's latency, for each phi."""
     scout.look([])
-    base_ms = scout.ms(scout.base)
     asked = [(name, rule, phi) for phi in phis for name, rule in rules.items()]
-    met = meet(scout, [Want(rule, times**phi * base_ms, "--compare-phi") for _, rule, phi in asked], rounding, reporter)
+    met = meet(
+        scout, [Want(rule, times**phi, "--compare-phi", of_base=True) for _, rule, phi in asked], rounding, reporter
+    )
     found = [Entry(BASE, 0.0, None, scout.base, scout.ms(scout.base), scout.ms(scout.base))]
     for (name, rule, phi), each in zip(asked, met, strict=True):
         strays = tuple(each.strays.items())

@@ -104,11 +104,19 @@ def _features(arch: Architecture) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Want:
-    """A latency in ms, and the rule whose network shall take it; `flag` is what asked for it."""
+    """A latency in ms, and the rule whose network shall take it; `flag` is what asked for it.
+
+    With `of_base` it is so many times what the base takes, as far as that is known by then.
+    """
 
     coefficients: Coefficients
-    target_ms: float
+    latency: float
     flag: str = "--latency"
+    of_base: bool = False
+
+    def target_ms(self, scout: Scout) -> float:
+        """Return the latency in ms."""
+        return self.latency * scout.ms(scout.base) if self.of_base else self.latency
 
 
 def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Reporter) -> list[Met]:
@@ -120,12 +128,12 @@ def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Repo
     paths = [_Path(scout, want, rounding) for want in wants]
     scout.look([path.first().architecture for path in paths])
     for want in wants:
-        if scout.ms(scout.base) > want.target_ms:
+        if scout.ms(scout.base) > want.target_ms(scout):
             raise UsageError(
-                f"{want.flag}: '{format_latency(want.target_ms)}' is under what the base takes, "
+                f"{want.flag}: '{format_latency(want.target_ms(scout))}' is under what the base takes, "
                 f"{format_latency(scout.ms(scout.base))}: scaling only makes it slower"
             )
-    chosen = [path.nearest(want.target_ms) for path, want in zip(paths, wants, strict=True)]
+    chosen = [path.nearest(want.target_ms(scout)) for path, want in zip(paths, wants, strict=True)]
     for number in range(ROUNDS):
         scout.look([made.architecture for made, _ in chosen])
         met = _as_measured(scout, wants, chosen)
@@ -142,10 +150,11 @@ def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Repo
 
 
 def _as_measured(scout: Scout, wants: Sequence[Want], chosen: Sequence[Choice]) -> list[Met]:
-    return [
-        Met(want.target_ms, replace(made, name=f"{want.target_ms:g} ms"), scout.ms(made.architecture), strays)
-        for want, (made, strays) in zip(wants, chosen, strict=True)
-    ]
+    found = []
+    for want, (made, strays) in zip(wants, chosen, strict=True):
+        named = replace(made, name=f"{want.latency:g} ms")
+        found.append(Met(want.target_ms(scout), named, scout.ms(made.architecture), strays))
+    return found
 
 
 def _in_words(met: Met) -> str:
