@@ -30,7 +30,7 @@ def draw_family(result: Mapping[str, Any], path: Path) -> None:
         _draw_latencies(axes[1], result["base"], family)
     for axis in axes:
         axis.set_xticks(list(places), [entry["name"] for entry in family], rotation=30, fontsize=8, ha="right")
-    axes[0].set_title(f"{result['network']}, rule: {result['rule']}", fontsize=9)
+    axes[0].set_title(f"{Path(result['network']).name}, rule: {result['rule']}", fontsize=9)
     _save(figure, path)
 
 
@@ -72,7 +72,7 @@ def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
     seen = "measured" if result["search"]["measured_on"]["measured"] else "predicted"
     axis.set_xlabel(f"latency, ms ({seen}, {result['search']['measured_on']['runtime']})")
     axis.set_ylabel("validation accuracy, %")
-    axis.set_title(f"{result['network']} scaled {result['search']['budget']['times']:g} times", fontsize=9)
+    axis.set_title(f"{Path(result['network']).name} scaled {result['search']['budget']['times']:g} times", fontsize=9)
     axis.legend(fontsize=8)
     _save(figure, path)
 

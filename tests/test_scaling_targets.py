@@ -166,6 +166,21 @@ def test_timed_keeps_all_visits_in_a_table_of_the_folder(tmp_path: Path) -> None
     assert Timed(tmp_path, "null", 1).sessions(BASE) == 3
 
 
+def test_a_target_of_the_base_follows_what_is_known_of_the_base() -> None:
+    """The base is 20 % quicker from its third session on: twice its latency is so, too."""
+
+    class Learning(Scripted):
+        def ms(self, arch: Architecture) -> float:
+            found = super().ms(arch)
+            return 0.8 * found if arch == BASE and self.sessions(BASE) > 2 else found
+
+    stopwatch = Learning(by_macs)
+    scout = Scout(BASE, stopwatch)
+    (found,) = meet(scout, [Want(COMPOUND, 2.0, of_base=True)], ROUNDING, QUIET)
+    assert found.target_ms == pytest.approx(2 * scout.ms(BASE))
+    assert found.is_close
+
+
 def test_sessions_are_linked_by_what_they_share() -> None:
     """A machine that is twice as fast in one session makes nobody faster than who was in the other."""
     truth = {"base": 1.0, "a": 2.0, "b": 3.0, "c": 5.0}
