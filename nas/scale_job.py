@@ -76,7 +76,7 @@ class ScaleJob:
     exponent: float | None = None
     compare_phi: str = "1"
     compare_seeds: int = 1
-    experiment: Experiment = field(default_factory=lambda: Experiment(controller="exhaustive", trials=0))
+    experiment: Experiment = field(default_factory=lambda: Experiment(controller="exhaustive", trials=12))
 
     @property
     def folder(self) -> Path:
