@@ -189,7 +189,7 @@ def family_identity(job: ScaleJob, rule: Rule) -> dict[str, Any]:
     """Return what makes a family another than the next, beside its base."""
     experiment = job.experiment
     device = {key: getattr(experiment, key) for key in ("runtime", "threads", "device", "table")}
-    return {**asked(job), **rule.to_dict(), **device}
+    return {**asked(job), **rule.to_dict(), "points": [point.name for point in rule.points], **device}
 
 
 def distinct(base: Architecture, made: Sequence[Member]) -> list[Architecture]:

@@ -150,6 +150,17 @@ def test_a_family_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["measured_on"]["measured"] is True
 
 
+def test_a_measured_family_is_not_measured_again_but_another_one_is(capsys: pytest.CaptureFixture[str]) -> None:
+    first = scaled(capsys, "small.yaml", "--width", "0.5", "--measure", "--runtime", "null")
+    table = Path("runs/scale-small/networks.jsonl")
+    visits = table.read_text(encoding="utf-8")
+    assert scaled(capsys, "small.yaml", "--width", "0.5", "--measure", "--runtime", "null") == first
+    assert table.read_text(encoding="utf-8") == visits
+    second = scaled(capsys, "small.yaml", "--width", "2", "--measure", "--runtime", "null")
+    assert second["family"][0]["architecture"] != first["family"][0]["architecture"]
+    assert [str(path) for path in Path("runs/scale-small/family").iterdir()] == [second["family"][0]["file"]]
+
+
 def test_latencies_are_met_just_under(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ("mobilenet_v2_0.35", "--latency", "20ms,40ms", "--runtime", "null", "--run", "met")
     result = scaled(capsys, *argv)
