@@ -134,7 +134,10 @@ def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Repo
                 f"{format_latency(scout.ms(scout.base))}: scaling only makes it slower"
             )
     chosen = [path.nearest(want.target_ms(scout)) for path, want in zip(paths, wants, strict=True)]
+    tried: list[list[Choice]] = [[] for _ in wants]
     for number in range(ROUNDS):
+        for known, choice in zip(tried, chosen, strict=True):
+            known.append(choice)
         scout.look([made.architecture for made, _ in chosen])
         met = _as_measured(scout, wants, chosen)
         reporter.say(f"round {number + 1}: {', '.join(map(_in_words, met))}")
@@ -146,7 +149,19 @@ def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Repo
         if same and all(scout.is_confirmed(made.architecture) for made, _ in chosen):
             break
         chosen = better
-    return met
+    return _as_measured(scout, wants, [_best(scout, *known) for known in zip(wants, tried, strict=True)])
+
+
+def _best(scout: Scout, want: Want, tried: Sequence[Choice]) -> Choice:
+    """Return the slowest of the networks that were measured and hold the target, else the fastest."""
+
+    def ms(choice: Choice) -> float:
+        return scout.ms(choice[0].architecture)
+
+    within = [choice for choice in tried if ms(choice) <= want.target_ms(scout)]
+    if not within:
+        return min(tried, key=ms)
+    return max(within, key=lambda choice: (scout.is_confirmed(choice[0].architecture), ms(choice)))
 
 
 def _as_measured(scout: Scout, wants: Sequence[Want], chosen: Sequence[Choice]) -> list[Met]:
