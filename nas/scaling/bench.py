@@ -17,7 +17,7 @@ from nas.scaling.stopwatch import Stopwatch
 
 SPREAD = 12
 """So many points, spread over the grid's MACs, tell what the others will take."""
-NEARBY = 48
+NEARBY = 32
 """At most so many points are measured because they may be within a budget of latency."""
 MARGIN = 0.1
 """A guess may be off by so much: what it puts outside of the tolerance and the margin is not measured."""
