@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,6 +50,13 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_picture(path: Path, figure: Any) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all. Raises OSError."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_bytes(path, picture.getvalue())
 
 
 def drop_cut_line(file: IO[bytes]) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.files import write_bytes
+from nas.files import write_picture
 
 
 def draw_agreement(
@@ -40,9 +39,7 @@ def draw_agreement(
         right.axvline(ceiling["kendall"], color="tab:green", label=f"one seed by another: {ceiling['kendall']:.2f}")
         right.legend(loc="lower right", fontsize=8)
     right.set_xlabel("Kendall's tau against the reference, with 95 % intervals")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
+    write_picture(path, figure)
 
 
 def _draw_repeats(axes: Any, accuracies: Sequence[Sequence[float]]) -> None:

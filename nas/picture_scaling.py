@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.files import write_bytes
+from nas.files import write_picture
 
 COLOURS = {"compound": "tab:red", "depth": "tab:blue", "width": "tab:green", "resolution": "tab:orange"}
 
@@ -31,7 +30,7 @@ def draw_family(result: Mapping[str, Any], path: Path) -> None:
     for axis in axes:
         axis.set_xticks(list(places), [entry["name"] for entry in family], rotation=30, fontsize=8, ha="right")
     axes[0].set_title(f"{Path(result['network']).name}, rule: {result['rule']}", fontsize=9)
-    _save(figure, path)
+    write_picture(path, figure)
 
 
 def _draw_latencies(axis: Any, base: Mapping[str, Any], family: Sequence[Mapping[str, Any]]) -> None:
@@ -74,7 +73,7 @@ def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
     axis.set_ylabel("validation accuracy, %")
     axis.set_title(f"{Path(result['network']).name} scaled {result['search']['budget']['times']:g} times", fontsize=9)
     axis.legend(fontsize=8)
-    _save(figure, path)
+    write_picture(path, figure)
 
 
 def _label(entry: Mapping[str, Any]) -> str:
@@ -87,9 +86,3 @@ def _figure(rows: int) -> tuple[Any, Sequence[Any]]:
 
     figure = Figure(figsize=(7, 1.5 + 3 * rows), dpi=130, layout="constrained")
     return figure, list(figure.subplots(rows, 1, squeeze=False)[:, 0])
-
-
-def _save(figure: Any, path: Path) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_bytes(path, picture.getvalue())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.files import write_bytes
+from nas.files import write_picture
 from nas.training_state import Epoch
 
 
@@ -27,6 +26,4 @@ def draw_training(curve: Sequence[Epoch], title: str, path: Path) -> None:
     left.set_ylabel("training loss", color="tab:orange")
     right.set_ylabel("validation accuracy, %", color="tab:blue")
     left.set_title(title, fontsize=9)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_bytes(path, picture.getvalue())
+    write_picture(path, figure)

@@ -33,7 +33,7 @@ from nas.scaling.comparison import Entry, compare, compared_rules, contestants
 from nas.scaling.grid import grid_domain
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import DIMENSIONS, missing_dimensions
-from nas.scaling.settings import Rule, parse_phis, to_dict
+from nas.scaling.settings import Rule, parse_phis
 from nas.scaling.stopwatch import NETWORKS
 from nas.scaling.targets import Scout
 from nas.search import Plan, search
@@ -180,7 +180,7 @@ def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
     setting, grid, budget = ready.setting, ready.setting.grid, ready.budget
     settings = {**shown(setting.job.experiment), **setting.identity, "evaluator_settings": ready.evaluator.settings}
     return {
-        "budget": {**to_dict(budget), "target": budget.target},
+        "budget": {**asdict(budget), "target": budget.target},
         "objective": setting.objective,
         "grid": grid.size,
         "timed": len(ready.bench.latency_ms),
@@ -191,7 +191,7 @@ def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
         "noise": finals.spread.noise if finals.spread else None,
         "candidates": [
             {
-                **to_dict(grid.coefficients(trial.choices)),
+                **asdict(grid.coefficients(trial.choices)),
                 **trial_facts(trial),
                 "estimate": finals.estimates[trial.digest],
                 "curve": list(trial.curve),
@@ -212,7 +212,7 @@ def compared(ready: Ready, found: Coefficients, reporter: Reporter) -> list[Entr
     setting, bench, job = ready.setting, ready.bench, ready.setting.job
     path, phis = job.folder / CONTESTANTS, parse_phis(job.compare_phi, "--compare-phi")
     stored = read_json(path) if path.is_file() else {}
-    chosen = {"compound": to_dict(found), "phis": phis}
+    chosen = {"compound": asdict(found), "phis": phis}
     if stored.get("chosen") == chosen:
         entries = [Entry.from_dict(data) for data in stored["entries"]]
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -17,7 +17,6 @@ from nas.network import totals, trace
 from nas.progress import Reporter
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import DIMENSIONS, Rounding
-from nas.scaling.settings import to_dict
 from nas.scaling.targets import Scout, Want, meet
 
 Evaluate = Callable[[Architecture, int], Iterator[float]]
@@ -57,7 +56,7 @@ class Entry:
         return {
             "name": self.name,
             "phi": self.phi,
-            "coefficients": to_dict(self.coefficients) if self.coefficients else None,
+            "coefficients": asdict(self.coefficients) if self.coefficients else None,
             "architecture": self.architecture.digest,
             "resolution": self.architecture.resolution,
             "repeats": [len(stage) for stage in self.architecture.stages],

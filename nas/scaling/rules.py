@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 from nas.architecture import Architecture, BlockSpec, Scalar, Shape
@@ -95,7 +96,7 @@ def missing_dimensions(arch: Architecture) -> dict[str, str]:
     if not any(_repeatable(arch.stages, group) for group in groups(arch.stages)):
         ops = ", ".join(dict.fromkeys(spec.op for spec in arch.blocks()))
         found["depth"] = f"no stage of it could be repeated ({ops})"
-    if not any(key in CHANNELS for spec in (*arch.blocks(), arch.head) for key in _widths(spec)):
+    if not any(_widths(spec) for spec in (*arch.blocks(), arch.head)):
         found["width"] = "no block of it has channels of its own"
     return found
 
@@ -162,14 +163,10 @@ def _repeated(
         count = math.ceil(exact - SLACK) if rounding.repeats == "ceil" else int(exact + 0.5)
         if count < 1:
             raise SpaceError(f"depth: {factor:g} times the {len(layers)} layers of stage {group[0]} leaves none")
-        last = len(stages[group[-1]])
-        grown = _continued(layers, count)
-        starts = [0]
-        for index in group:
-            starts.append(starts[-1] + len(stages[index]))
-        for index, start, end in zip(group, starts, starts[1:], strict=False):
-            changed[index] = tuple(grown[start:end])
-        changed[group[-1]] = tuple(grown[starts[-1] - last :])
+        grown = iter(_continued(layers, count))
+        for index in group[:-1]:
+            changed[index] = tuple(islice(grown, len(stages[index])))
+        changed[group[-1]] = tuple(grown)
     return tuple(changed)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -38,14 +38,9 @@ class Rule:
         """Return the rule as a result tells it."""
         return {
             "rule": self.name,
-            "coefficients": to_dict(self.coefficients) if self.coefficients else None,
-            "rounding": to_dict(self.rounding),
+            "coefficients": asdict(self.coefficients) if self.coefficients else None,
+            "rounding": asdict(self.rounding),
         }
-
-
-def to_dict(value: Any) -> dict[str, Any]:
-    """Return the fields of a value by name."""
-    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def find_preset(name: str) -> Preset:

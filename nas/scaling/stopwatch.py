@@ -59,7 +59,7 @@ class Timed:
         self.table = LatencyTable.open(folder / NETWORKS, header)
         self.table.check_same(header, "give another --run")
         self.place = header.get("host") or "this device"
-        self._levels: dict[Architecture, float] = {}
+        self._levels: dict[str, float] = {}
 
     def session(self, archs: Sequence[Architecture]) -> None:
         """Measure networks beside each other; what is measured is written pass by pass."""
@@ -74,21 +74,21 @@ class Timed:
 
     def sessions(self, arch: Architecture) -> int:
         """Return in how many sessions a network was, those not counted that a kill cut short."""
-        return sum(row.arch == arch and self.table.visits(row) >= VISITS for row in self.table.networks)
+        return sum(row.arch.digest == arch.digest and self.table.visits(row) >= VISITS for row in self.table.networks)
 
     def ms(self, arch: Architecture) -> float:
         """Return the latency in ms of a network that was in a session."""
         if not self._levels:
             self._levels = linked(self._sessions())
-        return self._levels[arch]
+        return self._levels[arch.digest]
 
-    def _sessions(self) -> dict[str, dict[Architecture, float]]:
-        """Return what each network took in each session."""
-        visits: dict[str, list[tuple[Architecture, float, float]]] = {}
+    def _sessions(self) -> dict[str, dict[str, float]]:
+        """Return what each network took in each session, by digest."""
+        visits: dict[str, list[tuple[str, float, float]]] = {}
         for row in self.table.networks:
-            visits.setdefault(row.space, []).extend((row.arch, at, ms) for at, ms in self.table.rows[row])
+            visits.setdefault(row.space, []).extend((row.arch.digest, at, ms) for at, ms in self.table.rows[row])
         return {
-            name: estimate([arch for arch, _, _ in found], [at for _, at, _ in found], [ms for _, _, ms in found])
+            name: estimate([digest for digest, _, _ in found], [at for _, at, _ in found], [ms for _, _, ms in found])
             for name, found in visits.items()
         }
 
