@@ -16,18 +16,19 @@ from typing import Any
 
 from nas.agreement import Agreement, agreement, ceiling, noise
 from nas.architecture import Architecture
-from nas.errors import UsageError, reason
+from nas.errors import UsageError
 from nas.evaluators import Evaluator, find_evaluator
 from nas.evaluators.accuracy_table import read_accuracies
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
 from nas.evaluators.supernet import find_folder
+from nas.executors import Task, evaluate_all
+from nas.executors.here import Here
 from nas.export import versions
 from nas.files import locked, write_json
 from nas.picture_agreement import draw_agreement
 from nas.progress import Reporter
 from nas.reference import Reference, stratified_networks, threads_of, train_reference
-from nas.search import follow
 from nas.space import Proxy, Space
 from nas.space_file import load_space
 from nas.tasks.classification import Classification
@@ -205,12 +206,11 @@ def _scores(
     scores, seconds = [], []
     for arch in archs:
         started = time.process_time()
-        try:
-            curve, _ = follow(evaluator.evaluate(arch, seed), lambda _: False)
-        except Exception as error:
-            raise TrainingError(f"--evaluator {name}: {arch.digest}: {reason(error)}") from error
+        (outcome,) = evaluate_all(Here(evaluator), [Task(arch, seed)])
+        if outcome.error:
+            raise TrainingError(f"--evaluator {name}: {arch.digest}: {outcome.error}")
         seconds.append(time.process_time() - started)
-        scores.append(curve[-1])
+        scores.append(outcome.curve[-1])
     return scores, median(seconds), evaluator.settings
 
 

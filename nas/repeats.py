@@ -6,24 +6,25 @@ how noisy, who else could be the best, and what to believe of each (`nas.shrinka
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from statistics import fmean
-from typing import Any
 
-from nas.errors import RunError, reason
 from nas.evaluators import Evaluator
+from nas.executors import Executor, Task, evaluate_all
+from nas.executors.here import Here
 from nas.objective import Goal, preference
 from nas.progress import Reporter
-from nas.search import follow
 from nas.shrinkage import Spread, fit
 from nas.study import Repeat, Study, Trial
 
 FEWEST = 2
 TRAINED = 0
 """`longer` of a repeat that was trained, in a search whose evaluator trains nobody."""
-Again = Callable[[Trial, int, int], float | None]
-"""(trial, round from 1, how many times the epochs) -> accuracy, or None where it failed or was known before."""
+Again = Callable[[Sequence[Trial], int, int], dict[str, float]]
+"""(trials, round from 1, how many times the epochs) -> accuracies by digest, but for what failed or was known."""
 
 
 @dataclass
@@ -67,16 +68,24 @@ class Finals:
     finalists: tuple[str, ...]
 
 
-def evaluate_finalists(
-    study: Study,
-    evaluator: Evaluator,
-    goal: Goal,
-    seed: int,
-    most: int,
-    rounds: int,
-    reporter: Reporter,
-) -> Finals:
-    """Evaluate the best trials again, `most` at most, in `rounds` rounds (0: not at all); return what to believe.
+@dataclass(frozen=True)
+class Stage:
+    """At most `most` trials of a search are evaluated again, in `rounds` rounds, with other seeds than `seed`.
+
+    What `executor` makes evaluates them, as many at once as it has slots; where it gives None, this process does.
+    """
+
+    study: Study
+    goal: Goal
+    seed: int
+    most: int
+    rounds: int
+    reporter: Reporter
+    executor: Callable[[], Executor | None] = lambda: None
+
+
+def evaluate_finalists(stage: Stage, evaluator: Evaluator) -> Finals:
+    """Evaluate the best trials again and return what to believe; with no rounds, nobody.
 
     The first round evaluates the best two with another seed; then whoever the noise so found lets be as good as the
     best. Each further round takes the better half, two at least, with another seed and, where the evaluator has
@@ -84,52 +93,45 @@ def evaluate_finalists(
     what was known before the stage and what it did itself, in order: a stage that was killed ends as if it had not
     been. An evaluator that says `deterministic` has nothing to repeat.
     """
+    study, goal = stage.study, stage.goal
     known = Known(study.accuracies(before=study.count))
     trials = within(study, goal)
-    if rounds == 0 or most < FEWEST or len(trials) < FEWEST or getattr(evaluator, "deterministic", False):
+    exact = getattr(evaluator, "deterministic", False)
+    if stage.rounds == 0 or stage.most < FEWEST or len(trials) < FEWEST or exact:
         return Finals(None, known.estimates(), ())
-    again = _recorded(study, {1: evaluator}, seed, reporter)
-    chosen = best_of(trials, known, goal)[:FEWEST]
-    repeat(chosen, known, again, 1)
-    others = contenders(trials, known, goal)[: most - len(chosen)]
-    repeat(others, known, again, 1)
-    chosen += others
-    for number in range(2, rounds + 1):
-        if (spread := known.spread) is None or spread.noise == 0:
-            break
-        chosen = best_of(chosen, known, goal)[: max(FEWEST, len(chosen) // 2)]
-        repeat(chosen, known, again, number, 2 ** (number - 1) if hasattr(evaluator, "longer") else 1)
+    with _again(stage, evaluator) as again:
+        chosen = best_of(trials, known, goal)[:FEWEST]
+        repeat(chosen, known, again, 1)
+        others = contenders(trials, known, goal)[: stage.most - len(chosen)]
+        repeat(others, known, again, 1)
+        chosen += others
+        for number in range(2, stage.rounds + 1):
+            if (spread := known.spread) is None or spread.noise == 0:
+                break
+            chosen = best_of(chosen, known, goal)[: max(FEWEST, len(chosen) // 2)]
+            repeat(chosen, known, again, number, 2 ** (number - 1) if hasattr(evaluator, "longer") else 1)
     return Finals(known.spread, known.estimates(), tuple(known.again))
 
 
-def train_finalists(
-    study: Study,
-    trainer: Evaluator,
-    goal: Goal,
-    seed: int,
-    most: int,
-    rounds: int,
-    reporter: Reporter,
-) -> Finals:
-    """Train the best `most` trials by `trainer`, then the better half with another seed, in `rounds` rounds.
+def train_finalists(stage: Stage, trainer: Evaluator) -> Finals:
+    """Train the best trials by `trainer`, then the better half with another seed, in each round.
 
     For searches by shared weights or scores, which rank but do not train (MnasNet, section 5, trains its top 15). What
     is believed of a finalist is the mean of its trainings. Recorded as `evaluate_finalists` does.
     """
-    again = _recorded(study, {TRAINED: trainer}, seed, reporter)
-    chosen, reached = within(study, goal)[:most], dict[str, list[float]]()
+    study, goal = stage.study, stage.goal
+    chosen, reached = within(study, goal)[: stage.most], dict[str, list[float]]()
 
     def key(trial: Trial) -> float:
         accuracy = fmean(reached[trial.digest])
         return -goal.score(replace(trial.metrics, accuracy=accuracy))
 
-    for number in range(1, rounds + 1):
-        for trial in chosen:
-            accuracy = again(trial, number, TRAINED)
-            if accuracy is not None:
-                reached.setdefault(trial.digest, []).append(accuracy)
-        trained = [trial for trial in chosen if trial.digest in reached]
-        chosen = sorted(trained, key=key)[: max(FEWEST, len(chosen) // 2)]
+    with _again(stage, trainer) as again:
+        for number in range(1, stage.rounds + 1):
+            for digest, accuracy in again(chosen, number, TRAINED).items():
+                reached.setdefault(digest, []).append(accuracy)
+            trained = [trial for trial in chosen if trial.digest in reached]
+            chosen = sorted(trained, key=key)[: max(FEWEST, len(chosen) // 2)]
     believed = {digest: values[0] for digest, values in study.accuracies().items()}
     believed |= {digest: fmean(values) for digest, values in reached.items()}
     return Finals(fit(list(reached.values())), believed, tuple(reached))
@@ -169,47 +171,47 @@ def contenders(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]
 
 def repeat(trials: Sequence[Trial], known: Known, again: Again, number: int, longer: int = 1) -> None:
     """Evaluate trials again in round `number` and add what is new to what is known."""
-    for trial in trials:
-        digest = trial.digest
-        if digest not in known.again:
-            known.again.append(digest)
-        accuracy = again(trial, number, longer)
-        if accuracy is None:
-            continue
+    known.again += [trial.digest for trial in trials if trial.digest not in known.again]
+    for digest, accuracy in again(trials, number, longer).items():
         if longer == 1:
             known.usual[digest].append(accuracy)
         else:
             known.longer.setdefault(longer, {})[digest] = accuracy
 
 
-def _recorded(study: Study, made: dict[int, Any], seed: int, reporter: Reporter) -> Again:
-    """Return a function that evaluates again and records it, or takes what is recorded; `made` are evaluators."""
+@contextlib.contextmanager
+def _again(stage: Stage, evaluator: Evaluator) -> Iterator[Again]:
+    """Give a function that evaluates trials again and records it, or takes what is recorded."""
+    study = stage.study
+    with contextlib.ExitStack() as stack:
 
-    def again(trial: Trial, number: int, longer: int) -> float | None:
-        digest = trial.digest
-        found = study.repeats.get((digest, seed + number, longer))
-        if found is None:
-            if longer not in made:
-                made[longer] = made[1].longer(longer)
-            found = _evaluate(study, made[longer], trial, seed + number, longer)
-            length = f", {longer} times as long" if longer > 1 else ""
-            outcome = f"failed: {found.error}" if found.error else f"{found.curve[-1]:.1%}"
-            reporter.say(f"finalist {digest} again with seed {found.seed}{length}: {outcome}")
-        counted = longer == 1 and found.after < study.count
-        return None if counted or found.error else found.curve[-1]
+        @cache
+        def executor() -> Executor:
+            made = stage.executor() or Here(evaluator)
+            stack.callback(made.close)
+            return made
 
-    return again
+        def again(trials: Sequence[Trial], number: int, longer: int) -> dict[str, float]:
+            seed = stage.seed + number
+            missing = [trial for trial in trials if (trial.digest, seed, longer) not in study.repeats]
+            if missing:
+                _evaluate(stage, executor(), missing, seed, longer)
+            found = [study.repeats[trial.digest, seed, longer] for trial in trials]
+            fresh = [repeat for repeat in found if longer != 1 or repeat.after == study.count]
+            return {repeat.repeat_of: repeat.curve[-1] for repeat in fresh if not repeat.error}
+
+        yield again
 
 
-def _evaluate(study: Study, evaluator: Evaluator, trial: Trial, seed: int, longer: int) -> Repeat:
-    curve: tuple[float, ...] = ()
-    error: str | None = None
-    try:
-        curve, _ = follow(evaluator.evaluate(trial.architecture, seed), lambda _: False)
-    except RunError:
-        raise
-    except Exception as raised:
-        error = reason(raised)
-    repeated = Repeat(trial.digest, seed, longer, study.count, curve, error)
-    study.record_repeat(repeated)
-    return repeated
+def _evaluate(stage: Stage, executor: Executor, trials: Sequence[Trial], seed: int, longer: int) -> None:
+    """Evaluate trials and record each as soon as it is finished."""
+    study, reporter = stage.study, stage.reporter
+    tasks = [Task(trial.architecture, seed, max(1, longer)) for trial in trials]
+    length = f", {longer} times as long" if longer > 1 else ""
+    with reporter.task("finalists again", len(tasks)) as advance:
+        for outcome in evaluate_all(executor, tasks):
+            digest, error = outcome.task.architecture.digest, outcome.error
+            study.record_repeat(Repeat(digest, seed, longer, study.count, () if error else outcome.curve, error))
+            told = f"failed: {error}" if error else f"{outcome.curve[-1]:.1%}"
+            reporter.say(f"finalist {digest} again with seed {seed}{length}: {told}")
+            advance(1)

@@ -15,6 +15,8 @@ from typing import Any
 from nas.controllers import CONTROLLERS
 from nas.errors import NasError, RunError, SpaceError, TableError, UsageError
 from nas.evaluators import Evaluator
+from nas.executors import Executor
+from nas.executors.here import Here
 from nas.experiment import make_evaluator, make_executor, shown
 from nas.files import exclusive, read_json, write_json
 from nas.objective import Objective
@@ -22,7 +24,7 @@ from nas.picture_scaling import draw_scaling
 from nas.problem import Problem
 from nas.progress import Reporter
 from nas.registry import lookup
-from nas.repeats import Finals, evaluate_finalists
+from nas.repeats import Finals, Stage, evaluate_finalists
 from nas.result import FINALIST_SETTINGS, trial_facts
 from nas.rungs import make_rungs
 from nas.scale_job import RESULT, ScaleJob, asked, device_facts, make_family, make_stopwatch
@@ -139,7 +141,7 @@ def try_points(ready: Ready, study: Study, reporter: Reporter) -> None:
         predict=lambda arch: bench.latency_ms.get(arch.digest, math.inf),
         rungs=make_rungs("full", 2, 1, 1),
         known=frozenset([setting.first.architecture.digest]),
-        executor=make_executor(experiment, setting.task, grid, reporter),
+        executor=executor_of(ready, reporter),
         beside=lambda arch: {"activations": counts.get(arch.digest, 0)},
         spends=budget.of,
     )  # fmt: skip
@@ -147,13 +149,20 @@ def try_points(ready: Ready, study: Study, reporter: Reporter) -> None:
     search(plan, study, trials, experiment.seed, reporter, experiment.retry_failed)
 
 
+def executor_of(ready: Ready, reporter: Reporter) -> Executor | None:
+    """Return what evaluates scaled networks, None for this process. Raises UsageError where there is no cluster."""
+    return make_executor(ready.setting.job.experiment, ready.setting.task, ready.setting.grid, reporter)
+
+
 def conclude(ready: Ready, study: Study, reporter: Reporter) -> dict[str, Any]:
     """Evaluate the best again, compare, make the family, and write the result."""
-    setting, evaluator, job = ready.setting, ready.evaluator, ready.setting.job
+    setting, job = ready.setting, ready.setting.job
     experiment, (goal,) = job.experiment, ready.objective.goals
-    finals = evaluate_finalists(
-        study, evaluator, goal, experiment.seed, experiment.finalists, experiment.finalist_seeds, reporter
-    )
+    stage = Stage(
+        study, goal, experiment.seed, experiment.finalists, experiment.finalist_seeds, reporter,
+        partial(executor_of, ready, reporter),
+    )  # fmt: skip
+    finals = evaluate_finalists(stage, ready.evaluator)
     if not study.trials:
         raise UsageError("--evaluator: no grid point could be evaluated")
     best = max(
@@ -228,7 +237,10 @@ def compared(ready: Ready, found: Coefficients, reporter: Reporter) -> list[Entr
     first = job.experiment.seed + FRESH_SEEDS
     seeds = range(first, first + job.compare_seeds)
     retry = job.experiment.retry_failed
-    return compare(entries, ready.evaluator.evaluate, seeds, job.folder / ACCURACIES, reporter, retry)
+    return compare(
+        entries, lambda: executor_of(ready, reporter) or Here(ready.evaluator), seeds, job.folder / ACCURACIES,
+        reporter, retry,
+    )  # fmt: skip
 
 
 def on_bench(entries: list[Entry], bench: Bench) -> list[Entry]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -17,9 +15,9 @@ from numpy.typing import ArrayLike
 from nas.architecture import Architecture, Scalar
 from nas.claims import ATTEMPTS, Claim
 from nas.controllers import Controller
-from nas.errors import RunError, UsageError, reason
+from nas.errors import UsageError
 from nas.evaluators import Evaluator
-from nas.executors import Event, Executor, no_accuracy
+from nas.executors import Event, Executor, follow
 from nas.executors.here import Here
 from nas.live import Watching, watching
 from nas.network import canonical, totals, trace
@@ -30,7 +28,6 @@ from nas.ranking import Reference
 from nas.rungs import Entry, Rungs
 from nas.space import Searched
 from nas.study import Failure, Study, Trial
-from nas.training import TrainingError
 
 CONTROLLER_ATTEMPTS = 50
 """How often a controller may ask for what was tried or is out of reach before random candidates step in."""
@@ -219,43 +216,24 @@ class _Search:
         self._executor.start(claim.number, candidate.architecture, self._seed)
 
     def _take_in(self, event: Event) -> None:
+        """Take in what an executor tells of a candidate; what its evaluation raised is recorded as its failure."""
+        running, more = self._running[event.number], event.accuracy is not None
+        running.curve, error = follow(running.curve, event)
         if event.again:
-            running = self._running[event.number]
-            running.curve, running.started = (), time.monotonic()
-        else:
-            self._happened(event)
-
-    def _happened(self, event: Event) -> None:
-        """Take in what an executor tells of a candidate.
-
-        Whatever the evaluator raises is recorded as the candidate's failure; only what stops any evaluation (a run
-        folder that cannot be written) goes on upwards.
-        """
-        running = self._running[event.number]
-        try:
-            if event.error is not None:
-                raise event.error
-            if event.ended and not running.curve:
-                raise TrainingError("the evaluator gave no accuracy")
-            if not event.ended:
-                running.curve = (*running.curve, checked(event.accuracy))
-                self._seen.under_way(self._study.number_of(running.claim), len(running.curve))
-        except RunError:
-            raise
-        except Exception as error:
-            if event.error is None and not event.ended:
-                self._executor.stop(event.number)
-            del self._running[event.number]
-            why = reason(error)
-            if self._study.fail(running.claim, why):
-                self._failed(running.claim, why)
+            running.started = time.monotonic()
             return
-        stopped = not event.ended and self._stops(running)
+        if more and error is None:
+            self._seen.under_way(self._study.number_of(running.claim), len(running.curve))
+        stopped = more and (error is not None or self._stops(running))
         if stopped:
             self._executor.stop(event.number)
-        if event.ended or stopped:
-            del self._running[event.number]
+        elif more:
+            return
+        del self._running[event.number]
+        if error is None:
             self._end(running, stopped)
+        elif self._study.fail(running.claim, error):
+            self._failed(running.claim, error)
 
     def _stops(self, running: _Running) -> bool:
         """Whether a candidate ends at the rung that it has reached; others under way are its competitors too."""
@@ -295,31 +273,6 @@ def told(ended: Trial | Failure) -> Told:
     if isinstance(ended, Failure):
         return Told(ended.choices, None, None)
     return Told(ended.choices, ended.metrics, ended.values, ended.stopped_at is not None, ended.curve)
-
-
-def follow(accuracies: Iterator[Any], stops: Callable[[tuple[float, ...]], bool]) -> tuple[tuple[float, ...], bool]:
-    """Return the accuracies until their end or until `stops` says so of the curve so far, and whether it did.
-
-    Raises TrainingError where there is none, or one is not a number in [0, 1].
-    """
-    curve: tuple[float, ...] = ()
-    with contextlib.ExitStack() as stack:
-        if hasattr(accuracies, "close"):
-            stack.callback(accuracies.close)  # a training that is stopped gives its memory back now
-        for accuracy in accuracies:
-            curve = (*curve, checked(accuracy))
-            if stops(curve):
-                return curve, True
-    if not curve:
-        raise TrainingError("the evaluator gave no accuracy")
-    return curve, False
-
-
-def checked(accuracy: Any) -> float:
-    """Return an evaluator's accuracy. Raises TrainingError where it is not a number in [0, 1]."""
-    if isinstance(accuracy, bool) or not isinstance(accuracy, Real) or not 0 <= float(accuracy) <= 1:
-        raise TrainingError(no_accuracy(accuracy))
-    return float(accuracy)
 
 
 def give_up_if_hopeless(study: Study) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,9 +13,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.evaluators import Evaluator
-from nas.evaluators.proxy_training import ProxyTraining
-from nas.evaluators.setup import Setup
-from nas.experiment import Experiment
+from nas.experiment import Experiment, make_evaluator, make_executor
 from nas.export import export_folder
 from nas.final import Finalist, confirm, first_weights, train_winner, unmeasured
 from nas.objective import Goal, Objective
@@ -23,7 +22,7 @@ from nas.profiler import measure_networks
 from nas.profiling import Latency
 from nas.progress import Reporter
 from nas.ready import Ready
-from nas.repeats import Finals, evaluate_finalists, train_finalists
+from nas.repeats import Finals, Stage, evaluate_finalists, train_finalists
 from nas.result import best_facts, epoch_facts, finalist_facts, noise_facts, verdict_facts, winner_facts
 from nas.space import Space
 from nas.study import Study
@@ -72,14 +71,19 @@ def find_winners(ended: Ended, progress: Sequence[float] = ()) -> list[dict[str,
 
 def find_finalists(ended: Ended, goal: Goal) -> Finals:
     """Evaluate a goal's best candidates again, or train them."""
-    experiment, study, reporter = ended.experiment, ended.study, ended.reporter
-    seed, rounds = experiment.seed, experiment.finalist_seeds
-    if most := experiment.train_finalists:
-        trainer = ProxyTraining(Setup(ended.task, ended.space, study.folder, None, seed, reporter))
-        finals = train_finalists(study, trainer, goal, seed, most, rounds, reporter)
+    experiment, study, task, space = ended.experiment, ended.study, ended.task, ended.space
+    most, by = experiment.train_finalists or experiment.finalists, experiment
+    if experiment.train_finalists:  # with no limit: that of a candidate which is only scored is short
+        by = replace(
+            by, evaluator="proxy_training", accuracies=None, supernet=None, trial_timeout="", run=str(study.folder)
+        )
+    executor = partial(make_executor, by, task, space, ended.reporter)
+    stage = Stage(study, goal, experiment.seed, most, experiment.finalist_seeds, ended.reporter, executor)
+    if experiment.train_finalists:
+        finals = train_finalists(stage, make_evaluator(by, task, space, ended.reporter))
     else:
-        finals = evaluate_finalists(study, ended.evaluator, goal, seed, experiment.finalists, rounds, reporter)
-    say_learnt(study, finals, reporter)
+        finals = evaluate_finalists(stage, ended.evaluator)
+    say_learnt(study, finals, ended.reporter)
     return finals
 
 

@@ -6,11 +6,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
+from nas.executors import Event
+from nas.executors.here import END
+from nas.executors.host import of_length
 
 
 class Scripted:
@@ -25,6 +29,10 @@ class Scripted:
         yield from (0.25, 0.5)
         yield from DOES[seed](self.folder)
         yield 0.75
+
+    def longer(self, times: int) -> Scripted:
+        """What takes long takes as long as it likes."""
+        return self
 
 
 def drawn(folder: str) -> Iterator[float]:
@@ -90,3 +98,41 @@ class Broken:
 
     def __init__(self) -> None:
         raise ValueError("no such file")
+
+
+class Several:
+    """An executor with two slots, an epoch of each candidate in turn; `again`: each place is lost once, at the end."""
+
+    slots = 2
+
+    def __init__(self, evaluator: Any, again: bool = False):
+        self.evaluator, self.again = evaluator, again
+        self.under_way, self.most = dict[int, tuple[Callable[[], Iterator[Any]], Iterator[Any]]](), 0
+        self.closed = False
+
+    def start(self, number: int, arch: Architecture, seed: int, times: int = 1) -> None:
+        """Begin."""
+        begin = partial(of_length(self.evaluator, times).evaluate, arch, seed)
+        self.under_way[number] = begin, begin()
+        self.most = max(self.most, len(self.under_way))
+
+    def wait(self) -> Event:
+        """Return the next accuracy of whoever waited longest, or its end."""
+        number, (begin, accuracies) = next(iter(self.under_way.items()))
+        del self.under_way[number]
+        accuracy = next(accuracies, END)
+        if accuracy is END and self.again:
+            self.again, self.under_way[number] = False, (begin, begin())
+            return Event(number, again=True)
+        if accuracy is not END:
+            self.under_way[number] = begin, accuracies
+        return Event(number, None if accuracy is END else accuracy)
+
+    def stop(self, number: int) -> None:
+        """Forget a candidate."""
+        del self.under_way[number]
+
+    def close(self) -> None:
+        """Forget all."""
+        self.under_way.clear()
+        self.closed = True

@@ -55,11 +55,15 @@ def test_one_worker_gives_what_this_process_gives(
     tiny_space: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    stopping = ["--trials", "5", "--proxy-epochs", "2", "--fidelity", "halving", "--quiet"]
+    stopping = ["--trials", "5", "--proxy-epochs", "2", "--fidelity", "halving", "--finalist-seeds", "2", "--quiet"]
     here = search(capfd, tiny_space, tmp_path / "here", *stopping)
     there = search(capfd, tiny_space, tmp_path / "there", *stopping, "--workers", "1")
     assert there["candidates"] == here["candidates"]
     assert there["stopped"] == here["stopped"] > 0
+    assert there["noise"] == here["noise"] is not None
+    repeats = [{item["architecture"]: item["repeats"] for item in run["finalists"]} for run in (here, there)]
+    assert repeats[0] == repeats[1]
+    assert {repeat["longer"] for each in repeats[0].values() for repeat in each} == {1, 2}
     assert there["best"]["test_accuracy"] == here["best"]["test_accuracy"]
 
 

@@ -19,7 +19,7 @@ from nas.architecture import Architecture
 from nas.errors import RunError, reason
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
-from nas.executors import Event, Executor
+from nas.executors import Event, Executor, Outcome, Task, evaluate_all
 from nas.executors.here import Here
 from nas.executors.host import Build
 from nas.executors.pool import Pool
@@ -42,6 +42,7 @@ from tests.scripted import (
     Broken,
     Dying,
     Scripted,
+    Several,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -194,6 +195,8 @@ def test_a_candidate_over_its_limit_ends_and_the_next_one_works(
     assert time.monotonic() - started < 300
     executor.start(1, arch, FINE)
     assert curve(executor, 1) == ([0.25, 0.5, 0.75], Event(1))
+    executor.start(2, arch, HANGS, 2)
+    assert str(curve(executor, 2)[1].error) == "it took longer than 4 s, the limit of a trial"
 
 
 def test_what_no_candidate_can_survive_ends_the_search(apart: Callable[..., Executor], arch: Architecture) -> None:
@@ -225,17 +228,58 @@ def test_trainings_give_the_same_accuracies_to_the_bit(
     setup = Setup(Classification.load("digits"), space, tmp_path, reporter=Reporter(quiet=True))
     archs = [space.decode(space.sample(random.Random(seed))) for seed in range(2)]
     direct = [list(ProxyTraining(setup).longer(2).evaluate(arch, 5)) for arch in archs]
-    executor = make(partial(longer, setup))
-    found = []
-    for number, arch in enumerate(archs):
-        executor.start(number, arch, 5)
-        found.append(curve(executor, number)[0])
-    assert found == direct
-    assert all(len(accuracies) == 2 for accuracies in found)
+    executor = make(partial(ProxyTraining, setup))
+    outcomes = list(evaluate_all(executor, [Task(arch, 5, times) for arch in archs for times in (2, 1)]))
+    found = {outcome.task: list(outcome.curve) for outcome in outcomes}
+    assert [found[Task(arch, 5, 2)] for arch in archs] == direct
+    assert [len(accuracies) for accuracies in direct] == [2, 2]
+    assert [len(found[Task(arch, 5)]) for arch in archs] == [1, 1]
 
 
-def longer(setup: Setup) -> ProxyTraining:
-    return ProxyTraining(setup).longer(2)
+def test_all_tasks_come_to_an_end_and_those_that_fail_say_why(
+    make: Callable[..., Executor], arch: Architecture, tmp_path: Path
+) -> None:
+    tasks = [Task(arch, seed, times) for seed, times in [(FINE, 1), (RAISES, 1), (WORD, 1), (FINE, 2), (NOTHING, 1)]]
+    executor = make(Scripted)
+    outcomes = {outcome.task: outcome for outcome in evaluate_all(executor, tasks)}
+    assert list(evaluate_all(executor, [])) == []
+    assert set(outcomes) == set(tasks)
+    assert {outcomes[task].curve for task in (tasks[0], tasks[3])} == {(0.25, 0.5, 0.75)}
+    errors = [str(outcomes[task].error) for task in tasks]
+    assert errors[0] == errors[3] == "None"
+    assert errors[1].startswith("ValueError: no such kernel (scripted.py:")
+    assert errors[2] == "an accuracy must be a number in [0, 1]: '0.9'"
+    assert errors[4] == "an accuracy must be a number in [0, 1]: None"
+    with pytest.raises(RunError, match="the disk is full"):
+        list(evaluate_all(make(partial(Scripted, str(tmp_path))), [Task(arch, FULL)]))
+
+
+def test_as_many_tasks_are_under_way_as_there_are_slots_and_a_lost_one_begins_again(arch: Architecture) -> None:
+    several = Several(Scripted())
+    tasks = [Task(arch, FINE), Task(arch, FINE, 2), Task(arch, WORD)]
+    assert [outcome.task for outcome in evaluate_all(several, tasks)] == tasks
+    assert several.most == 2
+    lost = Several(Scripted(), again=True)
+    (outcome,) = evaluate_all(lost, tasks[:1])
+    assert outcome == Outcome(tasks[0], (0.25, 0.5, 0.75))
+
+
+def test_a_training_that_is_stopped_is_closed_at_once(arch: Architecture) -> None:
+    closed = []
+
+    class Training(Scripted):
+        def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
+            try:
+                yield from (0.1, 0.2, 0.3)
+            finally:
+                closed.append(True)
+
+    executor = here(Training)
+    executor.start(0, arch, FINE)
+    assert [executor.wait().accuracy for _ in range(2)] == [0.1, 0.2]
+    assert not closed
+    executor.stop(0)
+    assert closed == [True]
 
 
 def test_two_workers_work_at_once_and_a_killed_one_leaves_the_other_alone(

@@ -71,8 +71,8 @@ def test_a_candidate_whose_place_is_lost_begins_again_and_what_was_told_is_void(
     assert not found[1].ended
     first, second = stage.hired
     assert first.dead
-    assert first.heard == [(BEGIN, ARCH, 7), (MORE,)]
-    assert second.heard == [(BEGIN, ARCH, 7), (MORE,), (MORE,)]
+    assert first.heard == [(BEGIN, ARCH, 7, 1), (MORE,)]
+    assert second.heard == [(BEGIN, ARCH, 7, 1), (MORE,), (MORE,)]
     assert capsys.readouterr().out == f"{ARCH.digest} begins again: its node is lost\n"
 
 
@@ -167,7 +167,7 @@ def test_a_stopped_candidate_is_not_heard_of_and_its_worker_goes_on() -> None:
     pool.stop(0)
     pool.start(1, ARCH, 8)
     assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
-    assert stage.hired[0].heard == [(BEGIN, ARCH, 7), (STOP,), (BEGIN, ARCH, 8), (MORE,)]
+    assert stage.hired[0].heard == [(BEGIN, ARCH, 7, 1), (STOP,), (BEGIN, ARCH, 8, 1), (MORE,)]
 
 
 def test_what_is_stopped_before_or_while_it_is_evaluated() -> None:

@@ -15,10 +15,11 @@ from nas.architecture import Architecture
 from nas.network import canonical
 from nas.objective import Metrics, make_objective
 from nas.progress import Reporter
-from nas.repeats import Finals, Known, evaluate_finalists
+from nas.repeats import Finals, Known, Stage, evaluate_finalists, train_finalists
 from nas.space import Space
 from nas.space_file import load_space
 from nas.study import Study, open_study
+from tests.scripted import Several
 
 SPACE: Space = load_space("mobile")
 GOAL = make_objective("constrained", 10.0)
@@ -69,7 +70,7 @@ def fill(study: Study, evaluator: Noisy, count: int, latency_ms: float = 1.0) ->
 
 
 def stage(study: Study, evaluator: Any, most: int = 5, rounds: int = 2) -> Finals:
-    return evaluate_finalists(study, evaluator, GOAL.goals[0], 0, most, rounds, Reporter(quiet=True))
+    return evaluate_finalists(Stage(study, GOAL.goals[0], 0, most, rounds, Reporter(quiet=True)), evaluator)
 
 
 def seeds_of(study: Study) -> dict[str, list[tuple[int, int]]]:
@@ -205,6 +206,52 @@ def test_a_finalist_that_fails_is_recorded_and_the_others_decide(tmp_path: Path)
         assert "RuntimeError: no memory" in str(failed[0].error)
     assert finals.spread is not None
     assert best in finals.finalists
+
+
+def test_two_at_a_time_come_to_the_same_and_a_kill_loses_neither_what_was_finished(tmp_path: Path) -> None:
+    goal, quiet = GOAL.goals[0], Reporter(quiet=True)
+    with open_study(tmp_path / "one", {}, SPACE, ("maximize",)) as study:
+        evaluator = Patient({}, 0.03)
+        fill(study, evaluator, 12)
+        alone, repeats = stage(study, evaluator, rounds=3), set(study.repeats)
+    made = list[Several]()
+
+    def make() -> Several:
+        made.append(Several(Patient(evaluator.truth, 0.03, left=left)))
+        return made[-1]
+
+    for left in (1, 2, 2, 1000):
+        with open_study(tmp_path / "two", {}, SPACE, ("maximize",)) as study:
+            fill(study, Patient(evaluator.truth, 0.03), 12)
+            before = len(study.repeats)
+            ended = Stage(study, goal, 0, 5, 3, quiet, make)
+            if left < 1000:
+                with pytest.raises(Killed):
+                    evaluate_finalists(ended, evaluator)
+                assert len(study.repeats) > before or left < 2
+                assert made[-1].closed
+                continue
+            assert evaluate_finalists(ended, evaluator) == alone
+            assert set(study.repeats) == repeats
+            assert (made[-1].most, len(made)) == (2, 4)
+            assert evaluate_finalists(ended, evaluator) == alone
+            assert len(made) == 4  # nothing was left to evaluate
+
+
+def test_finalists_that_are_trained_are_trained_at_once_and_only_the_better_half_again(tmp_path: Path) -> None:
+    scores, trainer = Noisy({}, 0.0), Noisy({}, 0.01)
+    with open_study(tmp_path, {}, SPACE, ("maximize",)) as study:
+        fill(study, scores, 12)
+        trainer.truth = {digest: 0.2 + truth / 2 for digest, truth in scores.truth.items()}
+        several = Several(trainer)
+        finals = train_finalists(Stage(study, GOAL.goals[0], 0, 5, 2, Reporter(quiet=True), lambda: several), trainer)
+        assert several.most == 2
+        assert several.closed
+        assert sorted(seeds_of(study).values()) == [[(1, 0)]] * 3 + [[(1, 0), (2, 0)]] * 2
+        assert set(finals.finalists) == set(seeds_of(study))
+        for digest in finals.finalists:
+            assert finals.estimates[digest] == pytest.approx(trainer.truth[digest], abs=0.04)
+        assert train_finalists(Stage(study, GOAL.goals[0], 0, 5, 2, Reporter(quiet=True)), trainer) == finals
 
 
 def test_a_longer_training_tells_finalists_apart_but_not_from_the_others() -> None:

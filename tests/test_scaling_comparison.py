@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nas.architecture import Architecture
 from nas.errors import RunError
+from nas.executors.here import Here
 from nas.files import append_rows
 from nas.progress import Reporter
 from nas.scaling.comparison import (
@@ -41,7 +43,7 @@ class Counting:
         self.fails, self.silent, self.full = fails, silent, full
         self.seen: list[tuple[str, int]] = []
 
-    def __call__(self, arch: Architecture, seed: int) -> Iterator[float]:
+    def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         self.seen.append((arch.digest, seed))
         if arch == DEEPER and seed == self.silent:
             return
@@ -51,6 +53,12 @@ class Counting:
         if seed == self.full:
             raise RunError("the disk is full")
         yield accuracy_of(arch, seed)
+
+
+def evaluated(
+    entries: list[Entry], evaluator: Any, seeds: Iterable[int], path: Path, reporter: Reporter = QUIET
+) -> list[Entry]:
+    return compare(entries, lambda: Here(evaluator), list(seeds), path, reporter)
 
 
 def accuracy_of(arch: Architecture, seed: int) -> float:
@@ -100,7 +108,7 @@ def test_several_budgets_are_compared_in_the_same_sessions() -> None:
 
 def test_every_entry_has_the_accuracy_of_every_seed_the_last_one_that_came(tmp_path: Path) -> None:
     evaluate = Counting()
-    found = compare(ENTRIES, evaluate, range(100, 103), tmp_path / "a.jsonl", QUIET)
+    found = evaluated(ENTRIES, evaluate, range(100, 103), tmp_path / "a.jsonl")
     for entry, before in zip(found, ENTRIES, strict=True):
         assert entry == replace(before, accuracies=tuple(accuracy_of(before.architecture, s) for s in (100, 101, 102)))
     assert len(evaluate.seen) == 9
@@ -115,50 +123,50 @@ def test_every_entry_has_the_accuracy_of_every_seed_the_last_one_that_came(tmp_p
 
 def test_what_was_evaluated_is_not_evaluated_again(tmp_path: Path) -> None:
     path, first, second = tmp_path / "a.jsonl", Counting(), Counting()
-    compare(ENTRIES[:2], first, [7], path, QUIET)
-    found = compare(ENTRIES, second, [7, 8], path, QUIET)
+    evaluated(ENTRIES[:2], first, [7], path)
+    found = evaluated(ENTRIES, second, [7, 8], path)
     assert not set(first.seen) & set(second.seen)
     assert len(second.seen) == 4
     assert all(len(entry.accuracies) == 2 for entry in found)
-    assert compare(ENTRIES, Counting(full=7), [7, 8], path, QUIET) == found
+    assert evaluated(ENTRIES, Counting(full=7), [7, 8], path) == found
     same = replace(ENTRIES[0], name="another name")
-    assert compare([same], Counting(full=7), [7], path, QUIET)[0].accuracies == found[0].accuracies[:1]
+    assert evaluated([same], Counting(full=7), [7], path)[0].accuracies == found[0].accuracies[:1]
 
 
 def test_a_network_that_fails_has_no_accuracy_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.jsonl"
-    found = compare(ENTRIES, Counting(fails=1, silent=2), [1, 2], path, Reporter())
+    found = evaluated(ENTRIES, Counting(fails=1, silent=2), [1, 2], path, Reporter())
     assert [len(entry.accuracies) for entry in found] == [2, 0, 2]
     facts = found[1].to_dict(BASE)
     assert (facts["accuracy"], facts["deviation"], facts["accuracies"]) == (None, None, [])
     assert "depth with seed 1 failed: ValueError: no luck" in capsys.readouterr().err
     assert read_accuracies(path)[DEEPER.digest, 1] is None
     again = Counting()
-    assert compare(ENTRIES, again, [1, 2], path, QUIET) == found
+    assert evaluated(ENTRIES, again, [1, 2], path) == found
     assert again.seen == []
 
 
 def test_what_stops_any_evaluation_goes_on_upwards_and_what_was_done_stays(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with pytest.raises(RunError, match="the disk is full"):
-        compare(ENTRIES, Counting(full=4), [3, 4], path, QUIET)
+        evaluated(ENTRIES, Counting(full=4), [3, 4], path)
     assert len(read_accuracies(path)) == 3
 
 
 def test_a_last_line_that_a_kill_cut_off_is_evaluated_again(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    whole = compare(ENTRIES, Counting(), [1], path, QUIET)
+    whole = evaluated(ENTRIES, Counting(), [1], path)
     text = path.read_text(encoding="utf-8")
     for cut in (1, 30, len(text.split("\n")[-2])):
         path.write_text(text[:-cut], encoding="utf-8")
         evaluate = Counting()
-        assert compare(ENTRIES, evaluate, [1], path, QUIET) == whole
+        assert evaluated(ENTRIES, evaluate, [1], path) == whole
         assert evaluate.seen == [(WIDER.digest, 1)]
         assert path.read_text(encoding="utf-8") == text
     path.write_text(text[:9], encoding="utf-8")  # the header itself
-    assert compare(ENTRIES, Counting(), [1], path, QUIET) == whole
+    assert evaluated(ENTRIES, Counting(), [1], path) == whole
     assert path.read_text(encoding="utf-8") == text
 
 

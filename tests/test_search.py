@@ -21,12 +21,13 @@ from nas.objective import make_objective
 from nas.problem import Problem
 from nas.progress import Reporter
 from nas.rungs import Rungs, make_rungs
-from nas.search import HOPELESS, Plan, follow, search
+from nas.search import HOPELESS, Plan, search
 from nas.space import Space
 from nas.space_domain import space_domain
 from nas.space_file import load_space
 from nas.study import JOURNAL, Repeat, Trial, open_study
 from nas.training import TrainingError
+from tests.scripted import Several
 
 FULL = make_rungs("full", 3, 1, 9)
 Script = Callable[[Architecture, int], Any]
@@ -225,20 +226,6 @@ def test_candidates_that_fail_each_in_another_way_are_all_tried(space: Space, tm
     assert trials == []
 
 
-def test_a_training_that_is_stopped_is_closed_at_once() -> None:
-    closed = []
-
-    def training() -> Iterator[float]:
-        try:
-            yield from (0.1, 0.2, 0.3)
-        finally:
-            closed.append(True)
-
-    assert follow(training(), lambda curve: len(curve) == 2) == ((0.1, 0.2), True)
-    assert closed == [True]
-    assert follow(iter([0.1, 0.2]), lambda curve: False) == ((0.1, 0.2), False)
-
-
 def test_the_incumbent_is_the_best_by_what_is_known_of_the_noise(space: Space, tmp_path: Path) -> None:
     goal = make_objective("constrained", 1e9)
     run(space, tmp_path, learns, 6, objective="constrained")
@@ -291,33 +278,6 @@ def test_a_candidate_of_which_three_processes_died_failed(space: Space, tmp_path
         assert study.failed == [(first.digest, "its process died 3 times while it was evaluated: out of memory?")]
 
 
-class Several:
-    """Evaluates two candidates at a time, an epoch of each in turn."""
-
-    slots = 2
-
-    def __init__(self, evaluator: Scripted):
-        self.evaluator, self.under_way, self.most = evaluator, dict[int, Iterator[float]](), 0
-
-    def start(self, number: int, arch: Architecture, seed: int) -> None:
-        self.under_way[number] = self.evaluator.evaluate(arch, seed)
-        self.most = max(self.most, len(self.under_way))
-
-    def wait(self) -> Event:
-        number, accuracies = next(iter(self.under_way.items()))
-        del self.under_way[number]
-        accuracy = next(accuracies, None)
-        if accuracy is not None:
-            self.under_way[number] = accuracies
-        return Event(number, accuracy)
-
-    def stop(self, number: int) -> None:
-        del self.under_way[number]
-
-    def close(self) -> None:
-        self.under_way.clear()
-
-
 @pytest.mark.parametrize("fidelity", ["full", "halving"])
 def test_an_executor_with_two_slots_has_two_candidates_under_way(fidelity: str, space: Space, tmp_path: Path) -> None:
     goal, evaluator = make_objective("soft", 1.0), Scripted(learns)
@@ -349,7 +309,7 @@ class Moving:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def start(self, number: int, arch: Architecture, seed: int) -> None:
+    def start(self, number: int, arch: Architecture, seed: int, times: int = 1) -> None:
         curve = [Event(number, accuracy) for accuracy in learns(arch, seed)]
         self.events = [Event(number, 0.9), Event(number, again=True), *curve, Event(number)]
 

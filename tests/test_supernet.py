@@ -303,7 +303,11 @@ def test_a_second_search_from_the_same_supernet_trains_no_supernet(
         assert 0 <= result["best"]["test_accuracy"] <= 1
         assert result["noise"] is None
     assert not (tmp_path / "second" / "supernet").exists()
-    third = search("1s", "third", "--supernet", str(tmp_path / "first"), "--train-finalists", "2")
+    from_first = ["--supernet", str(tmp_path / "first"), "--train-finalists", "2"]
+    third = search("1s", "third", *from_first)
+    elsewhere = search("1s", "elsewhere", *from_first, "--workers", "2")
+    repeats = [{item["architecture"]: item["repeats"] for item in run["finalists"]} for run in (third, elsewhere)]
+    assert repeats[0] == repeats[1]
     trained = [item["repeats"] for item in third["finalists"] if item["repeats"]]
     assert [len(repeats) for repeats in trained] == [2, 2]
     assert third["finalists"][0]["repeats"] in trained

@@ -6,10 +6,13 @@ thing that happens to any of them, and stops those that fall behind.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 
 from nas.architecture import Architecture
+from nas.errors import RunError, reason
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,15 @@ class Event:
         return self.accuracy is None and self.error is None and not self.again
 
 
-def no_accuracy(value: object) -> str:
-    """Return what is said of a value that an evaluator gave and that is no accuracy."""
-    return f"an accuracy must be a number in [0, 1]: {value!r}"
-
-
 class Executor(Protocol):
-    """What an executor provides. Candidates are known to it by a number that no other of the study has."""
+    """What an executor provides. Candidates are known to it by a number that no other under way has."""
 
     @property
     def slots(self) -> int:
         """How many candidates may be under way at once; may change while it runs."""
 
-    def start(self, number: int, arch: Architecture, seed: int) -> None:
-        """Begin to evaluate a candidate; whatever goes wrong with it is an event."""
+    def start(self, number: int, arch: Architecture, seed: int, times: int = 1) -> None:
+        """Begin to evaluate a candidate, `times` as long as usual; whatever goes wrong with it is an event."""
 
     def wait(self) -> Event:
         """Block until something happens to a candidate; only called while one is under way."""
@@ -54,3 +52,70 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End whatever is under way and give everything back."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to be evaluated: with which seed, and how many times as long as usual."""
+
+    architecture: Architecture
+    seed: int
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: the accuracy after each epoch; `error` says why there is no last one."""
+
+    task: Task
+    curve: tuple[float, ...]
+    error: str | None = None
+
+
+def evaluate_all(executor: Executor, tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """Yield what became of each task, in the order in which they end. Raises RunError where nothing can be evaluated.
+
+    As many are under way at once as the executor has slots; nothing else may be.
+    """
+    waiting, curves = list(enumerate(tasks))[::-1], dict[int, tuple[float, ...]]()
+    while waiting or curves:
+        while waiting and len(curves) < executor.slots:
+            number, task = waiting.pop()
+            curves[number] = ()
+            executor.start(number, task.architecture, task.seed, task.times)
+        event = executor.wait()
+        number = event.number
+        curves[number], error = follow(curves[number], event)
+        if error is not None and event.accuracy is not None:
+            executor.stop(number)
+        if error is not None or event.ended:
+            yield Outcome(tasks[number], curves.pop(number), error)
+
+
+def follow(curve: tuple[float, ...], event: Event) -> tuple[tuple[float, ...], str | None]:
+    """Return a candidate's accuracies with what an event tells of it, and why it failed, None where it did not.
+
+    Raises RunError, which ends more than the candidate: a run folder that cannot be written.
+    """
+    if event.again:
+        return (), None
+    if isinstance(event.error, RunError):
+        raise event.error
+    if event.error is not None:
+        return curve, reason(event.error)
+    if event.ended:
+        return curve, None if curve else "the evaluator gave no accuracy"
+    accuracy = event.accuracy
+    if is_number(accuracy) and 0 <= float(accuracy) <= 1:
+        return (*curve, float(accuracy)), None
+    return curve, no_accuracy(accuracy)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value that an evaluator gave is a number at all."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def no_accuracy(value: object) -> str:
+    """Return what is said of a value that an evaluator gave and that is no accuracy."""
+    return f"an accuracy must be a number in [0, 1]: {value!r}"

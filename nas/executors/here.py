@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import cache, partial
 from typing import Any
 
 from nas.architecture import Architecture
 from nas.evaluators import Evaluator
 from nas.executors import Event, no_accuracy
+from nas.executors.host import of_length
 from nas.training import TrainingError
 
 END = object()
@@ -19,13 +21,13 @@ class Here:
     slots = 1
 
     def __init__(self, evaluator: Evaluator):
-        self._evaluator = evaluator
+        self._of = cache(partial(of_length, evaluator))
         self._number = -1
         self._accuracies: Generator[Any] | None = None
 
-    def start(self, number: int, arch: Architecture, seed: int) -> None:
+    def start(self, number: int, arch: Architecture, seed: int, times: int = 1) -> None:
         """Take the candidate up; nothing of it is done before `wait`."""
-        self._number, self._accuracies = number, self._evaluate(arch, seed)
+        self._number, self._accuracies = number, _accuracies(self._of(times), arch, seed)
 
     def wait(self) -> Event:
         """Return the next accuracy, the end, or what the evaluator raised."""
@@ -49,5 +51,6 @@ class Here:
             self._accuracies.close()
         self._accuracies = None
 
-    def _evaluate(self, arch: Architecture, seed: int) -> Generator[Any]:
-        yield from self._evaluator.evaluate(arch, seed)
+
+def _accuracies(evaluator: Evaluator, arch: Architecture, seed: int) -> Generator[Any]:
+    yield from evaluator.evaluate(arch, seed)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from numbers import Real
-from typing import Any, Protocol
+from functools import cache, partial
+from typing import Any, Protocol, TypeVar
 
 from nas.architecture import Architecture
 from nas.errors import RunError, reason
-from nas.executors import no_accuracy
+from nas.executors import is_number, no_accuracy
 
 
 class Evaluates(Protocol):
@@ -26,7 +26,7 @@ class Evaluates(Protocol):
 Build = Callable[[], Evaluates]
 """How an evaluator is made: a `functools.partial` of a function that can be imported there, and picklable arguments."""
 Message = tuple[Any, ...]
-"""(BEGIN, architecture, seed), (MORE,) or (STOP,)."""
+"""(BEGIN, architecture, seed, how many times as long as usual), (MORE,) or (STOP,)."""
 BEGIN, MORE, STOP = "begin", "more", "stop"
 Reply = tuple[str, Any]
 """One of what follows, with an accuracy, a line of text or None. Every message but STOP has one."""
@@ -52,7 +52,7 @@ class Host:
     def ready(self) -> Reply:
         """Make the evaluator and return READY, or UNFIT and why."""
         try:
-            self._evaluator = self._build()
+            self._of = cache(partial(of_length, self._build()))
         except (Exception, SystemExit) as error:
             return UNFIT, f"the evaluator cannot be made in another process: {reason(error)}"
         return READY, None
@@ -65,7 +65,8 @@ class Host:
             return None
         try:
             if message[0] == BEGIN:
-                self._accuracies = iter(self._evaluator.evaluate(*message[1:]))
+                arch, seed, times = message[1:]
+                self._accuracies = iter(self._of(times).evaluate(arch, seed))
             return plain(next(self._accuracies))
         except StopIteration:
             return END, None
@@ -81,8 +82,17 @@ class Host:
             close()  # a training that is stopped gives its memory back now
 
 
+E = TypeVar("E", bound=Evaluates)
+
+
+def of_length(evaluator: E, times: int) -> E:
+    """Return the evaluator, or that of so many times the epochs."""
+    longer: E = evaluator.longer(times) if times > 1 else evaluator  # type: ignore[attr-defined]  # where it has that
+    return longer
+
+
 def plain(value: Any) -> Reply:
     """Return an accuracy as a float, unchecked but for being a number: another object may not fit through a pipe."""
-    if not isinstance(value, bool) and isinstance(value, Real):
+    if is_number(value):
         return ACCURACY, float(value)
     return FAILED, no_accuracy(value)

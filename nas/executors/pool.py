@@ -68,6 +68,7 @@ class Candidate:
     number: int
     arch: Architecture
     seed: int
+    times: int = 1
     lost: int = 0
 
 
@@ -89,7 +90,10 @@ class Seat(Generic[W]):
 
 
 class Pool(Generic[W]):
-    """An Executor. Workers live across candidates; `limit_s` is the time that each candidate has once it began."""
+    """An Executor. Workers live across candidates; `limit_s` is the time that each candidate has once it began.
+
+    One that is evaluated longer has so many times the time.
+    """
 
     def __init__(self, crew: Crew[W], limit_s: float | None, warn: Callable[[str], None]):
         self._crew, self._limit_s, self._warn = crew, limit_s, warn
@@ -104,10 +108,10 @@ class Pool(Generic[W]):
         """Return how many candidates may be under way at once."""
         return self._crew.slots
 
-    def start(self, number: int, arch: Architecture, seed: int) -> None:
+    def start(self, number: int, arch: Architecture, seed: int, times: int = 1) -> None:
         """Begin to evaluate a candidate as soon as a worker is free for it."""
         self._go_on()
-        self._waiting.append(Candidate(number, arch, seed))
+        self._waiting.append(Candidate(number, arch, seed, times))
         self._assign()
 
     def wait(self) -> Event:
@@ -157,8 +161,8 @@ class Pool(Generic[W]):
                 self._dismiss(seat)
             elif self._waiting:
                 seat.candidate = candidate = self._waiting.popleft()
-                seat.deadline = time.monotonic() + (self._limit_s or math.inf)
-                self._ask(seat, (BEGIN, candidate.arch, candidate.seed))
+                seat.deadline = time.monotonic() + candidate.times * (self._limit_s or math.inf)
+                self._ask(seat, (BEGIN, candidate.arch, candidate.seed, candidate.times))
         coming = sum(not seat.ready for seat in self._seats)
         for _ in range(len(self._waiting) - coming):
             self._seats.append(Seat(self._crew.hire(), self._unborn))
@@ -177,7 +181,8 @@ class Pool(Generic[W]):
                 self._hear(seat)
             elif time.monotonic() >= seat.deadline and self._limit_s and seat.candidate:
                 self._dismiss(seat)
-                self._end(seat.candidate, f"it took longer than {format_duration(self._limit_s)}, the limit of a trial")
+                limit = format_duration(seat.candidate.times * self._limit_s)
+                self._end(seat.candidate, f"it took longer than {limit}, the limit of a trial")
 
     def _hear(self, seat: Seat[W]) -> None:
         (kind, value), candidate = seat.worker.receive(), seat.candidate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.errors import RunError, reason
+from nas.errors import RunError
+from nas.executors import Executor, Outcome, Task, evaluate_all
 from nas.files import append_rows
 from nas.network import totals, trace
 from nas.progress import Reporter
@@ -19,7 +21,6 @@ from nas.scaling.presets import Coefficients
 from nas.scaling.rules import DIMENSIONS, Rounding
 from nas.scaling.targets import Scout, Want, meet
 
-Evaluate = Callable[[Architecture, int], Iterator[float]]
 BASE, COMPOUND = "base", "compound"
 FORMAT = {"format": 1, "rows": "accuracies of scaled networks"}
 
@@ -112,25 +113,29 @@ def single_dimensions(times: float) -> dict[str, Coefficients]:
 
 
 def compare(
-    entries: Sequence[Entry], evaluate: Evaluate, seeds: Sequence[int], path: Path, reporter: Reporter,
+    entries: Sequence[Entry], make: Callable[[], Executor], seeds: Sequence[int], path: Path, reporter: Reporter,
     retry_failed: bool = False,
 ) -> list[Entry]:  # fmt: skip
     """Return the entries with the accuracy of each seed; every one is written when it is known, and not made again.
 
-    A network that cannot be evaluated with a seed has no accuracy of it, and is tried again only if that is asked for.
+    What `make` makes evaluates them. A network that cannot be evaluated with a seed has no accuracy of it, and is
+    tried again only if that is asked for. Raises RunError where nothing can be evaluated.
     """
     known = read_accuracies(path)
     if retry_failed:
         known = {key: accuracy for key, accuracy in known.items() if accuracy is not None}
-    with reporter.task("comparing", len(entries) * len(seeds)) as advance:
-        for seed in seeds:
-            for entry in entries:
-                key = (entry.architecture.digest, seed)
-                if key not in known:
-                    known[key] = _evaluated(entry, evaluate, seed, reporter)
-                    row = {"architecture": key[0], "name": entry.name, "seed": seed, "accuracy": known[key]}
-                    append_rows(path, FORMAT, [row])
-                advance(1)
+    names = {entry.architecture.digest: entry.name for entry in entries[::-1]}
+    asked = {(entry.architecture.digest, seed): Task(entry.architecture, seed) for seed in seeds for entry in entries}
+    missing = [task for key, task in asked.items() if key not in known]
+    with reporter.task("comparing", len(asked)) as advance:
+        advance(len(asked) - len(missing))
+        for outcome in evaluated(make, missing):
+            key = (outcome.task.architecture.digest, outcome.task.seed)
+            known[key] = None if outcome.error else outcome.curve[-1]
+            row = {"architecture": key[0], "name": names[key[0]], "seed": key[1], "accuracy": known[key]}
+            append_rows(path, FORMAT, [row])
+            _say(names[key[0]], outcome, reporter)
+            advance(1)
     found = []
     for entry in entries:
         reached = [known[entry.architecture.digest, seed] for seed in seeds]
@@ -138,19 +143,18 @@ def compare(
     return found
 
 
-def _evaluated(entry: Entry, evaluate: Evaluate, seed: int, reporter: Reporter) -> float | None:
-    accuracy = None
-    try:
-        for accuracy in evaluate(entry.architecture, seed):  # noqa: B007 (the last one counts)
-            pass
-    except RunError:
-        raise
-    except Exception as error:
-        reporter.warn(f"{entry.name} with seed {seed} failed: {reason(error)}")
-        return None
-    outcome = f"{accuracy:.1%}" if accuracy is not None else "no accuracy"
-    reporter.say(f"{entry.name} with seed {seed}: {outcome}")
-    return accuracy
+def evaluated(make: Callable[[], Executor], tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """Yield what becomes of each task; an executor is made only if there is any, and closed."""
+    if tasks:
+        with contextlib.closing(make()) as executor:
+            yield from evaluate_all(executor, tasks)
+
+
+def _say(name: str, outcome: Outcome, reporter: Reporter) -> None:
+    if outcome.error:
+        reporter.warn(f"{name} with seed {outcome.task.seed} failed: {outcome.error}")
+    else:
+        reporter.say(f"{name} with seed {outcome.task.seed}: {outcome.curve[-1]:.1%}")
 
 
 def read_accuracies(path: Path) -> dict[tuple[str, int], float | None]:
