@@ -309,7 +309,7 @@ def test_two_workers_work_at_once_and_a_killed_one_leaves_the_other_alone(
 
 
 PARENT = """
-import sys, time
+import signal, sys
 from functools import partial
 from nas.architecture import Architecture, BlockSpec
 from nas.executors.pool import Pool
@@ -317,6 +317,7 @@ from nas.executors.processes import Processes
 from tests.scripted import SLOW, Scripted
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
     pool = Pool(Processes(partial(Scripted, sys.argv[1]), 1), None, print)
     pool.start(0, Architecture(8, (), BlockSpec("classifier")), SLOW)
     try:

@@ -78,8 +78,9 @@ def network(*blocks: tuple[str, dict[str, object]], resolution: int = 32) -> Arc
 
 def check_channels(arch: Architecture, base: Architecture, factor: float, divisor: int = 8) -> None:
     """Channels are multiples of the divisor, or the base's own where it grows narrower, and go the factor's way."""
-    for old, new in zip((layers[0] for layers in by_group(base)), by_group(arch), strict=True):
-        for key, value in widths(new[0]).items():
+    for first, *_ in groups(base.stages):
+        old, new = base.stages[first][0], arch.stages[first][0]
+        for key, value in widths(new).items():
             own = widths(old)[key]
             assert value % divisor == 0 or (factor < 1 and value == own) or factor == 1, (key, own, value)
             assert value >= own if factor > 1 else value <= own, (key, own, value)
