@@ -27,7 +27,8 @@ from nas.registry import lookup
 from nas.repeats import Finals, Stage, evaluate_finalists
 from nas.result import FINALIST_SETTINGS, trial_facts
 from nas.rungs import make_rungs
-from nas.scale_job import RESULT, ScaleJob, asked, device_facts, make_family, make_stopwatch
+from nas.scale_flags import RESULT, ScaleJob
+from nas.scale_job import asked, device_facts, is_whole, make_family, make_stopwatch
 from nas.scale_setting import Setting, check_admitted, make_budget, prepare, spends
 from nas.scaling.bench import Bench, bench_counted, bench_latency
 from nas.scaling.budget import Budget, make_budgeted
@@ -35,14 +36,16 @@ from nas.scaling.comparison import Entry, compare, compared_rules, contestants
 from nas.scaling.grid import grid_domain
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import DIMENSIONS, missing_dimensions
-from nas.scaling.settings import Rule, parse_phis
+from nas.scaling.settings import Rule, parse_latencies, parse_phis
 from nas.scaling.stopwatch import NETWORKS
 from nas.scaling.targets import Scout
 from nas.search import Plan, search
-from nas.study import FINISH, Study, check_run, open_study
+from nas.study import FINISH, Study, Trial, check_run, open_study
 from nas.tasks.images import check_images
+from nas.units import format_latency
 from nas.zero_cost import ZERO_COST
 
+PICTURE = "scaling.png"
 BENCH, CONTESTANTS, ACCURACIES = "grid.json", "contestants.json", "accuracies.jsonl"
 MAKING = "grid.lock"
 FRESH_SEEDS = 100
@@ -92,6 +95,10 @@ def make_ready(setting: Setting, reporter: Reporter) -> Ready:
     make = partial(make_evaluator, experiment, setting.task, setting.grid, reporter)
     early = None if experiment.evaluator in ZERO_COST else make()
     bench = ready_bench(setting, reporter)
+    for target_ms in parse_latencies(setting.job.latency) if setting.job.latency else ():
+        if target_ms < bench.base_ms:  # told before hours of training
+            taken = format_latency(bench.base_ms)
+            raise UsageError(f"--latency: '{format_latency(target_ms)}' is under what the base takes, {taken}")
     budget = make_budget(setting, bench.base_ms)
     objective = make_budgeted(setting.objective, budget, setting.job.exponent)
     return Ready(setting, early or make(), bench, budget, objective, len(check_admitted(setting, bench)))
@@ -102,7 +109,7 @@ def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
     job, folder = setting.job, setting.job.folder
     if (path := folder / BENCH).is_file():
         return read_bench(path)
-    stopwatch, first, every = make_stopwatch(job, setting.base, reporter), setting.first, setting.every
+    stopwatch, first, every = make_stopwatch(job, setting.base, reporter, "grid"), setting.first, setting.every
     try:
         if setting.resource == "latency":
             bench = bench_latency(first, every, job.times, job.tolerance, stopwatch, reporter)
@@ -169,19 +176,40 @@ def conclude(ready: Ready, study: Study, reporter: Reporter) -> dict[str, Any]:
         study.trials,
         key=lambda trial: goal.score(replace(trial.metrics, accuracy=finals.estimates[trial.digest])),
     )
-    found = setting.grid.coefficients(best.choices)
+    found = setting.coefficients(best.digest)
+    warn_of_rounding(setting, found, best, reporter)
     entries = compared(ready, found, reporter) if job.compare_seeds else []
-    family = make_family(job, Rule("searched", setting.grid.rounding, found), setting.base, reporter)
+    family = family_of(setting, found, reporter)
     result = {
         **family,
         "search": {**search_facts(ready, study, finals), "best": best.digest},
         "comparison": [entry.to_dict(setting.base) for entry in entries],
         "asked": asked(job),
-        "picture": str(job.folder / "scaling.png"),
+        "picture": str(job.folder / PICTURE),
     }
-    draw_scaling(result, job.folder / "scaling.png")
+    draw_scaling(result, job.folder / PICTURE)
     write_json(job.folder / RESULT, result)
     return result
+
+
+def family_of(setting: Setting, found: Coefficients, reporter: Reporter) -> dict[str, Any]:
+    """Return the family that the settings ask for; where it cannot be made, the network that was found: phi 1."""
+    job, rule = setting.job, Rule("searched", setting.grid.rounding, found)
+    try:
+        return make_family(job, rule, setting.base, reporter)
+    except (SpaceError, TableError, UsageError) as error:  # what was searched is not lost with it
+        reporter.warn(f"the family is that of phi 1 alone: {error}")
+        return make_family(replace(job, phi="1", latency=None), rule, setting.base, reporter)
+
+
+def warn_of_rounding(setting: Setting, found: Coefficients, best: Trial, reporter: Reporter) -> None:
+    """Say where the coefficients promise another growth than rounding gave the network that they were found by."""
+    promised, real = found.at(1).growth, best.metrics.macs / setting.first.macs
+    if abs(promised / real - 1) > setting.job.tolerance:
+        reporter.warn(
+            f"the coefficients promise {promised:.2f} times the MACs for each phi, rounding made it {real:.2f} in the "
+            "network that they were found by: a smaller --divisor, or --repeats round, brings them together"
+        )
 
 
 def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
@@ -200,7 +228,7 @@ def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
         "noise": finals.spread.noise if finals.spread else None,
         "candidates": [
             {
-                **asdict(grid.coefficients(trial.choices)),
+                **asdict(setting.coefficients(trial.digest)),
                 **trial_facts(trial),
                 "estimate": finals.estimates[trial.digest],
                 "curve": list(trial.curve),
@@ -225,7 +253,8 @@ def compared(ready: Ready, found: Coefficients, reporter: Reporter) -> list[Entr
     if stored.get("chosen") == chosen:
         entries = [Entry.from_dict(data) for data in stored["entries"]]
     else:
-        scout = Scout(setting.base, make_stopwatch(job, setting.base, reporter))
+        timed = [spot.architecture for spot in setting.every if spot.architecture.digest in bench.latency_ms]
+        scout = Scout(setting.base, make_stopwatch(job, setting.base, reporter, "compare"), timed)
         rules = compared_rules(found, job.times, missing_dimensions(setting.base))
         try:
             entries = contestants(scout, rules, job.times, phis, setting.grid.rounding, reporter)
@@ -267,4 +296,5 @@ def finished_result(setting: Setting) -> dict[str, Any] | None:
         )
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the result of a search for coefficients: {error!r}") from error
-    return stored if done and same else None
+    there = (setting.job.folder / PICTURE).is_file() and is_whole(setting.job.folder, stored)
+    return stored if done and same and there else None

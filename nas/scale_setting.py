@@ -12,13 +12,14 @@ from nas.controllers import CONTROLLERS
 from nas.device import find_runtime, open_worker
 from nas.errors import UsageError
 from nas.evaluators import find_evaluator
-from nas.network import canonical, totals, trace
+from nas.network import canonical
 from nas.progress import Reporter
 from nas.registry import lookup
-from nas.scale_job import ScaleJob, read_base
+from nas.scale_flags import ScaleJob, read_base
 from nas.scaling.bench import Bench, check_any
 from nas.scaling.budget import Budget, check_budget, make_budgeted
-from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spots
+from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spot_of, spots
+from nas.scaling.presets import PRESETS, Coefficients
 from nas.scaling.settings import UNNAMED, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.space import Proxy
 from nas.tasks.classification import Classification
@@ -41,9 +42,12 @@ class Setting:
     @cached_property
     def first(self) -> Spot:
         """The base as a point."""
-        arch = canonical(self.base)
-        whole = totals(trace(arch))
-        return Spot({}, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
+        return spot_of(canonical(self.base), {})
+
+    def coefficients(self, digest: str) -> Coefficients:
+        """Return the coefficients that stand for a network of the grid."""
+        (spot,) = [spot for spot in self.every if spot.architecture.digest == digest]
+        return self.grid.coefficients(spot.choices)
 
     @cached_property
     def every(self) -> list[Spot]:
@@ -57,6 +61,9 @@ def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
     """Check every setting and return what they make. Raises NasError, before anything is written."""
     experiment = job.experiment
     preset = find_preset(job.preset) if job.preset else UNNAMED
+    if job.preset and not preset.budget:
+        known = ", ".join(name for name, each in PRESETS.items() if each.budget)
+        raise UsageError(f"--preset: '{job.preset}' says nothing of a search; {known} do")
     resource, objective = job.budget or preset.budget or "latency", job.objective or preset.objective or "soft"
     check_settings(job, resource, objective)
     task = Classification.load(experiment.data, experiment.data_root)

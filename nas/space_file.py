@@ -49,6 +49,10 @@ def space_path(name: str) -> Path:
 
 def load_architecture(name: str) -> Architecture:
     """Return the architecture of a space that has no choice. Raises SpaceError for any other."""
+    if Path(name).suffix not in (".yaml", ".yml") and name not in space_names():
+        networks = [known for known in space_names() if load_space(known).is_network]
+        close = nearest(name, networks)
+        raise SpaceError(f"unknown network '{name}'{close if 'did you mean' in close else '; see `nas list networks`'}")
     space = load_space(name)
     if not space.is_network:
         raise SpaceError(f"{name}: a space with {len(space.choices)} choices, not one network")

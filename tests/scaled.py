@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from nas.architecture import Architecture
 from nas.network import canonical, totals, trace
-from nas.scaling.grid import Spot
 from nas.space_file import parse_space
 
 DATA = {
@@ -64,11 +63,6 @@ class Unmade:
 
 def macs(arch: Architecture) -> int:
     return totals(trace(arch)).macs
-
-
-def spot_of(arch: Architecture) -> Spot:
-    whole = totals(trace(arch))
-    return Spot({}, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
 
 
 def noise(text: str) -> float:

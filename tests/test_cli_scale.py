@@ -217,26 +217,27 @@ BAD = {
     "phi backwards": (["small.yaml", "--phi", "3..1"], "--phi: the first must not be above the last"),
     "phi twice": (["small.yaml", "--phi", "1,1"], "--phi: the same twice"),
     "no phi": (["small.yaml", "--phi", ""], "--phi: is empty"),
-    "phi that leaves no input": (["small.yaml", "--phi=-14"], "phi -14: resolution: .* under the total stride of 8"),
-    "phi that leaves no depth": (["small.yaml", "--phi=-8", "--repeats", "round"], "phi -8: depth: .* leaves none"),
-    "phi without end": (["small.yaml", "--phi", "1e6"], "phi 1000000: depth"),
+    "phi that leaves no input": (["small.yaml", "--phi=-14"], "--phi: -14: resolution: .* stride of 8: .*; -10.3"),
+    "phi that leaves no depth": (["small.yaml", "--phi=-8", "--repeats", "round"],
+                                 "--phi: -8: depth: .* leaves none; -7.6 can be built"),
+    "phi without end": (["small.yaml", "--phi", "1e6"], "--phi: 1000000: depth: .*; [1-9].* can be built"),
     "much phi": (["small.yaml", "--phi", "200"], "--phi|phi 200"),
     "width that leaves nothing": (["small.yaml", "--width", "0.01"], "width: 0.01 times the 8 out_channels"),
     "width without end": (["small.yaml", "--width", "1e300"], "width"),
     "depth without end": (["small.yaml", "--depth", "1e300"], "depth"),
     "resolution without end": (["small.yaml", "--resolution", "1e300"], "resolution"),
-    "a resolution under the stride": (["small.yaml", "--resolution", "7"], "7 px, under the total stride of 8"),
+    "a resolution under the stride": (["small.yaml", "--resolution", "7"], "--resolution: 7 px .* of 8: at least 8"),
     "a negative factor": (["small.yaml", "--depth=-1"], "--depth: must be a factor above zero: -1"),
     "half a pixel": (["small.yaml", "--resolution", "32.5"], "--resolution: must be pixels"),
     "no factor": (["small.yaml", "--width", ""], "--width: is empty"),
-    "no depth to scale": (["shallow.yaml"], "--coefficients: this network has no depth to scale"),
+    "no depth to scale": (["shallow.yaml"], "shallow.yaml: this network has no depth to scale"),
     "no depth for a preset": (["shallow.yaml", "--preset", "depth"], "--preset: this network has no depth to scale"),
     "no depth by hand": (["shallow.yaml", "--depth", "2"], "depth: this network has none to scale"),
-    "a divisor of nothing": (["small.yaml", "--divisor", "0"], "--divisor: must be at least 1: 0"),
+    "a divisor of nothing": (["small.yaml", "--divisor", "0"], "--divisor: must be a whole number of at least 1: 0"),
     "a divisor in words": (["small.yaml", "--divisor", "x"], "--divisor"),
-    "a step of nothing": (["small.yaml", "--resolution-step", "0"], "--resolution-step: must be at least 1: 0"),
-    "an unknown rounding": (["small.yaml", "--repeats", "floor"], "--repeats: must be one of ceil, round: 'floor'"),
-    "an unknown head": (["small.yaml", "--head", "wider"], "--head: must be one of scaled, never-narrower, fixed"),
+    "a step of nothing": (["small.yaml", "--resolution-step", "0"], "--resolution-step: must be a whole number"),
+    "an unknown rounding": (["small.yaml", "--repeats", "floor"], "--repeats: unknown: 'floor'"),
+    "an unknown head": (["small.yaml", "--head", "wider"], "--head: unknown: 'wider'"),
     "a latency without unit": (["small.yaml", "--latency", "5"], "--latency: a latency needs a unit"),
     "a negative latency": (["small.yaml", "--latency=-5ms"], "--latency: a latency must be above zero"),
     "a latency twice": (["small.yaml", "--latency", "5ms,5ms"], "--latency: the same twice"),
@@ -244,7 +245,19 @@ BAD = {
     "an unknown runtime": (["small.yaml", "--measure", "--runtime", "nul"], "runtime.*'nul'.*did you mean 'null'"),
     "no threads": (["small.yaml", "--measure", "--runtime", "null", "--threads", "0"], "--threads"),
     "an unknown device": (["small.yaml", "--measure", "--device", "nowhere"], "nowhere"),
-    "an unknown table": (["small.yaml", "--measure", "--table", "absent.json"], "absent.json"),
+    "an unknown table": (["small.yaml", "--latency", "1ms", "--table", "absent.json"], "absent.json"),
+    "a table that measures": (["small.yaml", "--measure", "--table", "pixel1"], "--table: predicts, it does not go"),
+    "a device for nothing": (["small.yaml", "--device", "ssh://a"], "--device: nothing is measured: give --measure"),
+    "a step for given pixels": (["small.yaml", "--resolution", "64", "--resolution-step", "8"],
+                                "--resolution-step: the inputs are given in pixels here: 8"),
+    "a step for a table's pixels": (["small.yaml", "--preset", "mobilenet_v2", "--resolution-step", "8"],
+                                    "--resolution-step: the inputs are given"),
+    "a preset that cannot be": (["shallow.yaml", "--preset", "efficientnet"], "--preset: b1: depth: this network"),
+    "no such network": (["mobilnet_v2_1.0"], "unknown network 'mobilnet_v2_1.0'; did you mean 'mobilenet_v2_1.0'"),
+    "a space's name": (["mnasnet_a1"], "unknown network 'mnasnet_a1'; did you mean 'mnasnet_a1_1"),
+    "a result's file": (["other/scale.json"], "other/scale.json: tells of a whole run: give its folder, 'other'"),
+    "search: a preset without a budget": (["small.yaml", "--search", "--preset", "width"],
+                                          "--preset: 'width' says nothing of a search; efficientnet, latency_aware"),
     "a table and nothing to predict": (["small.yaml", "--table", "absent.json"], "--table|absent.json"),
     "a search's flag": (["small.yaml", "--step", "0.1"], "--step: is for the search of coefficients"),
     "a run that is a file": (["small.yaml", "--run", "text.json"], "--run: text.json cannot be made"),
@@ -290,13 +303,80 @@ def test_what_cannot_be_is_one_line_and_nothing_written(what: str, capsys: pytes
 
 @pytest.mark.parametrize(
     ("latency", "message"),
-    [("6us", "--latency: '0.006 ms' is under what the base takes"), ("900s", "--latency: '900 s' is out of reach")],
+    [("6us", "--latency: '0.006 ms' is under what the base takes"), ("1e9s", "--latency: '1e+09 s' is out of reach")],
 )
 def test_latencies_that_no_network_of_the_rule_takes(
     latency: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["scale", "small.yaml", "--latency", latency, "--runtime", "null", "--quiet"]) == 2
     captured = capsys.readouterr()
+    assert not Path("runs/scale-small").exists()
     assert len(captured.err.strip().splitlines()) == 1
     assert message in captured.err
     assert not list(Path().rglob("family*"))
+
+
+def test_what_the_user_keeps_beside_a_family_stays_and_what_was_asked_before_goes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("mine/family").mkdir(parents=True)
+    Path("mine/family/own.json").write_text("{}", encoding="utf-8")
+    first = scaled(capsys, "small.yaml", "--phi", "1,2", "--run", "mine")
+    assert main(["scale", "small.yaml", "--width", "2.0000001,2.0000002", "--run", "mine"]) == 0
+    assert "replaces the family of small.yaml by rule: efficientnet's" in capsys.readouterr().err
+    names = {path.name for path in Path("mine/family").iterdir()}
+    assert names == {"own.json", "d1_w2.0000001_32_px.json", "d1_w2.0000002_32_px.json"}
+    assert not {Path(entry["file"]).name for entry in first["family"]} & names
+    Path("mine/family.json").write_text("[]", encoding="utf-8")
+    assert "mine/family.json" in refused(capsys, "small.yaml", "--run", "mine")
+
+
+def test_a_family_whose_networks_are_gone_is_not_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["small.yaml", "--measure", "--runtime", "null", "--phi", "1", "--run", "m"]
+    first = scaled(capsys, *flags)
+    table = Path("m/networks.jsonl").read_bytes()
+    assert scaled(capsys, *flags) == first
+    for gone in (Path(first["family"][0]["file"]), Path("m/family.png")):
+        gone.unlink()
+        again = scaled(capsys, *flags)
+        assert gone.is_file()
+        assert again["family"] == first["family"]
+    assert Path("m/networks.jsonl").read_bytes() == table  # nothing was measured again
+
+
+def test_rounding_that_leaves_the_base_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    result = scaled(capsys, "small.yaml", "--divisor", "64", "--width", "0.9,1")
+    assert [entry["same_as"] for entry in result["family"]] == ["base", None]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rounding", {"divisor": 0}, "--divisor: must be a whole number of at least 1: 0"),
+        ("rounding", {"divisor": "8"}, "--divisor: must be a whole number of at least 1: '8'"),
+        ("rounding", {"repeats": "floor"}, "--repeats: unknown: 'floor'"),
+        ("rounding", {"head": 3}, "no attribute 'replace'"),
+        ("rounding", None, "TypeError"),
+        ("coefficients", {"alpha": 0.5}, "alpha must be at least 1: 0.5"),
+        ("coefficients", {"gamma": "x"}, "not a number: 'x'"),
+        ("coefficients", None, "TypeError"),
+    ],
+)
+def test_a_result_that_somebody_changed_is_one_line(
+    key: str, value: Any, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored: dict[str, Any] = {
+        "base": {"blocks": load_architecture("small.yaml").to_dict()},
+        "coefficients": {"gamma": 1.1, "beta": 1.2, "alpha": 1.3},
+        "rounding": {"head": "never narrower", "repeats": "round", "divisor": 4, "resolution_step": 2},
+    }
+    Path("found").mkdir()
+    Path("found/scale.json").write_text(json.dumps(stored), encoding="utf-8")
+    result = scaled(capsys, "found", "--phi", "1", "--run", "fine")
+    assert result["coefficients"] == {"alpha": 1.3, "beta": 1.2, "gamma": 1.1}
+    assert result["rounding"] == stored["rounding"]
+    stored[key] = None if value is None else {**stored[key], **value}
+    Path("found/scale.json").write_text(json.dumps(stored), encoding="utf-8")
+    line = refused(capsys, "found", "--phi", "1")
+    assert "found/scale.json: not the result of a search for coefficients" in line
+    assert message in line

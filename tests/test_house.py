@@ -117,8 +117,8 @@ ROOMS = {
     "picture_scaling": {"files"},
     "picture": {"final", "objective", "ranking", "study"},
 }  # fmt: skip
-TOP = {"experiment", "experiment_check", "ready", "result", "scale_job", "scale_search", "scale_setting", "winners",
-       "job", "cli"}  # fmt: skip
+TOP = {"experiment", "experiment_check", "ready", "result", "scale_flags", "scale_job", "scale_search", "scale_setting",
+       "winners", "job", "cli"}  # fmt: skip
 
 
 def room(path: Path) -> str:

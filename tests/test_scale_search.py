@@ -19,7 +19,7 @@ from nas.evaluators.zero_cost import ZeroCost
 from nas.network import canonical, totals, trace
 from nas.objective import SOFT
 from nas.progress import Reporter
-from nas.scale_job import make_job
+from nas.scale_flags import make_job
 from nas.scale_setting import prepare
 from nas.space import Proxy
 from tests.scaled import EVALUATOR, TINY_BASE
@@ -198,6 +198,37 @@ def test_what_fails_is_told_and_can_be_tried_again(
     assert again["search"]["trials"] == searched["admissible"]
 
 
+def test_a_family_that_cannot_be_made_loses_nothing_of_the_search(
+    search: Search, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--budget", "latency", "--run", "a")
+    early = ["scale", "base.yaml", "--search", *FAST[:-2], *flags, "--evaluator", f"{module}:score", "--quiet"]
+    assert main([*early, "--latency", "0.1us"]) == 2
+    assert "--latency: '0.0001 ms' is under what the base takes" in capsys.readouterr().err
+    assert not Path("notes.txt").exists()  # told before anything was evaluated
+    result = search(*flags, "--phi", "0..90")
+    assert [entry["phi"] for entry in result["family"]] == [1.0]
+    assert result["family"][0]["architecture"] == result["search"]["best"]
+    assert result["family"][0]["latency_ms"] == pytest.approx(
+        next(entry["latency_ms"] for entry in result["search"]["candidates"]
+             if entry["architecture"] == result["search"]["best"]), rel=0.05
+    )  # fmt: skip
+    began = Path("notes.txt").read_text(encoding="utf-8")
+    assert search(*flags, "--phi", "0..90") == result
+    Path("a/scaling.png").unlink()
+    again = search(*flags, "--phi", "0..90")
+    assert Path("a/scaling.png").is_file()
+    assert again["search"] == result["search"]
+    assert Path("notes.txt").read_text(encoding="utf-8") == began
+
+
+def test_the_coefficients_that_are_told_promise_what_the_network_grew_by(search: Search) -> None:
+    result = search("--budget", "macs", "--run", "a")
+    for entry in result["search"]["candidates"]:
+        promised = entry["alpha"] * entry["beta"] ** 2 * entry["gamma"] ** 2
+        assert promised == pytest.approx(entry["macs"] / result["base"]["macs"], rel=0.35)
+
+
 def test_another_process_evaluates_alike(search: Search) -> None:
     here = search("--budget", "activations", "--run", "a", compare=2)
     there = search("--budget", "activations", "--run", "b", "--workers", "2", compare=2)
@@ -254,7 +285,7 @@ def test_a_budget_that_no_point_meets_is_one_line_and_leaves_the_folder_free(
         ("--times 1", "--times: must be above 1 and below 1000: 1"),
         ("--times nan", "--times: must be above 1 and below 1000: nan"),
         ("--step 0", "--step: must be above zero: 0"),
-        ("--step 1e-12", "--step: makes more than 20,000 points: 1e-12"),
+        ("--step 1e-12", "--step: makes more than 20,000 points up to 2 times"),
         ("--step 9", "--step: is over what may grow: 9"),
         ("--tolerance 0", "--tolerance: must lie between 0 and 1: 0"),
         ("--tolerance 1", "--tolerance: must lie between 0 and 1: 1"),
@@ -270,7 +301,7 @@ def test_a_budget_that_no_point_meets_is_one_line_and_leaves_the_folder_free(
         ("--coefficients 1.2,1.1,1.1", "--coefficients: --search finds the factors, leave it out"),
         ("--latency 5ms", "--latency: finds the phi of each target, it does not go with --phi"),
         ("--phi 3..1", "--phi: the first must not be above the last: '3..1'"),
-        ("--divisor 0", "--divisor: must be at least 1: 0"),
+        ("--divisor 0", "--divisor: must be a whole number of at least 1: 0"),
         ("--times 1.01 --step 0.004", "--step: rounding makes the base of every"),
         ("--device ftp://x", "--device"),
     ],

@@ -94,6 +94,8 @@ def test_base_compound_and_each_dimension_stand_at_the_same_latency() -> None:
 def test_a_dimension_that_is_missing_or_is_the_compound_itself_is_left_out() -> None:
     rules = compared_rules(single_dimensions(2.0)["resolution"], 2.0, ["depth"])
     assert list(rules) == ["compound", "width"]
+    rules = compared_rules(Coefficients(1.0, 1.3, 1.0), 2.0, [])  # width alone, to where rounding lets it go
+    assert list(rules) == ["compound", "depth", "resolution"]
 
 
 def test_several_budgets_are_compared_in_the_same_sessions() -> None:

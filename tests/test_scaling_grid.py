@@ -21,19 +21,19 @@ from nas.problem import Problem, Told
 from nas.progress import Reporter
 from nas.scaling.bench import Bench, bench_counted, bench_latency, check_any
 from nas.scaling.budget import RESOURCES, Budget, check_budget, make_budgeted
-from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spots
+from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spot_of, spots
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import Factors, Rounding, scale
 from nas.search import derive_seed
 from nas.space import Proxy
 from nas.space_file import parse_space
-from tests.scaled import BASE, Scripted, macs, noise, spot_of
+from tests.scaled import BASE, Scripted, macs, noise
 
 ROUNDING = Rounding(divisor=4, resolution_step=4)
 QUIET = Reporter(quiet=True)
 GRID = make_grid(BASE, 0.2, 2.0, False, ROUNDING, Proxy())
 SPOTS = spots(GRID, lambda _: None)
-FIRST = spot_of(BASE)
+FIRST = spot_of(BASE, {})
 EVERY = list({spot.architecture.digest: spot for spot in SPOTS if spot and spot.architecture != BASE}.values())
 COSTS: dict[str, Callable[[Spot], float]] = {
     "latency": lambda spot: 2.0 * spot.macs / 1e6,
@@ -90,7 +90,10 @@ def test_a_dimension_that_the_base_lacks_is_no_choice() -> None:
 
 @pytest.mark.parametrize("step", [1e-9, 1e-320, 0.004])
 def test_a_step_that_makes_too_many_points_is_told_before_they_are_made(step: float) -> None:
-    with pytest.raises(UsageError, match="--step: makes more than 20,000 points"):
+    with pytest.raises(
+        UsageError,
+        match=r"--step: makes more than 20,000 points up to 2 times the base",
+    ):
         make_grid(BASE, step, 2.0, True, ROUNDING, Proxy())
 
 
@@ -104,12 +107,17 @@ def test_a_step_that_makes_no_grid_is_one_line(step: float, message: str) -> Non
         make_grid(BASE, step, 2.0, False, ROUNDING, Proxy())
 
 
-def test_points_that_cannot_be_are_none_and_of_equal_networks_the_first_stands_for_all() -> None:
+def test_of_equal_networks_the_point_stands_for_all_that_promises_the_growth_they_have() -> None:
     assert len(EVERY) < GRID.size - 1
     for choices, spot in zip(GRID.points(), SPOTS, strict=True):
         assert spot is not None
         assert spot.architecture == canonical(GRID.decode(choices))
         assert canonical(GRID.decode(spot.choices)) == spot.architecture
+    for spot in EVERY:
+        equal = [choices for choices, other in zip(GRID.points(), SPOTS, strict=True) if other is spot]
+        growths = [GRID.coefficients(choices).at(1).growth for choices in equal]
+        promised, real = GRID.coefficients(spot.choices).at(1).growth, spot.macs / FIRST.macs
+        assert abs(math.log(promised / real)) == pytest.approx(min(abs(math.log(g / real)) for g in growths))
     found = {id(spot) for spot in SPOTS}
     assert len(found) == len({spot.architecture.digest for spot in SPOTS if spot})
 
@@ -129,7 +137,7 @@ def test_the_facts_of_the_domain_are_those_of_every_decoded_point(resource: str)
         arch = canonical(GRID.decode(choices))
         whole = totals(trace(arch))
         assert facts.keys[place] == arch.digest
-        assert facts.latency_ms[place] == COSTS[resource](spot_of(arch))
+        assert facts.latency_ms[place] == COSTS[resource](spot_of(arch, {}))
         assert facts.features[place].tolist() == pytest.approx([math.log(whole.macs), math.log(whole.params)])
     assert len(set(facts.keys.tolist())) >= len({spot.architecture.digest for spot in holed if spot})
     some = rows[[7, 3, 3]]

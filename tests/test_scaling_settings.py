@@ -205,16 +205,16 @@ def test_a_presets_rounding_is_kept_where_no_flag_says_otherwise() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((0, None, None, None), "--divisor: must be at least 1: 0"),
-        ((-8, None, None, None), "--divisor: must be at least 1: -8"),
-        ((None, "ceiling", None, None), "--repeats: must be one of ceil, round: 'ceiling'; did you mean 'ceil'"),
-        ((None, "", None, None), "--repeats: must be one of ceil, round: ''"),
-        ((None, None, 0, None), "--resolution-step: must be at least 1: 0"),
+        ((0, None, None, None), "--divisor: must be a whole number of at least 1: 0"),
+        ((-8, None, None, None), "--divisor: must be a whole number of at least 1: -8"),
+        ((None, "ceiling", None, None), "--repeats: unknown: 'ceiling'; did you mean 'ceil'"),
+        ((None, "", None, None), "--repeats: unknown: ''"),
+        ((None, None, 0, None), "--resolution-step: must be a whole number of at least 1: 0"),
         (
             (None, None, None, "fix"),
-            "--head: must be one of scaled, never-narrower, fixed: 'fix'; did you mean 'fixed'",
+            "--head: unknown: 'fix'; did you mean 'fixed'",
         ),
-        ((None, None, None, ""), "--head: must be one of"),
+        ((None, None, None, ""), "--head: unknown"),
     ],
 )
 def test_roundings_that_cannot_be(flags: tuple[Any, ...], message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.calibration import Calibration
-from nas.errors import TableError, UsageError
+from nas.errors import SpaceError, TableError, UsageError
 from nas.estimate import linked
 from nas.latency import LatencyTable, Predictor
 from nas.network import trace
@@ -20,7 +20,7 @@ from nas.progress import Reporter
 from nas.scaling.presets import Coefficients, of_total
 from nas.scaling.rules import Factors, Rounding, scale
 from nas.scaling.stopwatch import NETWORKS, Predicted, Stopwatch, Timed
-from nas.scaling.targets import LARGEST_PHI, ROUNDS, Met, Scout, Want, meet
+from nas.scaling.targets import ROUNDS, Met, Scout, Want, meet
 from nas.table_rows import CALIBRATION, MeasuredNetwork
 from tests.scaled import BASE, Scripted, macs, noise
 
@@ -88,11 +88,19 @@ def test_a_target_under_the_base_is_one_line() -> None:
 
 
 def test_a_target_that_no_phi_reaches_names_the_largest() -> None:
-    slow = Coefficients(1, 1, 1.05)
-    with pytest.raises(UsageError, match=rf"'1 s' is out of reach: at phi {LARGEST_PHI:g}, the last that can be"):
-        met(Scripted(by_macs), (slow, 1000.0))
-    (found,) = met(Scripted(by_macs), (slow, by_macs(scale(BASE, Factors(resolution=1.05**11), ROUNDING))))
-    assert found.is_close  # between phi 8 and the largest
+    deep = Coefficients(1.2, 1, 1)
+    with pytest.raises(UsageError, match=r"is out of reach: at phi 31.9, the last that can be built, 2.\d+ s "):
+        met(Scripted(by_macs), (deep, 1e6 * by_macs(BASE)))
+    scale(BASE, deep.at(31.85), ROUNDING)
+    with pytest.raises(SpaceError, match="over 1,000"):
+        scale(BASE, deep.at(31.91), ROUNDING)
+
+
+@pytest.mark.parametrize("gamma", [1.001, 1.0000001])
+def test_a_rule_that_grows_slowly_gets_there_all_the_same(gamma: float) -> None:
+    (found,) = met(Scripted(by_macs), (Coefficients(1, 1, gamma), 3 * by_macs(BASE)))
+    assert found.is_close
+    assert (found.member.phi or 0) > 100
 
 
 def test_steps_that_are_too_coarse_give_the_slowest_that_holds() -> None:
@@ -152,18 +160,40 @@ def test_timed_keeps_all_visits_in_a_table_of_the_folder(tmp_path: Path) -> None
     assert (timed.sessions(BASE), timed.sessions(other)) == (2, 1)
     first = timed.ms(BASE), timed.ms(other)
     assert 0 < first[0] < first[1]
-    again = Timed(tmp_path, "null", 1)
-    assert (again.sessions(BASE), again.ms(BASE), again.ms(other)) == (2, *first)
-    assert len(again.table.networks) == 3  # each session is a space of its own
+    later = Timed(tmp_path, "null", 1, purpose="later")
+    assert (later.sessions(BASE), later.ms(BASE), later.ms(other)) == (2, *first)
+    assert len(later.table.networks) == 3  # each session is a space of its own
 
-    path = tmp_path / NETWORKS
-    text = path.read_text(encoding="utf-8")
+
+def test_timed_tells_again_what_was_measured_session_by_session(tmp_path: Path) -> None:
+    other, path = scale(BASE, Factors(resolution=1.5), ROUNDING), tmp_path / NETWORKS
+    timed = Timed(tmp_path, "null", 1)
+    timed.session([BASE, other])
+    early = timed.ms(BASE)
+    timed.session([BASE])
+    text, late = path.read_text(encoding="utf-8"), timed.ms(BASE)
+    again = Timed(tmp_path, "null", 1)
+    assert again.sessions(BASE) == 0
+    again.session([other, BASE])
+    assert (again.sessions(BASE), again.ms(BASE)) == (1, early)  # the second session is not known yet
+    again.session([BASE])
+    assert (again.sessions(BASE), again.ms(BASE)) == (2, late)
+    assert path.read_text(encoding="utf-8") == text
+    again.session([BASE, other])
+    assert (again.sessions(BASE), again.sessions(other)) == (3, 2)
+
     path.write_text(text[: text.rindex('"ms"')], encoding="utf-8")  # killed in the middle of a line
     cut = Timed(tmp_path, "null", 1)
-    assert cut.sessions(BASE) == 2
-    assert cut.ms(BASE) == pytest.approx(first[0])
-    cut.session([BASE])
-    assert Timed(tmp_path, "null", 1).sessions(BASE) == 3
+    cut.session([BASE, other])
+    cut.session([BASE])  # what was cut short is measured again
+    assert (cut.sessions(BASE), cut.sessions(other)) == (2, 1)
+    assert path.read_text(encoding="utf-8") != text
+
+    anew = Timed(tmp_path, "null", 1)
+    anew.session([other])  # another question: all that is known counts from here on
+    assert (anew.sessions(BASE), anew.sessions(other)) == (2, 2)
+    anew.session([BASE, other])
+    assert (anew.sessions(BASE), anew.sessions(other)) == (3, 3)
 
 
 def test_a_target_of_the_base_follows_what_is_known_of_the_base() -> None:
@@ -195,7 +225,7 @@ def test_sessions_are_linked_by_what_they_share() -> None:
 def test_a_session_of_a_slower_machine_moves_no_ratio(tmp_path: Path) -> None:
     other = scale(BASE, Factors(resolution=1.5), ROUNDING)
     third = scale(BASE, Factors(width=1.5), ROUNDING)
-    timed = Timed(tmp_path, "null", 1)
+    timed = Timed(tmp_path, "null", 1, purpose="later")
     for number, (slow, archs) in enumerate([(1.0, [BASE, other]), (1.4, [BASE, third]), (1.0, [BASE, other])]):
         rows = [MeasuredNetwork(f"session {number}", CALIBRATION, arch) for arch in archs]
         visits = [(number + place / 100, slow * by_macs(row.arch)) for row in rows for place in range(12)]

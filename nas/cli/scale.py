@@ -85,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the family, or what the search for its coefficients found."""
-    from nas.scale_job import make_job, run_family
+    from nas.scale_flags import make_job
+    from nas.scale_job import run_family
     from nas.scale_search import run_scale_search
 
     job = make_job({key: value for key, value in vars(args).items() if value is not None})
@@ -105,7 +106,9 @@ def print_result(result: dict[str, Any]) -> None:
         _print_search(result, console)
     if result["coefficients"]:
         words = ", ".join(f"{key} {value:.4g}" for key, value in result["coefficients"].items())
-        console.print(f"rule          {result['rule']}: {words}", highlight=False)
+        alpha, beta, gamma = result["coefficients"].values()
+        growth = alpha * beta**2 * gamma**2
+        console.print(f"rule          {result['rule']}: {words}; {growth:.3g} times the MACs a phi", highlight=False)
     rounding = result["rounding"]
     console.print(
         f"rounding      channels to {rounding['divisor']}, repeats by {rounding['repeats']}, input to "

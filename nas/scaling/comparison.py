@@ -17,11 +17,12 @@ from nas.executors import Executor, Outcome, Task, evaluate_all
 from nas.files import append_rows
 from nas.network import totals, trace
 from nas.progress import Reporter
+from nas.scaling.family import BASE
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import DIMENSIONS, Rounding
 from nas.scaling.targets import Scout, Want, meet
 
-BASE, COMPOUND = "base", "compound"
+COMPOUND = "compound"
 FORMAT = {"format": 1, "rows": "accuracies of scaled networks"}
 
 
@@ -95,13 +96,19 @@ def contestants(
 def compared_rules(compound: Coefficients, times: float, missing: Container[str]) -> dict[str, Coefficients]:
     """Return the rule that was found and those of single dimensions, but for what the network does not have.
 
-    A dimension that is the rule itself is not compared with it.
+    A rule of one dimension alone is not compared with that dimension.
     """
-    rules = {COMPOUND: compound}
+    rules, grows = {COMPOUND: compound}, scaled_dimensions(compound)
     for dimension, coefficients in single_dimensions(times).items():
-        if dimension not in missing and coefficients != compound:
+        if dimension not in missing and grows != [dimension]:
             rules[dimension] = coefficients
     return rules
+
+
+def scaled_dimensions(coefficients: Coefficients) -> list[str]:
+    """Return the dimensions that a rule scales."""
+    factors = coefficients.at(1)
+    return [name for name in DIMENSIONS if getattr(factors, name) != 1]
 
 
 def single_dimensions(times: float) -> dict[str, Coefficients]:

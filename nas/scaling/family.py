@@ -13,6 +13,8 @@ from nas.scaling.presets import Coefficients, Point
 from nas.scaling.rules import CHANNELS, Factors, Rounding, scale
 from nas.schema import arguments
 
+BASE = "base"
+
 
 @dataclass(frozen=True)
 class Member:
@@ -38,10 +40,23 @@ def by_phi(base: Architecture, coefficients: Coefficients, phis: Sequence[float]
     return [member(base, coefficients.at(phi), rounding, f"phi {phi:.12g}", phi) for phi in phis]
 
 
+def farthest(base: Architecture, coefficients: Coefficients, phi: float, rounding: Rounding) -> float:
+    """Return about the last phi from 0 on towards `phi`, of which no network can be made, that one can be made of."""
+    known, beyond = 0.0, phi
+    while abs(beyond - known) > 0.002 * max(1.0, abs(known)):
+        middle = (known + beyond) / 2
+        try:
+            scale(base, coefficients.at(middle), rounding)
+            known = middle
+        except SpaceError:
+            beyond = middle
+    return known
+
+
 def by_points(base: Architecture, points: Sequence[Point], rounding: Rounding, reference: int = 224) -> list[Member]:
     """Return the network of each point of a published table, its head as the table has it.
 
-    The inputs of the points are those of a base for `reference` pixels.
+    The inputs of the points are those of a base for `reference` pixels, and not rounded any further.
     """
     found = []
     for point in points:
@@ -83,14 +98,17 @@ def member_facts(made: Member, base: Architecture) -> dict[str, Any]:
 
 
 def family_facts(members: Sequence[Member], base: Architecture) -> list[dict[str, Any]]:
-    """Return `member_facts` of each; `same_as` names the one before that rounding made the same network of."""
-    seen: dict[str, str] = {}
+    """Return `member_facts` of each; `same_as` names the one before that rounding made the same network of.
+
+    That may be the base, of any factors that are not 1.
+    """
+    seen = {canonical(base).digest: BASE}
     found = []
     for made in members:
-        facts = member_facts(made, base)
-        digest = made.architecture.digest
-        found.append({**facts, "same_as": seen.get(digest)})
-        seen.setdefault(digest, made.name)
+        digest, is_base = made.architecture.digest, made.factors == Factors()
+        found.append({**member_facts(made, base), "same_as": None if is_base else seen.get(digest)})
+        if is_base or digest not in seen:
+            seen[digest] = made.name
     return found
 
 

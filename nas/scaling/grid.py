@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
@@ -86,8 +86,8 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
     ends = [1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True)]
     size = math.prod(math.floor(min((end - 1) / step, LARGEST) + 1e-9) + 1 for end in ends)
     if not 1 < size <= LARGEST:  # told before anything is made: a tiny step would fill the memory with points
-        rule = f"makes more than {LARGEST:,} points" if size > 1 else "is over what may grow"
-        raise UsageError(f"--step: {rule}: {step:g}")
+        many = f"makes more than {LARGEST:,} points up to {times:g} times the base, give a larger one or less --times"
+        raise UsageError(f"--step: {many if size > 1 else 'is over what may grow'}: {step:g}")
     values = tuple(
         tuple(round(1 + index * step, 6) for index in range(math.floor((end - 1) / step + 1e-9) + 1)) for end in ends
     )
@@ -96,7 +96,11 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
 
 @dataclass(frozen=True)
 class Spot:
-    """A point's network, canonical, and what it costs; of equal networks the first point stands for all."""
+    """A network of the grid, canonical, what it costs, and the point that stands for it.
+
+    Rounding makes one network of many points. The one stands for it whose coefficients promise the growth of the MACs
+    that the network really has: raised to another phi, they go on as they began.
+    """
 
     choices: dict[str, Scalar]
     architecture: Architecture
@@ -109,20 +113,29 @@ class Spot:
 def spots(grid: Grid, advance: Callable[[int], None]) -> list[Spot | None]:
     """Return what each point of the grid makes, in the order of `points`; None where the base cannot be scaled so."""
     made: dict[str, Spot] = {}
-    found: list[Spot | None] = []
+    digests: list[str] = []
+    base = totals(trace(grid.base)).macs
+
+    def misses(spot: Spot) -> float:
+        return round(abs(math.log(grid.coefficients(spot.choices).at(1).growth / (spot.macs / base))), 9)
+
     for choices in grid.points():
         advance(1)
         try:
             arch = canonical(grid.decode(choices))
         except SpaceError:
-            found.append(None)
+            digests.append("")
             continue
-        if arch.digest not in made:
-            whole = totals(trace(arch))
-            layers = sum(map(len, arch.stages))
-            made[arch.digest] = Spot(choices, arch, whole.params, whole.macs, whole.activations, layers)
-        found.append(made[arch.digest])
-    return found
+        digests.append(arch.digest)
+        known = made.get(arch.digest) or spot_of(arch, choices)
+        made[arch.digest] = min(known, replace(known, choices=choices), key=misses)
+    return [made.get(digest) for digest in digests]
+
+
+def spot_of(arch: Architecture, choices: dict[str, Scalar]) -> Spot:
+    """Return a canonical network as what the choices make."""
+    whole = totals(trace(arch))
+    return Spot(choices, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
 
 
 def grid_domain(grid: Grid, each: list[Spot | None], spends: Callable[[Spot], float]) -> Domain:

@@ -213,8 +213,8 @@ def _resolution(arch: Architecture, factor: float, rounding: Rounding) -> int:
     resolution = int(_within("resolution", factor, arch.resolution, "px") / step + 0.5) * step
     if resolution < stride:
         raise SpaceError(
-            f"resolution: {factor:g} times {arch.resolution} px, in steps of {step}, leaves {resolution} px, "
-            f"under the total stride of {stride}"
+            f"resolution: {resolution} px ({factor:.3g} times {arch.resolution}, in steps of {step}) is under the "
+            f"total stride of {stride}: at least {stride} px"
         )
     return resolution
 

@@ -54,12 +54,12 @@ def make_rounding(
     """Return the preset's rounding with what the flags say otherwise. Raises UsageError."""
     given: dict[str, Any] = {"divisor": divisor, "repeats": repeats, "resolution_step": step, "head": head}
     for key in ("divisor", "resolution_step"):
-        if given[key] is not None and given[key] < 1:
-            raise UsageError(f"--{key.replace('_', '-')}: must be at least 1: {given[key]}")
+        if given[key] is not None and (type(given[key]) is not int or given[key] < 1):
+            raise UsageError(f"--{key.replace('_', '-')}: must be a whole number of at least 1: {given[key]!r}")
     for key, known in (("repeats", ("ceil", "round")), ("head", HEADS)):
         value = given[key]
         if value is not None and value not in known:
-            raise UsageError(f"--{key}: must be one of {', '.join(known)}: {value!r}{nearest(value, known)}")
+            raise UsageError(f"--{key}: unknown: {value!r}{nearest(str(value), known)}")
     if head is not None:
         given["head"] = head.replace("-", " ")
     rounding = replace(preset.rounding, **{key: value for key, value in given.items() if value is not None})
@@ -116,7 +116,7 @@ def parse_points(given: Mapping[str, str | None], base: Architecture) -> tuple[P
     depths, widths = values.get("depth") or [1.0], values.get("width") or [1.0]
     sizes = [int(size) for size in values.get("resolution") or [base.resolution]]
     return tuple(
-        Point(f"d{depth:g} w{width:g} {size} px", depth, width, size)
+        Point(f"d{depth:.12g} w{width:.12g} {size} px", depth, width, size)
         for depth, width, size in product(depths, widths, sizes)
     )
 

@@ -47,12 +47,16 @@ class Timed:
 
     Each session of the table is a space of its own. The machine's speed changes between sessions: what a network takes
     is told by all sessions together, through the networks that they share (`nas.estimate.linked`). The table is the
-    run's: a command that was killed goes on with it.
+    run's, its sessions are numbered by `purpose`: a command that was killed asks for the same sessions again, one after
+    the other, and is told what they measured, and no more than that, so that it decides as it did.
     """
 
     is_measured = True
 
-    def __init__(self, folder: Path, runtime: str, threads: int, device: str = LOCAL, reporter: Reporter | None = None):
+    def __init__(
+        self, folder: Path, runtime: str, threads: int, device: str = LOCAL, reporter: Reporter | None = None,
+        purpose: str = "session",
+    ):  # fmt: skip
         self._runtime, self._threads, self._device = runtime, threads, device
         self._reporter = reporter or Reporter(quiet=True)
         header = table_header(runtime, threads, device)
@@ -60,21 +64,45 @@ class Timed:
         self.table.check_same(header, "give another --run")
         self.place = header.get("host") or "this device"
         self._levels: dict[str, float] = {}
+        self._purpose, self._asked = purpose, 0
 
     def session(self, archs: Sequence[Architecture]) -> None:
-        """Measure networks beside each other; what is measured is written pass by pass."""
+        """Measure networks beside each other, if the session was not measured before; it is written pass by pass."""
+        recorded = self._recorded()
+        before = recorded[self._asked] if self._asked < len(recorded) else []
+        if before and {row.arch.digest for row in before} != {arch.digest for arch in archs}:
+            self._asked, before = len(recorded), []  # another command's: what follows is not what this one will ask
+            self._levels.clear()
+        if not before or min(map(self.table.visits, before)) < VISITS or len(before) < len(archs):
+            self._measure(archs)
+        self._asked += 1
+        self._levels.clear()
+
+    def _recorded(self) -> list[list[MeasuredNetwork]]:
+        """Return the networks of each session for this purpose, in order."""
+        found: dict[str, list[MeasuredNetwork]] = {}
+        for row in self.table.networks:
+            if row.space.rpartition(" ")[0] == self._purpose:
+                found.setdefault(row.space, []).append(row)
+        return list(found.values())
+
+    def _told(self) -> list[MeasuredNetwork]:
+        """Return the networks of the sessions that were asked for, and of those for other purposes."""
+        own = {row.space for rows in self._recorded()[self._asked :] for row in rows}
+        return [row for row in self.table.networks if row.space not in own]
+
+    def _measure(self, archs: Sequence[Architecture]) -> None:
         known = [self.ms(arch) for arch in archs if self.sessions(arch)]
         quickest = min(known, default=0.0)
         visits = min(MOST_VISITS, max(VISITS, round(LONG_MS / (CALLS * quickest)))) if quickest > 0 else VISITS
-        name = f"session {len({row.space for row in self.table.networks})}"
+        name = f"{self._purpose} {self._asked}"
         worker = open_worker(self._device, self._runtime, self._threads, self._reporter.say)
         rows = [MeasuredNetwork(name, CALIBRATION, arch) for arch in archs]
         time_networks(rows, self.table, visits, worker, self._reporter)
-        self._levels.clear()
 
     def sessions(self, arch: Architecture) -> int:
         """Return in how many sessions a network was, those not counted that a kill cut short."""
-        return sum(row.arch.digest == arch.digest and self.table.visits(row) >= VISITS for row in self.table.networks)
+        return sum(row.arch.digest == arch.digest and self.table.visits(row) >= VISITS for row in self._told())
 
     def ms(self, arch: Architecture) -> float:
         """Return the latency in ms of a network that was in a session."""
@@ -85,7 +113,7 @@ class Timed:
     def _sessions(self) -> dict[str, dict[str, float]]:
         """Return what each network took in each session, by digest."""
         visits: dict[str, list[tuple[str, float, float]]] = {}
-        for row in self.table.networks:
+        for row in self._told():
             visits.setdefault(row.space, []).extend((row.arch.digest, at, ms) for at, ms in self.table.rows[row])
         return {
             name: estimate([digest for digest, _, _ in found], [at for _, at, _ in found], [ms for _, _, ms in found])

@@ -23,7 +23,6 @@ NARROW = 0.05
 """A network meets a target where it takes at most this share less."""
 AIM = 0.975
 ROUNDS = 10
-LARGEST_PHI = 12.0
 LARGEST_MS = 1e9
 NEAR = 0.1
 """How far from the guessed phi others are looked at, in steps of FINE."""
@@ -59,12 +58,15 @@ Choice = tuple[Member, dict[str, float]]
 
 
 class Scout:
-    """What networks take: measured beside the base, and of others what is to be expected, by their MACs."""
+    """What networks take: measured beside the base, and of others what is to be expected, by their MACs.
 
-    def __init__(self, base: Architecture, stopwatch: Stopwatch):
+    `known` are networks whose latency the stopwatch knows.
+    """
+
+    def __init__(self, base: Architecture, stopwatch: Stopwatch, known: Sequence[Architecture] = ()):
         self.base = canonical(base)
         self._stopwatch = stopwatch
-        self._seen: dict[str, Architecture] = {}
+        self._seen = {arch.digest: arch for arch in known}
 
     def look(self, archs: Sequence[Architecture]) -> None:
         """Measure the base and the networks in one session."""
@@ -167,7 +169,7 @@ def _best(scout: Scout, want: Want, tried: Sequence[Choice]) -> Choice:
 def _as_measured(scout: Scout, wants: Sequence[Want], chosen: Sequence[Choice]) -> list[Met]:
     found = []
     for want, (made, strays) in zip(wants, chosen, strict=True):
-        named = replace(made, name=f"{want.latency:g} ms")
+        named = replace(made, name=f"{want.latency:.12g} ms")
         found.append(Met(want.target_ms(scout), named, scout.ms(made.architecture), strays))
     return found
 
@@ -267,7 +269,7 @@ class _Path:
         low, high = 0.0, 1.0
         while self._expected_at(high) < latency_ms:
             low, high = high, 2 * high
-        while high - low > FINE / 2:
+        while high - low > max(FINE / 2, 1e-6 * high):
             middle = (low + high) / 2
             low, high = (middle, high) if self._expected_at(middle) < latency_ms else (low, middle)
         if self._expected_at(low) < latency_ms / 2 and self._expected_at(high) > LARGEST_MS:
@@ -279,4 +281,4 @@ class _Path:
 
     def _expected_at(self, phi: float) -> float:
         """Return the latency in ms to expect at a phi, endless where nothing can be built there."""
-        return next((self._expected(made) for made in self._made(phi)), math.inf) if phi <= LARGEST_PHI else math.inf
+        return next((self._expected(made) for made in self._made(phi)), math.inf)
