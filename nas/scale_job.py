@@ -93,7 +93,8 @@ def check_family(job: ScaleJob, rule: Rule) -> None:
 
 def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporter) -> dict[str, Any]:
     """Return the rule's networks that the settings ask for, and write them with their picture."""
-    if replaced := stored_family(job.folder):
+    replaced = stored_family(job.folder)
+    if replaced and (replaced["network"], replaced["rule"]) != (job.network, rule.name):
         reporter.say(f"{job.folder}: replaces the family of {replaced['network']} by rule: {replaced['rule']}")
     timed = job.latency or job.measure or job.experiment.tables or job.search
     stopwatch = make_stopwatch(job, base, reporter, FAMILY) if timed else None
@@ -110,17 +111,23 @@ def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporte
 def stored_family(folder: Path) -> dict[str, Any]:
     """Return the family that a folder holds; an empty one where there is none."""
     path = folder / "family.json"
-    stored = read_json(path) if path.is_file() else {}
-    told = ("network", "rule", "family", "picture")
-    if stored and not (isinstance(stored, dict) and all(key in stored for key in told)):
-        raise RunError(f"{path}: not a family of networks: it must have {', '.join(told)}")
-    return stored
+    if not path.is_file():
+        return {}
+    stored = read_json(path)
+    try:
+        return stored if stored["network"] and stored["rule"] and files_of(stored) else {}
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: not a family of networks: {error!r}") from error
+
+
+def files_of(stored: Mapping[str, Any]) -> set[str]:
+    """Return the names of the files that a family's networks are in."""
+    return {Path(entry["file"]).name for entry in stored["family"]}
 
 
 def is_whole(folder: Path, stored: Mapping[str, Any]) -> bool:
     """Whether the networks and the picture that a family tells of are still there."""
-    names = [Path(entry["file"]).name for entry in stored["family"]]
-    return (folder / PICTURE).is_file() and all((folder / FAMILY / name).is_file() for name in names)
+    return (folder / PICTURE).is_file() and all((folder / FAMILY / name).is_file() for name in files_of(stored))
 
 
 def finished_family(job: ScaleJob, rule: Rule, base: Architecture) -> dict[str, Any] | None:
@@ -193,7 +200,8 @@ def finish(
             "within_5_percent": each.is_close,
             "strays": each.strays,
         }
-    before = {Path(entry["file"]).name for entry in stored_family(job.folder).get("family", ())}
+    stored = stored_family(job.folder)
+    before = files_of(stored) if stored else set()
     for entry, network in zip(family, made, strict=True):
         entry["file"] = write_network(job.folder / FAMILY, network)
     whole = family_facts([Member(BASE, Factors(), first)], base)[0]
@@ -212,7 +220,7 @@ def finish(
     }
     draw_family(result, job.folder / PICTURE)
     write_json(job.folder / "family.json", result)
-    for name in before - {Path(entry["file"]).name for entry in family}:  # of what was asked for before
+    for name in before - files_of(result):  # of what was asked for before
         (job.folder / FAMILY / name).unlink(missing_ok=True)
     return result
 

@@ -68,12 +68,15 @@ class Timed:
 
     def session(self, archs: Sequence[Architecture]) -> None:
         """Measure networks beside each other, if the session was not measured before; it is written pass by pass."""
-        recorded = self._recorded()
+        recorded, wanted = self._recorded(), {arch.digest for arch in archs}
         before = recorded[self._asked] if self._asked < len(recorded) else []
-        if before and {row.arch.digest for row in before} != {arch.digest for arch in archs}:
-            self._asked, before = len(recorded), []  # another command's: what follows is not what this one will ask
+        known = {row.arch.digest for row in before}
+        whole = known == wanted and min(map(self.table.visits, before)) >= VISITS
+        was_cut = known <= wanted and not whole and any(self.table.visits(row) < VISITS for row in before)
+        if not whole and not was_cut:  # new, or another command's: then what follows is not what this one will ask
+            self._asked = len(recorded)
             self._levels.clear()
-        if not before or min(map(self.table.visits, before)) < VISITS or len(before) < len(archs):
+        if not whole:
             self._measure(archs)
         self._asked += 1
         self._levels.clear()
