@@ -91,8 +91,13 @@ def check_family(job: ScaleJob, rule: Rule) -> None:
         )
 
 
-def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporter) -> dict[str, Any]:
-    """Return the rule's networks that the settings ask for, and write them with their picture."""
+def make_family(
+    job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporter, base_ms: float | None = None
+) -> dict[str, Any]:
+    """Return the rule's networks that the settings ask for, and write them with their picture.
+
+    Without targets, latencies are as where the base takes `base_ms`, if that is given: a machine's speed changes.
+    """
     replaced = stored_family(job.folder)
     if replaced and (replaced["network"], replaced["rule"]) != (job.network, rule.name):
         reporter.say(f"{job.folder}: replaces the family of {replaced['network']} by rule: {replaced['rule']}")
@@ -105,7 +110,7 @@ def make_family(job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporte
         met, made = [], members_of(job, rule, base)
         if stopwatch:
             stopwatch.session(distinct(base, made))
-    return finish(job, rule, base, made, met, stopwatch)
+    return finish(job, rule, base, made, met, stopwatch, None if met else base_ms)
 
 
 def stored_family(folder: Path) -> dict[str, Any]:
@@ -186,10 +191,13 @@ def finish(
     made: Sequence[Member],
     met: Sequence[Met],
     stopwatch: Stopwatch | None,
+    base_ms: float | None,
 ) -> dict[str, Any]:
     """Write every network as JSON, the picture and the result, and return the result."""
     every, first = distinct(base, made), canonical(base)
     latencies = {arch.digest: stopwatch.ms(arch) for arch in every} if stopwatch else {}
+    if stopwatch and base_ms:
+        latencies = {digest: base_ms * (ms / stopwatch.ms(first)) for digest, ms in latencies.items()}
     family = family_facts(made, base)
     for entry in family:
         entry["latency_ms"] = latencies.get(entry["architecture"])

@@ -179,7 +179,7 @@ def conclude(ready: Ready, study: Study, reporter: Reporter) -> dict[str, Any]:
     found = setting.coefficients(best.digest)
     warn_of_rounding(setting, found, best, reporter)
     entries = compared(ready, found, reporter) if job.compare_seeds else []
-    family = family_of(setting, found, reporter)
+    family = family_of(ready, found, reporter)
     result = {
         **family,
         "search": {**search_facts(ready, study, finals), "best": best.digest},
@@ -192,14 +192,15 @@ def conclude(ready: Ready, study: Study, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def family_of(setting: Setting, found: Coefficients, reporter: Reporter) -> dict[str, Any]:
+def family_of(ready: Ready, found: Coefficients, reporter: Reporter) -> dict[str, Any]:
     """Return the family that the settings ask for; where it cannot be made, the network that was found: phi 1."""
-    job, rule = setting.job, Rule("searched", setting.grid.rounding, found)
+    setting, job, base_ms = ready.setting, ready.setting.job, ready.bench.base_ms
+    rule = Rule("searched", setting.grid.rounding, found)
     try:
-        return make_family(job, rule, setting.base, reporter)
+        return make_family(job, rule, setting.base, reporter, base_ms)
     except (SpaceError, TableError, UsageError) as error:  # what was searched is not lost with it
         reporter.warn(f"the family is that of phi 1 alone: {error}")
-        return make_family(replace(job, phi="1", latency=None), rule, setting.base, reporter)
+        return make_family(replace(job, phi="1", latency=None), rule, setting.base, reporter, base_ms)
 
 
 def warn_of_rounding(setting: Setting, found: Coefficients, best: Trial, reporter: Reporter) -> None:
