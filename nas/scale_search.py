@@ -29,7 +29,7 @@ from nas.result import FINALIST_SETTINGS, trial_facts
 from nas.rungs import make_rungs
 from nas.scale_flags import RESULT, ScaleJob
 from nas.scale_job import asked, device_facts, is_whole, make_family, make_stopwatch
-from nas.scale_setting import Setting, check_admitted, make_budget, prepare, spends, to_be_timed
+from nas.scale_setting import Setting, check_admitted, make_budget, prepare, spends
 from nas.scaling.bench import Bench, bench_counted, bench_latency
 from nas.scaling.budget import Budget, make_budgeted
 from nas.scaling.comparison import Entry, compare, compared_rules, contestants
@@ -114,7 +114,7 @@ def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
         if setting.resource == "latency":
             bench = bench_latency(first, every, job.times, job.tolerance, stopwatch, reporter)
         else:
-            bench = bench_counted(first, to_be_timed(setting), stopwatch, reporter)
+            bench = bench_counted(first, check_admitted(setting, Bench(math.nan, {})), stopwatch, reporter)
         check_admitted(setting, bench)
     except NasError as error:  # a corrected command may use the folder, but what was measured of a device is kept
         if isinstance(error, UsageError) or not stopwatch.sessions(first.architecture):

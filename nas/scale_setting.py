@@ -16,7 +16,7 @@ from nas.network import canonical
 from nas.progress import Reporter
 from nas.registry import lookup
 from nas.scale_flags import ScaleJob, read_base
-from nas.scaling.bench import NEARBY, Bench, check_any
+from nas.scaling.bench import Bench, check_any
 from nas.scaling.budget import Budget, check_budget, make_budgeted
 from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spot_of, spots
 from nas.scaling.presets import PRESETS, Coefficients
@@ -152,21 +152,7 @@ def counted(setting: Setting, spot: Spot) -> float:
 
 
 def spends(setting: Setting, bench: Bench, spot: Spot) -> float:
-    """Return what a point spends of the budget's resource; infinitely much where its latency is not known.
-
-    Before anything was timed MACs and activations are known all the same.
-    """
-    digest = spot.architecture.digest
+    """Return what a point spends of the budget's resource; infinitely much where its latency is not known."""
     if setting.resource == "latency":
-        return bench.latency_ms.get(digest, math.inf)
-    return counted(setting, spot) if digest in bench.latency_ms or not bench.latency_ms else math.inf
-
-
-def to_be_timed(setting: Setting) -> list[Spot]:
-    """Return the points that a budget of MACs or activations admits: of very many those nearest to it, NEARBY or more.
-
-    As many as are to be evaluated, where that is more. Raises UsageError, with the nearest, where there is none.
-    """
-    admitted, target = check_admitted(setting, Bench(math.nan, {})), make_budget(setting, math.nan).target
-    most = max(NEARBY, setting.job.experiment.trials or len(admitted))
-    return sorted(admitted, key=lambda spot: abs(math.log(counted(setting, spot) / target)))[:most]
+        return bench.latency_ms.get(spot.architecture.digest, math.inf)
+    return counted(setting, spot)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -228,21 +227,6 @@ def test_the_coefficients_that_are_told_promise_what_the_network_grew_by(search:
     for entry in result["search"]["candidates"]:
         promised = entry["alpha"] * entry["beta"] ** 2 * entry["gamma"] ** 2
         assert promised == pytest.approx(entry["macs"] / result["base"]["macs"], rel=0.35)
-
-
-def test_of_many_points_within_a_budget_those_nearest_to_it_are_timed(
-    search: Search, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    every = search("--budget", "macs", "--run", "every")
-    monkeypatch.setattr("nas.scale_setting.NEARBY", 1)
-    few = search("--budget", "macs", "--run", "few", "--trials", "2")
-    assert (few["search"]["admissible"], few["search"]["timed"], few["search"]["trials"]) == (2, 3, 2)
-    target = every["search"]["budget"]["target"]
-    far = sorted(abs(math.log(entry["macs"] / target)) for entry in every["search"]["candidates"])
-    assert len(far) > 2
-    assert all(abs(math.log(entry["macs"] / target)) <= far[1] for entry in few["search"]["candidates"])
-    more = search("--budget", "macs", "--run", "more", "--trials", "0")
-    assert more["search"]["trials"] == every["search"]["admissible"]
 
 
 def test_another_process_evaluates_alike(search: Search) -> None:

@@ -18,7 +18,7 @@ from nas.scaling.stopwatch import Stopwatch
 SPREAD = 12
 """So many points, spread over the grid's MACs, tell what the others will take."""
 NEARBY = 32
-"""At most so many points are measured because they are within a budget, or may be; unless more are evaluated."""
+"""At most so many points are measured because they may be within a budget of latency."""
 MARGIN = 0.1
 """A guess may be off by so much: what it puts outside of the tolerance and the margin is not measured."""
 AT_ONCE = 16
