@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.errors import RunError, SpaceError, UsageError
+from nas.errors import NasError, RunError, SpaceError, UsageError
 from nas.experiment import Experiment, with_implied
 from nas.files import read_json
 from nas.network import trace
@@ -133,7 +133,7 @@ def read_base(network: str) -> Base:
         head = stored["rounding"]["head"].replace(" ", "-")
         return Base(arch, found, make_rounding(UNNAMED, arch, divisor, repeats, step, head))
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-        why = error if isinstance(error, UsageError) else repr(error)
+        why = error if isinstance(error, NasError) else repr(error)
         raise RunError(f"{path}: not the result of a search for coefficients: {why}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import re
 from collections.abc import Mapping, Sequence
@@ -46,26 +45,25 @@ def run_family(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
     if not job.latency:
         members_of(job, rule, base.architecture)  # raises before anything is written
     is_new = not job.folder.exists()
-    try:
-        with locked_folder(job):
-            if finished := finished_family(job, rule, base.architecture):
-                reporter.say(f"{job.folder}: finished on {finished['date']}; another --run measures anew")
-                return finished
+    with locked_folder(job):
+        if finished := finished_family(job, rule, base.architecture):
+            reporter.say(f"{job.folder}: finished on {finished['date']}; another --run measures anew")
+            return finished
+        try:
             return make_family(job, rule, base.architecture, reporter)
-    except NasError as error:
-        if is_new:
-            leave_free(job.folder, isinstance(error, (UsageError, SpaceError, TableError)))
-        raise
+        except NasError as error:
+            if is_new:
+                leave_free(job.folder, isinstance(error, (UsageError, SpaceError, TableError)))
+            raise
 
 
 def leave_free(folder: Path, is_input: bool) -> None:
     """Remove a folder that was made for a command that failed; what was measured stays unless the input is wrong."""
     if is_input:
         (folder / NETWORKS).unlink(missing_ok=True)
-    if not (folder / NETWORKS).exists():
+    if {path.name for path in folder.iterdir()} <= {LOCK}:
         (folder / LOCK).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        folder.rmdir()
 
 
 def check_family(job: ScaleJob, rule: Rule) -> None:
@@ -210,6 +208,7 @@ def finish(
         }
     stored = stored_family(job.folder)
     before = files_of(stored) if stored else set()
+    (job.folder / "family.json").unlink(missing_ok=True)  # from here on its networks are not what it tells
     for entry, network in zip(family, made, strict=True):
         entry["file"] = write_network(job.folder / FAMILY, network)
     whole = family_facts([Member(BASE, Factors(), first)], base)[0]

@@ -254,8 +254,9 @@ def compared(ready: Ready, found: Coefficients, reporter: Reporter) -> list[Entr
     if stored.get("chosen") == chosen:
         entries = [Entry.from_dict(data) for data in stored["entries"]]
     else:
-        timed = [spot.architecture for spot in setting.every if spot.architecture.digest in bench.latency_ms]
-        scout = Scout(setting.base, make_stopwatch(job, setting.base, reporter, "compare"), timed)
+        stopwatch = make_stopwatch(job, setting.base, reporter, "compare")
+        timed = [spot.architecture for spot in setting.every if stopwatch.sessions(spot.architecture)]
+        scout = Scout(setting.base, stopwatch, timed if stopwatch.is_measured else ())
         rules = compared_rules(found, job.times, missing_dimensions(setting.base))
         try:
             entries = contestants(scout, rules, job.times, phis, setting.grid.rounding, reporter)
@@ -295,7 +296,7 @@ def finished_result(setting: Setting) -> dict[str, Any] | None:
         same = stored["asked"] == asked(job) and all(
             search["settings"][key] == getattr(job.experiment, key) for key in FINALIST_SETTINGS
         )
+        there = (job.folder / PICTURE).is_file() and is_whole(job.folder, stored)
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the result of a search for coefficients: {error!r}") from error
-    there = (setting.job.folder / PICTURE).is_file() and is_whole(setting.job.folder, stored)
     return stored if done and same and there else None

@@ -93,6 +93,14 @@ class Dying:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Short(Scripted):
+    """Cannot train longer."""
+
+    def longer(self, times: int) -> Scripted:
+        """Raise."""
+        raise ValueError("once is all")
+
+
 class Broken:
     """Cannot be made."""
 

@@ -344,6 +344,10 @@ def test_a_family_whose_networks_are_gone_is_not_finished(capsys: pytest.Capture
     assert Path("m/networks.jsonl").read_bytes() == table  # nothing was measured again
 
 
+def test_a_run_that_cannot_be_a_folder_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--run: small.yaml/sub cannot be made" in refused(capsys, "small.yaml", "--run", "small.yaml/sub")
+
+
 def test_rounding_that_leaves_the_base_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     result = scaled(capsys, "small.yaml", "--divisor", "64", "--width", "0.9,1")
     assert [entry["same_as"] for entry in result["family"]] == ["base", None]

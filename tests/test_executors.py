@@ -43,6 +43,7 @@ from tests.scripted import (
     Dying,
     Scripted,
     Several,
+    Short,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -252,6 +253,13 @@ def test_all_tasks_come_to_an_end_and_those_that_fail_say_why(
     assert errors[4] == "an accuracy must be a number in [0, 1]: None"
     with pytest.raises(RunError, match="the disk is full"):
         list(evaluate_all(make(partial(Scripted, str(tmp_path))), [Task(arch, FULL)]))
+
+
+def test_an_evaluator_that_cannot_go_on_longer_fails_the_task(
+    make: Callable[..., Executor], arch: Architecture
+) -> None:
+    (outcome,) = evaluate_all(make(Short), [Task(arch, FINE, 2)])
+    assert str(outcome.error).startswith("ValueError: once is all")
 
 
 def test_as_many_tasks_are_under_way_as_there_are_slots_and_a_lost_one_begins_again(arch: Architecture) -> None:

@@ -19,7 +19,7 @@ from nas.profiler import table_header
 from nas.progress import Reporter
 from nas.scaling.presets import Coefficients, of_total
 from nas.scaling.rules import Factors, Rounding, scale
-from nas.scaling.stopwatch import NETWORKS, Predicted, Stopwatch, Timed
+from nas.scaling.stopwatch import NETWORKS, VISITS, Predicted, Stopwatch, Timed
 from nas.scaling.targets import ROUNDS, Met, Scout, Want, meet
 from nas.table_rows import CALIBRATION, MeasuredNetwork
 from tests.scaled import BASE, Scripted, macs, noise
@@ -194,6 +194,40 @@ def test_timed_tells_again_what_was_measured_session_by_session(tmp_path: Path) 
     assert (anew.sessions(BASE), anew.sessions(other)) == (2, 2)
     anew.session([BASE, other])
     assert (anew.sessions(BASE), anew.sessions(other)) == (3, 3)
+
+
+def test_timed_goes_on_with_its_own_sessions_behind_those_of_another_command(tmp_path: Path) -> None:
+    other, third = scale(BASE, Factors(resolution=1.5), ROUNDING), scale(BASE, Factors(width=1.5), ROUNDING)
+    path = tmp_path / NETWORKS
+
+    def asked(arch: Architecture) -> Timed:
+        timed = Timed(tmp_path, "null", 1)
+        timed.session([BASE])
+        timed.session([BASE, arch])
+        return timed
+
+    asked(other)
+    first = asked(third)
+    text = path.read_text(encoding="utf-8")
+    again = asked(third)
+    assert path.read_text(encoding="utf-8") == text
+    assert (again.ms(BASE), again.ms(third), again.sessions(BASE)) == (first.ms(BASE), first.ms(third), 3)
+
+
+def test_a_session_that_was_killed_after_one_of_its_passes_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / NETWORKS
+    timed = Timed(tmp_path, "null", 1)
+    timed.session([BASE])
+    timed.session([BASE])
+    assert max(map(timed.table.visits, timed.table.networks)) > VISITS  # what is known to be quick is visited oftener
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]), encoding="utf-8")  # of three passes one is left
+    cut = Timed(tmp_path, "null", 1)
+    assert min(map(cut.table.visits, cut.table.networks)) >= VISITS
+    cut.session([BASE])
+    left = path.read_text(encoding="utf-8")
+    cut.session([BASE])
+    assert len(path.read_text(encoding="utf-8")) > len(left)
 
 
 def test_a_target_of_the_base_follows_what_is_known_of_the_base() -> None:

@@ -27,7 +27,7 @@ class Here:
 
     def start(self, number: int, arch: Architecture, seed: int, times: int = 1) -> None:
         """Take the candidate up; nothing of it is done before `wait`."""
-        self._number, self._accuracies = number, _accuracies(self._of(times), arch, seed)
+        self._number, self._accuracies = number, self._evaluate(arch, seed, times)
 
     def wait(self) -> Event:
         """Return the next accuracy, the end, or what the evaluator raised."""
@@ -51,6 +51,5 @@ class Here:
             self._accuracies.close()
         self._accuracies = None
 
-
-def _accuracies(evaluator: Evaluator, arch: Architecture, seed: int) -> Generator[Any]:
-    yield from evaluator.evaluate(arch, seed)
+    def _evaluate(self, arch: Architecture, seed: int, times: int) -> Generator[Any]:
+        yield from self._of(times).evaluate(arch, seed)

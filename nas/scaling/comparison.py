@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -134,9 +134,10 @@ def compare(
     names = {entry.architecture.digest: entry.name for entry in entries[::-1]}
     asked = {(entry.architecture.digest, seed): Task(entry.architecture, seed) for seed in seeds for entry in entries}
     missing = [task for key, task in asked.items() if key not in known]
-    with reporter.task("comparing", len(asked)) as advance:
+    outcomes = evaluated(make, missing)
+    with reporter.task("comparing", len(asked)) as advance, contextlib.closing(outcomes):
         advance(len(asked) - len(missing))
-        for outcome in evaluated(make, missing):
+        for outcome in outcomes:
             key = (outcome.task.architecture.digest, outcome.task.seed)
             known[key] = None if outcome.error else outcome.curve[-1]
             row = {"architecture": key[0], "name": names[key[0]], "seed": key[1], "accuracy": known[key]}
@@ -150,7 +151,7 @@ def compare(
     return found
 
 
-def evaluated(make: Callable[[], Executor], tasks: Sequence[Task]) -> Iterator[Outcome]:
+def evaluated(make: Callable[[], Executor], tasks: Sequence[Task]) -> Generator[Outcome]:
     """Yield what becomes of each task; an executor is made only if there is any, and closed."""
     if tasks:
         with contextlib.closing(make()) as executor:

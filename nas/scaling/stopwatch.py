@@ -68,17 +68,18 @@ class Timed:
 
     def session(self, archs: Sequence[Architecture]) -> None:
         """Measure networks beside each other, if the session was not measured before; it is written pass by pass."""
-        recorded, wanted = self._recorded(), {arch.digest for arch in archs}
-        before = recorded[self._asked] if self._asked < len(recorded) else []
-        known = {row.arch.digest for row in before}
-        whole = known == wanted and min(map(self.table.visits, before)) >= VISITS
-        was_cut = known <= wanted and not whole and any(self.table.visits(row) < VISITS for row in before)
-        if not whole and not was_cut:  # new, or another command's: then what follows is not what this one will ask
-            self._asked = len(recorded)
-            self._levels.clear()
+        visits, wanted = self._planned(archs), {arch.digest for arch in archs}
+        recorded = self._recorded()
+        place, whole = len(recorded), False
+        for number in range(self._asked, len(recorded)):  # those of another command stand between
+            known = {row.arch.digest for row in recorded[number]}
+            is_done = min(map(self.table.visits, recorded[number])) >= visits
+            if known == wanted if is_done else known <= wanted:
+                place, whole = number, is_done
+                break
         if not whole:
-            self._measure(archs)
-        self._asked += 1
+            self._measure(archs, f"{self._purpose} {place}", visits)
+        self._asked = place + 1
         self._levels.clear()
 
     def _recorded(self) -> list[list[MeasuredNetwork]]:
@@ -94,11 +95,13 @@ class Timed:
         own = {row.space for rows in self._recorded()[self._asked :] for row in rows}
         return [row for row in self.table.networks if row.space not in own]
 
-    def _measure(self, archs: Sequence[Architecture]) -> None:
+    def _planned(self, archs: Sequence[Architecture]) -> int:
+        """Return how often each network is visited in a session: the oftener the quicker they are known to be."""
         known = [self.ms(arch) for arch in archs if self.sessions(arch)]
         quickest = min(known, default=0.0)
-        visits = min(MOST_VISITS, max(VISITS, round(LONG_MS / (CALLS * quickest)))) if quickest > 0 else VISITS
-        name = f"{self._purpose} {self._asked}"
+        return min(MOST_VISITS, max(VISITS, round(LONG_MS / (CALLS * quickest)))) if quickest > 0 else VISITS
+
+    def _measure(self, archs: Sequence[Architecture], name: str, visits: int) -> None:
         worker = open_worker(self._device, self._runtime, self._threads, self._reporter.say)
         rows = [MeasuredNetwork(name, CALIBRATION, arch) for arch in archs]
         time_networks(rows, self.table, visits, worker, self._reporter)
