@@ -106,9 +106,22 @@ def make_family(
         made = [each.member for each in met]
     else:
         met, made = [], members_of(job, rule, base)
-        if stopwatch:
-            stopwatch.session(distinct(base, made))
+        stopwatch = timed_all(stopwatch, distinct(base, made), job, reporter) if stopwatch else None
     return finish(job, rule, base, made, met, stopwatch, None if met else base_ms)
+
+
+def timed_all(
+    stopwatch: Stopwatch, archs: Sequence[Architecture], job: ScaleJob, reporter: Reporter
+) -> Stopwatch | None:
+    """Time the networks; of those that a search found, a table need not know all: then none is told."""
+    try:
+        stopwatch.session(archs)
+    except TableError as error:
+        if not job.search:
+            raise
+        reporter.warn(f"no latencies of the family: {error}")
+        return None
+    return stopwatch
 
 
 def stored_family(folder: Path) -> dict[str, Any]:

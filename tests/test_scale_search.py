@@ -6,13 +6,15 @@ import importlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nas.architecture import Architecture
 from nas.cli.main import main
+from nas.errors import TableError
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.setup import Setup
 from nas.evaluators.zero_cost import ZeroCost
@@ -20,9 +22,10 @@ from nas.network import canonical, totals, trace
 from nas.objective import SOFT
 from nas.progress import Reporter
 from nas.scale_flags import make_job
+from nas.scale_job import timed_all
 from nas.scale_setting import prepare
 from nas.space import Proxy
-from tests.scaled import EVALUATOR, TINY_BASE
+from tests.scaled import EVALUATOR, TINY_BASE, Scripted
 
 Search = Callable[..., dict[str, Any]]
 NUMBER = itertools.count()
@@ -220,6 +223,18 @@ def test_a_family_that_cannot_be_made_loses_nothing_of_the_search(
     assert Path("a/scaling.png").is_file()
     assert again["search"] == result["search"]
     assert Path("notes.txt").read_text(encoding="utf-8") == began
+
+
+def test_a_table_that_does_not_know_the_whole_family_leaves_its_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    class Partial(Scripted):
+        def session(self, archs: Sequence[Architecture]) -> None:
+            raise TableError("no row for conv")
+
+    stopwatch = Partial(lambda arch: 1.0)
+    assert timed_all(stopwatch, [], make_job({"network": "base.yaml", "search": True}), Reporter()) is None
+    assert "no latencies of the family: no row for conv" in capsys.readouterr().err
+    with pytest.raises(TableError, match="no row for conv"):
+        timed_all(stopwatch, [], make_job({"network": "base.yaml", "table": "pixel1"}), Reporter())
 
 
 def test_the_coefficients_that_are_told_promise_what_the_network_grew_by(search: Search) -> None:
