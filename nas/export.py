@@ -78,7 +78,7 @@ def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]
     from safetensors.torch import load_file
 
     if not (folder / "card.json").is_file():
-        raise RunError(f"{folder}: no exported network: it holds neither card.json nor, as a finished run, model/")
+        raise RunError(f"{folder}: not an exported network: it holds neither card.json nor, as a finished run, model/")
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         arch = Architecture.from_dict(card["blocks"], str(folder / "card.json"))

@@ -173,7 +173,7 @@ def test_a_network_that_the_space_holds_is_tried_first_at_its_own_resolution_and
         ("{tmp}/odd", "--start-from {tmp}/odd: trial 0 cannot be read: "),
         (
             "mobilenet_v2_1",
-            "--start-from mobilenet_v2_1: unknown search space 'mobilenet_v2_1'; did you mean",
+            "--start-from mobilenet_v2_1: unknown network 'mobilenet_v2_1'; did you mean",
         ),
         ("mnasnet", "mnasnet: a space with 49 choices, not one network"),
         ("mobilenet_v2_1.0", "--start-from mobilenet_v2_1.0: tiny: has 2 stages, this network 8"),

@@ -184,7 +184,7 @@ def test_bad_input_is_one_line_and_writes_nothing(net: str, capsys: pytest.Captu
     Path("c.json").write_text('{"resolution": 8}')
     known = {*Path().iterdir()}
     for argv, line in (
-        (["mobilnet_v2_1.0"], "unknown search space 'mobilnet_v2_1.0'; did you mean 'mobilenet_v2_1.0'?"),
+        (["mobilnet_v2_1.0"], "unknown network 'mobilnet_v2_1.0'; did you mean 'mobilenet_v2_1.0'?"),
         (["mnasnet"], "mnasnet: a space with 49 choices, not one network"),
         (["none.json"], "none.json: cannot be read: No such file or directory"),
         (["a.json"], "a.json: not JSON: "),
