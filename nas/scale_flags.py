@@ -132,7 +132,7 @@ def read_base(network: str) -> Base:
         divisor, repeats, step = (stored["rounding"][key] for key in ("divisor", "repeats", "resolution_step"))
         head = stored["rounding"]["head"].replace(" ", "-")
         return Base(arch, found, make_rounding(UNNAMED, arch, divisor, repeats, step, head))
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = error if isinstance(error, NasError) else repr(error)
         raise RunError(f"{path}: not the result of a search for coefficients: {why}") from error
 

@@ -99,6 +99,7 @@ def print_result(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nas.scaling.presets import Coefficients
     from nas.units import format_count, format_latency
 
     console = Console()
@@ -106,8 +107,7 @@ def print_result(result: dict[str, Any]) -> None:
         _print_search(result, console)
     if result["coefficients"]:
         words = ", ".join(f"{key} {value:.4g}" for key, value in result["coefficients"].items())
-        alpha, beta, gamma = result["coefficients"].values()
-        growth = alpha * beta**2 * gamma**2
+        growth = Coefficients(**result["coefficients"]).at(1).growth
         console.print(f"rule          {result['rule']}: {words}; {growth:.3g} times the MACs a phi", highlight=False)
     rounding = result["rounding"]
     console.print(

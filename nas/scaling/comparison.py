@@ -98,17 +98,11 @@ def compared_rules(compound: Coefficients, times: float, missing: Container[str]
 
     A rule of one dimension alone is not compared with that dimension.
     """
-    rules, grows = {COMPOUND: compound}, scaled_dimensions(compound)
+    rules = {COMPOUND: compound}
     for dimension, coefficients in single_dimensions(times).items():
-        if dimension not in missing and grows != [dimension]:
+        if dimension not in missing and compound.dimensions != [dimension]:
             rules[dimension] = coefficients
     return rules
-
-
-def scaled_dimensions(coefficients: Coefficients) -> list[str]:
-    """Return the dimensions that a rule scales."""
-    factors = coefficients.at(1)
-    return [name for name in DIMENSIONS if getattr(factors, name) != 1]
 
 
 def single_dimensions(times: float) -> dict[str, Coefficients]:

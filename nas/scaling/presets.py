@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from nas.architecture import Scalar
-from nas.scaling.rules import Factors, Rounding
+from nas.scaling.rules import DIMENSIONS, Factors, Rounding
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,11 @@ class Coefficients:
     def at(self, phi: float) -> Factors:
         """Return alpha^phi, beta^phi, gamma^phi (EfficientNet, section 3.3, equation 3)."""
         return Factors(*(_power(base, phi) for base in (self.alpha, self.beta, self.gamma)))
+
+    @property
+    def dimensions(self) -> list[str]:
+        """The dimensions that the rule scales."""
+        return [name for name in DIMENSIONS if getattr(self.at(1), name) != 1]
 
 
 def _power(base: float, exponent: float) -> float:

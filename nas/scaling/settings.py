@@ -123,9 +123,8 @@ def parse_points(given: Mapping[str, str | None], base: Architecture) -> tuple[P
 
 def check_exists(base: Architecture, coefficients: Coefficients, flag: str) -> None:
     """Raise UsageError where the rule scales what the network does not have."""
-    factors = coefficients.at(1)
     for dimension, why in missing_dimensions(base).items():
-        if getattr(factors, dimension) != 1:
+        if dimension in coefficients.dimensions:
             known = ", ".join(name for name in DIMENSIONS if name not in missing_dimensions(base))
             raise UsageError(f"{flag}: this network has no {dimension} to scale: {why}; it has {known}")
 

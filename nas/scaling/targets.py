@@ -208,8 +208,7 @@ class _Path:
         phi = self._reaching(AIM * target_ms)
         steps = [index * FINE for index in range(-round(NEAR / FINE), round(NEAR / FINE) + 1)]
         made = self._distinct((each, {}) for step in steps if phi + step >= 0 for each in self._made(phi + step))
-        scaled = [name for name in DIMENSIONS if getattr(self._coefficients.at(1), name) != 1]
-        for strays in (self._strayed, self._strayed_twice) if len(scaled) > 1 else ():
+        for strays in (self._strayed, self._strayed_twice) if len(self._coefficients.dimensions) > 1 else ():
             if not any(self._fits(each, target_ms) for each, _ in made):
                 made = self._distinct([*made, *strays(phi)])
         below = [each for each in made if self._expected(each[0]) <= target_ms * 0.999]
