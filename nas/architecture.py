@@ -57,12 +57,11 @@ class BlockSpec:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network: square input `resolution`, stages of blocks in order, an optional neck, and a head."""
+    """A network: square input `resolution`, stages of blocks in order, and a head."""
 
     resolution: int
     stages: tuple[tuple[BlockSpec, ...], ...]
     head: BlockSpec
-    neck: BlockSpec | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -71,7 +70,7 @@ class Architecture:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def blocks(self) -> Iterator[BlockSpec]:
-        """Yield the blocks of the stages in order, without neck and head."""
+        """Yield the blocks of the stages in order, without the head."""
         for stage in self.stages:
             yield from stage
 
@@ -84,7 +83,7 @@ class Architecture:
         return {
             "resolution": self.resolution,
             "stages": [[block.to_dict() for block in stage] for stage in self.stages],
-            "neck": self.neck.to_dict() if self.neck else None,
+            "neck": None,  # no network has one yet; the key is part of every digest
             "head": self.head.to_dict(),
         }
 
@@ -92,7 +91,8 @@ class Architecture:
     def from_dict(cls, data: Mapping[str, Any], where: str = "architecture") -> Architecture:
         """Return the architecture that `to_dict` wrote. Raises SpaceError where it is not one."""
         try:
-            stages, neck = data["stages"], data.get("neck")
+            if data.get("neck") is not None:
+                raise SpaceError(f"{where}: networks with a neck cannot be built: {data['neck']!r}")
             return cls(
                 resolution=int(data["resolution"]),
                 stages=tuple(
@@ -100,10 +100,9 @@ class Architecture:
                         BlockSpec.from_dict(block, f"{where}, stage {index}, layer {position}")
                         for position, block in enumerate(stage)
                     )
-                    for index, stage in enumerate(stages)
+                    for index, stage in enumerate(data["stages"])
                 ),
                 head=BlockSpec.from_dict(data["head"], f"{where}, head"),
-                neck=BlockSpec.from_dict(neck, f"{where}, neck") if neck else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise SpaceError(f"{where}: not an architecture: {error!r}") from error

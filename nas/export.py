@@ -52,8 +52,12 @@ def export_folder(
         _check_python(partial)
         for name in dict.fromkeys(["onnxruntime", runtime]):
             _check_runtime(partial, name, arch, output)
-        shutil.rmtree(folder, ignore_errors=True)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
         partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return card

@@ -21,6 +21,8 @@ HAS_LOCKS = fcntl is not None
 """Whether the kernel keeps locks that end with their process."""
 
 LOCK = ".lock"
+BLOCK = 64 * 1024
+"""Bytes that are read at a time to find the last line of a file."""
 _held: set[int] = set()
 """Descriptors of the locks of this process. A forked child gives them up: it must not hold them when we are dead."""
 
@@ -61,11 +63,16 @@ def write_picture(path: Path, figure: Any) -> None:
 
 def drop_cut_line(file: IO[bytes]) -> int:
     """Cut an open file back to its last whole line, go to its end, and return its length."""
-    file.seek(0)
-    end = file.read().rfind(b"\n") + 1
+    end = file.seek(0, os.SEEK_END)
+    while end:  # from the end, block by block: a long file is not read whole for each line that is added
+        start = max(0, end - BLOCK)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        end = start + newline + 1
+        if newline >= 0:
+            break
     file.truncate(end)
-    file.seek(0, os.SEEK_END)
-    return end
+    return file.seek(0, os.SEEK_END)
 
 
 def append_rows(path: Path, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:

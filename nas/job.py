@@ -36,7 +36,7 @@ from nas.objective import Goal, Objective
 from nas.problem import Problem
 from nas.progress import Reporter
 from nas.ranking import Reference
-from nas.ready import Ready, published_identity, ready_tables
+from nas.ready import Ready, given_identity, published_identity, ready_tables, table_identity
 from nas.result import finished_result, front_facts, goal_facts, run_facts
 from nas.search import Plan, search
 from nas.space import Space
@@ -74,7 +74,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     settings = {**identity(experiment, space, task), **published_identity(experiment)}
     sources = read_sources(experiment.starts, space, settings, experiment.folder)
     settings |= start_identity(sources)
-    check_run(experiment.folder, settings, experiment.storage)
+    check_run(experiment.folder, {**settings, **given_identity(experiment, space)}, experiment.storage)
     if finished := finished_result(experiment, experiment.trials):
         reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
@@ -84,6 +84,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         check_images(split)
     evaluator = make_evaluator(experiment, task, space, reporter) if only_reads(experiment) else None
     tables = ready_tables(experiment, space, reporter)
+    settings |= table_identity(tables)
     objective = make_experiment_objective(experiment)
     spans = [reach_of(space, ready, goals_on(objective, device), reporter) for device, ready in enumerate(tables)]
     forecast = make_forecast([ready.predictor for ready in tables], space, objective.axes)

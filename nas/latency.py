@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -20,6 +20,7 @@ from nas.calibration import Calibration, Certificate, Sample
 from nas.errors import SpaceError, TableError
 from nas.estimate import estimate
 from nas.files import append_rows
+from nas.identity import json_digest
 from nas.network import Layer, trace
 from nas.profiling import middle
 from nas.table_rows import (
@@ -207,6 +208,17 @@ class LatencyTable:
         ratios = [odd[name] / even[name] for name in names if name in odd and name in even]
         return sum(abs(ratio / middle(ratios) - 1) for ratio in ratios) / len(ratios) if ratios else 0.0
 
+    def digest(self, layers: Iterable[Layer], space: str) -> str:
+        """Return sixteen hex digits of all that decides the predictions of a space with these layers.
+
+        They stay the same while the table grows by the layers and calibrations of other spaces.
+        """
+        measured = {
+            json.dumps(row_to_dict(what, [], {})): self.rows.get(name_of(what), []) for what in _rows_of(layers)
+        }
+        rows = {row: [(round(at, 3), round(ms, 6)) for at, ms in visits] for row, visits in measured.items() if visits}
+        return json_digest([rows, self.calibrations.get(space, Calibration()).to_dict()])
+
     def missing(self, whats: Iterable[W], visits: int = 1) -> list[W]:
         """Return those of `whats` that were visited less than `visits` times."""
         return [what for what in whats if self.visits(what) < visits]
@@ -245,6 +257,15 @@ class Predictor:
     def predict(self, arch: Architecture) -> float:
         """Return the network's latency in ms. Raises TableError as `layer_ms`."""
         return sum(map(self.layer_ms, trace(arch)))
+
+
+def _rows_of(layers: Iterable[Layer]) -> Iterator[What]:
+    """Yield the layers, and what tells of the seams between them."""
+    for layer in layers:
+        yield layer
+        if len(layer.out_shape) == 3:
+            seam = seam_layer(layer.out_shape)
+            yield from (seam, Pair(seam))
 
 
 def _estimate(rows: Mapping[Name, Visits]) -> dict[Name, float]:

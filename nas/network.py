@@ -153,7 +153,7 @@ def canonical(arch: Architecture) -> Architecture:
     """Return the same network in the one spelling that all its equivalents share."""
     specs = iter([layer.spec for layer in trace(arch)])
     stages = tuple(tuple(next(specs) for _ in stage) for stage in arch.stages)
-    return Architecture(arch.resolution, stages, next(specs), arch.neck)
+    return Architecture(arch.resolution, stages, next(specs))
 
 
 def build(arch: Architecture) -> Network:

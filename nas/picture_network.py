@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from math import log2, sqrt
 from xml.sax.saxutils import escape
+from zlib import crc32
 
 from nas.architecture import Architecture
 from nas.blocks import BLOCKS
@@ -124,6 +125,7 @@ def _legend_svg(index: int, family: str, y: float) -> str:
 
 def _colour(family: str) -> str:
     """Return the colour of a block family, the same in every picture: hues a golden section apart."""
-    index = list(BLOCKS).index(family)
+    known = list(BLOCKS)  # a block of another package comes after ours, at a place that its name decides
+    index = known.index(family) if family in known else len(known) + crc32(family.encode()) % len(known)
     red, green, blue = hls_to_rgb(index * 0.618034 % 1, 0.62 + 0.12 * (index % 2), 0.6)
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nas.calibration import TOLERANCE
 from nas.device import open_worker
 from nas.errors import TableError
 from nas.experiment import Experiment
+from nas.files import exclusive
 from nas.latency import IDENTITY, LatencyTable, Predictor
 from nas.lattice import reachable
 from nas.profiler import default_table_path, profile, table_header
 from nas.progress import Reporter
 from nas.published import complete, is_published
 from nas.space import Space
+from nas.storage import TABLE_DIGEST
 from nas.tables import find_table, processor
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A table that covers a space. `here` tells whether its device can be measured on; `place` names it."""
+    """A table that covers a space, and the digest of all that decides its predictions.
+
+    `here` tells whether its device can be measured on; `place` names it.
+    """
 
     table: LatencyTable
     predictor: Predictor
     here: bool
+    digest: str
 
     @property
     def place(self) -> str:
@@ -50,10 +60,11 @@ def ready_table(experiment: Experiment, name: str | None, space: Space, reporter
         return _profiled(experiment, space, None, reporter)
     table = LatencyTable.open(find_table(name))
     if is_published(table):
+        digest = table.digest(layers, space.key)  # of what was measured: what is assumed follows from it
         for note in complete(table, layers):
             reporter.say(f"{table.path.stem}: {note}")
         table.check_covers(layers)
-        return Ready(table, table.predictor(space.key), here=False)
+        return Ready(table, table.predictor(space.key), False, digest)
     differences = table.differences(table_header(experiment.runtime, experiment.threads, experiment.device))
     if not differences:
         return _profiled(experiment, space, table, reporter)
@@ -64,7 +75,7 @@ def ready_table(experiment: Experiment, name: str | None, space: Space, reporter
     reporter.warn(f"{table.path}: {words}{': profile anew, or verify it' if older else ''}")
     table.check_covers(layers)
     warn_of_errors(table, space, reporter)
-    return Ready(table, table.predictor(space.key), here=older)
+    return Ready(table, table.predictor(space.key), older, table.digest(layers, space.key))
 
 
 def _profiled(experiment: Experiment, space: Space, table: LatencyTable | None, reporter: Reporter) -> Ready:
@@ -73,9 +84,23 @@ def _profiled(experiment: Experiment, space: Space, table: LatencyTable | None, 
         header = table_header(experiment.runtime, experiment.threads, experiment.device)
         table = LatencyTable.open(default_table_path(header), header)
     worker = open_worker(experiment.device, experiment.runtime, experiment.threads, reporter.say)
-    profile(space, table, reporter, worker=worker)
+    with _alone(table.path, reporter):
+        table = LatencyTable.open(table.path, table.header)  # another process may have measured meanwhile
+        profile(space, table, reporter, worker=worker)
     warn_of_errors(table, space, reporter)
-    return Ready(table, table.predictor(space.key), here=True)
+    return Ready(table, table.predictor(space.key), True, table.digest(reachable(space), space.key))
+
+
+@contextlib.contextmanager
+def _alone(path: Path, reporter: Reporter) -> Iterator[None]:
+    """Wait while another process measures into the table at `path`; one in a folder that is read-only needs no lock."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(PermissionError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_name(f".{path.name}.lock")
+            waits = partial(reporter.say, f"{path}: another process measures into it: waiting for it")
+            held.enter_context(exclusive(lock, waits))
+        yield
 
 
 def warn_of_errors(table: LatencyTable, space: Space, reporter: Reporter) -> None:
@@ -87,6 +112,19 @@ def warn_of_errors(table: LatencyTable, space: Space, reporter: Reporter) -> Non
         reporter.warn(f"{table.path}: predicts badly: {certificate}: profile anew, with nothing else running")
     else:
         reporter.say(f"table: {certificate}")
+
+
+def table_identity(tables: Sequence[Ready]) -> dict[str, Any]:
+    """Return which tables a run's latencies are of: one study never mixes those of two."""
+    digests = [ready.digest for ready in tables]
+    return {TABLE_DIGEST: digests[0] if len(digests) == 1 else digests}
+
+
+def given_identity(experiment: Experiment, space: Space) -> dict[str, Any]:
+    """Return the same of the tables that --table names, before anything is measured; nothing without --table."""
+    layers = reachable(space) if experiment.tables else ()
+    digests = [LatencyTable.open(find_table(name)).digest(layers, space.key) for name in experiment.tables]
+    return {TABLE_DIGEST: digests[0] if len(digests) == 1 else digests} if digests else {}
 
 
 def published_identity(experiment: Experiment) -> dict[str, Any]:

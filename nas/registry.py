@@ -28,7 +28,7 @@ def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error:
     """
     if name in table:
         return table[name]
-    plugin = _plugins(f"nas.{kind.replace(' ', '_')}s")
+    plugin = _plugins(_group(kind))
     if name in plugin:
         loaded: T = plugin[name].load()
         return loaded
@@ -36,7 +36,18 @@ def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error:
     raise error(f"{place}unknown {kind} {name!r}{nearest(name, [*table, *plugin])}")
 
 
+def entries(table: Mapping[str, T], kind: str) -> dict[str, T]:
+    """Return all that `lookup` finds: the entries of `table`, then those of installed packages, which are loaded."""
+    plugin = _plugins(_group(kind))
+    return {**table, **{name: point.load() for name, point in plugin.items() if name not in table}}
+
+
+def _group(kind: str) -> str:
+    return f"nas.{kind.replace(' ', '_')}s"
+
+
 def _plugins(group: str) -> dict[str, Any]:
+    """Return the entry points of installed packages by name."""
     from importlib.metadata import entry_points
 
     try:

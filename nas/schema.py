@@ -122,7 +122,7 @@ def simplify(spec: BlockSpec, in_channels: int) -> BlockSpec:
     as another block.
     """
     written = [key for key, _ in spec.args if key in _INERT]
-    if not written:
+    if not written or spec.op not in BLOCKS:  # what a keyword of another package's block means is not known
         return spec
     full = arguments(spec)
     inert = {key for key in written if _INERT[key](in_channels, full)}

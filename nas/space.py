@@ -6,7 +6,6 @@ enumeration are that one walk with another `choose`; choices that a walk does no
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from nas.architecture import Architecture, BlockSpec, Scalar
 from nas.errors import SpaceError
+from nas.identity import hex_digest, record_text, stage_text, tuple_text
 from nas.schema import block_spec, keywords
 
 Values = tuple[Scalar, ...]
@@ -139,7 +139,7 @@ class Proxy:
     resolution: int = 32
     epochs: int = 3
     images: int = 0
-    of: int = field(default=0, repr=False)  # not in the digests of spaces, which were there before
+    of: int = 0
 
     def at(self, resolution: int) -> int:
         """Return the pixels at which a network for inputs of `resolution` trains."""
@@ -209,13 +209,27 @@ class Space:
     def key(self) -> str:
         """The name and 8 digits of what can be chosen, the number of classes left out: an edited space is another."""
         head = replace(self.head, args=tuple(pair for pair in self.head.args if pair[0] != "num_classes"))
-        return f"{self.name}@{hashlib.sha256(_spelled(self.resolution, self.stages, head).encode()).hexdigest()[:8]}"
+        text = tuple_text([repr(self.resolution), tuple_text(map(stage_text, self.stages)), stage_text(head)])
+        return f"{self.name}@{hex_digest(text, 8)}"
 
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits of all that decides a search in it; how a supernet of it is trained is left out."""
-        whole = _spelled(self.name, self.resolution, self.stages, self.head, self.proxy, self.final)
-        return hashlib.sha256(whole.encode()).hexdigest()[:16]
+        proxy, final = self.proxy, self.final
+        return hex_digest(
+            tuple_text(
+                [
+                    repr(self.name),
+                    repr(self.resolution),
+                    tuple_text(map(stage_text, self.stages)),
+                    stage_text(self.head),
+                    record_text(
+                        "Proxy", resolution=repr(proxy.resolution), epochs=repr(proxy.epochs), images=repr(proxy.images)
+                    ),
+                    record_text("FinalTraining", epochs=repr(final.epochs), images=repr(final.images)),
+                ]
+            )
+        )
 
     @property
     def is_network(self) -> bool:
@@ -308,24 +322,6 @@ class Searched(Protocol):
 
     def sample(self, rng: random.Random) -> dict[str, Scalar]:
         """Return random choices."""
-
-
-class _Ordered(frozenset[str]):
-    """A set whose spelling does not depend on the process."""
-
-    def __repr__(self) -> str:
-        return f"frozenset({{{', '.join(map(repr, sorted(self)))}}})" if self else "frozenset()"
-
-
-def _spelled(*parts: Any) -> str:
-    """Return the parts as text, the same in every process."""
-
-    def ordered(part: Any) -> Any:
-        if isinstance(part, Slot):
-            return replace(part, per_layer=_Ordered(part.per_layer))
-        return tuple(map(ordered, part)) if isinstance(part, tuple) else part
-
-    return repr(tuple(map(ordered, parts)))
 
 
 def remembering(choose: Choose, chosen: dict[str, Scalar]) -> Choose:

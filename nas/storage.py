@@ -22,6 +22,8 @@ CARD = "study.json"
 BEGIN, FINISH, WORKERS = "begin.lock", "finish.lock", "workers"
 PASSING = {LOCK, BEGIN, FINISH, WORKERS}
 """What a folder holds beside its study while processes work on it."""
+TABLE_DIGEST = "table_digest"
+"""The setting that tells which latency table a study's latencies are of; compared where both sides have it."""
 STUDY_NAME = "nas"
 """The name of the study in a journal, which holds one. In a database a study is called as its run's folder."""
 UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, AssertionError)
@@ -194,7 +196,14 @@ def same_experiment(folder: Path | str, stored: Mapping[str, Any] | None, settin
     if stored is not None and not isinstance(stored, Mapping):
         raise RunError(f"{folder}: the settings of its search cannot be read: {stored!r}")
     if stored is not None:
-        check_same_settings(folder, stored, settings, "--run")
+        known = stored.keys() & settings.keys()
+        optional = {TABLE_DIGEST} - known
+        check_same_settings(
+            folder,
+            {key: value for key, value in stored.items() if key not in optional},
+            {key: value for key, value in settings.items() if key not in optional},
+            "--run",
+        )
 
 
 def _stored_settings(journal: Path) -> dict[str, Any] | None:

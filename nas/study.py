@@ -210,9 +210,7 @@ class Study:
         }
         if not self._finish(claim, attributes, "PRUNED" if stopped else "COMPLETE", values):
             return None
-        last = self.ended[-1]
-        assert isinstance(last, Trial)
-        return last
+        return next(trial for trial in self.evaluated if trial.digest == claim.digest)
 
     def fail(self, claim: Claim, reason: str) -> bool:
         """Write that a claimed candidate could not be evaluated; False where another process took it over."""
@@ -264,11 +262,11 @@ class Study:
         return self._ledger.claims[number]
 
     def _finish(self, claim: Claim, attributes: Mapping[str, Any], state: str, values: Sequence[float] = ()) -> bool:
-        """End a claim; return whether it counts, or another process ended it before."""
+        """End a claim; return whether it counts as this process ended it, and not as another did before."""
         self._mine.discard(claim.number)
         self._take(self._store.finish(claim.number, attributes, state, values))
-        now = self._ledger.claims[claim.number]
-        counts = self._ledger.wins(claim.number) and now.state in (ENDED, FAILED)
+        meant = FAILED if state == "FAIL" else ENDED
+        counts = self._ledger.wins(claim.number) and self._ledger.claims[claim.number].state == meant
         self.ended_here += counts
         return counts
 

@@ -14,6 +14,7 @@ from nas.storage import (
     CARD,
     JOURNAL,
     STUDY_NAME,
+    TABLE_DIGEST,
     database_place,
     open_to_read,
     reaching,
@@ -113,6 +114,8 @@ def begin(
         store.set_attribute("settings", dict(settings))
         known = store.attributes()
     same_experiment(place, known["settings"], settings)
+    if TABLE_DIGEST in settings and TABLE_DIGEST not in known["settings"]:  # a run folder from before there was one
+        store.set_attribute("settings", {**known["settings"], TABLE_DIGEST: settings[TABLE_DIGEST]})
     if url:
         write_card(folder, settings, url)
     return store

@@ -18,7 +18,6 @@ architectures = st.builds(
     st.integers(1, 512),
     st.lists(st.lists(specs, max_size=3).map(tuple), max_size=4).map(tuple),
     specs,
-    st.none() | specs,
 )
 
 
@@ -47,3 +46,10 @@ def test_the_order_of_keywords_does_not_matter() -> None:
 def test_what_is_no_architecture_is_named(data: dict[str, object]) -> None:
     with pytest.raises(SpaceError, match="card"):
         Architecture.from_dict(data, "card")
+
+
+def test_a_neck_is_refused_until_networks_with_one_can_be_built() -> None:
+    arch = Architecture(32, (), BlockSpec.of("classifier", {"num_classes": 2}))
+    assert arch.to_dict()["neck"] is None
+    with pytest.raises(SpaceError, match="networks with a neck cannot be built"):
+        Architecture.from_dict({**arch.to_dict(), "neck": {"block": "conv", "out_channels": 8}})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +98,28 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_its_first_tensor(
     assert "bad.pth: " in line
     assert message in line
     assert {path.name for path in tmp_path.iterdir()} == {"bad.pth"}
+
+
+def test_the_command_alone_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "COMMAND" in capsys.readouterr().out
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serch", "--target-latency", "5ms"])
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "nas: error: unknown command 'serch'; did you mean 'search'?\n"
+
+
+@pytest.mark.parametrize("arguments", [("list", "networks"), ("list", "networks", "--json"), ("show", "mnasnet")])
+def test_a_closed_pipe_is_no_traceback(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "nas.cli.main", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout
+        assert started.stderr
+        started.stdout.close()
+        said = started.stderr.read().decode()
+    assert (started.returncode, said) == (1, "")

@@ -235,3 +235,27 @@ def test_a_journal_from_before_there_were_claims_is_read(tmp_path: Path) -> None
         assert again.evaluated == [trial]
         end(again, again.claim(*some(8)))
         assert again.count == 2
+
+
+def test_a_result_that_arrives_after_another_process_failed_the_candidate_is_dropped(tmp_path: Path) -> None:
+    with opened(tmp_path) as one, opened(tmp_path) as other:
+        assert end(one, one.claim(*some(1)), 0.77) is not None
+        late = one.claim(*some(0))
+        other.refresh()
+        (seen,) = other._running()
+        assert other.fail(seen, "its process died 3 times")
+        assert end(one, late, 0.5) is None
+        assert one.failed == [(some(0)[1], "its process died 3 times")]
+        assert [trial.metrics.accuracy for trial in one.evaluated] == [0.77]
+        assert one.ended_here == 1
+
+
+def test_a_failure_that_arrives_after_another_process_ended_the_candidate_does_not_count(tmp_path: Path) -> None:
+    with opened(tmp_path) as one, opened(tmp_path) as other:
+        late = one.claim(*some(0))
+        assert late is not None
+        other.refresh()
+        (seen,) = other._running()
+        assert end(other, seen, 0.5) is not None
+        assert not one.fail(late, "out of memory")
+        assert one.failed == []

@@ -50,6 +50,29 @@ def image_folder(folder: Path) -> Path:
     return folder
 
 
+def test_trials_of_two_tables_do_not_mix(tmp_path: Path, tiny_space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other, grown = (tmp_path / f"{name}.jsonl" for name in ("one", "other", "grown"))
+    assert run_json(capsys, "profile", "--space", str(tiny_space), "--runtime", "null", "--table", str(one))
+    lines = one.read_text().splitlines()
+    slower = json.loads(lines[1])
+    slower["ms"] = [2 * ms for ms in slower["ms"]]
+    other.write_text("\n".join([lines[0], json.dumps(slower), *lines[2:]]) + "\n")
+    run = tmp_path / "run"
+    search = ["search", "--space", str(tiny_space), "--runtime", "null", "--target-latency", "1ms", "--run", str(run),
+              *QUICK]  # fmt: skip
+    run_json(capsys, *search, "--table", str(one))
+    for more in ([], ["--trials", "4"]):  # a run that is finished is not taken for one of another table either
+        said = refused(capsys, *search, "--table", str(other), *more)
+        assert "another experiment: table_digest is" in said
+    grown.write_text(one.read_text())
+    small = tmp_path / "small.yaml"
+    small.write_text("resolution: 64\nstages: [{block: conv, out_channels: 24, stride: 2, kernel_size: [3, 5]}]\n"
+                     "head: {block: classifier}\n")  # fmt: skip
+    assert run_json(capsys, "profile", "--space", str(small), "--runtime", "null", "--table", str(grown))
+    again = run_json(capsys, *search, "--table", str(grown), "--trials", "3")
+    assert again["trials"] == 3
+
+
 def test_names_find_shipped_and_imported_tables(tmp_path: Path) -> None:
     assert {"pixel1", "rpi4"} <= set(named_tables())
     assert find_table("pixel1").name == "pixel1.jsonl"

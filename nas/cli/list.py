@@ -84,6 +84,7 @@ def _entries(kind: str) -> list[dict[str, Any]]:
     from nas.controllers import CONTROLLERS
     from nas.evaluators import EVALUATORS
     from nas.objective import OBJECTIVES
+    from nas.registry import entries
     from nas.runtimes import RUNTIMES
 
     tables: dict[str, dict[str, Any]] = {
@@ -93,7 +94,8 @@ def _entries(kind: str) -> list[dict[str, Any]]:
         "evaluators": dict(EVALUATORS),
         "objectives": dict(OBJECTIVES),
     }
-    return [{"name": name, "about": _first_line(thing)} for name, thing in tables[kind].items()]
+    found = entries(tables[kind], kind.removesuffix("s"))
+    return [{"name": name, "about": _first_line(thing)} for name, thing in found.items()]
 
 
 def _first_line(thing: Any) -> str:

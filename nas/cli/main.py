@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from types import ModuleType
+from typing import Any, NoReturn
 
 from nas import __version__
 from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
@@ -28,6 +30,11 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
+def name_of(command: ModuleType) -> str:
+    """Return the name of a command on the command line."""
+    return command.__name__.rpartition(".")[2].replace("_", "-")
+
+
 def make_parser() -> OneLineParser:
     """Return the parser of all commands; nothing heavy is imported for it."""
     common = OneLineParser(add_help=False)
@@ -41,7 +48,7 @@ def make_parser() -> OneLineParser:
     parser.add_argument("--version", action="version", version=f"nas {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OneLineParser)
     for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2].replace("_", "-")
+        name = name_of(command)
         subparser = commands.add_parser(name, help=command.HELP, description=command.HELP, parents=[common],
                                         allow_abbrev=False)  # fmt: skip
         command.add_arguments(subparser)
@@ -50,15 +57,30 @@ def make_parser() -> OneLineParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 1 for a failed check, 2 for bad input or a failing disk, 130 when interrupted."""
+    """Run a command and return its exit status.
+
+    0, or 1 for a failed check or a closed pipe (as rich has it), 2 for bad input or a failing disk, 130 when
+    interrupted.
+    """
+    names = [name_of(command) for command in COMMANDS]
     parser = make_parser()
-    args, unknown = parser.parse_known_args(argv)
+    given = sys.argv[1:] if argv is None else [*argv]
+    if not given:
+        parser.print_help()
+        return 0
+    if not given[0].startswith("-") and given[0] not in names:
+        parser.error(f"unknown command {given[0]!r}{nearest(given[0], names)}")
+    args, unknown = parser.parse_known_args(given)
     if unknown:
         flags = [flag for flag in args.parser._option_string_actions if flag.startswith("--")]
         args.parser.error(f"unknown argument '{unknown[0]}'{nearest(unknown[0].partition('=')[0], flags)}")
     try:
         with _ended_in_order():
             result = args.module.run(args, Reporter(args.quiet))
+        _print_result(args, result)
+    except BrokenPipeError:  # whoever read our output has what it wanted, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except NasError as error:
         print(f"nas {args.command}: error: {error}", file=sys.stderr)
         return 2
@@ -69,12 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"nas {args.command}: interrupted; the same command continues", file=sys.stderr)
         return 130
+    exit_status = getattr(args.module, "exit_status", None)
+    return exit_status(result) if exit_status else 0
+
+
+def _print_result(args: argparse.Namespace, result: Any) -> None:
     if args.json:
         print(json.dumps(result))
     else:
         args.module.print_result(result)
-    exit_status = getattr(args.module, "exit_status", None)
-    return exit_status(result) if exit_status else 0
+    sys.stdout.flush()
 
 
 @contextlib.contextmanager

@@ -42,8 +42,9 @@ class Known:
         taken = set(self._keys) if not pending else self._keys | self._pending(pending)
         facts = domain.facts(rows)
         kept = []
-        for place, (key, latency_ms) in enumerate(zip(facts.keys.tolist(), facts.latency_ms.T.tolist(), strict=True)):
-            if key not in taken and objective.admits(latency_ms):
+        admitted = np.broadcast_to(objective.admits(facts.latency_ms), len(rows)).tolist()
+        for place, (key, within) in enumerate(zip(facts.keys.tolist(), admitted, strict=True)):
+            if within and key not in taken:
                 taken.add(key)
                 kept.append(place)
         found: Indices = rows[kept]

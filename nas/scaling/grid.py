@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from nas.architecture import Architecture, Scalar
 from nas.domain import Domain, Facts, Indices
 from nas.errors import SpaceError, UsageError
+from nas.identity import hex_digest, record_text, tuple_text
 from nas.network import canonical, totals, trace
 from nas.scaling.presets import Coefficients
 from nas.scaling.rules import DIMENSIONS, Factors, Rounding, missing_dimensions, scale
@@ -41,8 +41,9 @@ class Grid:
     @cached_property
     def key(self) -> str:
         """The name and 8 digits of base, values and rounding."""
-        spelled = repr((self.base.digest, self.values, self.rounding))
-        return f"{self.name}@{hashlib.sha256(spelled.encode()).hexdigest()[:8]}"
+        rounding = record_text("Rounding", **{key: repr(value) for key, value in vars(self.rounding).items()})
+        text = tuple_text([repr(self.base.digest), repr(self.values), rounding])
+        return f"{self.name}@{hex_digest(text, 8)}"
 
     @cached_property
     def choices(self) -> dict[str, Values]:

@@ -1,0 +1,80 @@
+"""Stable digests of spaces: the text that is hashed is spelled out here, so that renaming a class changes no digest.
+
+Certificates in latency tables, run folders and supernets are found again by these digests. The text is format 1: the
+`repr` that the classes had when they were called Slot, Operator, Proxy and FinalTraining. A new field must be left out
+of it while it has its default value; tests/golden/identities.json holds the digests of all shipped spaces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+
+class StageLike(Protocol):
+    """The fields of a stage that decide which networks a space holds."""
+
+    @property
+    def name(self) -> str:
+        """Return the name, such as "stage3"."""
+
+    @property
+    def operators(self) -> tuple[Any, ...]:
+        """Return the blocks to choose from, each with `label`, `block` and `args`."""
+
+    @property
+    def depth(self) -> tuple[int, ...]:
+        """Return the numbers of layers to choose from."""
+
+    @property
+    def args(self) -> tuple[tuple[str, Any], ...]:
+        """Return the keywords shared by all operators, with their values."""
+
+    @property
+    def per_layer(self) -> frozenset[str]:
+        """Return the keywords that each layer chooses for itself."""
+
+    @property
+    def alternate(self) -> tuple[tuple[str, Any], ...]:
+        """Return the keywords whose values the layers take in turn."""
+
+
+def hex_digest(text: str, digits: int = 16) -> str:
+    """Return the first `digits` hex digits of the SHA-256 of `text`."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def json_digest(value: Any) -> str:
+    """Return sixteen hex digits of the canonical JSON of `value`: sorted keys, no spaces."""
+    return hex_digest(json.dumps(value, sort_keys=True, separators=(",", ":")))
+
+
+def record_text(name: str, /, **fields: str) -> str:
+    """Return "Name(key=text, ...)"."""
+    return f"{name}({', '.join(f'{key}={text}' for key, text in fields.items())})"
+
+
+def tuple_text(parts: Iterable[str]) -> str:
+    """Return the parts as `repr` spells a tuple of them."""
+    listed = list(parts)
+    return f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})"
+
+
+def stage_text(stage: StageLike) -> str:
+    """Return the text of one stage or head in format 1."""
+    operators = (
+        record_text("Operator", label=repr(op.label), block=repr(op.block), args=repr(op.args))
+        for op in stage.operators
+    )
+    names = ", ".join(map(repr, sorted(stage.per_layer)))
+    return record_text(
+        "Slot",
+        name=repr(stage.name),
+        operators=tuple_text(operators),
+        depth=repr(stage.depth),
+        args=repr(stage.args),
+        per_layer=f"frozenset({{{names}}})" if names else "frozenset()",
+        alternate=repr(stage.alternate),
+    )
