@@ -26,7 +26,7 @@ from nas.trust import in_words, known
 DATA: dict[str, Any] = {
     "resolution": 8,
     "stages": [
-        {"block": "conv", "out_channels": [8, 16], "kernel_size": [1, 3], "stride": 2},
+        {"block": "conv", "out_channels": [8, 16], "kernel_size": [3, 5], "stride": 2},
         {"block": "mbconv", "depth": [1, 2], "kernel_size": [1, 3], "expand_ratio": [1, 2, 4], "out_channels": 16},
     ],
     "head": {"block": "classifier", "num_classes": 10},

@@ -35,7 +35,7 @@ from nas.training import TrainingError
 DATA: dict[str, Any] = {
     "resolution": 16,
     "stages": [
-        {"block": "conv", "out_channels": [8, 16], "kernel_size": [1, 3], "stride": 2},
+        {"block": "conv", "out_channels": [8, 16], "kernel_size": [3, 5], "stride": 2},
         {
             "block": [{"op": "mbconv", "kernel_size": [3, 5], "expand_ratio": [1, 3]}, {"op": "shufflenet_v2"}],
             "depth": [1, 2],
@@ -72,8 +72,8 @@ def test_slices_are_leading_channels_and_the_centre_of_the_kernel() -> None:
     supernet = Supernet(SPACE)
     place = next(name for name in supernet.names if name.startswith("stage0/layer0/conv/conv.0.weight"))
     whole = supernet.bank[supernet.names.index(place)]
-    assert whole.shape == (16, 3, 3, 3)
-    assert torch.equal(part_of(whole, (8, 3, 1, 1)), whole[:8, :, 1:2, 1:2])
+    assert whole.shape == (16, 3, 5, 5)
+    assert torch.equal(part_of(whole, (8, 3, 1, 1)), whole[:8, :, 2:3, 2:3])
 
 
 def test_a_step_of_a_child_gives_the_bank_the_gradients_of_its_copy() -> None:
@@ -134,7 +134,7 @@ def test_children_of_a_step_share_out_the_values_of_a_choice() -> None:
     for _ in range(20):
         stems = [arch.stages[0][0].kwargs for arch in family.draw(2, dice)]
         assert {stem["out_channels"] for stem in stems} == {8, 16}
-        assert {stem.get("kernel_size", 3) for stem in stems} == {1, 3}
+        assert {stem.get("kernel_size", 3) for stem in stems} == {3, 5}
 
 
 @pytest.mark.parametrize(
