@@ -23,10 +23,10 @@ import numpy as np
 
 from benchmarks.search_methods import PEERS, SLOW, methods
 from benchmarks.search_problems import PROBLEMS, REACHED, SearchProblem
-from nas.domain import Floats
 from nas.errors import UsageError
-from nas.files import append_rows
-from nas.objective import Constrained, Objective, Reward
+from nas.spaces.encoding import Floats
+from nas.study.objectives import Constrained, Objective, Reward
+from nas.utils.files import append_rows
 
 OURS = "nas: surrogate"
 AT = (50, 100, 200, 400)

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from nas.architecture import Architecture, BlockSpec
-from nas.executors import Executor
-from nas.executors.here import Here
-from nas.executors.pool import Pool
-from nas.executors.processes import Processes
-from nas.executors.ray import LOCAL, RayCrew
+from nas.evaluators.executors import Executor
+from nas.evaluators.executors.in_process import Here
+from nas.evaluators.executors.processes import Processes
+from nas.evaluators.executors.ray import LOCAL, RayCrew
+from nas.evaluators.executors.worker_pool import Pool
 
 ARCH = Architecture(8, (), BlockSpec("classifier"))
 EPOCHS, NAP_S = 4, 0.05

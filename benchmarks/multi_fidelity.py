@@ -27,10 +27,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from nas.errors import NasError, UsageError
-from nas.objective import OBJECTIVES, Metrics, Objective, make_objective
-from nas.ranking import front, hypervolume
-from nas.rungs import Entry, Rungs, make_rungs, spent
-from nas.units import parse_latency
+from nas.searching.early_stopping import Entry, Rungs, make_rungs, spent
+from nas.study.objectives import OBJECTIVES, Metrics, Objective, make_objective
+from nas.study.ranking import front, hypervolume
+from nas.utils.units import parse_latency
 
 Race = list[tuple[tuple[float, ...], Metrics]]
 """Full curves in the order of a search, each with its costs and its true accuracy."""

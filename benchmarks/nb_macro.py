@@ -15,8 +15,8 @@ import csv
 from pathlib import Path
 
 from nas.architecture import Scalar
-from nas.network import totals, trace
-from nas.space_file import load_space
+from nas.networks.network import totals, trace
+from nas.spaces.yaml_format import load_space
 
 SPACE = load_space("nb_macro")
 STAGES = (2, 3, 3)

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from nas.compiled import compile_space
-from nas.distribution import latency_distribution, sample_within
-from nas.latency import LatencyTable
-from nas.network import Layer, trace
-from nas.space_file import load_space
+from nas.latency.table import LatencyTable
+from nas.networks.network import Layer, trace
+from nas.spaces.cost_tables import compile_space
+from nas.spaces.latency_distribution import latency_distribution, sample_within
+from nas.spaces.yaml_format import load_space
 
 WALKED = 2000
 """Networks that the peers predict in a round."""

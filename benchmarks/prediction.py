@@ -26,18 +26,18 @@ import onnxruntime
 import torch
 
 from nas.architecture import Architecture
-from nas.calibration import certify
-from nas.draws import draw
-from nas.estimate import estimate
-from nas.latency import LatencyTable
-from nas.network import build, deploy, trace
-from nas.profiler import default_table_path, profile, table_header
-from nas.progress import Reporter
-from nas.runtimes.onnxruntime import OnnxRuntime
-from nas.space_file import load_space
-from nas.table_rows import CALIBRATION
-from nas.witnesses import whole_networks
-from nas.worker import claim_processor
+from nas.devices.runtimes.onnxruntime import OnnxRuntime
+from nas.devices.worker import claim_processor
+from nas.latency.calibration import certify
+from nas.latency.calibration_networks import whole_networks
+from nas.latency.profiler import default_table_path, profile, table_header
+from nas.latency.robust_estimation import estimate
+from nas.latency.rows import CALIBRATION
+from nas.latency.table import LatencyTable
+from nas.networks.network import build, deploy, trace
+from nas.spaces.sampling import draw
+from nas.spaces.yaml_format import load_space
+from nas.utils.reporting import Reporter
 
 ROUNDS, CALLS, WARMUP, KNOWN, FLUSHED = 60, 3, 1, 6, 4 << 20
 

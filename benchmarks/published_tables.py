@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.architecture import Architecture, Scalar
-from nas.latency import LatencyTable
-from nas.lattice import best_path, reachable
-from nas.published import complete, read_published, source_of, write_table
-from nas.space_file import load_space
-from nas.tables import open_named
+from nas.latency.catalog import open_named
+from nas.latency.published import complete, read_published, source_of, write_table
+from nas.latency.table import LatencyTable
+from nas.spaces.automaton import best_path, reachable
+from nas.spaces.yaml_format import load_space
 
 Stage = Sequence[tuple[int, int]]
 """(kernel, expansion) of the layers of a stage."""

@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks.search_problems import SearchProblem
 from nas.controllers import CONTROLLERS
-from nas.domain import Domain, Facts, Indices
-from nas.objective import Metrics, Objective
-from nas.problem import Problem, Told
-from nas.search import CONTROLLER_ATTEMPTS, derive_seed
+from nas.controllers.base import Problem, Told
+from nas.searching.loop import CONTROLLER_ATTEMPTS, derive_seed
+from nas.spaces.encoding import Domain, Facts, Indices
+from nas.study.objectives import Metrics, Objective
 
 Method = Callable[[SearchProblem, Objective, int], Generator[Indices, float, None]]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.domain import Domain, Facts, Floats, Indices
+from nas.spaces.encoding import Domain, Facts, Floats, Indices
 
 BENCH = Path(__file__).parent.parent.parent / "shared" / "bench"
 REACHED = 0.002
@@ -149,11 +149,11 @@ SHIFT = 0.0588
 @lru_cache
 def ofa(bench: Path = BENCH) -> SearchProblem:
     """Return Once-for-All's space with the kernel and the expansion of a stage shared by its layers: 7.2e7 networks."""
-    from nas.latency import LatencyTable
-    from nas.lattice import reachable
-    from nas.published import complete, read_published, source_of
-    from nas.space_domain import space_domain
-    from nas.space_file import parse_space
+    from nas.latency.published import complete, read_published, source_of
+    from nas.latency.table import LatencyTable
+    from nas.spaces.automaton import reachable
+    from nas.spaces.encoded_space import space_domain
+    from nas.spaces.yaml_format import parse_space
 
     space = parse_space("ofa_shared", SPACE, "benchmarks/search_problems.py")
     published = read_published(sorted((bench / "published_latency_tables").glob("ofa_note10_*.csv")))

@@ -22,14 +22,14 @@ from typing import Any
 import optuna
 
 from nas.controllers import CONTROLLERS, Controller
-from nas.objective import Metrics, Reward
-from nas.problem import Problem
-from nas.search import told
-from nas.space import Space
-from nas.space_domain import space_domain
-from nas.space_file import load_space
-from nas.storage import open_storage
-from nas.study import Study, open_study
+from nas.controllers.base import Problem
+from nas.searching.loop import told
+from nas.spaces.encoded_space import space_domain
+from nas.spaces.search_space import Space
+from nas.spaces.yaml_format import load_space
+from nas.study.objectives import Metrics, Reward
+from nas.study.storage import open_storage
+from nas.study.study import Study, open_study
 
 CURVE = (0.5, 0.6, 0.7, 0.75, 0.8)
 MEASURED = 10

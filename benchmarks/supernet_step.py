@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas.network import canonical, totals, trace
-from nas.space_file import load_space
-from nas.supernet import Child, Supernet
-from nas.training import keep_freed_memory
+from nas.evaluators.supernet.shared_weights import Child, Supernet
+from nas.networks.network import canonical, totals, trace
+from nas.spaces.yaml_format import load_space
+from nas.training.loop import keep_freed_memory
 
 
 def step(model: nn.Module, images: Tensor, labels: Tensor) -> None:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
-from nas.agreement import agreement
 from nas.evaluators.accuracy_table import read_accuracies
-from nas.space_file import load_space
-from nas.tasks.classification import Classification
-from nas.zero_cost import ZERO_COST, draw_batch, score
+from nas.evaluators.rank_check.rank_correlation import agreement
+from nas.evaluators.zero_cost_scores import ZERO_COST, draw_batch, score
+from nas.spaces.yaml_format import load_space
+from nas.training.tasks.classification import Classification
 
 
 def line(name: str, scores: list[float], truth: list[float], cost: str = "") -> str:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.condensing import set_progress
-from nas.device import make_runtime
-from nas.network import build, canonical, deploy
-from nas.space_file import load_space
+from nas.devices.runtimes import make_runtime
+from nas.networks.condensenet import set_progress
+from nas.networks.network import build, canonical, deploy
+from nas.spaces.yaml_format import load_space
 
 LIMIT = 1e-5
 CLASSES, BATCH = 10, 4

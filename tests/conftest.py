@@ -16,10 +16,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: threads of 
 import torch
 from hypothesis import HealthCheck, settings
 
-from nas.network import canonical
-from nas.result import run_facts
-from nas.space import Space
-from nas.space_domain import space_domain
+from nas.networks.network import canonical
+from nas.searching.result import run_facts
+from nas.spaces.encoded_space import space_domain
+from nas.spaces.search_space import Space
 
 settings.register_profile("nas", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nas")
@@ -50,8 +50,8 @@ def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrate by few networks; who tests calibration itself asks for more."""
-    monkeypatch.setattr("nas.witnesses.CALIBRATING", 6)
-    monkeypatch.setattr("nas.witnesses.CERTIFYING", 4)
+    monkeypatch.setattr("nas.latency.calibration_networks.CALIBRATING", 6)
+    monkeypatch.setattr("nas.latency.calibration_networks.CERTIFYING", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def without_winner(monkeypatch: pytest.MonkeyPatch) -> None:
         facts = run_facts(ended.experiment, ended.study, ended.objective)
         return {**facts, "settings": asdict(ended.experiment)}
 
-    monkeypatch.setattr("nas.job.conclude", conclude)
+    monkeypatch.setattr("nas.searching.job.conclude", conclude)
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nas.blocks import BLOCKS
 from nas.cli.main import make_parser
-from nas.lattice import reachable
-from nas.network import deploy, make_block, traced
-from nas.schema import block_spec
-from nas.space_file import parse_space
+from nas.networks.block_schema import block_spec
+from nas.networks.blocks import BLOCKS
+from nas.networks.network import deploy, make_block, traced
+from nas.spaces.automaton import reachable
+from nas.spaces.yaml_format import parse_space
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

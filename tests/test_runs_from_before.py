@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from nas.cli.main import main
-from nas.latency import LatencyTable
-from nas.space_file import load_space
-from nas.trial_store import evaluated, find
+from nas.latency.table import LatencyTable
+from nas.spaces.yaml_format import load_space
+from nas.study.trial_store import evaluated, find
 
 GOLDEN = Path(__file__).parent / "golden"
 TRIALS: dict[str, list[list[Any]]] = json.loads((GOLDEN / "trials.json").read_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 HELP = "train a small reference and say how well each evaluator ranks it, and the reference itself"
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the figures of the check."""
     import dataclasses
 
-    from nas.proxy_check import Check, run_check
+    from nas.evaluators.rank_check.check import Check, run_check
 
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Check)}
     given["evaluators"] = tuple(given["evaluators"] or ())
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print the reference, then every evaluator, the best first."""
-    from nas.agreement import Agreement
+    from nas.evaluators.rank_check.rank_correlation import Agreement
 
     reference = result["reference"]
     print(f"reference  {result['networks']} networks of {result['space']}, {result['seeds']} trainings of each")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 HELP = "write a run's winner or a network as a PyTorch module, ONNX and the runtime's form"
 
@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Write the folder and return its card with the folder's path."""
-    from nas.device import make_runtime
+    from nas.devices.runtimes import make_runtime
     from nas.errors import UsageError
-    from nas.export import export_folder
+    from nas.networks.export import export_folder
 
     make_runtime(args.runtime)
     source = Path(args.source)
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _exported(source: Path) -> tuple[Any, Any, dict[str, Any]]:
-    from nas.export import exported_in, load_exported
+    from nas.networks.export import exported_in, load_exported
 
     arch, model, card = load_exported(exported_in(source))
     made_anew = {"blocks", "check", "versions", "params", "macs", "architecture", "resolution", "preprocessing"}
@@ -57,9 +57,9 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     import torch
 
     from nas.errors import SpaceError
-    from nas.network import build
-    from nas.space_file import load_space
-    from nas.weights import load_fitting, load_weights
+    from nas.networks.network import build
+    from nas.networks.pretrained import load_fitting, load_weights
+    from nas.spaces.yaml_format import load_space
 
     space = load_space(args.source)
     space = space.for_classes(args.classes) if args.classes is not None else space

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 HELP = "list the networks, search spaces, latency tables, blocks, runtimes, controllers or presets that can be named"
 KINDS = ("networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives", "presets", "tables")
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> Any:
 
 
 def _files(networks: bool) -> list[dict[str, Any]]:
-    from nas.space_file import load_space, space_names
+    from nas.spaces.yaml_format import load_space, space_names
 
     found = [space for space in map(load_space, space_names()) if space.is_network == networks]
     if networks:
@@ -40,7 +40,7 @@ def _files(networks: bool) -> list[dict[str, Any]]:
 
 
 def _network(space: Any) -> dict[str, Any]:
-    from nas.network import totals, trace
+    from nas.networks.network import totals, trace
 
     whole = totals(trace(space.decode({})))
     return {
@@ -58,8 +58,8 @@ def _network(space: Any) -> dict[str, Any]:
 
 def _latency_tables(reporter: Reporter) -> list[dict[str, Any]]:
     from nas.errors import TableError
-    from nas.latency import LatencyTable
-    from nas.tables import all_tables, describe
+    from nas.latency.catalog import all_tables, describe
+    from nas.latency.table import LatencyTable
 
     found = []
     for name, path in all_tables():
@@ -80,12 +80,12 @@ def _presets() -> list[dict[str, Any]]:
 
 
 def _entries(kind: str) -> list[dict[str, Any]]:
-    from nas.blocks import BLOCKS
     from nas.controllers import CONTROLLERS
+    from nas.devices.runtimes import RUNTIMES
     from nas.evaluators import EVALUATORS
-    from nas.objective import OBJECTIVES
-    from nas.registry import entries
-    from nas.runtimes import RUNTIMES
+    from nas.networks.blocks import BLOCKS
+    from nas.study.objectives import OBJECTIVES
+    from nas.utils.registry import entries
 
     tables: dict[str, dict[str, Any]] = {
         "blocks": dict(BLOCKS),
@@ -126,7 +126,7 @@ def print_result(result: Any) -> None:
 def _networks_table(result: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    from nas.units import format_count
+    from nas.utils.units import format_count
 
     table = Table("network", "px", "parameters", "MACs", "memory access", "published top-1", "source")
     for row in result:

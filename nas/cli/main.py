@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from nas import __version__
 from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
 from nas.errors import NasError
-from nas.progress import Reporter
-from nas.registry import nearest
+from nas.utils.registry import nearest
+from nas.utils.reporting import Reporter
 
 COMMANDS = (search, profile, scale, show, list, train, export, check_proxy)
 

@@ -6,12 +6,12 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import profile_import, profile_verify
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 if TYPE_CHECKING:
-    from nas.device import Worker
-    from nas.profiling import Protocol
-    from nas.space import Space
+    from nas.devices.client import Worker
+    from nas.devices.timing import Protocol
+    from nas.spaces.search_space import Space
 
 HELP = "measure the latency table of a device and runtime, check one, or import a published one"
 DEFAULTS = {"space": "mnasnet", "runtime": "onnxruntime", "threads": 1, "device": "local"}
@@ -66,10 +66,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _live(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    from nas.device import find_runtime, open_worker
-    from nas.profiler import ENERGY_MS, table_header
-    from nas.profiling import Protocol
-    from nas.space_file import load_space
+    from nas.devices.client import open_worker
+    from nas.devices.runtimes import find_runtime
+    from nas.devices.timing import Protocol
+    from nas.latency.profiler import ENERGY_MS, table_header
+    from nas.spaces.yaml_format import load_space
 
     find_runtime(args.runtime)  # raises for an unknown name before a device is asked
     space = load_space(args.space)
@@ -86,9 +87,9 @@ def _live(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from pathlib import Path
 
-    from nas.bundle import new_folder, write_bundle
-    from nas.device import find_runtime
-    from nas.space_file import load_space, space_path
+    from nas.devices.runtimes import find_runtime
+    from nas.latency.offline_bundle import new_folder, write_bundle
+    from nas.spaces.yaml_format import load_space, space_path
 
     folder = new_folder(Path(args.bundle))
     find_runtime(args.runtime)  # raises for an unknown name before the layers are listed
@@ -109,9 +110,9 @@ def _fill(
     from pathlib import Path
 
     from nas.errors import TableError
-    from nas.latency import LatencyTable
-    from nas.lattice import best_path, reachable
-    from nas.profiler import default_table_path, profile
+    from nas.latency.profiler import default_table_path, profile
+    from nas.latency.table import LatencyTable
+    from nas.spaces.automaton import best_path, reachable
 
     path = Path(given) if given else default_table_path(header)
     table = LatencyTable.open(path, header)
@@ -143,8 +144,8 @@ def exit_status(result: dict[str, Any]) -> int:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print where the table lies, what it spans and how far it holds; or what the mode has found."""
-    from nas.calibration import Certificate
-    from nas.units import format_latency
+    from nas.latency.calibration import Certificate
+    from nas.utils.units import format_latency
 
     if "imported" in result:
         profile_import.print_result(result)

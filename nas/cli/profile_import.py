@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 
 def run(args: argparse.Namespace, reporter: Reporter, fill: Callable[..., dict[str, Any]]) -> dict[str, Any]:
@@ -24,9 +24,9 @@ def run(args: argparse.Namespace, reporter: Reporter, fill: Callable[..., dict[s
 
 def _folder(folder: Any, table: str | None, reporter: Reporter, fill: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """Put what a board has measured into its table."""
-    from nas.bundle import read_bundle
-    from nas.profiler import make_header
-    from nas.space_file import load_space
+    from nas.latency.offline_bundle import read_bundle
+    from nas.latency.profiler import make_header
+    from nas.spaces.yaml_format import load_space
 
     about, worker = read_bundle(folder)
     space = load_space(str(folder / about["space"]))
@@ -43,10 +43,10 @@ def _published(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from pathlib import Path
 
     from nas.errors import UsageError
-    from nas.published import read_published, source_of, uncovered, write_table
-    from nas.space_file import load_space
-    from nas.table_rows import layer_name
-    from nas.tables import imported_path
+    from nas.latency.catalog import imported_path
+    from nas.latency.published import read_published, source_of, uncovered, write_table
+    from nas.latency.rows import layer_name
+    from nas.spaces.yaml_format import load_space
 
     files = [Path(name) for name in args.imported]
     published = read_published(files)

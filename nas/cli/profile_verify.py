@@ -6,20 +6,20 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 if TYPE_CHECKING:
-    from nas.latency import LatencyTable
-    from nas.space import Space
+    from nas.latency.table import LatencyTable
+    from nas.spaces.search_space import Space
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Measure fresh networks of the table's space on its device, and return how far it is from them."""
     from nas.errors import TableError
-    from nas.profiler import table_header
-    from nas.published import is_published
-    from nas.tables import open_named
-    from nas.verify import verify
+    from nas.latency.catalog import open_named
+    from nas.latency.profiler import table_header
+    from nas.latency.published import is_published
+    from nas.latency.verification import verify
 
     device = args.device or "local"
     table = open_named(args.verify, "--verify")
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 def _space(name: str | None, table: LatencyTable) -> Space:
     """Return the space that the table is certified for, with the classes of its heads; `name` where it is a file."""
     from nas.errors import UsageError
-    from nas.space_file import load_space, space_names
+    from nas.spaces.yaml_format import load_space, space_names
 
     name = name or next((key.partition("@")[0] for key in table.certificates), "mnasnet")
     if not Path(name).is_file() and name not in space_names():
@@ -52,7 +52,7 @@ def _space(name: str | None, table: LatencyTable) -> Space:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print the errors on fresh networks and the verdict."""
-    from nas.calibration import Certificate
+    from nas.latency.calibration import Certificate
 
     print(f"table    {result['table']}")
     print(f"fresh    {Certificate.from_dict(result['certificate'])}")

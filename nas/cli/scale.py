@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli.search import ACCURACY, DEVICE, HOW, NUMBER, REAL, SWITCH, TEXT, WHAT, WHERE, Flags
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 HELP = "scale a network by depth, width and resolution: by a rule, to given latencies, or search for the rule"
 
@@ -85,9 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the family, or what the search for its coefficients found."""
-    from nas.scale_flags import make_job
-    from nas.scale_job import run_family
-    from nas.scale_search import run_scale_search
+    from nas.scaling.coefficient_search import run_scale_search
+    from nas.scaling.family_job import run_family
+    from nas.scaling.settings import make_job
 
     job = make_job({key: value for key, value in vars(args).items() if value is not None})
     return run_scale_search(job, reporter) if job.search else run_family(job, reporter)
@@ -100,7 +100,7 @@ def print_result(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     from nas.scaling.presets import Coefficients
-    from nas.units import format_count, format_latency
+    from nas.utils.units import format_count, format_latency
 
     console = Console()
     if "search" in result:
@@ -155,7 +155,7 @@ def _notes(entry: dict[str, Any]) -> list[str]:
 
 
 def _print_search(result: dict[str, Any], console: Any) -> None:
-    from nas.units import format_latency
+    from nas.utils.units import format_latency
 
     search = result["search"]
     budget = search["budget"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 HELP = "find the most accurate network within a latency target, and prove it on this device"
 
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the result of the search that the experiment file and the flags describe."""
     import dataclasses
 
-    from nas.experiment import Experiment, read_experiment, with_implied
-    from nas.job import run_search
+    from nas.searching.job import run_search
+    from nas.searching.settings import Experiment, read_experiment, with_implied
 
     settings = read_experiment(args.experiment) if args.experiment else {}
     for field in dataclasses.fields(Experiment):
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
             settings[field.name] = given
     experiment = Experiment(**with_implied(settings))
     if experiment.tables and "space" not in settings:
-        from nas.tables import open_named
+        from nas.latency.catalog import open_named
 
         space = str(open_named(experiment.tables[0]).header.get("space", Experiment.space))
         experiment = dataclasses.replace(experiment, space=space)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print the winner of each goal."""
-    from nas.trust import in_words
+    from nas.evaluators.rank_check.records import in_words
 
     if "best" not in result and "goals" not in result:
         print(f"worker        {result['evaluated']} candidates evaluated here, {result['trials']} in all")
@@ -130,7 +130,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def _print_winner(goal: dict[str, Any], of: str) -> None:
-    from nas.units import format_count, format_latency
+    from nas.utils.units import format_count, format_latency
 
     best, target = goal["best"], format_latency(goal["target_latency_ms"])
     predicted, measured = format_latency(best["latency_ms"]["predicted"]), best["latency_ms"]["measured"]

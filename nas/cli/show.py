@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.cli import show_latency
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 HELP = "print a search space's choices and size, or a network's layers and costs"
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the space or the network as data."""
     from nas.errors import UsageError
-    from nas.space_file import load_space
+    from nas.spaces.yaml_format import load_space
 
     space = load_space(args.name)
     if not space.is_network:
@@ -69,8 +69,8 @@ _COSTS = ("params", "macs", "activations", "memory_access", "element_wise_access
 
 
 def _network(space: Any, arch: Any) -> dict[str, Any]:
-    from nas.guidelines import guidelines
-    from nas.network import input_shapes, totals, trace
+    from nas.networks.guidelines import guidelines
+    from nas.networks.network import input_shapes, totals, trace
 
     layers = trace(arch)
     whole = totals(layers)
@@ -103,7 +103,7 @@ def _network(space: Any, arch: Any) -> dict[str, Any]:
 
 def _draw(arch: Any, name: str, path: Path) -> str:
     from nas.errors import UsageError
-    from nas.picture_network import network_svg
+    from nas.networks.diagram import network_svg
 
     try:
         path.write_text(network_svg(arch, name), encoding="utf-8")
@@ -147,7 +147,7 @@ def _print_network(result: dict[str, Any], console: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from nas.units import format_count
+    from nas.utils.units import format_count
 
     table = Table("place", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("block", min_width=18)

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 if TYPE_CHECKING:
-    from nas.distribution import Distribution
-    from nas.latency import LatencyTable
+    from nas.latency.table import LatencyTable
+    from nas.spaces.latency_distribution import Distribution
 
 OWN = "default"
 SHARES = (0.01, 0.1, 0.5, 0.9, 0.99)
@@ -46,13 +46,13 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     """
     if not given(args):
         return {}
-    from nas.compiled import compile_space
-    from nas.distribution import latency_distribution
     from nas.errors import UsageError
-    from nas.lattice import reachable
-    from nas.picture_latency import check_picture, draw_distribution
-    from nas.published import complete, is_published
-    from nas.units import parse_latency
+    from nas.latency.published import complete, is_published
+    from nas.spaces.automaton import reachable
+    from nas.spaces.cost_tables import compile_space
+    from nas.spaces.latency_distribution import latency_distribution
+    from nas.spaces.plots import check_picture, draw_distribution
+    from nas.utils.units import parse_latency
 
     if args.classes is not None and args.classes < 1:
         raise UsageError(f"--classes: must be at least 1: {args.classes}")
@@ -89,9 +89,9 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
 
 def _table(args: argparse.Namespace) -> LatencyTable:
     from nas.errors import TableError, UsageError
-    from nas.latency import LatencyTable
-    from nas.profiler import default_table_path, table_header
-    from nas.tables import open_named
+    from nas.latency.catalog import open_named
+    from nas.latency.profiler import default_table_path, table_header
+    from nas.latency.table import LatencyTable
 
     if args.table not in (None, OWN):
         for flag in set(given(args)) & {"--runtime", "--threads"}:
@@ -114,7 +114,7 @@ def _histogram(distribution: Distribution, end_ms: float, bins: int) -> dict[str
 
 
 def _within(compiled: Any, target_ms: float) -> dict[str, Any]:
-    from nas.distribution import count_within
+    from nas.spaces.latency_distribution import count_within
 
     count = count_within(compiled, target_ms)
     return {"target_ms": target_ms, "share": count.likely / compiled.size, "networks": count._asdict()}
@@ -129,7 +129,7 @@ def print_result(result: dict[str, Any], console: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from nas.units import format_latency
+    from nas.utils.units import format_latency
 
     names = {"0.01": "1 %", "0.1": "10 %", "0.5": "median", "0.9": "90 %", "0.99": "99 %"}
     table = Table("fastest", *names.values(), "slowest", box=SIMPLE_HEAD, pad_edge=False)
@@ -158,7 +158,7 @@ def _percent(share: float) -> str:
 
 
 def _print_histogram(histogram: dict[str, list[float]], console: Any) -> None:
-    from nas.units import format_latency
+    from nas.utils.units import format_latency
 
     marks = " #" if console.options.ascii_only else " ▁▂▃▄▅▆▇█"
     steps = len(marks) - 1

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.progress import Reporter
+from nas.utils.reporting import Reporter
 
 HELP = "train a network, a run's winner or an architecture fully, and write what export takes"
 
@@ -63,9 +63,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     import dataclasses
 
     from nas.errors import UsageError
-    from nas.recipe import RECIPES, Recipe
-    from nas.registry import lookup
-    from nas.train_job import TrainJob, run_train
+    from nas.training.job import TrainJob, run_train
+    from nas.training.recipe import RECIPES, Recipe
+    from nas.utils.registry import lookup
 
     def given(kind: Any, left_out: str = "") -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(kind) if field.name != left_out]
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print what the network can do, and where it lies."""
-    from nas.units import format_count
+    from nas.utils.units import format_count
 
     print(f"architecture  {result['architecture']}, {result['network']}")
     print(f"accuracy      {result['test_accuracy']:.1%} on the test set of {result['data']['name']}, "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nas.architecture import Scalar
+from nas.controllers.base import Problem, Told
 from nas.controllers.cmaes import CMAESController
 from nas.controllers.evolution import EvolutionController
 from nas.controllers.exhaustive import ExhaustiveController
@@ -21,8 +22,7 @@ from nas.controllers.random import RandomController
 from nas.controllers.reinforce import reinforce
 from nas.controllers.surrogate import SurrogateController
 from nas.controllers.tpe import TPEController
-from nas.domain import Choices
-from nas.problem import Problem, Told
+from nas.spaces.encoding import Choices
 
 
 class Controller(Protocol):

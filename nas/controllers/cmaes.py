@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.known import Known, worth
-from nas.domain import Choices, Domain, Floats, Indices, Integers
+from nas.controllers.base import Problem, Told
+from nas.controllers.seen_networks import Known, worth
 from nas.errors import UsageError
-from nas.problem import Problem, Told
+from nas.spaces.encoding import Choices, Domain, Floats, Indices, Integers
 
 EXPLORE = 0.2
 TRIES = 16

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.architecture import Scalar
-from nas.controllers.known import Known
-from nas.domain import Choices, Domain, Indices
+from nas.controllers.base import Problem, Told
+from nas.controllers.seen_networks import Known
 from nas.errors import UsageError
-from nas.problem import Problem, Told
+from nas.spaces.encoding import Choices, Domain, Indices
 
 LARGEST = 1_000_000
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.optuna_study import OptunaStudy
-from nas.domain import Choices
-from nas.problem import Problem, Told
+from nas.controllers.base import Problem, Told
+from nas.controllers.optuna_sampler import OptunaStudy
+from nas.spaces.encoding import Choices
 
 
 class GPController:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.known import Known, worth
-from nas.domain import Choices, Indices
-from nas.problem import Problem, Told
+from nas.controllers.base import Problem, Told
+from nas.controllers.seen_networks import Known, worth
+from nas.spaces.encoding import Choices, Indices
 
 
 class LocalSearchController:

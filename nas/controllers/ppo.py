@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas.controllers.policy_search import PolicySearch
-from nas.domain import Floats, Indices
-from nas.problem import Problem
+from nas.controllers.base import Problem
+from nas.controllers.policy_gradient import PolicySearch
+from nas.spaces.encoding import Floats, Indices
 
 ENTROPY = 0.3
 """The weight of a choice's mean entropy beside advantages of unit spread; with little, a policy narrows by luck."""

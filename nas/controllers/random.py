@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.domain import Choices
-from nas.problem import Problem, Told
+from nas.controllers.base import Problem, Told
+from nas.spaces.encoding import Choices
 
 
 class RandomController:

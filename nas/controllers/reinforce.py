@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas.controllers.policy_search import PolicySearch
-from nas.domain import Floats, Indices
-from nas.problem import Problem
+from nas.controllers.base import Problem
+from nas.controllers.policy_gradient import PolicySearch
+from nas.spaces.encoding import Floats, Indices
 
 ENTROPY = 1e-3
 BATCH = 4

@@ -15,11 +15,11 @@ from functools import cached_property
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.pool import Aim, Batch, Pool
-from nas.domain import Choices, Floats, Indices, Integers
-from nas.gaussian_process import Kernel, Posterior, condition, fit
-from nas.objective import Bools, Goal
-from nas.problem import Problem, Told
+from nas.controllers.base import Problem, Told
+from nas.controllers.candidate_pool import Aim, Batch, Pool
+from nas.controllers.gaussian_process import Kernel, Posterior, condition, fit
+from nas.spaces.encoding import Choices, Floats, Indices, Integers
+from nas.study.objectives import Bools, Goal
 
 BETA = 2.5
 """Less finds the best of easy problems a little sooner and stays beside that of hard ones for long."""

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
-from nas.evaluators.own import OwnEvaluator, load_own, own_epochs
+from nas.evaluators.base import Setup
 from nas.evaluators.proxy_training import ProxyTraining
-from nas.evaluators.setup import Setup
-from nas.evaluators.supernet import SupernetEvaluator
+from nas.evaluators.supernet.evaluator import SupernetEvaluator
 from nas.evaluators.tabular import Tabular
+from nas.evaluators.user_defined import OwnEvaluator, load_own, own_epochs
 from nas.evaluators.zero_cost import zero_cost_evaluator
-from nas.registry import lookup
-from nas.zero_cost import ZERO_COST
+from nas.evaluators.zero_cost_scores import ZERO_COST
+from nas.utils.registry import lookup
 
 
 class Evaluator(Protocol):

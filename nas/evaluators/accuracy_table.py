@@ -22,10 +22,10 @@ from typing import Any
 
 from nas.architecture import Architecture, Scalar
 from nas.errors import DataError, RunError, SpaceError
-from nas.network import canonical
-from nas.registry import nearest
-from nas.space import Searched
-from nas.study import RESULT, read_trials
+from nas.networks.network import canonical
+from nas.spaces.search_space import Searched
+from nas.study.study import RESULT, read_trials
+from nas.utils.registry import nearest
 
 ARCHITECTURE = "architecture"
 _ACCURACY = re.compile(r"accuracy(?:@(\d+))?(?:_(?:seed)?(\d+))?")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from nas.architecture import Architecture
-from nas.evaluators.setup import Setup
-from nas.network import build
-from nas.tasks.images import Pictures
-from nas.training import Recipe, Watch, train
+from nas.evaluators.base import Setup
+from nas.networks.network import build
+from nas.training.loop import Recipe, Watch, train
+from nas.training.tasks.image_datasets import Pictures
 
 KEPT = 3
 

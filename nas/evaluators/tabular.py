@@ -9,9 +9,9 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.evaluators.accuracy_table import read_accuracies
-from nas.evaluators.setup import Setup
-from nas.network import canonical
-from nas.training import TrainingError
+from nas.evaluators.base import Setup
+from nas.networks.network import canonical
+from nas.training.loop import TrainingError
 
 
 class Tabular:

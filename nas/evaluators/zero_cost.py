@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from nas.architecture import Architecture
-from nas.draws import draw
-from nas.evaluators.setup import Setup
-from nas.files import write_json
-from nas.training import TrainingError
-from nas.zero_cost import SIZES, ZERO_COST, draw_batch, score
+from nas.evaluators.base import Setup
+from nas.evaluators.zero_cost_scores import SIZES, ZERO_COST, draw_batch, score
+from nas.spaces.sampling import draw
+from nas.training.loop import TrainingError
+from nas.utils.files import write_json
 
 REFERENCE = 64
 """Random networks of the space that say what a score is worth."""

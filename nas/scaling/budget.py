@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nas.errors import UsageError
-from nas.objective import SOFT, Bools, Floats, Goal, Metrics, Objective, Towards, make_objective
-from nas.registry import lookup
+from nas.study.objectives import SOFT, Bools, Floats, Goal, Metrics, Objective, Towards, make_objective
+from nas.utils.registry import lookup
 
 RESOURCES = ("latency", "macs", "activations")
 OBJECTIVES = ("soft", "hard", "constrained")

@@ -13,14 +13,14 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
-from nas.executors import Executor, Outcome, Task, evaluate_all
-from nas.files import append_rows
-from nas.network import totals, trace
-from nas.progress import Reporter
+from nas.evaluators.executors import Executor, Outcome, Task, evaluate_all
+from nas.networks.network import totals, trace
 from nas.scaling.family import BASE
+from nas.scaling.latency_targets import Scout, Want, meet
 from nas.scaling.presets import Coefficients
-from nas.scaling.rules import DIMENSIONS, Rounding
-from nas.scaling.targets import Scout, Want, meet
+from nas.scaling.scale import DIMENSIONS, Rounding
+from nas.utils.files import append_rows
+from nas.utils.reporting import Reporter
 
 COMPOUND = "compound"
 FORMAT = {"format": 1, "rows": "accuracies of scaled networks"}
@@ -28,7 +28,7 @@ FORMAT = {"format": 1, "rows": "accuracies of scaled networks"}
 
 @dataclass(frozen=True)
 class Entry:
-    """A network that is compared, with the accuracy of each seed; `strays` as in `nas.scaling.targets.Met`.
+    """A network that is compared, with the accuracy of each seed; `strays` as in `nas.scaling.latency_targets.Met`.
 
     It takes `times^phi` the base's latency, whatever its rule's own phi for that is.
     """

@@ -8,10 +8,10 @@ from typing import Any
 
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import SpaceError
-from nas.network import Totals, canonical, totals, trace
+from nas.networks.block_schema import arguments
+from nas.networks.network import Totals, canonical, totals, trace
 from nas.scaling.presets import Coefficients, Point
-from nas.scaling.rules import CHANNELS, Factors, Rounding, scale
-from nas.schema import arguments
+from nas.scaling.scale import CHANNELS, Factors, Rounding, scale
 
 BASE = "base"
 

@@ -12,13 +12,13 @@ from itertools import product
 import numpy as np
 
 from nas.architecture import Architecture, Scalar
-from nas.domain import Domain, Facts, Indices
 from nas.errors import SpaceError, UsageError
-from nas.identity import hex_digest, record_text, tuple_text
-from nas.network import canonical, totals, trace
+from nas.networks.network import canonical, totals, trace
 from nas.scaling.presets import Coefficients
-from nas.scaling.rules import DIMENSIONS, Factors, Rounding, missing_dimensions, scale
-from nas.space import Choices, Proxy, Values
+from nas.scaling.scale import DIMENSIONS, Factors, Rounding, missing_dimensions, scale
+from nas.spaces.encoding import Domain, Facts, Indices
+from nas.spaces.identity import hex_digest, record_text, tuple_text
+from nas.spaces.search_space import Choices, Proxy, Values
 
 LARGEST = 20_000
 FAR = 4000.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from nas.architecture import Scalar
-from nas.scaling.rules import DIMENSIONS, Factors, Rounding
+from nas.scaling.scale import DIMENSIONS, Factors, Rounding
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""LiteRT (TensorFlow Lite) on the CPU with its XNNPACK delegate, converted by litert-torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.devices.runtimes.support import DeviceArray, converting, installed, quick_decompositions, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class LiteRtRuntime:
+    """Exports .tflite with inputs in NCHW; runs it with `threads` threads. The device needs ai-edge-litert and numpy.
+
+    The graph is channels-last inside, so it begins and ends with a transposition.
+    """
+
+    suffix = ".tflite"
+
+    def version(self) -> str:
+        """Return ai-edge-litert's version."""
+        return installed("litert", "ai_edge_litert", "ai-edge-litert")
+
+    def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
+        """Write a flatbuffer with inputs "args_0", ... Raises ExportError, DeviceError without litert-torch."""
+        import torch
+
+        with converting("litert"):
+            installed("litert", "litert_torch", "litert-torch")
+            import litert_torch
+
+            with torch.no_grad(), quick_decompositions():
+                litert_torch.convert(model, tuple(inputs)).export(str(path))
+
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+        """Return one inference on `inputs`."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        with silent():
+            interpreter = Interpreter(path, num_threads=threads)
+            interpreter.allocate_tensors()
+        # The file lists the inputs in an order of its own; their names end in ours: serving_default_args_1.
+        ordered = sorted(interpreter.get_input_details(), key=lambda detail: _number(detail["name"]))
+        for detail, array in zip(ordered, inputs):
+            interpreter.set_tensor(detail["index"], array)
+        output = interpreter.get_output_details()[0]["index"]
+
+        def run() -> Sequence[Any]:
+            interpreter.invoke()
+            return [DeviceArray(lambda: interpreter.get_tensor(output))]
+
+        return run
+
+
+def _number(name: str) -> int:
+    (number,) = re.findall(r"args_(\d+)", name)
+    return int(number)

@@ -1,0 +1,99 @@
+"""ncnn on the CPU, converted by pnnx."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.devices.runtimes.support import DeviceArray, converting, installed
+from nas.errors import ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PARAM, BIN = "model.ncnn.param", "model.ncnn.bin"
+UNWANTED = ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")
+
+
+class NcnnRuntime:
+    """Exports a zip of ncnn's two files; runs them with `threads` threads. The device needs ncnn and numpy.
+
+    Weights and arithmetic are float32: use_fp16_* and use_bf16_* are off (ncnn's defaults are on), Winograd and
+    the packed layouts stay on. ncnn has no batch axis: its maps are (C, H, W), and the outputs get the axis back.
+    """
+
+    suffix = ".ncnn.zip"
+
+    def version(self) -> str:
+        """Return ncnn's version."""
+        return installed("ncnn", "ncnn", "ncnn")
+
+    def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
+        """Write the zip. Raises ExportError, DeviceError without pnnx."""
+        with converting("ncnn"), tempfile.TemporaryDirectory(prefix="nas-pnnx-") as folder:
+            installed("ncnn", "pnnx", "pnnx")
+            import pnnx
+
+            _trace(model, inputs, Path(folder) / "model.pt")
+            shapes = ",".join(f"[{','.join(map(str, tensor.shape))}]f32" for tensor in inputs)
+            # The program itself: pnnx.export() runs it too, then imports and runs the Python file that it writes.
+            unwanted = [f"{name}={os.devnull}" for name in UNWANTED]
+            command = [pnnx.EXEC_PATH, "model.pt", f"inputshape={shapes}", "fp16=0", *unwanted]
+            command += [f"ncnnparam={PARAM}", f"ncnnbin={BIN}"]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+            _check(Path(folder), done)
+            with zipfile.ZipFile(path, "w") as archive:
+                for name in (PARAM, BIN):
+                    archive.write(Path(folder) / name, name)
+
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+        """Return one inference on `inputs`."""
+        import ncnn
+        import numpy as np
+
+        net = ncnn.Net()
+        net.opt.num_threads = threads
+        net.opt.use_vulkan_compute = False
+        for option in dir(net.opt):
+            if option.startswith(("use_fp16", "use_bf16")):
+                setattr(net.opt, option, False)
+        with tempfile.TemporaryDirectory(prefix="nas-ncnn-") as folder:
+            with zipfile.ZipFile(path) as archive:
+                for name in (PARAM, BIN):
+                    archive.extract(name, folder)
+            net.load_param(str(Path(folder) / PARAM))
+            net.load_model(str(Path(folder) / BIN))
+        maps = [ncnn.Mat(np.ascontiguousarray(array[0])).clone() for array in inputs]
+
+        def run() -> Sequence[Any]:
+            extractor = net.create_extractor()
+            for index, values in enumerate(maps):
+                extractor.input(f"in{index}", values)
+            _, output = extractor.extract("out0")
+            return [DeviceArray(lambda: np.array(output)[np.newaxis])]
+
+        return run
+
+
+def _trace(model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
+    import torch
+
+    jit: Any = torch.jit
+    with torch.no_grad():
+        jit.trace(model, tuple(inputs), check_trace=False).save(str(path))
+
+
+def _check(folder: Path, done: subprocess.CompletedProcess[str]) -> None:
+    """Raise ExportError unless pnnx wrote a graph of operators that ncnn has."""
+    param = folder / PARAM
+    lines = param.read_text(encoding="utf-8").splitlines()[2:] if param.is_file() else []
+    foreign = sorted({line.split()[0] for line in lines if "." in line.split()[0] or "::" in line.split()[0]})
+    if done.returncode or not lines or not (folder / BIN).is_file() or foreign:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        reason = f"ncnn has no operator {', '.join(foreign)}" if foreign else last
+        raise ExportError(f"runtime 'ncnn' cannot convert this network: {reason}")

@@ -1,0 +1,54 @@
+"""OpenVINO on the CPU, in float32 and one stream. It reads ONNX, so no second format is made."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.devices.runtimes.onnxruntime import OnnxRuntime
+from nas.devices.runtimes.support import DeviceArray, installed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class OpenVinoRuntime:
+    """Exports ONNX; OpenVINO compiles it at load for `threads` threads. The device needs openvino and numpy.
+
+    INFERENCE_PRECISION_HINT is f32: the default is bfloat16 on processors that have it, and 1e-3 off.
+    """
+
+    suffix = ".onnx"
+
+    def version(self) -> str:
+        """Return openvino's version."""
+        return installed("openvino", "openvino", "openvino")
+
+    def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
+        """Write an ONNX file, that of the runtime onnxruntime."""
+        OnnxRuntime().export(model, inputs, path)
+
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+        """Return one inference on `inputs`."""
+        import openvino
+
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        request = _core().compile_model(path, "CPU", settings).create_infer_request()
+        for index, array in enumerate(inputs):
+            request.set_input_tensor(index, openvino.Tensor(array))
+
+        def run() -> Sequence[Any]:
+            request.infer()
+            return [DeviceArray(lambda: request.get_output_tensor(0).data)]
+
+        return run
+
+
+@functools.cache
+def _core() -> Any:
+    """Return OpenVINO's core: it takes longer to make than a block to compile."""
+    import openvino
+
+    return openvino.Core()

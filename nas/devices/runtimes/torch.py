@@ -1,0 +1,88 @@
+"""PyTorch eager, channels-last, from a torch.export program: no source is needed on the device."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.devices.runtimes.support import DeviceArray, converting, exported_program
+from nas.errors import DeviceError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class TorchRuntime:
+    """Exports a .pt2 program; runs its operators one by one with `threads` intra-op threads.
+
+    On "cuda" the model and its inputs lie on the current GPU, a run ends with a synchronization, so that a wall
+    clock sees the whole of it, and float32 is float32 (no TF32).
+    """
+
+    suffix = ".pt2"
+
+    def __init__(self, device: str = "cpu"):
+        self.device = device
+
+    def version(self) -> str:
+        """Return torch's version, with the name of the GPU. Raises DeviceError where one of them is missing."""
+        name = "torch" if self.device == "cpu" else f"torch_{self.device}"
+        try:
+            import torch
+        except ImportError as error:
+            raise DeviceError(f"runtime '{name}' is not installed: pip install torch ({error})") from error
+        if self.device == "cpu":
+            return str(torch.__version__)
+        if not torch.cuda.is_available():
+            built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+            raise DeviceError(f"runtime '{name}': no CUDA device (torch {torch.__version__}, {built})")
+        return f"{torch.__version__}-{re.sub(r'[^a-z0-9]+', '-', torch.cuda.get_device_name().lower())}"
+
+    def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
+        """Write a torch.export program. Raises ExportError."""
+        import torch
+
+        with converting("torch"):
+            torch.export.save(exported_program(model, inputs), str(path))
+
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+        """Return one inference on `inputs`."""
+        import torch
+        from torch.export import passes
+
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = passes.move_to_device_pass(torch.export.load(path), self.device)
+            model: Any = program.module()
+        model = model.to(memory_format=torch.channels_last)
+        tensors = [torch.from_numpy(array).to(self.device, memory_format=torch.channels_last) for array in inputs]
+        synchronize: Callable[[], object] = torch.cuda.synchronize if self.device == "cuda" else lambda: None
+
+        def run() -> Sequence[Any]:
+            with torch.inference_mode():
+                output = model(*tensors)
+            synchronize()
+            return [DeviceArray(lambda: output.numpy(force=True))]
+
+        return run
+
+    def flusher(self, size: int) -> Callable[[], None] | None:
+        """Return a function that evicts the GPU's second-level cache; None on the processor."""
+        import torch
+
+        if self.device == "cpu" or not size:
+            return None
+        whole = max(size, 2 * torch.cuda.get_device_properties().L2_cache_size)
+        buffer = torch.empty(whole, dtype=torch.uint8, device=self.device)
+
+        def flush() -> None:
+            buffer.zero_()
+            torch.cuda.synchronize()
+
+        return flush

@@ -1,0 +1,56 @@
+"""torch.compile (inductor) on the CPU, channels-last, compiled on the device when the model is loaded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.devices.runtimes.torch import TorchRuntime
+from nas.errors import DeviceError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class TorchCompileRuntime:
+    """Exports a .pt2 program, as the runtime torch; load() compiles it for `threads` threads: seconds for each model.
+
+    The device needs torch and a C++ compiler ($CXX, or g++ on the path).
+    """
+
+    suffix = ".pt2"
+
+    def version(self) -> str:
+        """Return torch's version."""
+        return TorchRuntime().version()
+
+    def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
+        """Write a torch.export program."""
+        TorchRuntime().export(model, inputs, path)
+
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+        """Return one inference on `inputs`, compiled. Raises DeviceError without a C++ compiler."""
+        import torch
+        from torch._inductor import config, cpp_builder, exc
+
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler as error:
+            raise DeviceError("runtime 'torch_compile' needs a C++ compiler on the device: install g++") from error
+        torch.set_num_threads(threads)
+        config.compile_threads = 1  # no pool of compiler processes beside what is measured
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = torch.export.load(path).module()
+        model = model.to(memory_format=torch.channels_last)
+        compiled = torch.compile(model, dynamic=False)
+        tensors = [torch.from_numpy(array).contiguous(memory_format=torch.channels_last) for array in inputs]
+
+        def run() -> Sequence[Any]:
+            with torch.inference_mode():
+                return [compiled(*tensors).numpy()]
+
+        run()
+        return run

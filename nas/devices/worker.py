@@ -1,0 +1,178 @@
+"""`python -m nas.devices.worker`: measures exported models on the device. Standard library, numpy and one runtime.
+
+Reads one JSON object a line from stdin. The first is {"runtime", "threads"}. {"put": name, "size": n} is followed by
+the n bytes of a file, which is kept under the working directory until the next batch is done. Every other is a batch,
+{"graphs": [{"key", "path", "shapes"[, "memory": true]}], "protocol": {...}, "seed"}.
+
+Answers one JSON object a line: {"settings", "device"}, what the process got and where it runs; for a batch
+{"loaded": key} for each graph, {"key", "at", "ms": [...]} for each visit, with "energy_mj" and "memory_bytes" where
+they were asked for and the device tells, {"alive": true} where nothing else was said
+for some seconds, and {"done": true}; or {"error": text}, after which it ends. Runs on Python 3.9 and later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import random
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from nas.devices.energy_and_memory import energy_meter, peak_memory
+from nas.devices.example_inputs import example_inputs
+from nas.devices.processor import describe_processor
+from nas.devices.runtimes import RUNTIMES, Runtime
+from nas.devices.timing import Clock, Protocol, Run, flusher, interleave
+from nas.errors import DeviceError, NasError
+from nas.utils.registry import lookup
+
+BEAT_S = 5.0
+Answer = Callable[[dict[str, Any]], None]
+
+
+def main() -> None:
+    """Serve batches until stdin ends or nobody reads the answers."""
+    answers = _private_stdout()
+
+    def answer(content: dict[str, Any]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            _serve(sys.stdin.buffer, answer)
+        except NasError as error:
+            answer({"error": str(error)})
+        except BrokenPipeError:
+            raise
+        except Exception as error:  # whatever a runtime throws at a graph that it cannot take
+            traceback.print_exc()
+            answer({"error": f"the worker failed: {type(error).__name__}: {' '.join(str(error).split())}"})
+
+
+def _private_stdout() -> TextIO:
+    """Return stdout for the answers alone; what libraries print goes to stderr."""
+    private = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return private
+
+
+def _serve(requests: BinaryIO, answer: Answer) -> None:
+    setup = json.loads(requests.readline())
+    runtime, threads = lookup(RUNTIMES, setup["runtime"], "runtime")(), setup["threads"]
+    answer({"settings": _settings(runtime, threads), "device": describe_processor()})
+    clock = getattr(runtime, "clock", time.perf_counter_ns)
+    real = clock is time.perf_counter_ns
+    epoch = time.time() - clock() / 1e9 if real else 0.0
+    busy = time.process_time_ns if real and threads == 1 else None
+    stored: set[str] = set()
+    for line in iter(requests.readline, b""):
+        request = json.loads(line)
+        if "put" in request:
+            stored.add(_store(request["put"], request["size"], requests))
+            continue
+        request["runtime"] = setup["runtime"]
+        _measure(request, runtime, threads, (clock, epoch, busy), answer)
+        for top in stored:
+            shutil.rmtree(top, ignore_errors=True)
+        stored.clear()
+        answer({"done": True})
+
+
+def _settings(runtime: Runtime, threads: int) -> dict[str, Any]:
+    version = runtime.version()
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise DeviceError(f"numpy is not installed: pip install numpy ({error})") from error
+    return {
+        **claim_processor(threads),
+        "runtime_version": version,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+    }
+
+
+def _store(name: str, size: int, requests: BinaryIO) -> str:
+    """Write the next `size` bytes to the file `name` and return the folder that it made for that."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+        raise DeviceError(f"a file must lie in a folder under the working directory: {name!r}")
+    data = requests.read(size)
+    if len(data) < size:
+        raise DeviceError(f"{name}: ended after {len(data)} of {size} bytes")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path.parts[0]
+
+
+def _measure(
+    batch: dict[str, Any], runtime: Runtime, threads: int, time_base: tuple[Clock, float, Clock | None], answer: Answer
+) -> None:
+    runs = {}
+    for graph in batch["graphs"]:
+        runs[graph["key"]] = runtime.load(graph["path"], example_inputs(graph["shapes"]), threads)
+        answer({"loaded": graph["key"]})
+    protocol = Protocol(**batch["protocol"])
+    own = getattr(runtime, "flusher", lambda size: None)(protocol.flush_bytes)
+    flush = _beating(own or flusher(protocol.flush_bytes), answer)
+    clock, epoch, busy = time_base
+    joules = energy_meter(batch["runtime"].endswith("_cuda")) if protocol.energy_ms else None
+    memory = _peaks(batch, threads, answer)
+    for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, flush, epoch, busy, joules):
+        costs = {**visit.costs, **memory.pop(visit.key, {})}
+        answer({"key": visit.key, "at": round(visit.at, 4), "ms": [round(ms, 6) for ms in visit.ms], **costs})
+
+
+def _peaks(batch: dict[str, Any], threads: int, answer: Answer) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for graph in batch["graphs"]:
+        if not graph.get("memory"):
+            continue
+        peak = peak_memory(batch["runtime"], graph["path"], graph["shapes"], threads, lambda: answer({"alive": True}))
+        found[graph["key"]] = {} if peak is None else {"memory_bytes": peak}
+        answer({"alive": True})
+    return found
+
+
+def _beating(flush: Run, answer: Answer) -> Run:
+    """Return `flush` that, before a timed call, says every BEAT_S that the worker lives: a slow round is not a hang."""
+    last = time.monotonic()
+
+    def beat() -> None:
+        nonlocal last
+        if time.monotonic() - last > BEAT_S:
+            answer({"alive": True})
+            last = time.monotonic()
+        flush()
+
+    return beat
+
+
+def claim_processor(threads: int) -> dict[str, Any]:
+    """Ask for undisturbed time on the processor as far as this user may, and return what was granted."""
+    got: dict[str, Any] = {"pinned": [], "scheduler": "default", "malloc": bool(os.environ.get("MALLOC_TOP_PAD_"))}
+    with contextlib.suppress(AttributeError, OSError):
+        allowed = sorted(os.sched_getaffinity(0))
+        if threads < len(allowed):
+            os.sched_setaffinity(0, allowed[-threads:])
+        got["pinned"] = sorted(os.sched_getaffinity(0))
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        got["scheduler"] = "fifo"
+    except (AttributeError, OSError):
+        with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:  # noqa: PTH123
+            autogroup.write("-19")
+            got["scheduler"] = "autogroup -19"
+    return got
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How well an evaluator ranks networks, checked against reference trainings."""

@@ -1,0 +1,1 @@
+"""Weight sharing: one trained supernet evaluates every network of a space."""

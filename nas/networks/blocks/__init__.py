@@ -1,0 +1,57 @@
+"""The block families. A block is one nn.Module; its signature is its schema in the YAML files.
+
+`__init__(self, in_channels, *, ...)` takes at most 8 scalar keywords. Heads and necks take
+`in_channels: tuple[int, ...]` and a list of feature maps. To add one: write a file, add a line here.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nas.networks.blocks.classifier import Classifier
+from nas.networks.blocks.condense import Condense
+from nas.networks.blocks.condensed import Condensed
+from nas.networks.blocks.conv import Conv
+from nas.networks.blocks.conv_classifier import ConvClassifier
+from nas.networks.blocks.dense import DenseLayer
+from nas.networks.blocks.fbnet_block import FBNetBlock
+from nas.networks.blocks.features import Features
+from nas.networks.blocks.fire import Fire
+from nas.networks.blocks.fused_mbconv import FusedMBConv
+from nas.networks.blocks.mbconv import MBConv
+from nas.networks.blocks.norm_classifier import NormClassifier
+from nas.networks.blocks.osa import OSA
+from nas.networks.blocks.pelee_stem import PeleeStem
+from nas.networks.blocks.plain_conv import PlainConv
+from nas.networks.blocks.pool import Pool
+from nas.networks.blocks.separable import Separable
+from nas.networks.blocks.shufflenet_v1 import ShuffleNetV1Unit
+from nas.networks.blocks.shufflenet_v2 import ShuffleNetV2Unit
+from nas.networks.blocks.squeezenext import SqueezeNext
+from nas.networks.blocks.transition import Transition
+from nas.networks.blocks.two_way_dense import TwoWayDense
+
+BLOCKS: dict[str, type[nn.Module]] = {
+    "conv": Conv,
+    "separable": Separable,
+    "mbconv": MBConv,
+    "fused_mbconv": FusedMBConv,
+    "fbnet_block": FBNetBlock,
+    "shufflenet_v1": ShuffleNetV1Unit,
+    "shufflenet_v2": ShuffleNetV2Unit,
+    "osa": OSA,
+    "pool": Pool,
+    "plain_conv": PlainConv,
+    "fire": Fire,
+    "squeezenext": SqueezeNext,
+    "dense": DenseLayer,
+    "transition": Transition,
+    "two_way_dense": TwoWayDense,
+    "pelee_stem": PeleeStem,
+    "condense": Condense,
+    "condensed": Condensed,
+    "classifier": Classifier,
+    "conv_classifier": ConvClassifier,
+    "norm_classifier": NormClassifier,
+    "features": Features,
+}

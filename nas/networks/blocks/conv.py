@@ -1,0 +1,34 @@
+"""The plain convolution, as stem, as downsampling and as a choice of MnasNet's space."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nas.networks.blocks.layers import Activation, DropConnect, Skip, conv_bn_act, skip_layer, squeeze_excite
+
+
+class Conv(nn.Module):
+    """Convolution, BN, activation [, SE] [+ skip]."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        out_channels: int,
+        stride: int = 1,
+        kernel_size: int = 3,
+        groups: int = 1,
+        activation: Activation = "relu",
+        se_ratio: float = 0.0,
+        skip: Skip = "none",
+    ):
+        super().__init__()
+        self.conv = conv_bn_act(in_channels, out_channels, kernel_size, stride, groups, activation)
+        self.se = squeeze_excite(out_channels, in_channels, se_ratio, activation)
+        self.skip = skip_layer(skip, in_channels, out_channels, stride)
+        self.drop_connect = DropConnect()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        y: Tensor = self.se(self.conv(x))
+        return y if self.skip is None else self.drop_connect(y) + self.skip(x)

@@ -1,0 +1,53 @@
+"""The fused inverted bottleneck (EfficientNet-EdgeTPU 2019; EfficientNetV2, Tan and Le 2021, section 3.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nas.networks.blocks.layers import (
+    Activation,
+    DropConnect,
+    Skip,
+    SqueezeFrom,
+    conv_bn_act,
+    skip_layer,
+    squeeze_excite,
+)
+
+
+class FusedMBConv(nn.Module):
+    """k x k expand, BN, activation [, SE], 1x1 project, BN [+ skip].
+
+    One dense convolution stands for MBConv's expansion and depthwise convolution. Where the expansion has the
+    input's channels there is no projection: k x k, BN, activation [, SE] [+ skip]. SE is as in MBConv.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        out_channels: int,
+        stride: int = 1,
+        kernel_size: int = 3,
+        expand_ratio: float = 4.0,
+        se_ratio: float = 0.0,
+        se_from: SqueezeFrom = "input",
+        activation: Activation = "swish",
+        skip: Skip = "identity",
+    ):
+        super().__init__()
+        if expand_ratio < 1:
+            raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
+        hidden = round(in_channels * expand_ratio)
+        projects = hidden != in_channels
+        width = hidden if projects else out_channels
+        self.expand = conv_bn_act(in_channels, width, kernel_size, stride, activation=activation)
+        self.se = squeeze_excite(width, in_channels, se_ratio, activation, se_from)
+        self.project = conv_bn_act(width, out_channels, activation="none") if projects else nn.Identity()
+        self.skip = skip_layer(skip, in_channels, out_channels, stride)
+        self.drop_connect = DropConnect()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        y: Tensor = self.project(self.se(self.expand(x)))
+        return y if self.skip is None else self.drop_connect(y) + self.skip(x)

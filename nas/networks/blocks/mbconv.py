@@ -1,0 +1,59 @@
+"""The mobile inverted bottleneck of MobileNetV2 (Sandler et al. 2018, section 3.3).
+
+With the squeeze-and-excitation of MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019,
+section 5) and EfficientNet (Tan and Le 2019, section 4).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nas.networks.blocks.layers import (
+    Activation,
+    DropConnect,
+    Skip,
+    SqueezeFrom,
+    conv_bn_act,
+    skip_layer,
+    squeeze_excite,
+)
+
+
+class MBConv(nn.Module):
+    """[1x1 expand, BN, activation,] depthwise, BN, activation [, SE], 1x1 project, BN [+ skip].
+
+    The expansion has round(in_channels * expand_ratio) channels; where these are the input's, there is none.
+    SE squeezes to a part of the input's channels with the block's activation and a sigmoid gate (MnasNet,
+    EfficientNet), or to a part of the expansion, rounded to 8, with ReLU and a hard sigmoid (MobileNetV3).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        out_channels: int,
+        stride: int = 1,
+        kernel_size: int = 3,
+        expand_ratio: float = 6.0,
+        se_ratio: float = 0.0,
+        se_from: SqueezeFrom = "input",
+        activation: Activation = "relu",
+        skip: Skip = "identity",
+    ):
+        super().__init__()
+        if expand_ratio < 1:
+            raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
+        hidden = round(in_channels * expand_ratio)
+        self.expand: nn.Module = nn.Identity()
+        if hidden != in_channels:
+            self.expand = conv_bn_act(in_channels, hidden, activation=activation)
+        self.depthwise = conv_bn_act(hidden, hidden, kernel_size, stride, hidden, activation)
+        self.se = squeeze_excite(hidden, in_channels, se_ratio, activation, se_from)
+        self.project = conv_bn_act(hidden, out_channels, activation="none")
+        self.skip = skip_layer(skip, in_channels, out_channels, stride)
+        self.drop_connect = DropConnect()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        y: Tensor = self.project(self.se(self.depthwise(self.expand(x))))
+        return y if self.skip is None else self.drop_connect(y) + self.skip(x)

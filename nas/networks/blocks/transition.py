@@ -1,0 +1,41 @@
+"""What stands between two dense blocks (DenseNet, Huang et al. 2017, section 3; DSOD, Shen et al. 2017)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from nas.networks.blocks.preactivation import bn_relu_conv
+
+
+class Transition(nn.Module):
+    """BN, ReLU, 1x1 convolution [, 2x2 pool with stride 2].
+
+    It keeps `compression` of the channels, or gives `out_channels` where those are not 0. The average pool
+    drops an odd last row as DenseNet's does, the max pool keeps it as DSOD's does.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        compression: float = 0.5,
+        out_channels: int = 0,
+        pool: Literal["average", "max", "none"] = "average",
+    ):
+        super().__init__()
+        if not 0 < compression <= 1:
+            raise ValueError(f"compression must lie in (0, 1]: {compression}")
+        width = out_channels or int(in_channels * compression)
+        if width < 1:
+            raise ValueError(f"compression {compression} leaves no channels of {in_channels}")
+        self.layers = nn.Sequential(*bn_relu_conv(in_channels, width))
+        self.pool: nn.Module = nn.Identity()
+        if pool != "none":
+            self.pool = nn.AvgPool2d(2) if pool == "average" else nn.MaxPool2d(2, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, width, H / 2, W / 2), or of the same size without a pool."""
+        y: Tensor = self.pool(self.layers(x))
+        return y

@@ -1,0 +1,164 @@
+"""A network as a folder that runs without us: model.py, model.safetensors, model.onnx and a card, all checked."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nas import __version__
+from nas.architecture import Architecture
+from nas.devices.runtimes import find_runtime, make_runtime
+from nas.errors import DeviceError, ExportError, RunError
+from nas.networks.network import build, deploy, totals, trace
+from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nas.networks.standalone_source import standalone_source
+from nas.utils.files import write_json
+from nas.utils.units import format_count
+
+TOLERANCE = 1e-4
+"""Largest difference of an exported output, relative to the largest output (at least 1)."""
+
+
+def export_folder(
+    arch: Architecture, model: nn.Module, folder: Path, runtime: str, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write `model`, of `arch`, as a folder and return its card; the folder appears only when it is checked.
+
+    `facts` are what the card says besides. Raises ExportError where the exported network's output differs, and
+    RunError where the folder is not an export of ours.
+    """
+    if folder.exists() and not (folder / "card.json").is_file():
+        raise RunError(f"{folder}: exists and is not an exported network")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    model = model.cpu().to(memory_format=torch.contiguous_format).eval()
+    with torch.no_grad():
+        output = model(check_input(arch.resolution))
+    card = {**_card(arch, output), **facts}
+    try:
+        _write(arch, model, partial, runtime, card)
+        _check_python(partial)
+        for name in dict.fromkeys(["onnxruntime", runtime]):
+            _check_runtime(partial, name, arch, output)
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return card
+
+
+def exported_in(folder: Path) -> Path:
+    """Return the folder of a run's winner, or `folder` itself. Raises RunError where a run has several winners."""
+    if (folder / "model").is_dir():
+        return folder / "model"
+    several = sorted(path.name for path in folder.glob("model-*") if path.is_dir())
+    if several and not (folder / "card.json").exists():
+        raise RunError(
+            f"{folder}: has a winner for each of its goals, give one of them: "
+            f"{', '.join(str(folder / name) for name in several)}"
+        )
+    return folder
+
+
+def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]]:
+    """Return architecture, network and card of an exported folder. Raises RunError where it is not one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / "card.json").is_file():
+        raise RunError(f"{folder}: not an exported network: it holds neither card.json nor, as a finished run, model/")
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        arch = Architecture.from_dict(card["blocks"], str(folder / "card.json"))
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise RunError(f"{folder}: not an exported network: {error}") from error
+    model = build(arch)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"{folder / 'model.safetensors'}: {' '.join(str(error).split())[:200]}") from error
+    return arch, model.eval(), card
+
+
+def check_input(resolution: int) -> Tensor:
+    """Return the input whose output the card holds: (1, 3, R, R) from -1 to 1."""
+    return torch.linspace(-1, 1, 3 * resolution**2).reshape(1, 3, resolution, resolution)
+
+
+def _card(arch: Architecture, output: Tensor) -> dict[str, Any]:
+    whole = totals(trace(arch))
+    return {
+        "architecture": arch.digest,
+        "blocks": arch.to_dict(),
+        "resolution": arch.resolution,
+        "params": whole.params,
+        "macs": whole.macs,
+        "preprocessing": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "scale": "RGB / 255"},
+        "check": {"input": "torch.linspace(-1, 1, 3 * R * R).reshape(1, 3, R, R)", "output": output.tolist()},
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("torch", "torchvision", "optuna", "onnxruntime", "numpy", "scikit-learn")
+    return {
+        "hwnas": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    title = f"Architecture {arch.digest}: {format_count(card['params'])} parameters, {format_count(card['macs'])} MACs"
+    (folder / "model.py").write_text(standalone_source(arch, f"{title} at {arch.resolution} px."), encoding="utf-8")
+    write_json(folder / "card.json", card)
+    deployed, inputs = deploy(model), [torch.zeros(1, 3, arch.resolution, arch.resolution)]
+    for name in dict.fromkeys(["onnxruntime", runtime]):
+        target = find_runtime(name)
+        target.export(deployed, inputs, folder / f"model{target.suffix}")
+
+
+def _check_python(folder: Path) -> None:
+    """Run the exported file as a user would, in a process of its own that cannot see us."""
+    command = [sys.executable, "-I", str((folder / "model.py").resolve())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise ExportError(f"{folder / 'model.py'}: does not run: {last}")
+
+
+def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor) -> None:
+    try:
+        runtime = make_runtime(name)
+    except DeviceError:  # the library is on the device that was searched for, not here
+        return
+    path = folder / f"model{runtime.suffix}"
+    outputs = runtime.load(str(path), [check_input(arch.resolution).numpy()], 1)()
+    if not outputs:  # the null runtime runs nothing
+        return
+    difference = (torch.as_tensor(np.array(outputs[0])) - expected).abs().max().item()
+    if difference > TOLERANCE * max(1.0, expected.abs().max().item()):
+        raise ExportError(f"{path}: its output differs from the network's by {difference:.2g}")

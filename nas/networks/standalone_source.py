@@ -1,0 +1,161 @@
+"""A network as one readable Python file of plain torch: the source of the parts that it uses, and how to build it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from nas.architecture import Architecture
+from nas.networks.block_schema import takes_maps
+from nas.networks.blocks import BLOCKS
+from nas.networks.network import Layer, Network, in_channels, trace
+from nas.utils.registry import lookup
+
+MAIN = '''
+def load(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Network:
+    """Return the network in eval mode with the weights of a safetensors file."""
+    network = build()
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+def check_input() -> Tensor:
+    """Return the input that `card.json` holds the output of: (1, 3, R, R) from -1 to 1."""
+    return torch.linspace(-1, 1, 3 * RESOLUTION**2).reshape(1, 3, RESOLUTION, RESOLUTION)
+
+
+def main() -> None:
+    """Load the weights, run one image, and compare the output with the one that was exported."""
+    card = json.loads(Path(__file__).with_name("card.json").read_text(encoding="utf-8"))
+    network = load()
+    with torch.no_grad():
+        output = network(check_input())
+    expected = torch.tensor(card["check"]["output"])
+    difference = (output - expected).abs().max().item()
+    params = sum(parameter.numel() for parameter in network.parameters())
+    print(f"{params} parameters, input (1, 3, {RESOLUTION}, {RESOLUTION}), output {tuple(output.shape)}")
+    print(f"largest difference to the exported network's output: {difference:.2g}")
+    if difference > 1e-4 * max(1.0, expected.abs().max().item()):
+        raise SystemExit("the output differs from the exported network's")
+
+
+if __name__ == "__main__":
+    main()
+'''
+MAIN_IMPORTS = {
+    "json": {""},
+    "pathlib": {"Path"},
+    "torch": {"", "Tensor", "nn"},
+    "safetensors.torch": {"load_file"},
+}
+
+
+@dataclass
+class Bundle:
+    """Definitions in an order in which each stands after what it uses, and the imports that they need."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    imports: dict[str, set[str]] = field(default_factory=dict)
+
+    def add(self, module: ModuleType, name: str) -> None:
+        """Add the definition of `name` in `module` and all that it uses of ours."""
+        if name in self.sources:
+            return
+        tree = ast.parse(inspect.getsource(module))
+        nodes, imported = _definitions(tree), _imports(tree)
+        node = nodes[name]
+        self.sources[name] = ""
+        for used in sorted({part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {name}):
+            if used in nodes:
+                self.add(module, used)
+            elif used in imported:
+                self._import(used, *imported[used])
+        self.sources[name] = self.sources.pop(name) + _source(module, node)
+
+    def _import(self, used: str, origin: str, name: str) -> None:
+        if origin.partition(".")[0] == __name__.partition(".")[0]:
+            self.add(importlib.import_module(origin), name)
+        else:
+            self.imports.setdefault(origin, set()).add(name if name == used else f"{name} as {used}")
+
+
+def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
+    found: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = node
+    return found
+
+
+def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
+    """Return {name used: (module, name there)}; the name is "" for a module itself."""
+    found: dict[str, tuple[str, str]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.asname or alias.name: (node.module or "", alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name: (alias.name, "") for alias in node.names}
+    return found
+
+
+def _source(module: ModuleType, node: Any) -> str:
+    lines = inspect.getsource(module).splitlines()
+    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+    return "\n".join(lines[first - 1 : node.end_lineno])
+
+
+def standalone_source(arch: Architecture, title: str) -> str:
+    """Return the text of a Python file that builds `arch`, loads model.safetensors beside it, and checks itself."""
+    layers = trace(arch)
+    bundle = Bundle(imports={key: set(names) for key, names in MAIN_IMPORTS.items()})
+    for spec in dict.fromkeys(layer.spec.op for layer in layers):
+        block = lookup(BLOCKS, spec, "block")
+        bundle.add(importlib.import_module(block.__module__), block.__name__)
+    bundle.add(importlib.import_module(Network.__module__), Network.__name__)
+    parts = [
+        f'"""{title}\n\nWritten by nas (https://pypi.org/project/hwnas); it needs torch and safetensors, not nas.\n"""',
+        "from __future__ import annotations",
+        _import_lines(bundle.imports),
+        f"RESOLUTION = {arch.resolution}",
+        *_spaced(bundle.sources),
+        _build_function(arch, layers) + "\n" + MAIN.rstrip(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _spaced(sources: dict[str, str]) -> list[str]:
+    return [f"\n{text}" if text.startswith(("class ", "def ", "@")) else text for text in sources.values()]
+
+
+def _import_lines(imports: dict[str, set[str]]) -> str:
+    lines = []
+    for module, names in imports.items():
+        named = sorted(name for name in names if name and not name.startswith(" as "))
+        lines += [f"import {module}{name}" for name in sorted(names) if not name or name.startswith(" as ")]
+        if named:
+            lines.append(f"from {module} import {', '.join(named)}")
+    return "\n".join(sorted(lines))
+
+
+def _build_function(arch: Architecture, layers: tuple[Layer, ...]) -> str:
+    remaining = iter(layers)
+    lines = ["", "def build() -> Network:", '    """Return the network with fresh weights."""', "    stages = ["]
+    for stage in arch.stages:
+        lines.append("        [")
+        lines += [f"            {_call(next(remaining))}," for _ in stage]
+        lines.append("        ],")
+    lines += ["    ]", f"    return Network(stages, {_call(next(remaining))})", ""]
+    return "\n".join(lines)
+
+
+def _call(layer: Layer) -> str:
+    channels: Any = in_channels(layer)
+    first = channels if takes_maps(layer.spec.op) else channels[0]
+    args = ", ".join([repr(first), *(f"{key}={value!r}" for key, value in layer.spec.args)])
+    return f"{lookup(BLOCKS, layer.spec.op, 'block').__name__}({args})"

@@ -1,0 +1,74 @@
+"""A picture of how latency is distributed over a space."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from nas.errors import UsageError
+from nas.spaces.latency_distribution import Distribution
+from nas.utils.units import format_latency
+
+SUFFIXES = (".png", ".svg")
+BARS = 120
+MARKED = {0.01: "1 %", 0.1: "10 %", 0.5: "median", 0.9: "90 %"}
+
+
+def check_picture(path: Path, flag: str) -> Path:
+    """Return `path`. Raises UsageError where no picture can be written there, before anything is computed."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{flag}: the picture's name must end in {' or '.join(SUFFIXES)}: '{path}'")
+    if not path.parent.is_dir():
+        raise UsageError(f"{flag}: {path} cannot be written: no such folder: '{path.parent}'")
+    return path
+
+
+def draw_distribution(distribution: Distribution, title: str, target_ms: float | None, path: Path) -> None:
+    """Draw the share of the networks over latency, its quantiles and the target. Raises UsageError for a full disk."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(8, 4.5), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    fastest, slowest = float(distribution.edges_ms[0]), float(distribution.edges_ms[-1])
+    end = min(max(distribution.quantile(0.999), target_ms or 0.0), slowest)
+    edges = np.linspace(fastest, end, BARS + 1)
+    shares = distribution.histogram(edges)
+    middles = (edges[:-1] + edges[1:]) / 2
+    within = middles <= (slowest if target_ms is None else target_ms)
+    width = edges[1] - edges[0]
+    axes.bar(middles[within], shares[within], width, color="tab:blue", alpha=0.75)
+    axes.bar(middles[~within], shares[~within], width, color="0.8")
+    top = 1.18 * float(shares.max())
+    for share, name in MARKED.items():
+        latency = distribution.quantile(share)
+        axes.axvline(latency, color="0.35", linewidth=0.8, linestyle=":")
+        axes.annotate(f"{name}\n{format_latency(latency)}", (latency, top), (2, -2), textcoords="offset points",
+                      fontsize=7.5, va="top", color="0.25", zorder=5,
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5})  # fmt: skip
+    if target_ms is not None:
+        share = distribution.share_within(target_ms)
+        label = f"target {format_latency(target_ms)}: {share:.3g} of all" if share < 0.001 else (
+            f"target {format_latency(target_ms)}: {share:.1%} within")  # fmt: skip
+        axes.axvline(target_ms, color="tab:red", linewidth=1.2, label=label)
+    sums = axes.twinx()
+    curve = np.linspace(fastest, end, 4 * BARS)
+    sums.plot(curve, [distribution.share_within(float(ms)) for ms in curve], color="tab:orange", linewidth=1.3)
+    sums.set(ylim=(0, 1.18), ylabel="share of networks within, cumulative")
+    sums.yaxis.set_major_formatter(PercentFormatter(1.0))
+    sums.yaxis.label.set_color("tab:orange")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(xlim=(fastest, end), ylim=(0, top), xlabel="predicted latency, ms",
+             ylabel=f"share of networks per {width:.2g} ms")  # fmt: skip
+    axes.set_title(f"{title}: {distribution.total:.3g} networks, {format_latency(fastest)} to "
+                   f"{format_latency(slowest)}", fontsize=10)  # fmt: skip
+    if target_ms is not None:
+        axes.legend(loc="center right", fontsize=8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:])
+    try:
+        path.write_bytes(picture.getvalue())
+    except OSError as error:
+        raise UsageError(f"--plot: {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""Training: tasks, recipes, the training loop and its checkpoints."""

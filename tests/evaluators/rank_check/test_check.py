@@ -1,0 +1,218 @@
+"""`nas check-proxy`: a reference that survives kills, figures for every evaluator, and a search that knows them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nas.cli.main import main
+from nas.errors import RunError
+from nas.evaluators.rank_check.rank_correlation import ceiling
+from nas.evaluators.rank_check.records import in_words, known
+from nas.evaluators.rank_check.reference_trainings import Reference, Training, stratified_networks
+from nas.networks.network import totals, trace
+from nas.spaces.yaml_format import load_space
+from nas.utils.paths import shipped
+
+DATA: dict[str, Any] = {
+    "resolution": 8,
+    "stages": [
+        {"block": "conv", "out_channels": [8, 16], "kernel_size": [3, 5], "stride": 2},
+        {"block": "mbconv", "depth": [1, 2], "kernel_size": [1, 3], "expand_ratio": [1, 2, 4], "out_channels": 16},
+    ],
+    "head": {"block": "classifier", "num_classes": 10},
+    "proxy": {"resolution": 8, "epochs": 2, "images": 200},
+    "supernet": {"epochs": 1, "children": 1},
+}
+
+
+@pytest.fixture
+def space_path(tmp_path: Path) -> str:
+    path = tmp_path / "few.yaml"
+    path.write_text(yaml.safe_dump(DATA))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+
+
+def check(space_path: str, folder: Path, *more: str) -> list[str]:
+    return ["check-proxy", "--space", space_path, "--networks", "5", "--run", str(folder), "--quiet", *more]
+
+
+def test_a_check_from_end_to_end(space_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = check(space_path, tmp_path / "run", "--evaluator", "supernet", "--evaluator", "synflow")
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "5 networks of few@" in printed
+    assert "one seed by another: Kendall" in printed
+    result = json.loads((tmp_path / "run" / "check.json").read_text())
+    names = [judged["name"] for judged in result["evaluators"]]
+    assert names == ["supernet", "synflow", "params", "macs", "training, 1 of 2 epochs", "training, 2 of 2 epochs"]
+    for judged in result["evaluators"]:
+        low, high = judged["agreement"]["kendall_interval"]
+        assert -1 <= low <= judged["agreement"]["kendall"] <= high <= 1
+        assert judged["cheaper"] > 0
+    assert result["reference"]["noise"] > 0
+    assert result["settings"]["epochs"] == 2
+    assert (tmp_path / "run" / "check.png").read_bytes().startswith(b"\x89PNG")
+    lines = (tmp_path / "run" / "reference.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 5 * 2
+    assert main([*command, "--json"]) == 0  # nothing is trained again
+    assert (tmp_path / "run" / "reference.jsonl").read_text().splitlines() == lines
+    again = json.loads(capsys.readouterr().out)
+    assert [item["scores"] for item in again["evaluators"]] == [item["scores"] for item in result["evaluators"]]
+
+
+def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["search", "--space", space_path, "--target-latency", "1s", "--runtime", "null", "--evaluator", "params",
+              "--trials", "2", "--final-epochs", "1", "--final-images", "100"]  # fmt: skip
+    assert main([*search, "--run", str(tmp_path / "before"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["evaluator_check"] is None
+    assert "was never checked" in said.err
+    assert main(check(space_path, tmp_path / "run", "--evaluator", "params")) == 0
+    capsys.readouterr()
+    assert main([*search, "--run", str(tmp_path / "after"), "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)["evaluator_check"]
+    assert found["agreement"]["networks"] == 5
+    assert in_words(found) in said.err
+    key, settings = load_space(space_path).key, json.loads(said.out)["settings"]["proxy"]
+    assert known(key, "digits", settings) == found
+    assert known(key, "digits", {**settings, "evaluator": "macs"}) is not None
+    assert known(key, "digits", {**settings, "evaluator": "synflow"}) is None
+    assert known(key, "cifar10", settings) is None
+    trained = json.loads((tmp_path / "run" / "check.json").read_text())["evaluators"][-1]
+    assert trained["settings"]["evaluator"] == "proxy_training"
+    assert known(key, "digits", trained["settings"]) is not None
+
+
+def test_killed_trainings_are_not_repeated(space_path: str, tmp_path: Path) -> None:
+    path = tmp_path / "cut" / "reference.jsonl"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "nas.cli.main"]
+    arguments = ("--evaluator", "params", "--proxy-epochs", "3")
+    process = subprocess.Popen([*command, *check(space_path, tmp_path / "cut", *arguments)], env=environment)
+    while process.poll() is None and not (path.exists() and path.read_text().count("\n") >= 3):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = path.read_text().splitlines()
+    with path.open("a") as file:
+        file.write('{"digest": "cut off')
+    for name in ("cut", "whole"):
+        subprocess.run([*command, *check(space_path, tmp_path / name, *arguments)], env=environment, check=True)
+    assert path.read_text().splitlines()[: len(kept)] == kept
+
+    def accuracies(name: str) -> Any:
+        return json.loads((tmp_path / name / "check.json").read_text())["reference"]["accuracies"]
+
+    assert accuracies("cut") == accuracies("whole")
+
+
+def test_trainings_side_by_side_are_the_same_trainings(space_path: str, tmp_path: Path) -> None:
+    for jobs in ("1", "2"):
+        assert main(check(space_path, tmp_path / jobs, "--evaluator", "params", "--jobs", jobs)) == 0
+    stored = [
+        sorted(
+            (row["digest"], row["seed"], row["curve"])
+            for line in (tmp_path / jobs / "reference.jsonl").read_text().splitlines()[1:]
+            for row in [json.loads(line)]
+        )
+        for jobs in ("1", "2")
+    ]
+    assert stored[0] == stored[1]
+
+
+def test_a_training_that_is_killed_ends_the_check_in_one_line(
+    space_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.evaluators.rank_check.reference_trainings._train", _die)
+    assert main(check(space_path, tmp_path / "run", "--evaluator", "params")) == 2
+    assert "a training process was killed" in capsys.readouterr().err
+
+
+def _die(arch: Any, seed: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_reference_is_a_sample_of_all_that_networks_cost() -> None:
+    space = load_space("cifar")
+    archs = stratified_networks(space, 12, 0)
+    macs = [totals(trace(arch)).macs for arch in archs]
+    assert macs == sorted(macs)
+    assert macs[-1] > 5 * macs[0]
+    assert len({arch.digest for arch in archs}) == 12
+    assert archs == stratified_networks(space, 12, 0)
+    assert archs != stratified_networks(space, 12, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("rubbish", "line 2: not JSON"),
+        ('{"digest": "x"}', "line 2: not a finished training"),
+        ('{"seed": 0, "curve": [2], "processor_s": 1, "architecture": {}}', "line 2: not an architecture"),
+        ("[]", "line 2: not a finished training"),
+    ],
+)
+def test_a_broken_reference_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "reference.jsonl"
+    path.write_text(json.dumps({"format": 1, "settings": {"epochs": 2}}) + "\n" + line + "\n")
+    with pytest.raises(Exception, match=message):
+        Reference.open(path, {"epochs": 2})
+
+
+def test_a_reference_of_other_settings_is_refused(tmp_path: Path) -> None:
+    reference = Reference.open(tmp_path / "a.jsonl", {"epochs": 2})
+    arch = stratified_networks(load_space("cifar"), 4, 0)[0]
+    reference.add(Training(arch, 0, (0.1, 0.2), 1.5))
+    again = Reference.open(tmp_path / "a.jsonl", {"epochs": 2, "new": 1})
+    assert again.trainings == reference.trainings
+    with pytest.raises(RunError, match="other settings: epochs is 2 there and 3 now"):
+        Reference.open(tmp_path / "a.jsonl", {"epochs": 3})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--networks", "3"], "--networks: must be at least 4: 3"),
+        (["--seeds", "0"], "--seeds: must be at least 1: 0"),
+        (["--evaluator", "synflo"], "unknown evaluator 'synflo'; did you mean 'synflow'?"),
+        (["--space", "cifa"], "unknown search space 'cifa'; did you mean 'cifar'?"),
+        (["--data", "/nowhere"], "unknown data set or folder '/nowhere'"),
+        (["--supernet", "/nowhere"], "holds no supernet"),
+        (["--accuracies", "/nowhere.csv"], "/nowhere.csv"),
+        (["--evaluator", "proxy_training"], "proxy_training is what the reference is made by"),
+        (["--space", "mobilenet_v2_0.35"], "'mobilenet_v2_0.35' has 1 networks to judge by"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-proxy", "--run", str(tmp_path / "run"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recorded_reference_is_of_the_shipped_space() -> None:
+    space = load_space("cifar").for_classes(10)
+    path = shipped("experiments") / "cifar_reference.jsonl"
+    reference = Reference.open(path, {"space": space.key, "epochs": space.proxy.epochs, "train_images": 10_000})
+    archs = stratified_networks(space, 20, 0)
+    assert reference.missing(archs, (0, 1)) == []
+    assert ceiling(reference.accuracies(archs, (0, 1))).kendall == pytest.approx(0.86, abs=0.005)

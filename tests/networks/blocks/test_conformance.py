@@ -1,0 +1,167 @@
+"""The conformance suite of blocks: every entry of BLOCKS takes part without being named here."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nas.devices.runtimes import make_runtime
+from nas.errors import SpaceError
+from nas.networks.block_schema import Keyword, block_spec, keywords, takes_maps
+from nas.networks.blocks import BLOCKS
+from nas.networks.cost_counter import CostCounter
+from nas.networks.network import deploy, make_block, traced
+
+REQUIRED = {"out_channels": 24, "mid_channels": 8, "growth_rate": 8, "squeeze_channels": 8, "expand_channels": 16}
+OTHERS: dict[str, list[Any]] = {
+    "kernel_size": [5],
+    "se_ratio": [0.25],
+    "expand_ratio": [1.0, 3.0],
+    "groups": [2],
+    "num_classes": [10],
+    "hidden_channels": [32],
+    "num_layers": [2],
+}
+IN_CHANNELS, SIZE = 16, 14
+
+
+def variants(op: str) -> list[dict[str, Any]]:
+    """Return keywords that build `op`: the required ones alone, then with each other keyword changed."""
+    base = {name: REQUIRED[name] for name, keyword in keywords(op).items() if keyword.required}
+    found = [base]
+    for name, keyword in keywords(op).items():
+        found += [{**base, name: value} for value in other_values(name, keyword)]
+    if "out_channels" in base:
+        found.append({**base, "out_channels": IN_CHANNELS})
+    return [args for args in found if buildable(op, args)]
+
+
+def other_values(name: str, keyword: Keyword) -> list[Any]:
+    if keyword.words:
+        return [word for word in keyword.words if word != keyword.default]
+    if keyword.type is bool:
+        return [not keyword.default]
+    if name == "stride":
+        return [stride for stride in (1, 2) if stride != keyword.default]
+    return OTHERS.get(name, [])
+
+
+def buildable(op: str, args: dict[str, Any]) -> bool:
+    try:
+        traced(block_spec(op, args), shape(op))
+    except SpaceError:
+        return False
+    return True
+
+
+def shape(op: str) -> Any:
+    single = (IN_CHANNELS, SIZE, SIZE)
+    return (single,) if takes_maps(op) else single
+
+
+CASES = [(op, args) for op in BLOCKS for args in variants(op)]
+
+
+def module_and_input(op: str, args: dict[str, Any], batch: int = 2) -> tuple[torch.nn.Module, Any]:
+    torch.manual_seed(0)
+    module = make_block(block_spec(op, args), (IN_CHANNELS,))
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(layer.bias, -0.5, 0.5)
+            layer.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
+            layer.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    x = torch.randn(batch, IN_CHANNELS, SIZE, SIZE)
+    return module, ([x] if takes_maps(op) else x)
+
+
+@pytest.mark.parametrize("op", BLOCKS)
+def test_every_block_can_be_built_by_the_suite(op: str) -> None:
+    assert variants(op), "give REQUIRED a value for its required keywords"
+
+
+@pytest.mark.parametrize(("op", "args"), CASES, ids=str)
+def test_the_meta_trace_equals_a_real_run(op: str, args: dict[str, Any]) -> None:
+    layer = traced(block_spec(op, args), shape(op))
+    module, x = module_and_input(op, args, batch=1)
+    with torch.no_grad(), CostCounter() as cost:
+        y = module.eval()(x)
+    assert tuple(y.shape[1:]) == layer.out_shape
+    assert (cost.macs, cost.memory_access) == (layer.macs, layer.memory_access)
+    assert (cost.activations, cost.element_wise_access) == (layer.activations, layer.element_wise_access)
+    assert (cost.peak_activation, tuple(cost.convolutions)) == (layer.peak_activation, layer.convolutions)
+    assert sum(p.numel() for p in module.parameters()) == layer.params
+    if "out_channels" in args:
+        assert layer.out_shape[0] == args["out_channels"]
+    stride = args.get("stride", keywords(op)["stride"].default) if "stride" in keywords(op) else None
+    if stride is not None and not {"padding", "kernel_size", "ceil_mode"} & set(args):
+        assert layer.out_shape[1] == -(-SIZE // stride)
+
+
+@pytest.mark.parametrize(("op", "args"), CASES, ids=str)
+def test_every_parameter_gets_a_gradient(op: str, args: dict[str, Any]) -> None:
+    module, x = module_and_input(op, args)
+    image = x[0] if takes_maps(op) else x
+    image.requires_grad_()
+    module.train()(x).square().sum().backward()
+    assert image.grad is not None and image.grad.abs().sum() > 0
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize(("op", "args"), CASES, ids=str)
+def test_the_deployed_block_computes_the_same(op: str, args: dict[str, Any]) -> None:
+    module, x = module_and_input(op, args)
+    with torch.no_grad():
+        expected = module.eval()(x)
+        deployed = deploy(module)
+        torch.testing.assert_close(deployed(x), expected, rtol=1e-5, atol=1e-5)
+    for sequence in deployed.modules():
+        if isinstance(sequence, torch.nn.Sequential):
+            pairs = itertools.pairwise(sequence)
+            assert not any(isinstance(a, torch.nn.Conv2d) and isinstance(b, torch.nn.BatchNorm2d) for a, b in pairs)
+
+
+@pytest.mark.parametrize("op", BLOCKS)
+def test_a_block_exports(op: str, tmp_path: Path) -> None:
+    module, x = module_and_input(op, variants(op)[0], batch=1)
+    runtime = make_runtime("onnxruntime")
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = deploy(module)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.block([image] if takes_maps(op) else image)
+            return y
+
+    image = x[0] if takes_maps(op) else x
+    runtime.export(Wrapped().eval(), [image], tmp_path / "block.onnx")
+    (output,) = runtime.load(str(tmp_path / "block.onnx"), [image.numpy()], 1)()
+    torch.testing.assert_close(torch.from_numpy(np.asarray(output)), Wrapped()(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "message"),
+    [
+        ("mbconv", {"out_channels": 8, "expand_ratio": 0.5}, "expand_ratio must be at least 1: 0.5"),
+        ("mbconv", {"out_channels": 8, "kernel_size": 4}, "kernel_size must be odd and at least 1: 4"),
+        ("conv", {"out_channels": 8, "groups": 3}, "groups must divide the channels: 16 -> 8, groups 3"),
+        ("conv", {"out_channels": 8, "se_ratio": 1.5}, r"se_ratio must lie in \[0, 1\]: 1.5"),
+        ("shufflenet_v2", {"out_channels": 23}, "out_channels must be even: 23"),
+        ("shufflenet_v2", {"out_channels": 12}, "out_channels must exceed in_channels"),
+        ("osa", {"out_channels": 8, "mid_channels": 8, "stride": 4}, "stride must be 1 or 2: 4"),
+        ("osa", {"out_channels": 8, "mid_channels": 8, "num_layers": 0}, "num_layers must be at least 1: 0"),
+        ("classifier", {"num_classes": 1}, "num_classes must be at least 2: 1"),
+    ],
+)
+def test_a_block_that_cannot_be_names_rule_and_value(op: str, args: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        traced(block_spec(op, args), shape(op))

@@ -1,0 +1,303 @@
+"""The grid of coefficients: its points and facts, budgets and objectives, and which points are measured."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas.architecture import Architecture
+from nas.controllers import CONTROLLERS
+from nas.controllers.base import Problem, Told
+from nas.errors import UsageError
+from nas.networks.network import canonical, totals, trace
+from nas.scaling.budget import RESOURCES, Budget, check_budget, make_budgeted
+from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spot_of, spots
+from nas.scaling.grid_latencies import Bench, bench_counted, bench_latency, check_any
+from nas.scaling.presets import Coefficients
+from nas.scaling.scale import Factors, Rounding, scale
+from nas.searching.loop import derive_seed
+from nas.spaces.search_space import Proxy
+from nas.spaces.yaml_format import parse_space
+from nas.study.objectives import SOFT, Metrics
+from nas.utils.reporting import Reporter
+from tests.helpers.scaled_networks import BASE, Scripted, macs, noise
+
+ROUNDING = Rounding(divisor=4, resolution_step=4)
+QUIET = Reporter(quiet=True)
+GRID = make_grid(BASE, 0.2, 2.0, False, ROUNDING, Proxy())
+SPOTS = spots(GRID, lambda _: None)
+FIRST = spot_of(BASE, {})
+EVERY = list({spot.architecture.digest: spot for spot in SPOTS if spot and spot.architecture != BASE}.values())
+COSTS: dict[str, Callable[[Spot], float]] = {
+    "latency": lambda spot: 2.0 * spot.macs / 1e6,
+    "macs": lambda spot: float(spot.macs),
+    "activations": lambda spot: float(spot.activations),
+}
+NO_DEPTH = {
+    "resolution": 32,
+    "stages": [{"block": "conv", "out_channels": 16, "stride": 2}, {"block": "conv", "out_channels": 16}],
+    "head": {"block": "classifier", "num_classes": 10},
+}
+
+
+def metrics_of(spot: Spot, accuracy: float) -> Metrics:
+    return Metrics(accuracy, COSTS["latency"](spot), spot.params, spot.macs, activations=spot.activations)
+
+
+def test_the_grid_goes_to_where_one_dimension_takes_the_budget_and_further_for_what_grows_slower() -> None:
+    by_macs = make_grid(BASE, 0.1, 2.0, True, ROUNDING, Proxy())
+    assert by_macs.values[0] == tuple(round(1 + index / 10, 1) for index in range(11))
+    assert by_macs.values[1] == by_macs.values[2] == (1.0, 1.1, 1.2, 1.3, 1.4)  # 1.5 squared is over 2
+    assert by_macs.size == 11 * 5 * 5
+    other = make_grid(BASE, 0.1, 2.0, False, ROUNDING, Proxy())
+    assert other.values[0][-1] == 2.5
+    assert (other.values[1][-1], other.values[2][-1]) == (2.0, 1.6)  # activations grow as width, not its square
+    assert all(values[0] == 1.0 and list(values) == sorted(set(values)) for values in other.values)
+    assert by_macs.key != other.key
+    assert by_macs.key != replace(by_macs, rounding=Rounding()).key
+    assert by_macs.key == make_grid(BASE, 0.1, 2.0, True, ROUNDING, Proxy(8)).key
+
+
+def test_points_are_all_of_them_the_last_dimension_fastest_and_decode_as_the_rule_scales() -> None:
+    points = list(GRID.points())
+    assert points == [dict(zip(GRID.choices, values, strict=True)) for values in product(*GRID.values)]
+    assert len(points) == GRID.size == len(SPOTS)
+    for choices in random.Random(0).sample(points, 12):
+        factors = Factors(*(float(choices[key]) for key in ("depth", "width", "resolution")))
+        assert GRID.decode(choices) == scale(BASE, factors, ROUNDING)
+        assert GRID.coefficients(choices).at(1) == factors
+    assert GRID.decode(points[0]) == BASE
+    drawn = GRID.sample(random.Random(3))
+    assert drawn in points
+    assert drawn == GRID.sample(random.Random(3))
+
+
+def test_a_dimension_that_the_base_lacks_is_no_choice() -> None:
+    base = canonical(parse_space("plain", NO_DEPTH, "plain.yaml").decode({}))
+    grid = make_grid(base, 0.25, 2.0, True, ROUNDING, Proxy())
+    assert grid.values[0] == (1.0,)
+    assert list(grid.choices) == ["width", "resolution"]
+    assert grid.coefficients({"width": 1.25, "resolution": 1.0}) == Coefficients(1.0, 1.25, 1.0)
+    assert len(spots(grid, lambda _: None)) == grid.size
+
+
+@pytest.mark.parametrize("step", [1e-9, 1e-320, 0.004])
+def test_a_step_that_makes_too_many_points_is_told_before_they_are_made(step: float) -> None:
+    with pytest.raises(
+        UsageError,
+        match=r"--step: makes more than 20,000 points up to 2 times the base",
+    ):
+        make_grid(BASE, step, 2.0, True, ROUNDING, Proxy())
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [(0.0, "must be above zero: 0"), (-0.1, "must be above zero"), (math.nan, "must be above zero: nan"),
+     (math.inf, "must be above zero: inf"), (3.0, "is over what may grow: 3")],
+)  # fmt: skip
+def test_a_step_that_makes_no_grid_is_one_line(step: float, message: str) -> None:
+    with pytest.raises(UsageError, match=f"--step: {message}"):
+        make_grid(BASE, step, 2.0, False, ROUNDING, Proxy())
+
+
+def test_of_equal_networks_the_point_stands_for_all_that_promises_the_growth_they_have() -> None:
+    assert len(EVERY) < GRID.size - 1
+    for choices, spot in zip(GRID.points(), SPOTS, strict=True):
+        assert spot is not None
+        assert spot.architecture == canonical(GRID.decode(choices))
+        assert canonical(GRID.decode(spot.choices)) == spot.architecture
+    for spot in EVERY:
+        equal = [choices for choices, other in zip(GRID.points(), SPOTS, strict=True) if other is spot]
+        growths = [GRID.coefficients(choices).at(1).growth for choices in equal]
+        promised, real = GRID.coefficients(spot.choices).at(1).growth, spot.macs / FIRST.macs
+        assert abs(math.log(promised / real)) == pytest.approx(min(abs(math.log(g / real)) for g in growths))
+    found = {id(spot) for spot in SPOTS}
+    assert len(found) == len({spot.architecture.digest for spot in SPOTS if spot})
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_the_facts_of_the_domain_are_those_of_every_decoded_point(resource: str) -> None:
+    holed: list[Spot | None] = [None if place % 11 == 5 else spot for place, spot in enumerate(SPOTS)]
+    domain = grid_domain(GRID, holed, COSTS[resource])
+    rows = domain.every()
+    assert domain.size == len(rows) == GRID.size
+    facts = domain.facts(rows)
+    for place, choices in enumerate(GRID.points()):
+        assert domain.decode(rows[place]) == choices
+        if holed[place] is None:
+            assert 1000 * max(COSTS[resource](spot) for spot in EVERY) < facts.latency_ms[place] < np.inf
+            continue
+        arch = canonical(GRID.decode(choices))
+        whole = totals(trace(arch))
+        assert facts.keys[place] == arch.digest
+        assert facts.latency_ms[place] == COSTS[resource](spot_of(arch, {}))
+        assert facts.features[place].tolist() == pytest.approx([math.log(whole.macs), math.log(whole.params)])
+    assert len(set(facts.keys.tolist())) >= len({spot.architecture.digest for spot in holed if spot})
+    some = rows[[7, 3, 3]]
+    assert domain.facts(some).keys.tolist() == facts.keys[[7, 3, 3]].tolist()
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_a_budget_admits_what_misses_it_by_the_tolerance_at_most(resource: str) -> None:
+    budget = Budget(resource, 50.0, 2.0, 0.1)
+    assert budget.target == 100.0
+    assert budget.admits([90.0, 100.0, 110.0]).all()
+    assert not budget.admits([89.9, 110.1, math.inf]).any()
+    spent = {"latency": 7.0, "macs": 8.0, "activations": 9.0}
+    assert budget.of(Metrics(0.5, 7.0, 1, 8, activations=9)) == spent[resource]
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_scores_are_those_of_the_paper_by_hand(resource: str) -> None:
+    metrics = Metrics(0.8, 30.0, 1, 60, activations=90)
+    cost = {"latency": 30.0, "macs": 60.0, "activations": 90.0}[resource]
+    budget = Budget(resource, cost / 2.1, 2.0, 0.1)  # the network is 5 % over
+    ratio = cost / budget.target
+    assert ratio == pytest.approx(1.05)
+    expected = {("soft", None): 0.8 * ratio**SOFT, ("soft", -0.3): 0.8 * ratio**-0.3, ("soft", 0.0): 0.8,
+                ("hard", None): 0.8 / ratio, ("constrained", None): 0.8}  # fmt: skip
+    for (name, exponent), score in expected.items():
+        objective: Any = make_budgeted(name, budget, exponent)
+        assert objective.score(metrics) == pytest.approx(score)
+        assert objective(metrics) == (objective.score(metrics),)
+        assert objective.scores(np.array([0.8]), np.array([cost])) == pytest.approx([score])
+        assert objective.holds(metrics)
+        assert objective.directions == ("maximize",)
+        (goal,) = objective.goals
+        assert goal.score(metrics) == objective.score(metrics)
+        assert goal.holds(metrics)
+        far = replace(metrics, latency_ms=60.0, macs=120, activations=180)
+        assert not objective.holds(far)
+        assert not objective.admits(2 * cost)
+        assert not objective.admits(cost / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "exponent", "message"),
+    [("hard", -0.1, "--exponent: is of the objective 'soft', not of 'hard'"),
+     ("soft", 0.5, r"--exponent: must lie in \[-10, 0\]: 0.5"), ("soft", math.nan, r"--exponent: must lie in")],
+)  # fmt: skip
+def test_an_exponent_that_cannot_be_is_one_line(name: str, exponent: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_budgeted(name, Budget("macs", 1.0), exponent)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(("memory", 2.0, 0.1, "soft"), "--budget: unknown budget 'memory'; known: activations, latency, macs"),
+     (("latencey", 2.0, 0.1, "soft"), "did you mean 'latency'"), (("macs", 1.0, 0.1, "soft"), "--times: must be above"),
+     (("macs", math.nan, 0.1, "soft"), "--times"), (("macs", 2.0, 0.0, "soft"), "--tolerance: must lie between 0 and"),
+     (("macs", 2.0, 1.0, "soft"), "--tolerance"), (("macs", 2.0, 0.1, "pareto"), "--objective: unknown objective")],
+)  # fmt: skip
+def test_a_budget_that_cannot_be_is_one_line(given: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_budget(*given)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("resource", ["latency", "activations"])
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_every_controller_walks_the_grid_within_its_budget(name: str, resource: str) -> None:
+    """Asks are points, the same for the same seed, also where of a third of the points nothing can be made."""
+    holed: list[Spot | None] = [None if place % 3 == 1 else spot for place, spot in enumerate(SPOTS)]
+    budget = Budget(resource, COSTS[resource](FIRST), 2.0, 0.2)
+    problem = Problem(grid_domain(GRID, holed, COSTS[resource]), make_budgeted("soft", budget, None))
+    by_point = dict(zip((str(point) for point in GRID.points()), holed, strict=True))
+    admitted = {spot.architecture.digest for spot in holed if spot and budget.admits(COSTS[resource](spot))}
+    assert len(admitted) > 4
+
+    def walk() -> list[Any]:
+        controller, asked = CONTROLLERS[name](problem), []
+        for number in range(14):
+            choices = controller.ask(derive_seed(5, number))
+            asked.append(choices)
+            spot = by_point[str({key: choices[key] for key in GRID.choices})]
+            if spot is None or number % 6 == 5:
+                controller.tell(Told(choices, None, None))
+            else:
+                metrics = metrics_of(spot, 0.5 + 0.3 * noise(spot.architecture.digest))
+                controller.tell(Told(choices, metrics, problem.objective(metrics)))
+        return asked
+
+    first = walk()
+    assert first == walk()
+    assert all(set(choices) == set(GRID.choices) for choices in first)
+    if name == "exhaustive":
+        walked = [spot.architecture.digest for spot in map(by_point.get, map(str, first[: len(admitted)])) if spot]
+        assert len(set(walked)) == min(len(admitted), len(first))
+        assert set(walked) <= admitted
+
+
+def cubic(arch: Architecture) -> float:
+    """A latency that is no power of anything: some overhead, and a share for each layer."""
+    return float(1.0 + 0.15 * len(list(arch.blocks())) + 5 * (macs(arch) / macs(BASE)) ** 0.9)
+
+
+def rough(arch: Architecture) -> float:
+    return cubic(arch) * (1 + 0.03 * noise(arch.digest))
+
+
+@pytest.mark.parametrize("truth", [cubic, rough])
+def test_what_a_budget_of_latency_admits_is_what_the_true_latencies_admit(truth: Any) -> None:
+    stopwatch = Scripted(truth)
+    bench = bench_latency(FIRST, EVERY, 2.0, 0.1, stopwatch, QUIET)
+    budget = Budget("latency", bench.base_ms, 2.0, 0.1)
+    assert bench.base_ms == truth(BASE)
+    assert all(bench.latency_ms[digest] == truth(arch) for digest, arch in known(bench).items())
+    admitted = {digest for digest, ms in bench.latency_ms.items() if budget.admits(ms)}
+    true = {spot.architecture.digest for spot in EVERY if budget.admits(truth(spot.architecture))}
+    assert admitted <= true
+    assert len(admitted) >= 0.9 * min(len(true), 48)
+    assert len(bench.latency_ms) < len(EVERY)  # what is far from the budget is not measured
+    assert all(session[0] == BASE.digest for session in stopwatch.timed)
+    others = [digest for session in stopwatch.timed for digest in session[1:]]
+    assert len(others) == len(set(others))
+
+
+def known(bench: Bench) -> dict[str, Architecture]:
+    every = {spot.architecture.digest: spot.architecture for spot in (FIRST, *EVERY)}
+    return {digest: every[digest] for digest in bench.latency_ms}
+
+
+@pytest.mark.parametrize("resource", ["macs", "activations"])
+def test_of_a_counted_budget_all_that_it_admits_is_measured_and_nothing_else(resource: str) -> None:
+    budget = Budget(resource, COSTS[resource](FIRST), 2.0, 0.1)
+    admitted = [spot for spot in EVERY if budget.admits(COSTS[resource](spot))]
+    stopwatch = Scripted(rough)
+    bench = bench_counted(FIRST, admitted, stopwatch, QUIET)
+    assert set(bench.latency_ms) == {BASE.digest, *(spot.architecture.digest for spot in admitted)}
+    assert all(ms == rough(known(bench)[digest]) for digest, ms in bench.latency_ms.items())
+    timed = len(stopwatch.timed)
+    assert bench_counted(FIRST, admitted, stopwatch, QUIET) == bench
+    assert len(stopwatch.timed) == timed  # a command that goes on measures nothing again
+
+
+def test_a_grid_of_one_network_beside_the_base_is_measured() -> None:
+    bench = bench_latency(FIRST, EVERY[:1], 2.0, 0.5, Scripted(cubic), QUIET)
+    assert set(bench.latency_ms) == {BASE.digest, EVERY[0].architecture.digest}
+
+
+def test_a_budget_that_nothing_meets_names_the_nearest_point() -> None:
+    budget = Budget("macs", 100.0, 2.0, 0.05)
+    three = EVERY[:3]
+    check_any(three[:1], three, [0.1, 0.1, 0.1], budget)
+    with pytest.raises(UsageError) as raised:
+        check_any([], three, [math.inf, 1.6, 1.7], budget)
+    nearest = ",".join(f"{value:g}" for value in three[2].choices.values())
+    assert str(raised.value) == (
+        f"--budget: no grid point meets 2 times the base's macs to 5%: the nearest, {nearest}, has 1.70 times; "
+        "give a finer --step or a wider --tolerance"
+    )
+
+
+def test_a_grid_is_made_of_what_it_says() -> None:
+    with pytest.raises(AssertionError):
+        grid_domain(replace(GRID, values=((1.0,), (1.0, 1.2), (1.0,))), SPOTS, COSTS["macs"])
+    assert isinstance(GRID, Grid)

@@ -1,0 +1,134 @@
+"""Every optimizer with every schedule, and what a recipe refuses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nas.errors import UsageError
+from nas.training.recipe import OPTIMIZERS, RECIPES, SCHEDULES, Recipe, make_optimizer, make_schedule
+
+STEPS = 20
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+
+
+def losses(recipe: Recipe, restart_at: int | None = None) -> list[float]:
+    """Train on one batch; at `restart_at` go on with a new optimizer and schedule in the state of the old ones."""
+    model = small()
+    images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 4
+    optimizer = make_optimizer(model, recipe)
+    schedule = make_schedule(optimizer, recipe, STEPS)
+    found = []
+    for step in range(STEPS):
+        if step == restart_at:
+            states = optimizer.state_dict(), schedule.state_dict()
+            optimizer = make_optimizer(model, recipe)
+            schedule = make_schedule(optimizer, recipe, STEPS)
+            optimizer.load_state_dict(states[0])
+            schedule.load_state_dict(states[1])
+        loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_loss_falls_and_a_stored_state_goes_on(optimizer: str, schedule: str) -> None:
+    recipe = Recipe(10, optimizer=optimizer, schedule=schedule, learning_rate=0.01)
+    found = losses(recipe)
+    assert found[-1] < 0.5 * found[0]
+    assert losses(recipe, restart_at=9) == found
+
+
+def rates(recipe: Recipe, steps: int) -> list[float]:
+    optimizer = make_optimizer(small(), recipe)
+    schedule = make_schedule(optimizer, recipe, steps)
+    found = []
+    for _ in range(steps):
+        found.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_cosine_warms_up_and_falls_to_nothing() -> None:
+    found = rates(Recipe(10, optimizer="sgd", schedule="cosine", learning_rate=0.4, warmup_epochs=2.0), 100)
+    assert found[:21] == pytest.approx([0.4 * (step + 1) / 21 for step in range(21)])
+    assert found[60] == pytest.approx(0.2)
+    assert found[20:] == sorted(found[20:], reverse=True)
+    assert found[-1] == pytest.approx(0.2 * (1 + math.cos(math.pi * 79 / 80)))
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_shortest_trainings_have_rates_too(schedule: str, steps: int) -> None:
+    found = rates(Recipe(1, schedule=schedule), steps)
+    assert all(0 < rate <= Recipe.learning_rate for rate in found)
+
+
+def test_onecycle_leaves_the_momentum_of_sgd_alone_and_cycles_that_of_adamw() -> None:
+    for name in ("sgd", "rmsprop"):
+        recipe = Recipe(2, optimizer=name, momentum=0.8)
+        optimizer = make_optimizer(small(), recipe)
+        make_schedule(optimizer, recipe, 10)
+        assert [group["momentum"] for group in optimizer.param_groups] == [0.8, 0.8]
+    optimizer = make_optimizer(small(), Recipe(2))
+    make_schedule(optimizer, Recipe(2), 10)
+    assert optimizer.param_groups[0]["betas"] == (0.95, 0.999)
+    assert max(rates(Recipe(2), 10)) == pytest.approx(3e-3, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "decayed"), [("adamw", 6), ("rmsprop", 2), ("sgd", 2)])
+def test_which_parameters_decay(name: str, decayed: int) -> None:
+    optimizer = make_optimizer(small(), Recipe(2, optimizer=name, weight_decay=0.1))
+    counts = [len(group["params"]) for group in optimizer.param_groups if group["weight_decay"] == 0.1]
+    assert sum(counts) == decayed
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "--epochs: must be at least 1: 0"),
+        ({"batch_size": 1}, "--batch-size: must be at least 2: 1"),
+        ({"learning_rate": 0.0}, "--learning-rate: must be above 0: 0.0"),
+        ({"learning_rate": math.nan}, "--learning-rate: must be above 0: nan"),
+        ({"weight_decay": -1.0}, "--weight-decay: must be at least 0: -1.0"),
+        ({"momentum": 1.0}, "--momentum: must be at least 0 and below 1: 1.0"),
+        ({"label_smoothing": 1.0}, "--label-smoothing: must be at least 0 and below 1: 1.0"),
+        ({"ema_decay": 1.0}, "--ema-decay: must be at least 0 and below 1: 1.0"),
+        ({"mixup": math.inf}, "--mixup: must be at least 0: inf"),
+        ({"cutmix": -0.1}, "--cutmix: must be at least 0: -0.1"),
+        ({"randaugment": 31}, "--randaugment: must be from 0 to 30: 31"),
+        ({"drop_connect": 1.0}, "--drop-connect: must be at least 0 and below 1: 1.0"),
+        ({"distill_weight": 1.1}, "--distill-weight: must be from 0 to 1: 1.1"),
+        ({"distill_temperature": 0.0}, "--distill-temperature: must be above 0: 0.0"),
+        ({"warmup_epochs": 3.0}, "--warmup-epochs: must be below --epochs, 3: 3"),
+        ({"optimizer": "adam"}, "--optimizer: unknown optimizer 'adam'; did you mean 'adamw'?"),
+        ({"schedule": "cosin"}, "--schedule: unknown schedule 'cosin'; did you mean 'cosine'?"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+def test_what_a_recipe_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Recipe(**{"epochs": 3, **settings})
+    assert str(caught.value) == message
+
+
+def test_the_named_recipes_are_what_they_say() -> None:
+    assert RECIPES["default"] == Recipe(30)
+    imagenet = RECIPES["imagenet"]
+    assert imagenet.learning_rate == pytest.approx(0.256 * imagenet.batch_size / 4096)
+    assert Recipe(**imagenet.to_dict()) == imagenet
