@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 
 from nas.architecture import Architecture, BlockSpec
 from nas.evaluators.executors import Executor
-from nas.evaluators.executors.in_process import Here
-from nas.evaluators.executors.processes import Processes
-from nas.evaluators.executors.ray import LOCAL, RayCrew
-from nas.evaluators.executors.worker_pool import Pool
+from nas.evaluators.executors.in_process import InProcessExecutor
+from nas.evaluators.executors.processes import ProcessBackend
+from nas.evaluators.executors.ray import LOCAL, RayBackend
+from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 
 ARCH = Architecture(8, (), BlockSpec("classifier"))
 EPOCHS, NAP_S = 4, 0.05
@@ -52,11 +52,11 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="also a local cluster of Ray")
     args = parser.parse_args()
     makers: dict[str, Callable[[], Executor]] = {
-        "here": lambda: Here(Napping()),
-        "processes": lambda: Pool(Processes(Napping, args.workers), None, print),
+        "here": lambda: InProcessExecutor(Napping()),
+        "processes": lambda: WorkerPoolExecutor(ProcessBackend(Napping, args.workers), None, print),
     }
     if args.ray:
-        makers["ray"] = lambda: Pool(RayCrew(LOCAL, Napping, 1, 0, print), None, print)
+        makers["ray"] = lambda: WorkerPoolExecutor(RayBackend(LOCAL, Napping, 1, 0, print), None, print)
     alone = 0.0
     for name, make in makers.items():
         started = time.perf_counter()

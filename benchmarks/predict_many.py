@@ -23,7 +23,7 @@ import numpy as np
 
 from nas.latency.table import LatencyTable
 from nas.networks.network import Layer, trace
-from nas.spaces.cost_tables import compile_space
+from nas.spaces.cost_tables import tabulate_costs
 from nas.spaces.latency_distribution import latency_distribution, sample_within
 from nas.spaces.yaml_format import load_space
 
@@ -54,9 +54,9 @@ def main() -> None:
             table.assume(key, ms)
         return ms
 
-    print(f"'{args.space}', layers not traced yet: compiled in {seconds(lambda: compile_space(space, made_up)):.2f} s")
-    warm = statistics.median(seconds(lambda: compile_space(space, table.latency_ms)) for _ in range(args.repeats))
-    compiled = compile_space(space, table.latency_ms)
+    print(f"'{args.space}', layers not traced yet: compiled in {seconds(lambda: tabulate_costs(space, made_up)):.2f} s")
+    warm = statistics.median(seconds(lambda: tabulate_costs(space, table.latency_ms)) for _ in range(args.repeats))
+    compiled = tabulate_costs(space, table.latency_ms)
     rows = sum(part.rows for part in compiled.tables)
     print(f"compiled again in {warm:.3f} s: {len(compiled.tables)} tables of {rows} rows, {compiled.size:.3g} networks")
     rng = np.random.default_rng(0)

@@ -35,7 +35,7 @@ from nas.latency.robust_estimation import estimate
 from nas.latency.rows import CALIBRATION
 from nas.latency.table import LatencyTable
 from nas.networks.network import build, deploy, trace
-from nas.spaces.sampling import draw
+from nas.spaces.sampling import sample_networks
 from nas.spaces.yaml_format import load_space
 from nas.utils.reporting import Reporter
 
@@ -95,7 +95,9 @@ def main() -> None:
     profile(space, table, Reporter())
     claim_processor(1)  # as far as this user may: the worker of the table had it too
     seen = {network.arch.digest for network in whole_networks(space)}
-    archs = [arch for arch in draw(space, args.networks + len(seen), f"{args.seed}") if arch.digest not in seen]
+    archs = [
+        arch for arch in sample_networks(space, args.networks + len(seen), f"{args.seed}") if arch.digest not in seen
+    ]
     archs = archs[: args.networks]
     known = [network for network in table.networks if network.space == space.key and network.role == CALIBRATION]
     known = known[len(known) // 4 :: 2][:KNOWN]

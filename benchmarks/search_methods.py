@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks.search_problems import SearchProblem
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.searching.loop import CONTROLLER_ATTEMPTS, derive_seed
-from nas.spaces.encoding import Domain, Facts, Indices
+from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.study.objectives import Metrics, Objective
 
 Method = Callable[[SearchProblem, Objective, int], Generator[Indices, float, None]]
@@ -53,18 +53,18 @@ def controller(
         tried.add(key)
         accuracy = yield row
         found = metrics_of(problem, row, accuracy)
-        asked.tell(Told(domain.decode(row), found, (objective.score(found),), curve=(accuracy,)))
+        asked.tell(Observation(domain.decode(row), found, (objective.score(found),), curve=(accuracy,)))
         number += 1
 
 
-def blind(domain: Domain) -> Domain:
+def blind(domain: EncodedSpace) -> EncodedSpace:
     """Return a domain that tells no latency and no equal networks: its controllers pay for what they do not see."""
     numbers = itertools.count()
 
-    def facts(rows: Indices) -> Facts:
+    def facts(rows: Indices) -> CandidateCosts:
         known = domain.facts(rows)
         keys = np.array([next(numbers) for _ in rows])
-        return Facts(keys, np.zeros_like(known.latency_ms), known.features)
+        return CandidateCosts(keys, np.zeros_like(known.latency_ms), known.features)
 
     return replace(domain, facts=facts)
 

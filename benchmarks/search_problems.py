@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.spaces.encoding import Domain, Facts, Floats, Indices
+from nas.spaces.encoding import CandidateCosts, EncodedSpace, Floats, Indices
 
 BENCH = Path(__file__).parent.parent.parent / "shared" / "bench"
 REACHED = 0.002
@@ -32,7 +32,7 @@ class SearchProblem:
     """A domain, the accuracy in [0, 1] that an evaluation of rows (N, choices) with a seed gives, and the true one."""
 
     name: str
-    domain: Domain
+    domain: EncodedSpace
     evaluate: Callable[[Indices, int], Floats]
     true: Callable[[Indices], Floats]
     limit: float
@@ -59,14 +59,14 @@ def macro(bench: Path = BENCH) -> SearchProblem:
     keys = np.array([same[shortened(code)] for code in codes])
     features = np.log(np.stack([cost, column["params"]], axis=1))
 
-    def facts(rows: Indices) -> Facts:
+    def facts(rows: Indices) -> CandidateCosts:
         at = by_number((3,) * 8, rows)
-        return Facts(keys[at], cost[at], features[at])
+        return CandidateCosts(keys[at], cost[at], features[at])
 
     stages = {
         f"stage{stage}.layer{layer}": f"stage{stage}" for stage, depth in enumerate((2, 3, 3)) for layer in range(depth)
     }
-    domain = Domain(dict.fromkeys(stages, ("identity", "k3_e3", "k5_e6")), facts)
+    domain = EncodedSpace(dict.fromkeys(stages, ("identity", "k3_e3", "k5_e6")), facts)
     limit = float(np.median(cost))
     return SearchProblem(
         "macro",
@@ -104,12 +104,12 @@ def nb201(bench: Path = BENCH, device: str = "lat_raspi4") -> SearchProblem:
     small, large = (cells == 2).sum(axis=1), (cells == 3).sum(axis=1)
     features = np.log(np.stack([1.0 + small + 9 * large], axis=1))  # MACs and parameters of the cell go with this
 
-    def facts(rows: Indices) -> Facts:
+    def facts(rows: Indices) -> CandidateCosts:
         at = by_number(widths, rows)
-        return Facts(at, cost[at], features[at])
+        return CandidateCosts(at, cost[at], features[at])
 
     edges = {f"edge{start}{end}": OPERATIONS for end in (1, 2, 3) for start in range(end)}
-    domain = Domain(edges, facts)
+    domain = EncodedSpace(edges, facts)
     limit = float(np.median(cost))
     accuracy = lambda rows, seed=0: true[by_number(widths, rows)]  # noqa: E731
     return SearchProblem("nb201", domain, accuracy, accuracy, limit, float(true[cost <= limit].max()))
@@ -152,7 +152,7 @@ def ofa(bench: Path = BENCH) -> SearchProblem:
     from nas.latency.published import complete, read_published, source_of
     from nas.latency.table import LatencyTable
     from nas.spaces.automaton import reachable
-    from nas.spaces.encoded_space import space_domain
+    from nas.spaces.encoded_space import encode_space
     from nas.spaces.yaml_format import parse_space
 
     space = parse_space("ofa_shared", SPACE, "benchmarks/search_problems.py")
@@ -163,7 +163,7 @@ def ofa(bench: Path = BENCH) -> SearchProblem:
         Path("note10.jsonl"), header, {(row.layer.spec, row.layer.in_shape): [(0.0, row.ms)] for row in published.rows}
     )
     complete(table, reachable(space))
-    domain = space_domain(space, table.predictor(space.key).layer_ms)
+    domain = encode_space(space, table.predictor(space.key).layer_ms)
     weights = dict(np.load(bench / "ofa_mobilenet_v3" / "acc_predictor_weights.npz"))
     keys = list(space.choices)
 

@@ -23,8 +23,8 @@ import optuna
 
 from nas.controllers import CONTROLLERS, Controller
 from nas.controllers.base import Problem
-from nas.searching.loop import told
-from nas.spaces.encoded_space import space_domain
+from nas.searching.loop import observation_of
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import Metrics, Reward
@@ -45,7 +45,7 @@ def record(study: Study, controller: Controller, seed: int) -> None:
     metrics = Metrics(random.Random(seed).random(), 10.0, 4_000_000, 300_000_000)
     trial = study.end(claim, metrics, (metrics.accuracy,), 1.0, CURVE)
     assert trial is not None
-    controller.tell(told(trial))
+    controller.tell(observation_of(trial))
 
 
 def tell(study: optuna.Study, space: Space, seed: int) -> None:
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--storage", choices=["journal", "sqlite"], default="journal")
     args = parser.parse_args()
     space = load_space("mnasnet")
-    problem = Problem(space_domain(space, lambda layer: layer.macs / 1e7), Reward(30.0))
+    problem = Problem(encode_space(space, lambda layer: layer.macs / 1e7), Reward(30.0))
     print(f"{'trials':>7} {'ours, ms':>9} {'Optuna, ms':>11} {'ratio':>6} {'opening, s':>11}")
     with tempfile.TemporaryDirectory() as base:
         ours, theirs = Path(base) / "ours", Path(base) / "theirs"
@@ -116,7 +116,7 @@ def main() -> None:
             with open_study(ours, {}, space, ("maximize",), url) as study:
                 controller = CONTROLLERS["surrogate"](problem)
                 for trial in study.evaluated:
-                    controller.tell(told(trial))
+                    controller.tell(observation_of(trial))
                 controller.ask(0)
                 opening = time.perf_counter() - started
                 taken = milliseconds(

@@ -43,10 +43,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    supernet, dice = Supernet(load_space(args.space)), random.Random(0)
+    supernet, rng = Supernet(load_space(args.space)), random.Random(0)
     ratios = []
     for _ in range(args.networks):
-        arch = canonical(supernet.space.decode(supernet.space.sample(dice)))
+        arch = canonical(supernet.space.decode(supernet.space.sample(rng)))
         plain = supernet.extract(arch).train().to(memory_format=torch.channels_last)
         size = arch.resolution
         images = torch.randn(args.batch, 3, size, size).contiguous(memory_format=torch.channels_last)

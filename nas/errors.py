@@ -1,17 +1,47 @@
-"""What can be wrong with what a user gave: one line, exit status 2, never a traceback."""
+"""Errors in the user's input. The command line prints one line and exits with status 2, without a traceback."""
 
 from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from typing import Any
+
+NOT_GIVEN: Any = object()
+"""The value of an error that is not about one value."""
 
 
 class NasError(ValueError):
-    """A mistake in the input. The message names the file or flag, the key, the rule and the value."""
+    """Bad input, in one line: "where: key: rule: value; did you mean 'x'?". Parts that are not given are left out.
+
+    Args:
+        rule: What must hold, or what is wrong: "must be at least 1". A whole message is a rule too.
+        where: The file, folder or device that holds the bad input.
+        key: The setting or the key in the file.
+        value: The bad value.
+        nearest: The closest valid value, as `nas.utils.registry.nearest` spells it: "; did you mean 'x'?".
+    """
+
+    def __init__(
+        self, rule: str, *, where: object = "", key: str = "", value: object = NOT_GIVEN, nearest: str = ""
+    ) -> None:
+        self.rule, self.where, self.key, self.value, self.nearest = rule, str(where), key, value, nearest
+        shown = "" if value is NOT_GIVEN else repr(value)
+        parts = (self.where, self.spelled_key, rule, shown)
+        super().__init__(": ".join(part for part in parts if part) + nearest)
+
+    @property
+    def spelled_key(self) -> str:
+        """The key as the message shows it."""
+        return self.key
 
 
 class UsageError(NasError):
-    """A flag of the command line, or a combination of flags, is wrong."""
+    """A setting, or a combination of settings, is wrong. `key` is the setting's name: "proxy_epochs"."""
+
+    @property
+    def spelled_key(self) -> str:
+        """The key as the flag of the command line: "--proxy-epochs"."""
+        return f"--{self.key.replace('_', '-')}" if self.key else ""
 
 
 class SpaceError(NasError):

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from nas.networks.network import canonical
 from nas.searching.result import run_facts
-from nas.spaces.encoded_space import space_domain
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 
 settings.register_profile("nas", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -101,7 +101,7 @@ def write_accuracies() -> Callable[[Path, Space], None]:
     """Write a table of made-up accuracies of every network of a space, each by its digest."""
 
     def write(path: Path, space: Space) -> None:
-        domain = space_domain(space, lambda layer: 1.0)
+        domain = encode_space(space, lambda layer: 1.0)
         networks = {canonical(space.decode(domain.decode(row))).digest for row in domain.every()}
         rows = [f"{digest},{int(digest[:4], 16) / 2**16}" for digest in sorted(networks)]
         path.write_text("architecture,accuracy\n" + "\n".join(rows), encoding="utf-8")

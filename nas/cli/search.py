@@ -95,25 +95,25 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     import dataclasses
 
     from nas.searching.job import run_search
-    from nas.searching.settings import Experiment, read_experiment, with_implied
+    from nas.searching.settings import SearchSettings, read_settings, with_implied
 
-    settings = read_experiment(args.experiment) if args.experiment else {}
-    for field in dataclasses.fields(Experiment):
+    settings = read_settings(args.experiment) if args.experiment else {}
+    for field in dataclasses.fields(SearchSettings):
         given = getattr(args, field.name)
         if given is not None:
             settings[field.name] = given
-    experiment = Experiment(**with_implied(settings))
+    experiment = SearchSettings(**with_implied(settings))
     if experiment.tables and "space" not in settings:
         from nas.latency.catalog import open_named
 
-        space = str(open_named(experiment.tables[0]).header.get("space", Experiment.space))
+        space = str(open_named(experiment.tables[0]).header.get("space", SearchSettings.space))
         experiment = dataclasses.replace(experiment, space=space)
     return run_search(experiment, reporter)
 
 
 def print_result(result: dict[str, Any]) -> None:
     """Print the winner of each goal."""
-    from nas.evaluators.rank_check.records import in_words
+    from nas.evaluators.rank_check.records import describe_record
 
     if "best" not in result and "goals" not in result:
         print(f"worker        {result['evaluated']} candidates evaluated here, {result['trials']} in all")
@@ -126,7 +126,7 @@ def print_result(result: dict[str, Any]) -> None:
         axes, share = ", ".join(result["axes"]), result["hypervolume"][-1]
         print(f"front         {len(result['front'])} networks by {axes}; hypervolume {share:.4f}")
     checked = result["evaluator_check"]
-    print(f"proxy ranks   {in_words(checked) if checked else 'nobody knows how well: see nas check-proxy'}")
+    print(f"proxy ranks   {describe_record(checked) if checked else 'nobody knows how well: see nas check-proxy'}")
 
 
 def _print_winner(goal: dict[str, Any], of: str) -> None:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     from nas.errors import UsageError
     from nas.latency.published import complete, is_published
     from nas.spaces.automaton import reachable
-    from nas.spaces.cost_tables import compile_space
+    from nas.spaces.cost_tables import tabulate_costs
     from nas.spaces.latency_distribution import latency_distribution
     from nas.spaces.plots import check_picture, draw_distribution
     from nas.utils.units import parse_latency
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     if is_published(table):
         for note in complete(table, reachable(space)):
             reporter.say(f"{table.path.stem}: {note}")
-    compiled = compile_space(space, table.predictor(space.key).layer_ms)
+    compiled = tabulate_costs(space, table.predictor(space.key).layer_ms)
     distribution = latency_distribution(compiled)
     header = table.header
     found = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.controllers.cmaes import CMAESController
 from nas.controllers.evolution import EvolutionController
 from nas.controllers.exhaustive import ExhaustiveController
@@ -38,7 +38,7 @@ class Controller(Protocol):
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
         """Return the active choices of a candidate, while those of `pending` are being evaluated."""
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Take in a candidate that ended, or failed."""
 
 

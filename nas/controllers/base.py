@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas.spaces.encoding import Choices, Domain
+from nas.spaces.encoding import Choices, EncodedSpace
 from nas.study.objectives import Metrics, Objective
 
 
@@ -12,12 +12,12 @@ from nas.study.objectives import Metrics, Objective
 class Problem:
     """The candidates, with what is known of each for nothing, and what is maximised."""
 
-    domain: Domain
+    domain: EncodedSpace
     objective: Objective
 
 
 @dataclass(frozen=True)
-class Told:
+class Observation:
     """A candidate that ended. `values` are the objective's; both are None where it failed.
 
     `curve` is the accuracy after each epoch. `stopped` where a rung ended it: its accuracy is that of fewer epochs

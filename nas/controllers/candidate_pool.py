@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.controllers.gaussian_process import Columns
-from nas.spaces.encoding import Domain, Facts, Floats, Indices, Integers
+from nas.spaces.encoding import CandidateCosts, EncodedSpace, Floats, Indices, Integers
 from nas.study.objectives import within
 
 SMALL = 20_000
@@ -24,7 +24,7 @@ CHOICE_WEIGHT, NUMBER_WEIGHT = 1.0, 0.3
 
 
 @dataclass(frozen=True)
-class Aim:
+class CostLimit:
     """One thing to search for: the best value among candidates whose cost is within a limit.
 
     `cost` is a column of `Pool.costs`; the limit is in its unit, infinite where everything is admitted.
@@ -43,7 +43,7 @@ class Batch:
     """N distinct candidates: rows, what is known of them, and their columns, (N, columns)."""
 
     rows: Indices
-    facts: Facts
+    facts: CandidateCosts
     points: Floats
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Batch:
     def with_more(self, other: Batch) -> Batch:
         """Return these and the others."""
         mine, more = self.facts, other.facts
-        facts = Facts(
+        facts = CandidateCosts(
             np.concatenate([mine.keys, more.keys]),
             np.concatenate([mine.latency_ms, more.latency_ms], axis=-1),
             np.concatenate([mine.features, more.features]),
@@ -64,12 +64,12 @@ class Batch:
         return Batch(np.concatenate([self.rows, other.rows]), facts, np.concatenate([self.points, other.points]))
 
 
-class Pool:
+class CandidatePool:
     """The candidates of a domain. Everything is a function of the domain and of the random generators given."""
 
-    def __init__(self, domain: Domain):
+    def __init__(self, domain: EncodedSpace):
         self.domain = domain
-        self._admitted: dict[Aim, Batch] = {}
+        self._admitted: dict[CostLimit, Batch] = {}
 
     @cached_property
     def is_whole(self) -> bool:
@@ -85,7 +85,7 @@ class Pool:
         weight = [CHOICE_WEIGHT / len(widths)] * len(widths) + [NUMBER_WEIGHT] * numbers
         return Columns(group, np.array(weight))
 
-    def costs(self, facts: Facts) -> Floats:
+    def costs(self, facts: CandidateCosts) -> Floats:
         """Return what a limit may be on, (costs, N): the latency on each device in ms, then the features."""
         return np.vstack([np.atleast_2d(facts.latency_ms), facts.features.T])
 
@@ -98,18 +98,18 @@ class Pool:
         """Return the distinct candidates among the rows, (N, choices), the first spelling of each."""
         return self._distinct(rows, self.domain.facts(rows))
 
-    def _distinct(self, rows: Indices, facts: Facts) -> Batch:
+    def _distinct(self, rows: Indices, facts: CandidateCosts) -> Batch:
         _, first = np.unique(facts.keys, return_index=True)
         first.sort()
         return Batch(rows[first], facts.take(first), self.points(rows[first], facts.take(first)))
 
-    def points(self, rows: Indices, facts: Facts) -> Floats:
+    def points(self, rows: Indices, facts: CandidateCosts) -> Floats:
         """Return the columns of rows, (N, columns); two one-hot columns that differ are a distance of 1."""
         hot = [(rows[:, place, None] == np.arange(-1, width)) for place, width in enumerate(self.domain.widths)]
         numbers = (self._numbers(facts) - self._center) / self._spread
         return np.concatenate([np.concatenate(hot, axis=1) * np.sqrt(0.5), numbers], axis=1)
 
-    def admitted(self, aim: Aim) -> Batch:
+    def admitted(self, aim: CostLimit) -> Batch:
         """Return candidates that `aim` admits: all of a small domain; few or none where it is out of reach."""
         if aim not in self._admitted:
             found = self._stock.take(aim.admits(self.costs(self._stock.facts)))
@@ -118,7 +118,7 @@ class Pool:
             self._admitted[aim] = found
         return self._admitted[aim]
 
-    def near(self, rows: Indices, count: int, aim: Aim, rng: np.random.Generator) -> Indices:
+    def near(self, rows: Indices, count: int, aim: CostLimit, rng: np.random.Generator) -> Indices:
         """Return up to `count` mutants, one to three changes away from some of `rows`, that `aim` admits."""
         changed = rows[rng.integers(0, len(rows), count)]
         changes = rng.integers(1, 4, count)
@@ -127,7 +127,7 @@ class Pool:
             changed[more] = self.domain.mutate(changed[more], rng)
         return changed[aim.admits(self.costs(self.domain.facts(changed)))]
 
-    def _bred(self, aim: Aim) -> Batch:
+    def _bred(self, aim: CostLimit) -> Batch:
         """Return candidates that `aim` admits, by mutation towards a smaller cost."""
         rng = np.random.default_rng(1)
         rows = self._stock.rows[np.argsort(self.costs_of_stock[aim.cost])[:ENOUGH]]
@@ -142,7 +142,7 @@ class Pool:
                 break
         return self.batch(rows[aim.admits(self.costs(self.domain.facts(rows)))])
 
-    def _numbers(self, facts: Facts) -> Floats:
+    def _numbers(self, facts: CandidateCosts) -> Floats:
         return np.vstack([np.log(np.maximum(np.atleast_2d(facts.latency_ms), 1e-9)), facts.features.T]).T
 
     @cached_property
@@ -150,7 +150,7 @@ class Pool:
         return self.domain.every() if self.is_whole else self.domain.sample(DRAWN, np.random.default_rng(0))
 
     @cached_property
-    def _facts(self) -> Facts:
+    def _facts(self) -> CandidateCosts:
         return self.domain.facts(self._rows)
 
     @cached_property

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
-from nas.controllers.seen_networks import Known, worth
+from nas.controllers.base import Observation, Problem
+from nas.controllers.seen_networks import SeenNetworks, scalar_score
 from nas.errors import UsageError
-from nas.spaces.encoding import Choices, Domain, Floats, Indices, Integers
+from nas.spaces.encoding import Choices, EncodedSpace, Floats, Indices, Integers
 
 EXPLORE = 0.2
 TRIES = 16
@@ -34,7 +34,7 @@ class CMAESController:
         self.check(problem.domain)
         from cmaes import CMAwM
 
-        self._problem, self._known = problem, Known(problem)
+        self._problem, self._known = problem, SeenNetworks(problem)
         values = list(problem.domain.choices.values())
         self._ordinal = np.flatnonzero([_is_ordinal(each) for each in values])
         self._named = np.setdiff1d(np.arange(len(values)), self._ordinal)
@@ -47,7 +47,7 @@ class CMAESController:
         self._parents: Indices = np.zeros((0, len(values)), np.int16)
 
     @staticmethod
-    def check(domain: Domain) -> None:
+    def check(domain: EncodedSpace) -> None:
         """Raise UsageError where fewer than two choices are ordinal, or the library is missing."""
         count = sum(map(_is_ordinal, domain.choices.values()))
         if count < 2:
@@ -73,9 +73,9 @@ class CMAESController:
         fresh = self._known.fresh(rows, pending)
         return domain.decode(fresh[0] if len(fresh) else rows[0])
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Add a point to the generation; when it is whole, the distribution moves."""
-        row, score = self._known.add(told.choices), worth(self._problem, told)
+        row, score = self._known.add(told.choices), scalar_score(self._problem, told)
         if score is None:
             return
         self._generation.append((row, score))

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
-from nas.controllers.seen_networks import Known, worth
+from nas.controllers.base import Observation, Problem
+from nas.controllers.seen_networks import SeenNetworks, scalar_score
 from nas.spaces.encoding import Choices, Indices
 
 POPULATION, SAMPLE = 50, 10
@@ -29,7 +29,7 @@ class EvolutionController:
 
     def __init__(self, problem: Problem):
         self._problem = problem
-        self._known = Known(problem)
+        self._known = SeenNetworks(problem)
         self._population: deque[tuple[Indices, float]] = deque(maxlen=POPULATION)
 
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
@@ -43,8 +43,8 @@ class EvolutionController:
         mutants = self._known.fresh(domain.mutate(parents, rng), pending)
         return domain.decode(mutants[0] if len(mutants) else self._known.random(rng, pending))
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Add a candidate; beyond 50 the oldest dies."""
-        row, score = self._known.add(told.choices), worth(self._problem, told)
+        row, score = self._known.add(told.choices), scalar_score(self._problem, told)
         if score is not None:
             self._population.append((row, score))

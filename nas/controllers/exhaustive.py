@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
-from nas.controllers.seen_networks import Known
+from nas.controllers.base import Observation, Problem
+from nas.controllers.seen_networks import SeenNetworks
 from nas.errors import UsageError
-from nas.spaces.encoding import Choices, Domain, Indices
+from nas.spaces.encoding import Choices, EncodedSpace, Indices
 
 LARGEST = 1_000_000
 
@@ -31,7 +31,7 @@ class ExhaustiveController:
         self._left: NDArray[np.bool_] | None = None
 
     @staticmethod
-    def check(domain: Domain) -> None:
+    def check(domain: EncodedSpace) -> None:
         """Raise UsageError where there are too many candidates."""
         if domain.size > LARGEST:
             raise UsageError(
@@ -50,13 +50,13 @@ class ExhaustiveController:
             return domain.decode(domain.sample(1, rng)[0])
         return domain.decode(self._rows[rng.choice(np.flatnonzero(left))])
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Leave the network out from now on, however it is spelled, and also where it failed."""
         self._told.append(told.choices)
 
     @cached_property
     def _rows(self) -> Indices:
-        return Known(self._problem).fresh(self._problem.domain.every())
+        return SeenNetworks(self._problem).fresh(self._problem.domain.every())
 
     @cached_property
     def _place(self) -> dict[Any, int]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.controllers.optuna_sampler import OptunaStudy
 from nas.spaces.encoding import Choices
 
@@ -32,6 +32,6 @@ class GPController:
         sampler = optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
         return self._study.ask(sampler, full=True)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Add a finished trial."""
         self._study.tell(told, self._filling)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
-from nas.controllers.seen_networks import Known, worth
+from nas.controllers.base import Observation, Problem
+from nas.controllers.seen_networks import SeenNetworks, scalar_score
 from nas.spaces.encoding import Choices, Indices
 
 
@@ -21,7 +21,7 @@ class LocalSearchController:
 
     def __init__(self, problem: Problem):
         self._problem = problem
-        self._known = Known(problem)
+        self._known = SeenNetworks(problem)
         self._left: Indices = np.zeros((0, len(problem.domain.widths)), np.int16)
         self._score = -np.inf
 
@@ -31,10 +31,10 @@ class LocalSearchController:
         left = self._known.fresh(self._left, pending)
         return domain.decode(rng.choice(left) if len(left) else self._known.random(rng, pending))
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Move to the candidate if it is better than where one stands, or if its neighbours were all tried."""
         is_over = not len(self._left)
-        row, score = self._known.add(told.choices), worth(self._problem, told)
+        row, score = self._known.add(told.choices), scalar_score(self._problem, told)
         if score is not None and (is_over or score > self._score):
             self._score, self._left = score, self._problem.domain.neighbours(row)
         self._left = self._known.fresh(self._left)

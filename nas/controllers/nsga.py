@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.controllers.optuna_sampler import OptunaStudy
 from nas.spaces.encoding import Choices
 
@@ -34,7 +34,7 @@ class NSGAController:
         """Return a child of the last whole generation's parents, by the seed; a random candidate in the first."""
         return self._study.ask(self._sampler(seed), full=True)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Add a finished trial; a generation that it completes gives the next one's parents."""
         filling = self._domain.fill(1, np.random.default_rng(self._count))[0]
         generation = self._count // POPULATION

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.spaces.encoding import Indices
 
 
@@ -51,7 +51,9 @@ class OptunaStudy:
         self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return chosen
 
-    def tell(self, told: Told, filling: Indices | None = None, attributes: Mapping[str, Any] | None = None) -> bool:
+    def tell(
+        self, told: Observation, filling: Indices | None = None, attributes: Mapping[str, Any] | None = None
+    ) -> bool:
         """Add a finished trial; of a failed one there is nothing to learn. Return whether it was added.
 
         Inactive choices take the indices of `filling`, (choices,), where it is given. `attributes` are the trial's

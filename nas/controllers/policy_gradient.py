@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
-from nas.controllers.seen_networks import Known, worth
+from nas.controllers.base import Observation, Problem
+from nas.controllers.seen_networks import SeenNetworks, scalar_score
 from nas.spaces.encoding import Choices, Floats, Indices
 
 LEARNING_RATE, DECAY = 0.01, 0.9
@@ -28,7 +28,7 @@ class PolicySearch:
 
         from nas.controllers.recurrent_policy import Policy
 
-        self._problem, self._known, self._size, self._learn = problem, Known(problem), batch, learn
+        self._problem, self._known, self._size, self._learn = problem, SeenNetworks(problem), batch, learn
         self._policy = Policy(problem.domain)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), LEARNING_RATE)
         self._batch: list[tuple[Indices, float]] = []
@@ -40,9 +40,9 @@ class PolicySearch:
         fresh = self._known.fresh(rows, pending)
         return self._problem.domain.decode(fresh[0] if len(fresh) else rows[0])
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Take in the reward of a candidate; a whole batch moves the policy."""
-        row, reward = self._known.add(told.choices), worth(self._problem, told)
+        row, reward = self._known.add(told.choices), scalar_score(self._problem, told)
         if reward is not None:
             self._batch.append((row, reward))
         if len(self._batch) == self._size:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.spaces.encoding import Choices
 
 
@@ -21,5 +21,5 @@ class RandomController:
         """Return a random candidate of this seed."""
         return self._domain.decode(self._domain.sample(1, np.random.default_rng(seed))[0])
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Learn nothing."""

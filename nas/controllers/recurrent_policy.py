@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.spaces.encoding import Domain, Indices
+from nas.spaces.encoding import EncodedSpace, Indices
 
 HIDDEN = 64
 SAMPLES = 8
@@ -24,7 +24,7 @@ class Policy(nn.Module):
     The weights are the same at every start. They lie on the processor: so small a network is fastest there.
     """
 
-    def __init__(self, domain: Domain):
+    def __init__(self, domain: EncodedSpace):
         super().__init__()
         self._domain = domain
         widths = domain.widths.astype(np.int64)

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.spaces.encoding import Choices, Indices
 
 DRAWS = (64, 4096)
 """How many random rows are looked at for one that is fresh: the second lot where the first has none."""
 
 
-class Known:
+class SeenNetworks:
     """The networks that were told, by the keys of the domain's facts."""
 
     def __init__(self, problem: Problem):
@@ -66,6 +66,6 @@ class Known:
         return set(domain.facts(np.array([domain.encode(choices) for choices in pending])).keys.tolist())
 
 
-def worth(problem: Problem, told: Told) -> float | None:
+def scalar_score(problem: Problem, told: Observation) -> float | None:
     """Return the number to maximise, also where the objective has several values; None for a candidate that failed."""
     return None if told.metrics is None else problem.objective.score(told.metrics)

@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
-from nas.controllers.candidate_pool import Aim, Batch, Pool
+from nas.controllers.base import Observation, Problem
+from nas.controllers.candidate_pool import Batch, CandidatePool, CostLimit
 from nas.controllers.gaussian_process import Kernel, Posterior, condition, fit
 from nas.spaces.encoding import Choices, Floats, Indices, Integers
 from nas.study.objectives import Bools, Goal
@@ -44,14 +44,14 @@ class SurrogateController:
 
     def __init__(self, problem: Problem):
         self._problem = problem
-        self._pool = Pool(problem.domain)
-        self._new: list[Told] = []
-        self._told: list[Told] = []
+        self._pool = CandidatePool(problem.domain)
+        self._new: list[Observation] = []
+        self._told: list[Observation] = []
         self._known: Batch | None = None
         self._tried: set[bytes] = set()
         self._kernels: dict[tuple[int, int], Kernel] = {}
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Take in a candidate; a failed one is never asked for again."""
         self._new.append(told)
 
@@ -83,12 +83,13 @@ class SurrogateController:
         return self._problem.domain.decode(self._problem.domain.sample(1, rng)[0])
 
     @cached_property
-    def _aims(self) -> tuple[Aim, ...]:
+    def _aims(self) -> tuple[CostLimit, ...]:
         """One for each goal, or for each limit on each cost that the front spans: latencies, MACs, parameters."""
         objective, features = self._problem.objective, self._problem.domain.features
         if not objective.axes:
             return tuple(
-                Aim(goal.device, float("inf") if goal.admits(np.inf) else goal.target_ms) for goal in objective.goals
+                CostLimit(goal.device, float("inf") if goal.admits(np.inf) else goal.target_ms)
+                for goal in objective.goals
             )
         stock = self._pool.costs_of_stock
         devices = len(stock) - len(features)
@@ -99,7 +100,7 @@ class SurrogateController:
         for cost in costs:
             low, high = float(np.quantile(stock[cost], 0.005)), float(stock[cost].max())
             spaced = np.geomspace(low, high, LEVELS) if cost < devices else np.linspace(low, high, LEVELS)
-            aims += [Aim(cost, limit) for limit in spaced.tolist()]
+            aims += [CostLimit(cost, limit) for limit in spaced.tolist()]
         return tuple(aims)
 
     def _kernel(self, number: int, inside: Bools) -> Kernel:
@@ -112,7 +113,9 @@ class SurrogateController:
             self._kernels[number, fitted] = fit(self._pool.columns, self._known.points[old], told)
         return self._kernels[number, fitted]
 
-    def _best_first(self, number: int, aim: Aim, start: Batch, others: Indices, rng: np.random.Generator) -> Batch:
+    def _best_first(
+        self, number: int, aim: CostLimit, start: Batch, others: Indices, rng: np.random.Generator
+    ) -> Batch:
         """Return candidates that the aim admits, the one that may be the best first."""
         assert self._known is not None
         known, count = self._known, len(self._told)
@@ -173,7 +176,7 @@ class SurrogateController:
         self._new = []
 
 
-def full_accuracies(told: Sequence[Told]) -> Floats:
+def full_accuracies(told: Sequence[Observation]) -> Floats:
     """Return the accuracy of each, (N,); of a stopped one, what it lacks to full training as others gained from there.
 
     The gain from an epoch on is the mean over those that went on, at their stage.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.architecture import Scalar
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.controllers.optuna_sampler import OptunaStudy
 from nas.spaces.encoding import Choices
 
@@ -22,6 +22,6 @@ class TPEController:
 
         return self._study.ask(optuna.samplers.TPESampler(seed=seed), full=False)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Add a finished trial."""
         self._study.tell(told)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nas.devices.process_pipe import Link
+from nas.devices.process_pipe import ProcessPipe
 from nas.devices.ssh import Address, parse_address, start_remote
 from nas.devices.timing import COSTS, Protocol, Visit
 from nas.errors import DeviceError, LostError
@@ -93,9 +93,9 @@ def local_worker(runtime: str, threads: int) -> ProcessWorker:
     root = str(Path(__file__).parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
 
-    def start() -> Link:
+    def start() -> ProcessPipe:
         environment = {**os.environ, **worker_environment(threads), "PYTHONPATH": os.pathsep.join(paths)}
-        return Link(f"the worker of runtime '{runtime}'", command, environment)
+        return ProcessPipe(f"the worker of runtime '{runtime}'", command, environment)
 
     return ProcessWorker(start, runtime, threads)
 
@@ -122,11 +122,11 @@ def worker_environment(threads: int) -> dict[str, str]:
 class ProcessWorker:
     """A worker behind a link, here or on `host`. Raises LostError where the link ends, DeviceError for all else."""
 
-    def __init__(self, start: Callable[[], Link], runtime: str, threads: int, host: str = ""):
+    def __init__(self, start: Callable[[], ProcessPipe], runtime: str, threads: int, host: str = ""):
         self.settings: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
         self._start, self._setup, self._host = start, {"runtime": runtime, "threads": threads}, host
-        self._link: Link
+        self._link: ProcessPipe
 
     def __enter__(self) -> ProcessWorker:
         self._link = self._start()

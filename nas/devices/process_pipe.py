@@ -32,7 +32,7 @@ def timeout_s() -> float:
     return seconds
 
 
-class Link:
+class ProcessPipe:
     """A started process: pieces are sent to it by one thread and its lines are read by another.
 
     So neither side waits for the other to read first. `name` is who it is in messages.

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.devices.process_pipe import Link, timeout_s
+from nas.devices.process_pipe import ProcessPipe, timeout_s
 from nas.errors import UsageError
 
 SSH_VARIABLE = "NAS_SSH"
@@ -113,11 +113,11 @@ def ssh_command(address: Address, arguments: list[str]) -> list[str]:
     return [*ssh, *(f"-o{option}" for option in options), *where, "-T", "--", name, shlex.join(arguments)]
 
 
-def start_remote(address: Address, environment: Mapping[str, str]) -> Link:
+def start_remote(address: Address, environment: Mapping[str, str]) -> ProcessPipe:
     """Return a link to a worker that is being started on the device."""
     sources = worker_sources()
     command = [address.python, "-c", BOOTSTRAP, str(len(sources)), json.dumps(dict(environment))]
-    link = Link(f"the worker on {address}", ssh_command(address, command))
+    link = ProcessPipe(f"the worker on {address}", ssh_command(address, command))
     link.send(sources)
     return link
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.supernet.evaluator import SupernetEvaluator
 from nas.evaluators.tabular import Tabular
@@ -38,7 +38,7 @@ class Evaluator(Protocol):
         """Return what decides the accuracies, for the result."""
 
 
-EVALUATORS: dict[str, Callable[[Setup], Evaluator]] = {
+EVALUATORS: dict[str, Callable[[EvaluatorContext], Evaluator]] = {
     "proxy_training": ProxyTraining,
     "supernet": SupernetEvaluator,
     "tabular": Tabular,
@@ -46,7 +46,7 @@ EVALUATORS: dict[str, Callable[[Setup], Evaluator]] = {
 }
 
 
-def find_evaluator(name: str) -> Callable[[Setup], Evaluator]:
+def find_evaluator(name: str) -> Callable[[EvaluatorContext], Evaluator]:
     """Return what makes the evaluator `name`: ours, an entry point of `nas.evaluators`, or `package.module:function`.
 
     Raises UsageError with the nearest name, or with what is wrong in the module that was named.
@@ -57,14 +57,14 @@ def find_evaluator(name: str) -> Callable[[Setup], Evaluator]:
     return lambda setup: OwnEvaluator(name, thing, setup)
 
 
-def epochs_of(name: str, setup: Setup) -> int | None:
+def epochs_of(name: str, setup: EvaluatorContext) -> int | None:
     """Return how many accuracies an evaluation by `name` yields, None where the evaluator does not tell.
 
     Raises as `find_evaluator`, and UsageError where a user's evaluator tells what is no number of epochs.
     """
     if name not in EVALUATORS:
         return own_epochs(name, _own(name), setup)
-    told: Callable[[Setup], int | None] | None = getattr(EVALUATORS[name], "epochs", None)
+    told: Callable[[EvaluatorContext], int | None] | None = getattr(EVALUATORS[name], "epochs", None)
     return None if told is None else told(setup)
 
 

@@ -11,7 +11,7 @@ from nas.utils.reporting import Reporter
 
 
 @dataclass(frozen=True)
-class Setup:
+class EvaluatorContext:
     """The task, the space with its proxy and a head for the task's classes, and where an evaluator may keep its state.
 
     `source` is what the user points the evaluator at: a supernet's folder, a table of accuracies; None where nothing

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from nas.architecture import Architecture
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import build
 from nas.training.loop import Recipe, Watch, train
-from nas.training.tasks.image_datasets import Pictures
+from nas.training.tasks.image_datasets import ImageDataset
 
 KEPT = 3
 
@@ -21,16 +21,16 @@ KEPT = 3
 class ProxyTraining:
     """Trains each candidate for `proxy.epochs` at `proxy.resolution`, or where that is a share, at that share."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: EvaluatorContext):
         self._setup = setup
         self._task, self._proxy = task, proxy = setup.task, setup.space.proxy
         self._recipe = Recipe(proxy.epochs)
         self._train = task.train_set(proxy.resolution, proxy.images)
         self._validation = task.validation_set(proxy.resolution)
-        self._sets: OrderedDict[int, tuple[Pictures, Pictures]] = OrderedDict()
+        self._sets: OrderedDict[int, tuple[ImageDataset, ImageDataset]] = OrderedDict()
 
     @staticmethod
-    def epochs(setup: Setup) -> int:
+    def epochs(setup: EvaluatorContext) -> int:
         """Return how many accuracies an evaluation yields."""
         return setup.space.proxy.epochs
 
@@ -67,7 +67,7 @@ class ProxyTraining:
         train_set, validation = self._sets_at(resolution)
         yield from train(model, self._task, train_set, validation, self._recipe, seed, watch=watch)
 
-    def _sets_at(self, resolution: int) -> tuple[Pictures, Pictures]:
+    def _sets_at(self, resolution: int) -> tuple[ImageDataset, ImageDataset]:
         """Return the images at a resolution; those of the last few are kept."""
         if resolution == self._train.resolution:
             return self._train, self._validation

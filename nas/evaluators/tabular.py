@@ -9,7 +9,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.evaluators.accuracy_table import read_accuracies
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import canonical
 from nas.training.loop import TrainingError
 
@@ -17,11 +17,11 @@ from nas.training.loop import TrainingError
 class Tabular:
     """Accuracies of a CSV or Parquet file, or of an earlier run: `--accuracies`."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: EvaluatorContext):
         self._table = read_accuracies(_source(setup), setup.space)
 
     @staticmethod
-    def epochs(setup: Setup) -> int | None:
+    def epochs(setup: EvaluatorContext) -> int | None:
         """Return how many fidelities the table has, None where it has one only. Raises DataError."""
         fidelities = read_accuracies(_source(setup), setup.space).fidelities
         return len(fidelities) if len(fidelities) > 1 else None
@@ -56,7 +56,7 @@ class Tabular:
             yield accuracies[seed % len(accuracies)]
 
 
-def _source(setup: Setup) -> Path:
+def _source(setup: EvaluatorContext) -> Path:
     if setup.source is None:
         raise UsageError("--evaluator tabular: needs --accuracies FILE")
     return setup.source

@@ -21,7 +21,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.training.loop import TrainingError
 from nas.utils.registry import nearest
 
@@ -36,7 +36,7 @@ class OwnEvaluator:
     Whatever it does wrong is a TrainingError, with its kind, message and place: the trial fails, the search goes on.
     """
 
-    def __init__(self, name: str, thing: Callable[..., Any], setup: Setup):
+    def __init__(self, name: str, thing: Callable[..., Any], setup: EvaluatorContext):
         self._name, self._thing = name, thing
         self._made: Any = None
         if inspect.isclass(thing):
@@ -118,7 +118,7 @@ def told(error: BaseException, thing: Any) -> str:
     return f"{type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
 
 
-def own_epochs(name: str, thing: Callable[..., Any], setup: Setup) -> int | None:
+def own_epochs(name: str, thing: Callable[..., Any], setup: EvaluatorContext) -> int | None:
     """Return what `epochs(setup)` of a user's evaluator says, None where it has none.
 
     Raises UsageError where it raises, or says what is no number of epochs.

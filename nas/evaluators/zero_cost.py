@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from nas.architecture import Architecture
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.zero_cost_scores import SIZES, ZERO_COST, draw_batch, score
-from nas.spaces.sampling import draw
+from nas.spaces.sampling import sample_networks
 from nas.training.loop import TrainingError
 from nas.utils.files import write_json
 
@@ -29,7 +29,7 @@ ATTEMPTS = 20
 class ZeroCost:
     """One score of nas/zero_cost.py as an evaluator."""
 
-    def __init__(self, name: str, setup: Setup):
+    def __init__(self, name: str, setup: EvaluatorContext):
         self._name, self._proxy = name, setup.space.proxy
         self.deterministic = name in SIZES
         self._task, self._batch = setup.task, draw_batch(setup.task, self._proxy.resolution, REFERENCE_SEED)
@@ -56,7 +56,7 @@ class ZeroCost:
             self._batches[resolution] = draw_batch(self._task, resolution, REFERENCE_SEED)
         return score(self._name, arch, self._batches[resolution], seed)
 
-    def _scores(self, setup: Setup) -> list[float]:
+    def _scores(self, setup: EvaluatorContext) -> list[float]:
         """Return the scores of the reference, kept in the run's folder: a search that goes on needs no new ones."""
         identity = {
             "space": setup.space.key,
@@ -78,9 +78,9 @@ class ZeroCost:
         write_json(path, {"identity": identity, "scores": scores})
         return scores
 
-    def _score_reference(self, setup: Setup) -> list[float]:
+    def _score_reference(self, setup: EvaluatorContext) -> list[float]:
         scores, reason = [], None
-        archs = draw(setup.space, REFERENCE, REFERENCE_SEED, ATTEMPTS)
+        archs = sample_networks(setup.space, REFERENCE, REFERENCE_SEED, ATTEMPTS)
         with setup.reporter.task(f"{self._name} of random networks", len(archs)) as advance:
             for arch in archs:
                 try:
@@ -93,10 +93,10 @@ class ZeroCost:
         return scores
 
 
-def zero_cost_evaluator(name: str) -> Callable[[Setup], ZeroCost]:
+def zero_cost_evaluator(name: str) -> Callable[[EvaluatorContext], ZeroCost]:
     """Return what makes the evaluator of the score called `name` from a Setup."""
 
-    def make(setup: Setup) -> ZeroCost:
+    def make(setup: EvaluatorContext) -> ZeroCost:
         return ZeroCost(name, setup)
 
     make.__doc__ = ZERO_COST[name].__doc__

@@ -12,9 +12,9 @@ from nas.latency.calibration import Sample, certify, fit
 from nas.latency.rows import CALIBRATION, HELD_OUT, MeasuredNetwork
 from nas.latency.table import LatencyTable
 from nas.networks.network import canonical, trace
-from nas.spaces.cost_tables import compile_space
+from nas.spaces.cost_tables import tabulate_costs
 from nas.spaces.latency_distribution import sample_within
-from nas.spaces.sampling import draw
+from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 
 CALIBRATING, CERTIFYING = 20, 25
@@ -28,7 +28,7 @@ def whole_networks(space: Space) -> list[MeasuredNetwork]:
     Those that certify are drawn as a search draws, every choice uniformly. Those that calibrate are spread over all
     that networks of the space can cost, so that a fast one is not predicted from common ones.
     """
-    drawn = draw(space, 2 * CERTIFYING + CALIBRATING, f"{space.name} networks")
+    drawn = sample_networks(space, 2 * CERTIFYING + CALIBRATING, f"{space.name} networks")
     held_out = drawn[: min(CERTIFYING, len(drawn) // 2)]
     seen = {arch.digest for arch in held_out}
     chosen = [arch for arch in [*spread(space, CALIBRATING), *drawn[len(held_out) :]] if arch.digest not in seen]
@@ -43,7 +43,7 @@ def spread(space: Space, count: int) -> list[Architecture]:
     """Return up to `count` networks whose MACs are spread evenly, by logarithm, from the fewest to the most."""
     import numpy as np
 
-    compiled = compile_space(space, lambda layer: layer.macs / 1e6)
+    compiled = tabulate_costs(space, lambda layer: layer.macs / 1e6)
     edges = np.geomspace(max(compiled.fastest_ms, 1e-6), max(compiled.slowest_ms, 1e-6), count + 1)
     rng = np.random.default_rng(0)
     found = []
@@ -71,7 +71,7 @@ def sample(table: LatencyTable, network: MeasuredNetwork) -> Sample:
     parts = [table.sample(layer) for layer in trace(network.arch)]
     return Sample(
         sum(part.table_ms for part in parts),
-        sum(part.seam_ms for part in parts),
+        sum(part.boundary_saving_ms for part in parts),
         len(parts),
         sum(part.elements for part in parts),
         table.network_ms(network),

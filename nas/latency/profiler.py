@@ -25,7 +25,16 @@ from nas.devices.runtimes import Runtime, find_runtime, make_runtime
 from nas.devices.timing import COSTS, Latency, Protocol, Visit, middle, summary
 from nas.errors import NasError
 from nas.latency.calibration_networks import LEAST_NETWORKS, calibrate, whole_networks
-from nas.latency.rows import HELD_OUT, MeasuredNetwork, Pair, What, layer_key, layer_name, name_of, seam_layer
+from nas.latency.rows import (
+    HELD_OUT,
+    Measurable,
+    MeasuredNetwork,
+    RepeatedLayer,
+    boundary_layer,
+    layer_key,
+    layer_name,
+    name_of,
+)
 from nas.latency.table import LatencyTable
 from nas.networks.condensenet import set_progress
 from nas.networks.network import IMAGE_CHANNELS, Layer, build, deploy, in_channels, input_shapes, make_block
@@ -51,7 +60,7 @@ class Subject:
     """What is measured, exported."""
 
     graph: Graph
-    what: What
+    what: Measurable
 
 
 def table_header(runtime: str, threads: int, device: str = LOCAL) -> dict[str, Any]:
@@ -100,15 +109,15 @@ def profile(
     """
     protocol = protocol or Protocol()
     layers = reachable(space)
-    seams = seam_layers(layers)
-    pairs = table.missing(list(map(Pair, seams)), protocol.visits)
+    seams = boundary_layers(layers)
+    pairs = table.missing(list(map(RepeatedLayer, seams)), protocol.visits)
     calibrated = space.key in table.calibrations and not pairs
     networks = [] if calibrated else whole_networks(space)
     if len(networks) < LEAST_NETWORKS:
         networks, seams, pairs = [], [], []
     missing = table.missing(layers, protocol.visits)
     alone = table.missing(seams, protocol.visits)
-    layers_first: list[What] = [*dict.fromkeys([*missing, *alone]), *pairs]
+    layers_first: list[Measurable] = [*dict.fromkeys([*missing, *alone]), *pairs]
     # Networks are visited between layers, however often they were before a run was cut off.
     whats = [*layers_first, *(networks if layers_first else table.missing(networks, protocol.visits))]
     if whats:
@@ -127,7 +136,7 @@ def time_networks(
 
 
 def _export_and_measure(
-    whats: Sequence[What], table: LatencyTable, protocol: Protocol, worker: Worker, reporter: Reporter
+    whats: Sequence[Measurable], table: LatencyTable, protocol: Protocol, worker: Worker, reporter: Reporter
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="nas-profile-") as folder, worker as opened:
         table.header.setdefault("worker", opened.settings)
@@ -145,7 +154,7 @@ def _export_and_measure(
         _measure_all(subjects, table, opened, protocol, reporter)
 
 
-def _take_recorded(whats: Sequence[What], worker: Recorded, table: LatencyTable) -> None:
+def _take_recorded(whats: Sequence[Measurable], worker: Recorded, table: LatencyTable) -> None:
     """Append, at once, what a board has recorded of `whats` and the table has not. Raises DeviceError for a gap."""
     rows, costs = [], {}
     for what in whats:
@@ -164,20 +173,20 @@ def _gathered(visits: Sequence[Visit]) -> dict[str, list[float]]:
     return {column: values for column, values in found.items() if values}
 
 
-def _key(what: What) -> str:
+def _key(what: Measurable) -> str:
     """Return the name of a graph, the same in every process."""
-    if isinstance(what, Pair):
+    if isinstance(what, RepeatedLayer):
         return f"{layer_key(what.layer)}-twice"
     return layer_key(what) if isinstance(what, Layer) else what.arch.digest
 
 
-def _batch_shapes(what: What) -> tuple[tuple[int, ...], ...]:
+def _batch_shapes(what: Measurable) -> tuple[tuple[int, ...], ...]:
     if isinstance(what, MeasuredNetwork):
         return ((1, IMAGE_CHANNELS, what.arch.resolution, what.arch.resolution),)
-    return tuple((1, *shape) for shape in input_shapes(what.layer if isinstance(what, Pair) else what))
+    return tuple((1, *shape) for shape in input_shapes(what.layer if isinstance(what, RepeatedLayer) else what))
 
 
-def _export(runtime: Runtime, what: What, folder: Path) -> Graph:
+def _export(runtime: Runtime, what: Measurable, folder: Path) -> Graph:
     """Write what is measured, with weights from a fixed seed, and return its graph."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -187,15 +196,15 @@ def _export(runtime: Runtime, what: What, folder: Path) -> Graph:
     try:
         runtime.export(deploy(model), [torch.zeros(shape) for shape in graph.shapes], Path(graph.path))
     except NasError as error:
-        layer = what.layer if isinstance(what, Pair) else what
+        layer = what.layer if isinstance(what, RepeatedLayer) else what
         name = layer_name(layer.spec, layer.in_shape) if isinstance(layer, Layer) else f"network {layer.arch.digest}"
         raise type(error)(f"{name}: {error}") from error
     return graph
 
 
-def _layer_graph(what: Layer | Pair) -> nn.Module:
-    layer = what.layer if isinstance(what, Pair) else what
-    blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(what, Pair) else 1)]
+def _layer_graph(what: Layer | RepeatedLayer) -> nn.Module:
+    layer = what.layer if isinstance(what, RepeatedLayer) else what
+    blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(what, RepeatedLayer) else 1)]
     several = isinstance(layer.in_shape[0], tuple)
     return LayerGraph(blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), several)
 
@@ -211,10 +220,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def seam_layers(layers: Sequence[Layer]) -> list[Layer]:
+def boundary_layers(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers that tell, alone and as pairs, what the seams between `layers` save."""
     shapes = dict.fromkeys(layer.out_shape for layer in layers if len(layer.out_shape) == 3)
-    return [seam_layer(shape) for shape in shapes]
+    return [boundary_layer(shape) for shape in shapes]
 
 
 class LayerGraph(nn.Module):
@@ -254,7 +263,7 @@ def _measure_all(
             )
 
 
-def _lacks_visits(what: What, table: LatencyTable, protocol: Protocol) -> bool:
+def _lacks_visits(what: Measurable, table: LatencyTable, protocol: Protocol) -> bool:
     return isinstance(what, MeasuredNetwork) or table.visits(what) < protocol.visits
 
 

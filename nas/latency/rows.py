@@ -25,7 +25,7 @@ ROLES = (CALIBRATION, HELD_OUT)
 
 
 @dataclass(frozen=True)
-class Pair:
+class RepeatedLayer:
     """A layer twice in series: beside the layer alone it tells what a seam saves."""
 
     layer: Layer
@@ -40,19 +40,19 @@ class MeasuredNetwork:
     arch: Architecture
 
 
-What = Layer | Pair | MeasuredNetwork
-Name = Any
+Measurable = Layer | RepeatedLayer | MeasuredNetwork
+RowKey = Any
 """What names a row: (spec, in_shape) for a layer, (spec, in_shape, 2) for a pair, a network itself."""
 
 
-def name_of(what: What) -> Name:
+def name_of(what: Measurable) -> RowKey:
     """Return the name of what is measured."""
-    if isinstance(what, Pair):
+    if isinstance(what, RepeatedLayer):
         return what.layer.spec, what.layer.in_shape, 2
     return (what.spec, what.in_shape) if isinstance(what, Layer) else what
 
 
-def seam_layer(shape: Shape) -> Layer:
+def boundary_layer(shape: Shape) -> Layer:
     """Return the layer that tells, alone and twice, what a seam of this shape saves: a 1x1 convolution."""
     return traced(BlockSpec.of("conv", {"out_channels": shape[0], "kernel_size": 1}), shape)
 
@@ -67,7 +67,7 @@ def layer_key(layer: Layer) -> str:
     return hashlib.sha256(json.dumps(_what_to_dict(layer), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def row_to_dict(what: What, visits: Visits, costs: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def row_to_dict(what: Measurable, visits: Visits, costs: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return a row as JSON spells it; what was not measured is not there."""
     row = {**_what_to_dict(what), "ms": [round(ms, 6) for _, ms in visits]}
     if any(at for at, _ in visits):
@@ -75,16 +75,16 @@ def row_to_dict(what: What, visits: Visits, costs: Mapping[str, Sequence[float]]
     return {**row, **{name: list(costs[name]) for name in COLUMNS if costs.get(name)}}
 
 
-def _what_to_dict(what: What) -> dict[str, Any]:
+def _what_to_dict(what: Measurable) -> dict[str, Any]:
     if isinstance(what, MeasuredNetwork):
         return {"network": what.arch.to_dict(), "space": what.space, "role": what.role}
-    if isinstance(what, Pair):
+    if isinstance(what, RepeatedLayer):
         return {**_what_to_dict(what.layer), "repeat": 2}
     shapes = [list(shape) for shape in input_shapes(what)]
     return {**what.spec.to_dict(), "in": shapes if isinstance(what.in_shape[0], tuple) else shapes[0]}
 
 
-def read_row(data: dict[str, Any], where: str) -> tuple[Name, Visits, Costs]:
+def read_row(data: dict[str, Any], where: str) -> tuple[RowKey, Visits, Costs]:
     """Return what `row_to_dict` wrote. Raises TableError, SpaceError, or what broken data makes of itself."""
     visits = _visits(data)
     costs = {name: _numbers(data.pop(name), name, 0.0) for name in COLUMNS if name in data}

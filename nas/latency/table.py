@@ -22,22 +22,22 @@ from nas.latency.calibration import Calibration, Certificate, Sample
 from nas.latency.robust_estimation import estimate
 from nas.latency.rows import (
     Key,
+    Measurable,
     MeasuredNetwork,
-    Name,
-    Pair,
+    RepeatedLayer,
+    RowKey,
     Visits,
-    What,
+    boundary_layer,
     layer_name,
     name_of,
     read_row,
     row_to_dict,
-    seam_layer,
 )
 from nas.networks.network import Layer, trace
 from nas.spaces.identity import json_digest
 from nas.utils.files import append_rows
 
-W = TypeVar("W", bound=What)
+W = TypeVar("W", bound=Measurable)
 
 FORMAT = 2
 
@@ -56,11 +56,11 @@ class LatencyTable:
 
     path: Path
     header: dict[str, Any]
-    rows: dict[Name, Visits] = field(default_factory=dict)
-    costs: dict[str, dict[Name, list[float]]] = field(default_factory=dict)
+    rows: dict[RowKey, Visits] = field(default_factory=dict)
+    costs: dict[str, dict[RowKey, list[float]]] = field(default_factory=dict)
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
-    _estimates: dict[Name, float] = field(default_factory=dict, repr=False)
+    _estimates: dict[RowKey, float] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: Path, header: dict[str, Any] | None = None) -> LatencyTable:
@@ -85,7 +85,9 @@ class LatencyTable:
         return table
 
     def append(
-        self, rows: Iterable[tuple[What, Visits]], costs: Mapping[Name, Mapping[str, Sequence[float]]] | None = None
+        self,
+        rows: Iterable[tuple[Measurable, Visits]],
+        costs: Mapping[RowKey, Mapping[str, Sequence[float]]] | None = None,
     ) -> None:
         """Add visits, and costs by name, and write them to the file before returning. Raises TableError."""
         rows, costs = list(rows), costs or {}
@@ -132,7 +134,7 @@ class LatencyTable:
         except (ValueError, OverflowError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise TableError(f"{where}: a row needs a block or a network, 'in' and 'ms': {error!r}") from error
 
-    def _add(self, name: Name, visits: Visits, costs: Mapping[str, Sequence[float]]) -> None:
+    def _add(self, name: RowKey, visits: Visits, costs: Mapping[str, Sequence[float]]) -> None:
         self.rows.setdefault(name, []).extend(visits)
         for column, values in costs.items():
             self.costs.setdefault(column, {}).setdefault(name, []).extend(values)
@@ -143,11 +145,11 @@ class LatencyTable:
         """The whole networks that were measured."""
         return [name for name in self.rows if isinstance(name, MeasuredNetwork)]
 
-    def visits(self, what: What) -> int:
+    def visits(self, what: Measurable) -> int:
         """Return how often it was visited."""
         return len(self.rows.get(name_of(what), ()))
 
-    def cost(self, column: str, what: What) -> float | None:
+    def cost(self, column: str, what: Measurable) -> float | None:
         """Return the median of what one of `COLUMNS` says, None where it was not measured."""
         values = self.costs.get(column, {}).get(name_of(what))
         return middle(values) if values else None
@@ -167,10 +169,10 @@ class LatencyTable:
         costs = [self.cost(column, layer) for layer in trace(arch)]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
-    def seam_ms(self, shape: Any) -> float:
+    def boundary_saving_ms(self, shape: Any) -> float:
         """Return what is saved in ms where layers hand over a feature map of this shape. Raises TableError."""
-        layer = seam_layer(shape)
-        alone, twice = name_of(layer), name_of(Pair(layer))
+        layer = boundary_layer(shape)
+        alone, twice = name_of(layer), name_of(RepeatedLayer(layer))
         if alone not in self.rows or twice not in self.rows:
             raise TableError(f"{self.path}: two of {layer_name(*alone)} in series are not covered")
         return 2 * self._estimated()[alone] - self._estimated()[twice]
@@ -185,17 +187,17 @@ class LatencyTable:
             self._estimates = _estimate(self.rows)
         return self._estimates
 
-    def predictor(self, space: str) -> Predictor:
+    def predictor(self, space: str) -> LatencyPredictor:
         """Return what predicts networks of the space of that key; plain sums where it was not calibrated."""
-        return Predictor(self, self.calibrations.get(space, Calibration()))
+        return LatencyPredictor(self, self.calibrations.get(space, Calibration()))
 
     def sample(self, layer: Layer, seams: bool = True) -> Sample:
         """Return what predicts a layer's share in a network's latency. Raises TableError when it is not covered."""
         hands_over = seams and len(layer.out_shape) == 3
-        seam_ms = self.seam_ms(layer.out_shape) if hands_over else 0.0
-        return Sample(self.latency_ms(layer), seam_ms, 1, prod(layer.out_shape))
+        boundary_saving_ms = self.boundary_saving_ms(layer.out_shape) if hands_over else 0.0
+        return Sample(self.latency_ms(layer), boundary_saving_ms, 1, prod(layer.out_shape))
 
-    def repeatability(self, names: Sequence[Name]) -> float:
+    def repeatability(self, names: Sequence[RowKey]) -> float:
         """Return the mean relative difference of networks' estimates from their odd and their even visits.
 
         After one common factor: which of the machine's speeds is its common one may differ between the halves, and
@@ -244,7 +246,7 @@ class LatencyTable:
 
 
 @dataclass(frozen=True)
-class Predictor:
+class LatencyPredictor:
     """The latency of any network of one space by a table: a sum over its layers, in ms."""
 
     table: LatencyTable
@@ -259,16 +261,16 @@ class Predictor:
         return sum(map(self.layer_ms, trace(arch)))
 
 
-def _rows_of(layers: Iterable[Layer]) -> Iterator[What]:
+def _rows_of(layers: Iterable[Layer]) -> Iterator[Measurable]:
     """Yield the layers, and what tells of the seams between them."""
     for layer in layers:
         yield layer
         if len(layer.out_shape) == 3:
-            seam = seam_layer(layer.out_shape)
-            yield from (seam, Pair(seam))
+            seam = boundary_layer(layer.out_shape)
+            yield from (seam, RepeatedLayer(seam))
 
 
-def _estimate(rows: Mapping[Name, Visits]) -> dict[Name, float]:
+def _estimate(rows: Mapping[RowKey, Visits]) -> dict[RowKey, float]:
     visits = [(name, at, ms) for name, visits in rows.items() for at, ms in visits]
     return estimate(*([visit[part] for visit in visits] for part in range(3)))
 

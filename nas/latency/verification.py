@@ -13,7 +13,7 @@ from nas.latency.calibration import TOLERANCE, Certificate, certify
 from nas.latency.profiler import measure_networks
 from nas.latency.table import LatencyTable
 from nas.spaces.automaton import reachable
-from nas.spaces.sampling import draw
+from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 from nas.utils.reporting import Reporter
 
@@ -66,7 +66,7 @@ def verify(
     table.check_covers(reachable(space))
     seen = {network.arch.digest for network in table.networks}
     seed = datetime.datetime.now(datetime.UTC).isoformat()
-    archs = [arch for arch in draw(space, count + len(seen), seed) if arch.digest not in seen][:count]
+    archs = [arch for arch in sample_networks(space, count + len(seen), seed) if arch.digest not in seen][:count]
     if len(archs) < 2:
         raise TableError(f"{table.path}: '{space.name}' has no networks that the table has not seen")
     latencies = measure_networks(archs, table.header["runtime"], table.header["threads"], reporter, device)

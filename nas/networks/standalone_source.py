@@ -55,7 +55,7 @@ MAIN_IMPORTS = {
 
 
 @dataclass
-class Bundle:
+class SourceBundle:
     """Definitions in an order in which each stands after what it uses, and the imports that they need."""
 
     sources: dict[str, str] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def _source(module: ModuleType, node: Any) -> str:
 def standalone_source(arch: Architecture, title: str) -> str:
     """Return the text of a Python file that builds `arch`, loads model.safetensors beside it, and checks itself."""
     layers = trace(arch)
-    bundle = Bundle(imports={key: set(names) for key, names in MAIN_IMPORTS.items()})
+    bundle = SourceBundle(imports={key: set(names) for key, names in MAIN_IMPORTS.items()})
     for spec in dict.fromkeys(layer.spec.op for layer in layers):
         block = lookup(BLOCKS, spec, "block")
         bundle.add(importlib.import_module(block.__module__), block.__name__)

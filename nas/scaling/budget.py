@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nas.errors import UsageError
-from nas.study.objectives import SOFT, Bools, Floats, Goal, Metrics, Objective, Towards, make_objective
+from nas.study.objectives import SOFT, Bools, Floats, Goal, Metrics, Objective, SingleTargetObjective, make_objective
 from nas.utils.registry import lookup
 
 RESOURCES = ("latency", "macs", "activations")
@@ -60,7 +60,7 @@ class Budgeted:
     What the objectives of a search call latency is the resource's cost here.
     """
 
-    towards: Towards
+    towards: SingleTargetObjective
     budget: Budget
 
     @property

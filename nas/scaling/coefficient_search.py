@@ -17,24 +17,24 @@ from nas.controllers.base import Problem
 from nas.errors import NasError, RunError, SpaceError, TableError, UsageError
 from nas.evaluators import Evaluator
 from nas.evaluators.executors import Executor
-from nas.evaluators.executors.in_process import Here
+from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.scaling.budget import Budget, make_budgeted
 from nas.scaling.comparison import Entry, compare, compared_rules, contestants
-from nas.scaling.family_job import asked, device_facts, is_whole, make_family, make_stopwatch
+from nas.scaling.family_job import asked, device_facts, is_whole, make_family, make_network_latency
 from nas.scaling.grid import grid_domain
-from nas.scaling.grid_latencies import Bench, bench_counted, bench_latency
-from nas.scaling.latency_targets import Scout
+from nas.scaling.grid_latencies import GridLatencies, measure_admitted, measure_grid
+from nas.scaling.latency_targets import LatencyEstimator
 from nas.scaling.network_latency import NETWORKS
 from nas.scaling.parsing import Rule, parse_latencies, parse_phis
 from nas.scaling.plots import draw_scaling
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, missing_dimensions
-from nas.scaling.search_setup import Setting, check_admitted, make_budget, prepare, spends
-from nas.scaling.settings import RESULT, ScaleJob
+from nas.scaling.search_setup import CoefficientSearch, check_admitted, make_budget, prepare, spends
+from nas.scaling.settings import RESULT, ScaleSettings
 from nas.searching.early_stopping import make_rungs
-from nas.searching.finalists import Finals, Stage, evaluate_finalists
-from nas.searching.loop import Plan, search
+from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists
+from nas.searching.loop import SearchPlan, search
 from nas.searching.result import FINALIST_SETTINGS, trial_facts
 from nas.searching.settings import make_evaluator, make_executor, shown
 from nas.study.objectives import Objective
@@ -52,7 +52,7 @@ FRESH_SEEDS = 100
 """The seeds of the comparison start so far above the search's: its networks were not chosen by them."""
 
 
-def run_scale_search(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
+def run_scale_search(job: ScaleSettings, reporter: Reporter) -> dict[str, Any]:
     """Find the coefficients, compare, and return what `scale.json` holds; continue where a kill left it.
 
     Raises NasError for whatever is wrong in the input.
@@ -74,18 +74,18 @@ def run_scale_search(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Ready:
+class PreparedSearch:
     """A setting with what was made for it: the evaluator, the latencies, the objective, and the admitted points."""
 
-    setting: Setting
+    setting: CoefficientSearch
     evaluator: Evaluator
-    bench: Bench
+    bench: GridLatencies
     budget: Budget
     objective: Objective
     admitted: int
 
 
-def make_ready(setting: Setting, reporter: Reporter) -> Ready:
+def make_ready(setting: CoefficientSearch, reporter: Reporter) -> PreparedSearch:
     """Return what a search needs.
 
     What is wrong with the evaluator is told before minutes of measuring; but zero-cost scores write those of their
@@ -101,20 +101,20 @@ def make_ready(setting: Setting, reporter: Reporter) -> Ready:
             raise UsageError(f"--latency: '{format_latency(target_ms)}' is under what the base takes, {taken}")
     budget = make_budget(setting, bench.base_ms)
     objective = make_budgeted(setting.objective, budget, setting.job.exponent)
-    return Ready(setting, early or make(), bench, budget, objective, len(check_admitted(setting, bench)))
+    return PreparedSearch(setting, early or make(), bench, budget, objective, len(check_admitted(setting, bench)))
 
 
-def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
+def ready_bench(setting: CoefficientSearch, reporter: Reporter) -> GridLatencies:
     """Return the latencies of the grid: measured once for all, so that a search that goes on sees the same."""
     job, folder = setting.job, setting.job.folder
     if (path := folder / BENCH).is_file():
         return read_bench(path)
-    stopwatch, first, every = make_stopwatch(job, setting.base, reporter, "grid"), setting.first, setting.every
+    stopwatch, first, every = make_network_latency(job, setting.base, reporter, "grid"), setting.first, setting.every
     try:
         if setting.resource == "latency":
-            bench = bench_latency(first, every, job.times, job.tolerance, stopwatch, reporter)
+            bench = measure_grid(first, every, job.times, job.tolerance, stopwatch, reporter)
         else:
-            bench = bench_counted(first, check_admitted(setting, Bench(math.nan, {})), stopwatch, reporter)
+            bench = measure_admitted(first, check_admitted(setting, GridLatencies(math.nan, {})), stopwatch, reporter)
         check_admitted(setting, bench)
     except NasError as error:  # a corrected command may use the folder, but what was measured of a device is kept
         if isinstance(error, UsageError) or not stopwatch.sessions(first.architecture):
@@ -125,43 +125,43 @@ def ready_bench(setting: Setting, reporter: Reporter) -> Bench:
     return bench
 
 
-def read_bench(path: Path) -> Bench:
+def read_bench(path: Path) -> GridLatencies:
     """Return the latencies that `ready_bench` wrote. Raises RunError for something else."""
     try:
-        return Bench(**read_json(path))
+        return GridLatencies(**read_json(path))
     except TypeError as error:
         raise RunError(f"{path}: not the latencies of a grid: {error}") from error
 
 
-def try_points(ready: Ready, study: Study, reporter: Reporter) -> None:
+def try_points(ready: PreparedSearch, study: Study, reporter: Reporter) -> None:
     """Fill the study with points of the grid: --trials of those that the budget admits, or all."""
     setting, bench, budget = ready.setting, ready.bench, ready.budget
     experiment, grid = setting.job.experiment, setting.grid
     reporter.say(
         f"{ready.admitted} of {grid.size} grid points are within {budget.times:g} times the base's {budget.resource}"
     )
-    domain = grid_domain(grid, setting.spots, partial(spends, setting, bench))
+    domain = grid_domain(grid, setting.grid_points, partial(spends, setting, bench))
     controller = lookup(CONTROLLERS, experiment.controller, "controller")(Problem(domain, ready.objective))
     counts = {spot.architecture.digest: spot.activations for spot in setting.every}
-    plan = Plan(
+    plan = SearchPlan(
         grid, controller, ready.evaluator, ready.objective,
         predict=lambda arch: bench.latency_ms.get(arch.digest, math.inf),
         rungs=make_rungs("full", 2, 1, 1),
         known=frozenset([setting.first.architecture.digest]),
         executor=executor_of(ready, reporter),
-        beside=lambda arch: {"activations": counts.get(arch.digest, 0)},
+        extra_metrics=lambda arch: {"activations": counts.get(arch.digest, 0)},
         spends=budget.of,
     )  # fmt: skip
     trials = min(experiment.trials or ready.admitted, ready.admitted)
     search(plan, study, trials, experiment.seed, reporter, experiment.retry_failed)
 
 
-def executor_of(ready: Ready, reporter: Reporter) -> Executor | None:
+def executor_of(ready: PreparedSearch, reporter: Reporter) -> Executor | None:
     """Return what evaluates scaled networks, None for this process. Raises UsageError where there is no cluster."""
     return make_executor(ready.setting.job.experiment, ready.setting.task, ready.setting.grid, reporter)
 
 
-def conclude(ready: Ready, study: Study, reporter: Reporter) -> dict[str, Any]:
+def conclude(ready: PreparedSearch, study: Study, reporter: Reporter) -> dict[str, Any]:
     """Evaluate the best again, compare, make the family, and write the result."""
     setting, job = ready.setting, ready.setting.job
     experiment, (goal,) = job.experiment, ready.objective.goals
@@ -192,7 +192,7 @@ def conclude(ready: Ready, study: Study, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def family_of(ready: Ready, found: Coefficients, reporter: Reporter) -> dict[str, Any]:
+def family_of(ready: PreparedSearch, found: Coefficients, reporter: Reporter) -> dict[str, Any]:
     """Return the family that the settings ask for; where it cannot be made, the network that was found: phi 1."""
     setting, job, base_ms = ready.setting, ready.setting.job, ready.bench.base_ms
     rule = Rule("searched", setting.grid.rounding, found)
@@ -203,7 +203,7 @@ def family_of(ready: Ready, found: Coefficients, reporter: Reporter) -> dict[str
         return make_family(replace(job, phi="1", latency=None), rule, setting.base, reporter, base_ms)
 
 
-def warn_of_rounding(setting: Setting, found: Coefficients, best: Trial, reporter: Reporter) -> None:
+def warn_of_rounding(setting: CoefficientSearch, found: Coefficients, best: Trial, reporter: Reporter) -> None:
     """Say where the coefficients promise another growth than rounding gave the network that they were found by."""
     promised, real = found.at(1).growth, best.metrics.macs / setting.first.macs
     if abs(promised / real - 1) > setting.job.tolerance:
@@ -213,7 +213,7 @@ def warn_of_rounding(setting: Setting, found: Coefficients, best: Trial, reporte
         )
 
 
-def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
+def search_facts(ready: PreparedSearch, study: Study, finals: FinalistEstimates) -> dict[str, Any]:
     """Return what the result says of the search as a whole."""
     setting, grid, budget = ready.setting, ready.setting.grid, ready.budget
     settings = {**shown(setting.job.experiment), **setting.identity, "evaluator_settings": ready.evaluator.settings}
@@ -242,7 +242,7 @@ def search_facts(ready: Ready, study: Study, finals: Finals) -> dict[str, Any]:
     }
 
 
-def compared(ready: Ready, found: Coefficients, reporter: Reporter) -> list[Entry]:
+def compared(ready: PreparedSearch, found: Coefficients, reporter: Reporter) -> list[Entry]:
     """Return base, compound and single dimensions with their accuracies, at the same latency.
 
     None where there are no such networks, or a table that predicts latencies does not cover them.
@@ -254,9 +254,9 @@ def compared(ready: Ready, found: Coefficients, reporter: Reporter) -> list[Entr
     if stored.get("chosen") == chosen:
         entries = [Entry.from_dict(data) for data in stored["entries"]]
     else:
-        stopwatch = make_stopwatch(job, setting.base, reporter, "compare")
+        stopwatch = make_network_latency(job, setting.base, reporter, "compare")
         timed = [spot.architecture for spot in setting.every if stopwatch.sessions(spot.architecture)]
-        scout = Scout(setting.base, stopwatch, timed if stopwatch.is_measured else ())
+        scout = LatencyEstimator(setting.base, stopwatch, timed if stopwatch.is_measured else ())
         rules = compared_rules(found, job.times, missing_dimensions(setting.base))
         try:
             entries = contestants(scout, rules, job.times, phis, setting.grid.rounding, reporter)
@@ -269,12 +269,13 @@ def compared(ready: Ready, found: Coefficients, reporter: Reporter) -> list[Entr
     seeds = range(first, first + job.compare_seeds)
     retry = job.experiment.retry_failed
     return compare(
-        entries, lambda: executor_of(ready, reporter) or Here(ready.evaluator), seeds, job.folder / ACCURACIES,
+        entries, lambda: executor_of(ready, reporter) or InProcessExecutor(ready.evaluator), seeds,
+        job.folder / ACCURACIES,
         reporter, retry,
     )  # fmt: skip
 
 
-def on_bench(entries: list[Entry], bench: Bench) -> list[Entry]:
+def on_bench(entries: list[Entry], bench: GridLatencies) -> list[Entry]:
     """Return the entries with latencies as of the grid's sessions: the base takes the same in both."""
     factor = bench.base_ms / entries[0].latency_ms
     return [
@@ -282,7 +283,7 @@ def on_bench(entries: list[Entry], bench: Bench) -> list[Entry]:
     ]
 
 
-def finished_result(setting: Setting) -> dict[str, Any] | None:
+def finished_result(setting: CoefficientSearch) -> dict[str, Any] | None:
     """Return the result of a folder that has been searched so far and compared with as many seeds."""
     path = setting.job.folder / RESULT
     if not path.is_file():

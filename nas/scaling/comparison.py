@@ -16,7 +16,7 @@ from nas.errors import RunError
 from nas.evaluators.executors import Executor, Outcome, Task, evaluate_all
 from nas.networks.network import totals, trace
 from nas.scaling.family import BASE
-from nas.scaling.latency_targets import Scout, Want, meet
+from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, meet
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, Rounding
 from nas.utils.files import append_rows
@@ -76,14 +76,17 @@ class Entry:
 
 
 def contestants(
-    scout: Scout, rules: Mapping[str, Coefficients], times: float, phis: Sequence[float], rounding: Rounding,
+    scout: LatencyEstimator, rules: Mapping[str, Coefficients], times: float, phis: Sequence[float], rounding: Rounding,
     reporter: Reporter,
 ) -> list[Entry]:  # fmt: skip
     """Return the base, and the network of each rule that takes `times^phi` the base's latency, for each phi."""
     scout.look([])
     asked = [(name, rule, phi) for phi in phis for name, rule in rules.items()]
     met = meet(
-        scout, [Want(rule, times**phi, "--compare-phi", of_base=True) for _, rule, phi in asked], rounding, reporter
+        scout,
+        [LatencyTarget(rule, times**phi, "--compare-phi", of_base=True) for _, rule, phi in asked],
+        rounding,
+        reporter,
     )
     found = [Entry(BASE, 0.0, None, scout.base, scout.ms(scout.base), scout.ms(scout.base))]
     for (name, rule, phi), each in zip(asked, met, strict=True):

@@ -18,19 +18,19 @@ from nas.errors import NasError, RunError, SpaceError, TableError, UsageError
 from nas.latency.calibration import Calibration
 from nas.latency.catalog import open_named, processor
 from nas.latency.published import complete, is_published
-from nas.latency.table import Predictor
+from nas.latency.table import LatencyPredictor
 from nas.networks.export import versions
 from nas.networks.network import canonical, trace
 from nas.scaling.family import BASE, Member, family_facts
-from nas.scaling.latency_targets import Met, Scout, Want, meet
-from nas.scaling.network_latency import NETWORKS, Predicted, Stopwatch, Timed
+from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, TargetResult, meet
+from nas.scaling.network_latency import NETWORKS, MeasuredLatency, NetworkLatency, PredictedLatency
 from nas.scaling.parsing import (
     Rule,
     parse_latencies,
 )
 from nas.scaling.plots import draw_family
 from nas.scaling.scale import Factors, missing_dimensions
-from nas.scaling.settings import FAMILY, ScaleJob, make_rule, members_of, read_base
+from nas.scaling.settings import FAMILY, ScaleSettings, make_rule, members_of, read_base
 from nas.study.storage import JOURNAL
 from nas.utils.files import LOCK, locked, read_json, write_json
 from nas.utils.reporting import Reporter
@@ -38,7 +38,7 @@ from nas.utils.reporting import Reporter
 PICTURE = "family.png"
 
 
-def run_family(job: ScaleJob, reporter: Reporter) -> dict[str, Any]:
+def run_family(job: ScaleSettings, reporter: Reporter) -> dict[str, Any]:
     """Return the family that the settings ask for, and write it with its picture. Raises NasError.
 
     Latencies that were found and confirmed are not measured again by the same command.
@@ -70,7 +70,7 @@ def leave_free(folder: Path, is_input: bool) -> None:
         folder.rmdir()
 
 
-def check_family(job: ScaleJob, rule: Rule) -> None:
+def check_family(job: ScaleSettings, rule: Rule) -> None:
     """Raise NasError for the first setting that cannot be, or not with another."""
     experiment = job.experiment
     if job.latency and (rule.points or job.phi):
@@ -94,7 +94,7 @@ def check_family(job: ScaleJob, rule: Rule) -> None:
 
 
 def make_family(
-    job: ScaleJob, rule: Rule, base: Architecture, reporter: Reporter, base_ms: float | None = None
+    job: ScaleSettings, rule: Rule, base: Architecture, reporter: Reporter, base_ms: float | None = None
 ) -> dict[str, Any]:
     """Return the rule's networks that the settings ask for, and write them with their picture.
 
@@ -104,7 +104,7 @@ def make_family(
     if replaced and (replaced["network"], replaced["rule"]) != (job.network, rule.name):
         reporter.say(f"{job.folder}: replaces the family of {replaced['network']} by rule: {replaced['rule']}")
     timed = job.latency or job.measure or job.experiment.tables or job.search
-    stopwatch = make_stopwatch(job, base, reporter, FAMILY) if timed else None
+    stopwatch = make_network_latency(job, base, reporter, FAMILY) if timed else None
     if stopwatch and job.latency:
         met = find_met(job, rule, base, stopwatch, reporter)
         made = [each.member for each in met]
@@ -115,8 +115,8 @@ def make_family(
 
 
 def timed_all(
-    stopwatch: Stopwatch, archs: Sequence[Architecture], job: ScaleJob, reporter: Reporter
-) -> Stopwatch | None:
+    stopwatch: NetworkLatency, archs: Sequence[Architecture], job: ScaleSettings, reporter: Reporter
+) -> NetworkLatency | None:
     """Time the networks; of those that a search found, a table need not know all: then none is told."""
     try:
         stopwatch.session(archs)
@@ -150,7 +150,7 @@ def is_whole(folder: Path, stored: Mapping[str, Any]) -> bool:
     return (folder / PICTURE).is_file() and all((folder / FAMILY / name).is_file() for name in files_of(stored))
 
 
-def finished_family(job: ScaleJob, rule: Rule, base: Architecture) -> dict[str, Any] | None:
+def finished_family(job: ScaleSettings, rule: Rule, base: Architecture) -> dict[str, Any] | None:
     """Return the family in the folder where its latencies are what this command would measure."""
     stored = stored_family(job.folder)
     if not (job.latency or job.measure) or job.experiment.tables or not stored:
@@ -159,7 +159,7 @@ def finished_family(job: ScaleJob, rule: Rule, base: Architecture) -> dict[str, 
     return stored if stored.get("identity") == wanted and is_whole(job.folder, stored) else None
 
 
-def family_identity(job: ScaleJob, rule: Rule) -> dict[str, Any]:
+def family_identity(job: ScaleSettings, rule: Rule) -> dict[str, Any]:
     """Return what makes a family another than the next, beside its base."""
     experiment = job.experiment
     device = {key: getattr(experiment, key) for key in ("runtime", "threads", "device", "table")}
@@ -171,41 +171,43 @@ def distinct(base: Architecture, made: Sequence[Member]) -> list[Architecture]:
     return list({arch.digest: arch for arch in (canonical(base), *(each.architecture for each in made))}.values())
 
 
-def asked(job: ScaleJob) -> dict[str, Any]:
+def asked(job: ScaleSettings) -> dict[str, Any]:
     """Return which networks of the rule the settings ask for, and which comparison."""
     return {key: getattr(job, key) for key in ("phi", "latency", "measure", "compare_phi", "compare_seeds")}
 
 
-def find_met(job: ScaleJob, rule: Rule, base: Architecture, stopwatch: Stopwatch, reporter: Reporter) -> list[Met]:
+def find_met(
+    job: ScaleSettings, rule: Rule, base: Architecture, stopwatch: NetworkLatency, reporter: Reporter
+) -> list[TargetResult]:
     """Return the networks that meet the targets."""
     assert rule.coefficients is not None and job.latency
-    wants = [Want(rule.coefficients, target_ms) for target_ms in parse_latencies(job.latency)]
-    return meet(Scout(base, stopwatch), wants, rule.rounding, reporter)
+    wants = [LatencyTarget(rule.coefficients, target_ms) for target_ms in parse_latencies(job.latency)]
+    return meet(LatencyEstimator(base, stopwatch), wants, rule.rounding, reporter)
 
 
-def make_stopwatch(job: ScaleJob, base: Architecture, reporter: Reporter, purpose: str) -> Stopwatch:
+def make_network_latency(job: ScaleSettings, base: Architecture, reporter: Reporter, purpose: str) -> NetworkLatency:
     """Return what tells latencies: the device, or the table that --table names. Raises NasError.
 
     `purpose` names what they are for in the run's folder.
     """
     experiment = job.experiment
     if not experiment.tables:
-        return Timed(job.folder, experiment.runtime, experiment.threads, experiment.device, reporter, purpose)
+        return MeasuredLatency(job.folder, experiment.runtime, experiment.threads, experiment.device, reporter, purpose)
     table = open_named(experiment.tables[0])
     if is_published(table):
         for note in complete(table, trace(base)):
             reporter.say(f"{table.path.stem}: {note}")
     reporter.warn(f"{table.path}: predicts here, nothing is measured on its device")
-    return Predicted(Predictor(table, Calibration()), processor(table))
+    return PredictedLatency(LatencyPredictor(table, Calibration()), processor(table))
 
 
 def finish(
-    job: ScaleJob,
+    job: ScaleSettings,
     rule: Rule,
     base: Architecture,
     made: Sequence[Member],
-    met: Sequence[Met],
-    stopwatch: Stopwatch | None,
+    met: Sequence[TargetResult],
+    stopwatch: NetworkLatency | None,
     base_ms: float | None,
 ) -> dict[str, Any]:
     """Write every network as JSON, the picture and the result, and return the result."""
@@ -257,13 +259,13 @@ def write_network(folder: Path, network: Member) -> str:
     return str(path)
 
 
-def device_facts(stopwatch: Stopwatch) -> dict[str, Any]:
+def device_facts(stopwatch: NetworkLatency) -> dict[str, Any]:
     """Return what the latencies are of, and whether they were measured or a table predicted them."""
     header = {key: value for key, value in stopwatch.settings.items() if key not in ("format", "protocol", "worker")}
     return {"measured": stopwatch.is_measured, "place": stopwatch.place, **header}
 
 
-def locked_folder(job: ScaleJob) -> Any:
+def locked_folder(job: ScaleSettings) -> Any:
     """Hold the folder, made where there is none. Raises RunError where it is not a folder or in use."""
     folder = job.folder
     try:

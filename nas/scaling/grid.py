@@ -16,7 +16,7 @@ from nas.errors import SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, Factors, Rounding, missing_dimensions, scale
-from nas.spaces.encoding import Domain, Facts, Indices
+from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.spaces.identity import hex_digest, record_text, tuple_text
 from nas.spaces.search_space import Choices, Proxy, Values
 
@@ -96,7 +96,7 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
 
 
 @dataclass(frozen=True)
-class Spot:
+class GridPoint:
     """A network of the grid, canonical, what it costs, and the point that stands for it.
 
     Rounding makes one network of many points. The one stands for it whose coefficients promise the growth of the MACs
@@ -111,13 +111,13 @@ class Spot:
     layers: int
 
 
-def spots(grid: Grid, advance: Callable[[int], None]) -> list[Spot | None]:
+def grid_points(grid: Grid, advance: Callable[[int], None]) -> list[GridPoint | None]:
     """Return what each point of the grid makes, in the order of `points`; None where the base cannot be scaled so."""
-    made: dict[str, Spot] = {}
+    made: dict[str, GridPoint] = {}
     digests: list[str] = []
     base = totals(trace(grid.base)).macs
 
-    def misses(spot: Spot) -> float:
+    def misses(spot: GridPoint) -> float:
         return round(abs(math.log(grid.coefficients(spot.choices).at(1).growth / (spot.macs / base))), 9)
 
     for choices in grid.points():
@@ -128,18 +128,18 @@ def spots(grid: Grid, advance: Callable[[int], None]) -> list[Spot | None]:
             digests.append("")
             continue
         digests.append(arch.digest)
-        known = made.get(arch.digest) or spot_of(arch, choices)
+        known = made.get(arch.digest) or grid_point(arch, choices)
         made[arch.digest] = min(known, replace(known, choices=choices), key=misses)
     return [made.get(digest) for digest in digests]
 
 
-def spot_of(arch: Architecture, choices: dict[str, Scalar]) -> Spot:
+def grid_point(arch: Architecture, choices: dict[str, Scalar]) -> GridPoint:
     """Return a canonical network as what the choices make."""
     whole = totals(trace(arch))
-    return Spot(choices, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
+    return GridPoint(choices, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
 
 
-def grid_domain(grid: Grid, each: list[Spot | None], spends: Callable[[Spot], float]) -> Domain:
+def grid_domain(grid: Grid, each: list[GridPoint | None], spends: Callable[[GridPoint], float]) -> EncodedSpace:
     """Return the grid for a controller: what each point spends, far too much where nothing can be made of it.
 
     Finite all the same, also where `spends` says infinity: controllers standardise the logarithms.
@@ -153,8 +153,8 @@ def grid_domain(grid: Grid, each: list[Spot | None], spends: Callable[[Spot], fl
     widths = [len(values) for values in grid.choices.values()]
     assert len(each) == math.prod(widths) and not all(empty)
 
-    def facts(rows: Indices) -> Facts:
+    def facts(rows: Indices) -> CandidateCosts:
         at = np.ravel_multi_index(tuple(rows.T.astype(np.intp)), tuple(widths))
-        return Facts(digests[at], spent[at], np.log(sizes[at]))
+        return CandidateCosts(digests[at], spent[at], np.log(sizes[at]))
 
-    return Domain(grid.choices, facts, {}, ("macs", "params"))
+    return EncodedSpace(grid.choices, facts, {}, ("macs", "params"))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from nas.errors import TableError, UsageError
 from nas.scaling.budget import Budget
-from nas.scaling.grid import Spot
-from nas.scaling.network_latency import Stopwatch
+from nas.scaling.grid import GridPoint
+from nas.scaling.network_latency import NetworkLatency
 from nas.utils.reporting import Reporter
 
 SPREAD = 12
@@ -25,7 +25,7 @@ AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Bench:
+class GridLatencies:
     """The base's latency in ms, that of each point by digest, and the device that they are of."""
 
     base_ms: float
@@ -33,7 +33,9 @@ class Bench:
     measured_on: dict[str, Any] = field(default_factory=dict)
 
 
-def bench_counted(base: Spot, admitted: Sequence[Spot], stopwatch: Stopwatch, reporter: Reporter) -> Bench:
+def measure_admitted(
+    base: GridPoint, admitted: Sequence[GridPoint], stopwatch: NetworkLatency, reporter: Reporter
+) -> GridLatencies:
     """Return the latencies of the points that a budget of MACs or activations admits: measured, to be compared."""
     if not stopwatch.is_measured:
         return _known(_covered([base, *admitted], stopwatch), base, stopwatch)
@@ -41,9 +43,14 @@ def bench_counted(base: Spot, admitted: Sequence[Spot], stopwatch: Stopwatch, re
     return _known([base, *admitted], base, stopwatch)
 
 
-def bench_latency(
-    base: Spot, every: Sequence[Spot], times: float, tolerance: float, stopwatch: Stopwatch, reporter: Reporter
-) -> Bench:
+def measure_grid(
+    base: GridPoint,
+    every: Sequence[GridPoint],
+    times: float,
+    tolerance: float,
+    stopwatch: NetworkLatency,
+    reporter: Reporter,
+) -> GridLatencies:
     """Return the latencies of the points around `times` that of the base: all that a guess puts there are measured.
 
     The guess is a fit of log latency by log MACs, activations and layers to a spread of points, and then to all that
@@ -67,7 +74,7 @@ def bench_latency(
     return _known(list(seen.values()), base, stopwatch)
 
 
-def _covered(every: Sequence[Spot], stopwatch: Stopwatch) -> list[Spot]:
+def _covered(every: Sequence[GridPoint], stopwatch: NetworkLatency) -> list[GridPoint]:
     """Return the points that a table covers. Raises its TableError where there is none."""
     found, why = [], None
     for spot in every:
@@ -81,7 +88,7 @@ def _covered(every: Sequence[Spot], stopwatch: Stopwatch) -> list[Spot]:
     return found
 
 
-def _measure(spots: Sequence[Spot], base: Spot, stopwatch: Stopwatch, reporter: Reporter) -> None:
+def _measure(spots: Sequence[GridPoint], base: GridPoint, stopwatch: NetworkLatency, reporter: Reporter) -> None:
     """Measure those of the points that were in no session yet, some at once, each time beside the base."""
     waiting = {
         spot.architecture.digest: spot.architecture for spot in spots if not stopwatch.sessions(spot.architecture)
@@ -93,18 +100,18 @@ def _measure(spots: Sequence[Spot], base: Spot, stopwatch: Stopwatch, reporter: 
         stopwatch.session(list(batch.values()))
 
 
-def _known(spots: Sequence[Spot], base: Spot, stopwatch: Stopwatch) -> Bench:
+def _known(spots: Sequence[GridPoint], base: GridPoint, stopwatch: NetworkLatency) -> GridLatencies:
     found = {spot.architecture.digest: stopwatch.ms(spot.architecture) for spot in spots}
-    return Bench(stopwatch.ms(base.architecture), found)
+    return GridLatencies(stopwatch.ms(base.architecture), found)
 
 
-def _guess(seen: Sequence[Spot], every: Sequence[Spot], stopwatch: Stopwatch) -> NDArray[np.float64]:
+def _guess(seen: Sequence[GridPoint], every: Sequence[GridPoint], stopwatch: NetworkLatency) -> NDArray[np.float64]:
     """Return the latencies in ms to expect, (N,), by a ridge regression in logarithms."""
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def columns(spots: Sequence[Spot]) -> NDArray[np.float64]:
+    def columns(spots: Sequence[GridPoint]) -> NDArray[np.float64]:
         return np.log([(spot.macs, spot.activations, spot.layers) for spot in spots])
 
     model = make_pipeline(StandardScaler(), Ridge(alpha=0.01))
@@ -112,7 +119,9 @@ def _guess(seen: Sequence[Spot], every: Sequence[Spot], stopwatch: Stopwatch) ->
     return np.asarray(np.exp(model.predict(columns(every))), np.float64)
 
 
-def check_any(admitted: Sequence[Spot], every: Sequence[Spot], shares: Sequence[float], budget: Budget) -> None:
+def check_any(
+    admitted: Sequence[GridPoint], every: Sequence[GridPoint], shares: Sequence[float], budget: Budget
+) -> None:
     """Raise UsageError, with the nearest point, where the budget admits none."""
     if admitted:
         return

@@ -13,7 +13,7 @@ from nas.architecture import Architecture
 from nas.errors import SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.scaling.family import Member, member
-from nas.scaling.network_latency import Stopwatch
+from nas.scaling.network_latency import NetworkLatency
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, Rounding
 from nas.utils.reporting import Reporter
@@ -32,7 +32,7 @@ STRAYS = tuple(sign * step / 20 for step in range(1, 15) for sign in (1, -1))
 
 
 @dataclass(frozen=True)
-class Met:
+class TargetResult:
     """The network found for a target, with what it takes; `strays` tells which dimension has another phi, and which."""
 
     target_ms: float
@@ -57,13 +57,13 @@ APART = (0.0, 0.1, -0.1, 0.2, -0.2, 0.3, -0.3, 0.4, -0.4)
 Choice = tuple[Member, dict[str, float]]
 
 
-class Scout:
+class LatencyEstimator:
     """What networks take: measured beside the base, and of others what is to be expected, by their MACs.
 
     `known` are networks whose latency the stopwatch knows.
     """
 
-    def __init__(self, base: Architecture, stopwatch: Stopwatch, known: Sequence[Architecture] = ()):
+    def __init__(self, base: Architecture, stopwatch: NetworkLatency, known: Sequence[Architecture] = ()):
         self.base = canonical(base)
         self._stopwatch = stopwatch
         self._seen = {arch.digest: arch for arch in known}
@@ -105,7 +105,7 @@ def _features(arch: Architecture) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True)
-class Want:
+class LatencyTarget:
     """A latency in ms, and the rule whose network shall take it; `flag` is what asked for it.
 
     With `of_base` it is so many times what the base takes, as far as that is known by then.
@@ -116,12 +116,14 @@ class Want:
     flag: str = "--latency"
     of_base: bool = False
 
-    def target_ms(self, scout: Scout) -> float:
+    def target_ms(self, scout: LatencyEstimator) -> float:
         """Return the latency in ms."""
         return self.latency * scout.ms(scout.base) if self.of_base else self.latency
 
 
-def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Reporter) -> list[Met]:
+def meet(
+    scout: LatencyEstimator, wants: Sequence[LatencyTarget], rounding: Rounding, reporter: Reporter
+) -> list[TargetResult]:
     """Return the network of each rule that takes just under its target; each was measured again once it was chosen.
 
     A target that no network meets to NARROW gets the slowest found that holds it. Raises UsageError where the base
@@ -154,7 +156,7 @@ def meet(scout: Scout, wants: Sequence[Want], rounding: Rounding, reporter: Repo
     return _as_measured(scout, wants, [_best(scout, *known) for known in zip(wants, tried, strict=True)])
 
 
-def _best(scout: Scout, want: Want, tried: Sequence[Choice]) -> Choice:
+def _best(scout: LatencyEstimator, want: LatencyTarget, tried: Sequence[Choice]) -> Choice:
     """Return the slowest of the networks that were measured and hold the target, else the fastest."""
 
     def ms(choice: Choice) -> float:
@@ -166,22 +168,24 @@ def _best(scout: Scout, want: Want, tried: Sequence[Choice]) -> Choice:
     return max(within, key=lambda choice: (scout.is_confirmed(choice[0].architecture), ms(choice)))
 
 
-def _as_measured(scout: Scout, wants: Sequence[Want], chosen: Sequence[Choice]) -> list[Met]:
+def _as_measured(
+    scout: LatencyEstimator, wants: Sequence[LatencyTarget], chosen: Sequence[Choice]
+) -> list[TargetResult]:
     found = []
     for want, (made, strays) in zip(wants, chosen, strict=True):
         named = replace(made, name=f"{want.latency:.12g} ms")
-        found.append(Met(want.target_ms(scout), named, scout.ms(made.architecture), strays))
+        found.append(TargetResult(want.target_ms(scout), named, scout.ms(made.architecture), strays))
     return found
 
 
-def _in_words(met: Met) -> str:
+def _in_words(met: TargetResult) -> str:
     return f"{format_latency(met.latency_ms)} of {format_latency(met.target_ms)} (phi {met.member.phi or 0:.3g})"
 
 
 class _Path:
     """The networks of a rule from the base on."""
 
-    def __init__(self, scout: Scout, want: Want, rounding: Rounding):
+    def __init__(self, scout: LatencyEstimator, want: LatencyTarget, rounding: Rounding):
         self._scout, self._coefficients, self._rounding, self._flag = scout, want.coefficients, rounding, want.flag
 
     def at(self, phi: float) -> Member:

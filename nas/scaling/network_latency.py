@@ -11,7 +11,7 @@ from nas.devices.client import LOCAL, open_worker
 from nas.latency.profiler import table_header, time_networks
 from nas.latency.robust_estimation import estimate, linked
 from nas.latency.rows import CALIBRATION, MeasuredNetwork
-from nas.latency.table import LatencyTable, Predictor
+from nas.latency.table import LatencyPredictor, LatencyTable
 from nas.utils.reporting import Reporter
 
 VISITS, MOST_VISITS = 24, 96
@@ -22,7 +22,7 @@ CALLS = 6
 NETWORKS = "networks.jsonl"
 
 
-class Stopwatch(Protocol):
+class NetworkLatency(Protocol):
     """Tells latencies of networks; `is_measured` tells whether they are the device's own."""
 
     is_measured: bool
@@ -42,7 +42,7 @@ class Stopwatch(Protocol):
         """Return what the latencies are of."""
 
 
-class Timed:
+class MeasuredLatency:
     """Networks exported here and measured on the device, all visits kept in a latency table of whole networks.
 
     Each session of the table is a space of its own. The machine's speed changes between sessions: what a network takes
@@ -133,12 +133,12 @@ class Timed:
         return self.table.header
 
 
-class Predicted:
+class PredictedLatency:
     """Networks as a latency table of a device that is not here predicts them. Raises TableError beyond its rows."""
 
     is_measured = False
 
-    def __init__(self, predictor: Predictor, place: str):
+    def __init__(self, predictor: LatencyPredictor, place: str):
         self._predictor, self.place = predictor, place
 
     def session(self, archs: Sequence[Architecture]) -> None:

@@ -15,11 +15,11 @@ from nas.errors import UsageError
 from nas.evaluators import find_evaluator
 from nas.networks.network import canonical
 from nas.scaling.budget import Budget, check_budget, make_budgeted
-from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spot_of, spots
-from nas.scaling.grid_latencies import Bench, check_any
+from nas.scaling.grid import Grid, GridPoint, grid_domain, grid_point, grid_points, make_grid
+from nas.scaling.grid_latencies import GridLatencies, check_any
 from nas.scaling.parsing import UNNAMED, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.scaling.presets import PRESETS, Coefficients
-from nas.scaling.settings import ScaleJob, read_base
+from nas.scaling.settings import ScaleSettings, read_base
 from nas.spaces.search_space import Proxy
 from nas.training.job import for_classes
 from nas.training.tasks.classification import Classification
@@ -28,22 +28,22 @@ from nas.utils.reporting import Reporter
 
 
 @dataclass(frozen=True)
-class Setting:
+class CoefficientSearch:
     """Everything of a search that is known before anything is measured or written."""
 
-    job: ScaleJob
+    job: ScaleSettings
     task: Classification
     base: Architecture
     grid: Grid
-    spots: list[Spot | None]
+    grid_points: list[GridPoint | None]
     resource: str
     objective: str
     identity: dict[str, Any]
 
     @cached_property
-    def first(self) -> Spot:
+    def first(self) -> GridPoint:
         """The base as a point."""
-        return spot_of(canonical(self.base), {})
+        return grid_point(canonical(self.base), {})
 
     def coefficients(self, digest: str) -> Coefficients:
         """Return the coefficients that stand for a network of the grid."""
@@ -51,14 +51,14 @@ class Setting:
         return self.grid.coefficients(spot.choices)
 
     @cached_property
-    def every(self) -> list[Spot]:
+    def every(self) -> list[GridPoint]:
         """The distinct networks of the grid, without the base."""
         base = self.first.architecture.digest
-        found = {spot.architecture.digest: spot for spot in self.spots if spot}
+        found = {spot.architecture.digest: spot for spot in self.grid_points if spot}
         return [spot for digest, spot in found.items() if digest != base]
 
 
-def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
+def prepare(job: ScaleSettings, reporter: Reporter) -> CoefficientSearch:
     """Check every setting and return what they make. Raises NasError, before anything is written."""
     experiment = job.experiment
     preset = find_preset(job.preset) if job.preset else UNNAMED
@@ -78,7 +78,7 @@ def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
     grid = make_grid(base, job.step, job.times, resource == "macs", rounding, proxy)
     controller: Any = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
     with reporter.task("listing the grid", grid.size) as advance:
-        made = spots(grid, advance)
+        made = grid_points(grid, advance)
     if {spot.architecture.digest for spot in made if spot} == {canonical(base).digest}:
         raise UsageError(
             "--step: rounding makes the base of every grid point: give a smaller --divisor or wider --times"
@@ -93,13 +93,13 @@ def prepare(job: ScaleJob, reporter: Reporter) -> Setting:
         "seed": experiment.seed, "runtime": experiment.runtime, "threads": experiment.threads,
         "device": experiment.device, "table": list(experiment.tables),
     }  # fmt: skip
-    setting = Setting(job, task, base, grid, made, resource, objective, identity)
+    setting = CoefficientSearch(job, task, base, grid, made, resource, objective, identity)
     if resource != "latency":
-        check_admitted(setting, Bench(math.nan, {}))
+        check_admitted(setting, GridLatencies(math.nan, {}))
     return setting
 
 
-def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
+def check_settings(job: ScaleSettings, resource: str, objective: str) -> None:
     """Raise UsageError for the first setting that cannot be."""
     experiment = job.experiment
     check_budget(resource, job.times, job.tolerance, objective)
@@ -117,7 +117,7 @@ def check_settings(job: ScaleJob, resource: str, objective: str) -> None:
         raise UsageError(f"--compare-seeds: must not be negative: {job.compare_seeds}")
 
 
-def _check_family(job: ScaleJob) -> None:
+def _check_family(job: ScaleSettings) -> None:
     """Raise UsageError where the networks to compare and to make with the coefficients cannot be."""
     for flag in ("coefficients", "depth", "width", "resolution"):
         if getattr(job, flag):
@@ -132,13 +132,13 @@ def _check_family(job: ScaleJob) -> None:
         raise UsageError(f"--compare-phi: must be above 0, the base is compared anyway: '{job.compare_phi}'")
 
 
-def make_budget(setting: Setting, base_ms: float) -> Budget:
+def make_budget(setting: CoefficientSearch, base_ms: float) -> Budget:
     """Return the budget: `times` what the base spends."""
     base = base_ms if setting.resource == "latency" else counted(setting, setting.first)
     return Budget(setting.resource, base, setting.job.times, setting.job.tolerance)
 
 
-def check_admitted(setting: Setting, bench: Bench) -> list[Spot]:
+def check_admitted(setting: CoefficientSearch, bench: GridLatencies) -> list[GridPoint]:
     """Return the points that the budget admits. Raises UsageError, with the nearest, where there is none."""
     budget, every = make_budget(setting, bench.base_ms), setting.every
     spent = [spends(setting, bench, spot) for spot in every]
@@ -147,12 +147,12 @@ def check_admitted(setting: Setting, bench: Bench) -> list[Spot]:
     return admitted
 
 
-def counted(setting: Setting, spot: Spot) -> float:
+def counted(setting: CoefficientSearch, spot: GridPoint) -> float:
     """Return a point's MACs or activations."""
     return float(spot.activations if setting.resource == "activations" else spot.macs)
 
 
-def spends(setting: Setting, bench: Bench, spot: Spot) -> float:
+def spends(setting: CoefficientSearch, bench: GridLatencies, spot: GridPoint) -> float:
     """Return what a point spends of the budget's resource; infinitely much where its latency is not known."""
     if setting.resource == "latency":
         return bench.latency_ms.get(spot.architecture.digest, math.inf)

@@ -25,7 +25,7 @@ from nas.scaling.parsing import (
 )
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import Rounding
-from nas.searching.settings import Experiment, with_implied
+from nas.searching.settings import SearchSettings, with_implied
 from nas.training.job import read_architecture
 from nas.utils.files import read_json
 
@@ -35,7 +35,7 @@ DEFAULT_PHIS = "0..3"
 
 
 @dataclass(frozen=True)
-class ScaleJob:
+class ScaleSettings:
     """The settings of `nas scale`; None means what the preset says, or the default of the command.
 
     `experiment` holds the device, and for a search the data, the evaluator and the controller.
@@ -63,7 +63,7 @@ class ScaleJob:
     exponent: float | None = None
     compare_phi: str = "1"
     compare_seeds: int = 1
-    experiment: Experiment = field(default_factory=lambda: Experiment(controller="exhaustive", trials=12))
+    experiment: SearchSettings = field(default_factory=lambda: SearchSettings(controller="exhaustive", trials=12))
 
     @property
     def folder(self) -> Path:
@@ -85,7 +85,7 @@ SEARCH_ONLY = (
 )  # fmt: skip
 
 
-def make_job(given: Mapping[str, Any]) -> ScaleJob:
+def make_job(given: Mapping[str, Any]) -> ScaleSettings:
     """Return the job of flags by name; what is not of the job is left out. Raises UsageError for flags in vain."""
     if not given.get("search"):
         for key in SEARCH_ONLY:
@@ -99,9 +99,9 @@ def make_job(given: Mapping[str, Any]) -> ScaleJob:
     for key in ("phi", "latency", "coefficients", "preset", "depth", "width", "resolution"):
         if given.get(key) == "":
             raise UsageError(f"--{key}: is empty")
-    own = {field.name for field in fields(ScaleJob)}
-    shared = {field.name for field in fields(Experiment)} - own
-    job = ScaleJob(**{key: value for key, value in given.items() if key in own})
+    own = {field.name for field in fields(ScaleSettings)}
+    shared = {field.name for field in fields(SearchSettings)} - own
+    job = ScaleSettings(**{key: value for key, value in given.items() if key in own})
     settings = with_implied({key: value for key, value in given.items() if key in shared})
     job = replace(job, experiment=replace(job.experiment, **settings))
     return replace(job, experiment=replace(job.experiment, run=str(job.folder)))
@@ -144,7 +144,7 @@ def as_written(network: str) -> Architecture:
     return arch
 
 
-def make_rule(job: ScaleJob, base: Base) -> Rule:
+def make_rule(job: ScaleSettings, base: Base) -> Rule:
     """Return the rule that the flags name, else what a search found, else EfficientNet's. Raises UsageError."""
     by_hand = {key: getattr(job, key) for key in ("depth", "width", "resolution") if getattr(job, key)}
     named = [flag for flag in ("preset", "coefficients") if getattr(job, flag)]
@@ -170,14 +170,14 @@ def make_rule(job: ScaleJob, base: Base) -> Rule:
     return checked(Rule(job.preset, rounding, preset.coefficients), base.architecture, job)
 
 
-def pixels_given(job: ScaleJob, rule: Rule) -> Rule:
+def pixels_given(job: ScaleSettings, rule: Rule) -> Rule:
     """Return the rule of points, whose pixels nothing rounds. Raises UsageError where that is asked for."""
     if job.resolution_step is not None:
         raise UsageError(f"--resolution-step: the inputs are given in pixels here: {job.resolution_step}")
     return rule
 
 
-def checked(rule: Rule, base: Architecture, job: ScaleJob) -> Rule:
+def checked(rule: Rule, base: Architecture, job: ScaleSettings) -> Rule:
     """Return the rule, if the network has what it scales. Raises UsageError."""
     assert rule.coefficients is not None
     flag = "--coefficients" if job.coefficients else "--preset" if job.preset else job.network
@@ -185,7 +185,7 @@ def checked(rule: Rule, base: Architecture, job: ScaleJob) -> Rule:
     return rule
 
 
-def members_of(job: ScaleJob, rule: Rule, base: Architecture) -> list[Member]:
+def members_of(job: ScaleSettings, rule: Rule, base: Architecture) -> list[Member]:
     """Return the networks of the rule's points or phis. Raises UsageError where one cannot be."""
     if rule.points:
         try:

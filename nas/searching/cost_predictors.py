@@ -10,12 +10,12 @@ import numpy as np
 
 from nas.architecture import Architecture
 from nas.errors import TableError
-from nas.latency.table import LatencyTable, Predictor
+from nas.latency.table import LatencyPredictor, LatencyTable
 from nas.networks.network import Layer, totals, trace
 from nas.spaces.automaton import Cost, reachable, unroll
-from nas.spaces.cost_tables import compile_lattice
+from nas.spaces.cost_tables import tabulate_automaton
 from nas.spaces.search_space import Space
-from nas.study.ranking import Reference
+from nas.study.ranking import ReferencePoint
 
 Predict = Callable[[Architecture], float]
 FEWEST_NETWORKS = 8
@@ -64,16 +64,16 @@ def fit_memory(table: LatencyTable) -> Memory:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class CostPredictors:
     """The predictors of all devices, the first device's first, and what else the axes of a front ask for.
 
     `worst` is the front's reference: accuracy 0, and along the other axes the most that the space has.
     """
 
-    predictors: tuple[Predictor, ...]
+    predictors: tuple[LatencyPredictor, ...]
     energy: bool = False
     memory: Memory | None = None
-    worst: Reference | None = None
+    worst: ReferencePoint | None = None
 
     @property
     def predict(self) -> Predict:
@@ -86,7 +86,7 @@ class Forecast:
         each: list[Cost] = [predictor.layer_ms for predictor in self.predictors]
         return each[0] if len(each) == 1 else each
 
-    def beside(self, arch: Architecture) -> dict[str, Any]:
+    def extra_metrics(self, arch: Architecture) -> dict[str, Any]:
         """Return the fields of Metrics that a search of one device and of accuracy and latency alone does not have."""
         found: dict[str, Any] = {}
         if len(self.predictors) > 1:
@@ -99,13 +99,13 @@ class Forecast:
         return found
 
 
-def make_forecast(predictors: Sequence[Predictor], space: Space, axes: Sequence[str]) -> Forecast:
+def make_cost_predictors(predictors: Sequence[LatencyPredictor], space: Space, axes: Sequence[str]) -> CostPredictors:
     """Return what the axes need. Raises TableError where the first table did not measure it for the space."""
     table = predictors[0].table
     if "energy" in axes:
         for layer in reachable(space):
             energy_mj(table, layer)
-    forecast = Forecast(tuple(predictors), "energy" in axes, fit_memory(table) if "memory" in axes else None)
+    forecast = CostPredictors(tuple(predictors), "energy" in axes, fit_memory(table) if "memory" in axes else None)
     return replace(forecast, worst=worst_of(space, forecast, axes)) if axes else forecast
 
 
@@ -120,12 +120,12 @@ def energy_mj(table: LatencyTable, layer: Layer) -> float:
     return found
 
 
-def worst_of(space: Space, forecast: Forecast, axes: Sequence[str]) -> Reference:
+def worst_of(space: Space, forecast: CostPredictors, axes: Sequence[str]) -> ReferencePoint:
     """Return the reference of a front: accuracy 0, and along the other axes the most that the space has."""
     lattice, table = unroll(space), forecast.predictors[0].table
 
     def most(cost: Cost) -> float:
-        return compile_lattice(lattice, cost).slowest_ms
+        return tabulate_automaton(lattice, cost).slowest_ms
 
     found: dict[str, tuple[float, ...]] = {}
     for axis in axes:

@@ -14,8 +14,8 @@ from statistics import fmean
 
 from nas.evaluators import Evaluator
 from nas.evaluators.executors import Executor, Task, evaluate_all
-from nas.evaluators.executors.in_process import Here
-from nas.study.evaluation_noise import Spread, fit
+from nas.evaluators.executors.in_process import InProcessExecutor
+from nas.study.evaluation_noise import NoiseModel, fit
 from nas.study.objectives import Goal, preference
 from nas.study.study import Repeat, Study, Trial
 from nas.utils.reporting import Reporter
@@ -28,7 +28,7 @@ Again = Callable[[Sequence[Trial], int, int], dict[str, float]]
 
 
 @dataclass
-class Known:
+class AccuracyRecord:
     """The accuracies of every finished trial by digest: as long as in the search, and longer by how many times."""
 
     usual: dict[str, list[float]]
@@ -37,7 +37,7 @@ class Known:
     """Who was evaluated again, in the order in which they were taken up."""
 
     @property
-    def spread(self) -> Spread | None:
+    def spread(self) -> NoiseModel | None:
         """The noise and the spread that evaluations of the usual length tell; None before any repeat."""
         return fit(list(self.usual.values()))
 
@@ -60,10 +60,10 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Finals:
+class FinalistEstimates:
     """What the stage found: `estimates` of every finished trial by digest, and those that were evaluated again."""
 
-    spread: Spread | None
+    spread: NoiseModel | None
     estimates: dict[str, float]
     finalists: tuple[str, ...]
 
@@ -84,7 +84,7 @@ class Stage:
     executor: Callable[[], Executor | None] = lambda: None
 
 
-def evaluate_finalists(stage: Stage, evaluator: Evaluator) -> Finals:
+def evaluate_finalists(stage: Stage, evaluator: Evaluator) -> FinalistEstimates:
     """Evaluate the best trials again and return what to believe; with no rounds, nobody.
 
     The first round evaluates the best two with another seed; then whoever the noise so found lets be as good as the
@@ -94,11 +94,11 @@ def evaluate_finalists(stage: Stage, evaluator: Evaluator) -> Finals:
     been. An evaluator that says `deterministic` has nothing to repeat.
     """
     study, goal = stage.study, stage.goal
-    known = Known(study.accuracies(before=study.count))
+    known = AccuracyRecord(study.accuracies(before=study.count))
     trials = within(study, goal)
     exact = getattr(evaluator, "deterministic", False)
     if stage.rounds == 0 or stage.most < FEWEST or len(trials) < FEWEST or exact:
-        return Finals(None, known.estimates(), ())
+        return FinalistEstimates(None, known.estimates(), ())
     with _again(stage, evaluator) as again:
         chosen = best_of(trials, known, goal)[:FEWEST]
         repeat(chosen, known, again, 1)
@@ -110,10 +110,10 @@ def evaluate_finalists(stage: Stage, evaluator: Evaluator) -> Finals:
                 break
             chosen = best_of(chosen, known, goal)[: max(FEWEST, len(chosen) // 2)]
             repeat(chosen, known, again, number, 2 ** (number - 1) if hasattr(evaluator, "longer") else 1)
-    return Finals(known.spread, known.estimates(), tuple(known.again))
+    return FinalistEstimates(known.spread, known.estimates(), tuple(known.again))
 
 
-def train_finalists(stage: Stage, trainer: Evaluator) -> Finals:
+def train_finalists(stage: Stage, trainer: Evaluator) -> FinalistEstimates:
     """Train the best trials by `trainer`, then the better half with another seed, in each round.
 
     For searches by shared weights or scores, which rank but do not train (MnasNet, section 5, trains its top 15). What
@@ -134,7 +134,7 @@ def train_finalists(stage: Stage, trainer: Evaluator) -> Finals:
             chosen = sorted(trained, key=key)[: max(FEWEST, len(chosen) // 2)]
     believed = {digest: values[0] for digest, values in study.accuracies().items()}
     believed |= {digest: fmean(values) for digest, values in reached.items()}
-    return Finals(fit(list(reached.values())), believed, tuple(reached))
+    return FinalistEstimates(fit(list(reached.values())), believed, tuple(reached))
 
 
 def within(study: Study, goal: Goal) -> list[Trial]:
@@ -145,7 +145,7 @@ def within(study: Study, goal: Goal) -> list[Trial]:
     )
 
 
-def best_of(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]:
+def best_of(trials: Sequence[Trial], known: AccuracyRecord, goal: Goal) -> list[Trial]:
     """Return the trials, the best by estimate first."""
     estimates = known.estimates()
     return sorted(
@@ -154,7 +154,7 @@ def best_of(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]:
     )
 
 
-def contenders(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]:
+def contenders(trials: Sequence[Trial], known: AccuracyRecord, goal: Goal) -> list[Trial]:
     """Return the trials not yet evaluated again that the noise lets be as good as the best, the best first."""
     spread = known.spread
     if spread is None:
@@ -169,7 +169,7 @@ def contenders(trials: Sequence[Trial], known: Known, goal: Goal) -> list[Trial]
     return [trial for trial in best_of(waiting, known, goal) if score(trial, spread.explained()) >= best]
 
 
-def repeat(trials: Sequence[Trial], known: Known, again: Again, number: int, longer: int = 1) -> None:
+def repeat(trials: Sequence[Trial], known: AccuracyRecord, again: Again, number: int, longer: int = 1) -> None:
     """Evaluate trials again in round `number` and add what is new to what is known."""
     known.again += [trial.digest for trial in trials if trial.digest not in known.again]
     for digest, accuracy in again(trials, number, longer).items():
@@ -187,7 +187,7 @@ def _again(stage: Stage, evaluator: Evaluator) -> Iterator[Again]:
 
         @cache
         def executor() -> Executor:
-            made = stage.executor() or Here(evaluator)
+            made = stage.executor() or InProcessExecutor(evaluator)
             stack.callback(made.close)
             return made
 

@@ -14,14 +14,14 @@ from nas.controllers.base import Problem
 from nas.errors import UsageError
 from nas.evaluators import Evaluator
 from nas.evaluators.executors.ray import check_cluster
-from nas.evaluators.rank_check.records import in_words, known
+from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.networks.network import trace
-from nas.searching.cost_predictors import Forecast, make_forecast
-from nas.searching.loop import Plan, search
-from nas.searching.prior_runs import Source, make_start, read_sources, start_identity
+from nas.searching.cost_predictors import CostPredictors, make_cost_predictors
+from nas.searching.loop import SearchPlan, search
+from nas.searching.prior_runs import PriorSource, make_prior_knowledge, prior_identity, read_sources
 from nas.searching.result import finished_result, front_facts, goal_facts, run_facts
 from nas.searching.settings import (
-    Experiment,
+    SearchSettings,
     check_controller,
     identity,
     make_controller,
@@ -34,14 +34,20 @@ from nas.searching.settings import (
     shown,
 )
 from nas.searching.settings_check import check
-from nas.searching.table_selection import Ready, given_identity, published_identity, ready_tables, table_identity
-from nas.searching.winners import Ended, find_winners
-from nas.spaces.cost_tables import compile_space
-from nas.spaces.encoded_space import space_domain
+from nas.searching.table_selection import (
+    SelectedTable,
+    given_identity,
+    published_identity,
+    select_tables,
+    table_identity,
+)
+from nas.searching.winners import FinishedSearch, find_winners
+from nas.spaces.cost_tables import tabulate_costs
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.latency_distribution import count_within, latency_distribution
 from nas.spaces.search_space import Space
 from nas.study.objectives import Goal, Objective
-from nas.study.ranking import Reference
+from nas.study.ranking import ReferencePoint
 from nas.study.study import FINISH, RESULT, Study, check_run, open_study
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import check_images
@@ -62,7 +68,7 @@ class Span:
     slowest_ms: float
 
 
-def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
+def run_search(experiment: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     """Do the whole job and return what `result.json` holds. Raises NasError for whatever is wrong in the input."""
     check(experiment)
     space = resolve_space(experiment)
@@ -73,7 +79,7 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     check_controller(experiment, space)
     settings = {**identity(experiment, space, task), **published_identity(experiment)}
     sources = read_sources(experiment.starts, space, settings, experiment.folder)
-    settings |= start_identity(sources)
+    settings |= prior_identity(sources)
     check_run(experiment.folder, {**settings, **given_identity(experiment, space)}, experiment.storage)
     if finished := finished_result(experiment, experiment.trials):
         reporter.say(f"{experiment.folder}: finished on {finished['date']}; more --trials would continue it")
@@ -83,11 +89,11 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
     for split in (task.data.train, task.data.validation, task.data.test):
         check_images(split)
     evaluator = make_evaluator(experiment, task, space, reporter) if only_reads(experiment) else None
-    tables = ready_tables(experiment, space, reporter)
+    tables = select_tables(experiment, space, reporter)
     settings |= table_identity(tables)
     objective = make_experiment_objective(experiment)
     spans = [reach_of(space, ready, goals_on(objective, device), reporter) for device, ready in enumerate(tables)]
-    forecast = make_forecast([ready.predictor for ready in tables], space, objective.axes)
+    forecast = make_cost_predictors([ready.predictor for ready in tables], space, objective.axes)
     with open_study(experiment.folder, settings, space, objective.directions, experiment.storage) as study:
         with exclusive(study.folder / MAKING):  # one trains what serves all, the others find it
             evaluator = evaluator or make_evaluator(experiment, task, space, reporter)
@@ -98,14 +104,14 @@ def run_search(experiment: Experiment, reporter: Reporter) -> dict[str, Any]:
         with finishing(experiment, study, reporter) as finished:
             if finished:
                 return finished
-            ended = Ended(experiment, space, task, study, evaluator, objective, tables, reporter)
+            ended = FinishedSearch(experiment, space, task, study, evaluator, objective, tables, reporter)
             result = {**conclude(ended, forecast.worst, spans), "evaluator_check": checked}
             write_json(study.folder / RESULT, result)
     return result
 
 
 @contextlib.contextmanager
-def finishing(experiment: Experiment, study: Study, reporter: Reporter) -> Iterator[dict[str, Any] | None]:
+def finishing(experiment: SearchSettings, study: Study, reporter: Reporter) -> Iterator[dict[str, Any] | None]:
     """Let one process of a run's folder name the winner; the others wait for it and are given its result."""
     waited = False
 
@@ -121,30 +127,31 @@ def finishing(experiment: Experiment, study: Study, reporter: Reporter) -> Itera
 
 
 def try_candidates(
-    experiment: Experiment,
+    experiment: SearchSettings,
     space: Space,
     task: Classification,
     study: Study,
     evaluator: Evaluator,
     objective: Objective,
-    forecast: Forecast,
-    sources: Sequence[Source],
+    forecast: CostPredictors,
+    sources: Sequence[PriorSource],
     reporter: Reporter,
 ) -> None:
     """Fill the study with candidates, as many as the experiment asks for, told what `sources` know."""
-    problem = Problem(space_domain(space, forecast.layer_ms), objective)
-    start = make_start(sources, objective, forecast.predict, reporter, forecast.beside)
+    problem = Problem(encode_space(space, forecast.layer_ms), objective)
+    start = make_prior_knowledge(sources, objective, forecast.predict, reporter, forecast.extra_metrics)
     feasible = partial(is_feasible, objective, forecast)
     controller = make_controller(experiment, space, problem, task, feasible, start, lambda: study.digests, reporter)
     rungs = make_experiment_rungs(experiment, task, space)
-    plan = Plan(
+    plan = SearchPlan(
         space, controller, evaluator, objective, forecast.predict, rungs, start.digests,
-        executor=make_executor(experiment, task, space, reporter), beside=forecast.beside, reference=forecast.worst,
+        executor=make_executor(experiment, task, space, reporter), extra_metrics=forecast.extra_metrics,
+        reference=forecast.worst,
     )  # fmt: skip
     search(plan, study, experiment.trials, experiment.seed, reporter, experiment.retry_failed)
 
 
-def conclude(ended: Ended, worst: Reference | None, spans: Sequence[Span]) -> dict[str, Any]:
+def conclude(ended: FinishedSearch, worst: ReferencePoint | None, spans: Sequence[Span]) -> dict[str, Any]:
     """Find the winner of each goal and return what the result holds, but for the evaluator's check."""
     objective, space = ended.objective, ended.space
     spread = front_facts(ended.study, objective, worst) if worst else {}
@@ -162,17 +169,17 @@ def goals_on(objective: Objective, device: int) -> list[Goal]:
     return [goal for goal in objective.goals if goal.device == device]
 
 
-def is_feasible(objective: Objective, forecast: Forecast, arch: Architecture) -> bool:
+def is_feasible(objective: Objective, forecast: CostPredictors, arch: Architecture) -> bool:
     """Whether a network holds the target of any goal, by prediction."""
     return any(forecast.predictors[goal.device].predict(arch) <= goal.target_ms for goal in objective.goals)
 
 
 def say_conditions(
-    experiment: Experiment,
+    experiment: SearchSettings,
     space: Space,
     task: Classification,
     evaluator: Evaluator,
-    forecast: Forecast,
+    forecast: CostPredictors,
     reporter: Reporter,
 ) -> dict[str, Any] | None:
     """Say what becomes of a candidate and how far to trust that; return the evaluator's check, if there was one."""
@@ -183,12 +190,12 @@ def say_conditions(
     )
     if forecast.memory:
         reporter.say(f"peak memory is predicted with a mean error of {forecast.memory.error:.1%} on measured networks")
-    checked = known(space.key, task.data.name, evaluator.settings)
-    reporter.say(f"{experiment.evaluator}: {in_words(checked) if checked else NEVER_CHECKED}")
+    checked = find_record(space.key, task.data.name, evaluator.settings)
+    reporter.say(f"{experiment.evaluator}: {describe_record(checked) if checked else NEVER_CHECKED}")
     return checked
 
 
-def evaluation_words(experiment: Experiment, space: Space) -> str:
+def evaluation_words(experiment: SearchSettings, space: Space) -> str:
     """Return what becomes of a candidate, as a part of a sentence."""
     if experiment.evaluator == "proxy_training":
         return f"train for {space.proxy.epochs} epochs at {space.proxy.resolution} px"
@@ -196,9 +203,9 @@ def evaluation_words(experiment: Experiment, space: Space) -> str:
     return f"are evaluated by {experiment.evaluator}{source}, the winner is trained"
 
 
-def reach_of(space: Space, ready: Ready, goals: Sequence[Goal], reporter: Reporter) -> Span:
+def reach_of(space: Space, ready: SelectedTable, goals: Sequence[Goal], reporter: Reporter) -> Span:
     """Say what the space spans on the device; raise UsageError where nothing in it meets one of the device's goals."""
-    compiled = compile_space(space, ready.predictor.layer_ms)
+    compiled = tabulate_costs(space, ready.predictor.layer_ms)
     span = Span(compiled.fastest_ms, latency_distribution(compiled).quantile(0.5), compiled.slowest_ms)
     spelled = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))
     shares = " and ".join(

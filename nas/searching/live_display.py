@@ -1,6 +1,6 @@
 """What a person sees of a search that runs: on a terminal one display that is kept up to date, in logs a line a trial.
 
-The display is a picture of plain facts (`Standing`, `view`); `watching` keeps the facts and knows the study.
+The display is a picture of plain facts (`SearchProgress`, `view`); `watching` keeps the facts and knows the study.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nas.study.objectives import Goal, Objective
 from nas.study.pareto import Front
-from nas.study.ranking import Reference, gains
+from nas.study.ranking import ReferencePoint, gains
 from nas.study.study import Study, Trial
 from nas.utils.reporting import Advance, Reporter
 from nas.utils.units import format_duration, format_latency
@@ -26,7 +26,7 @@ MANY = 8
 
 
 @dataclass(frozen=True)
-class Standing:
+class SearchProgress:
     """How far a search is.
 
     `bests` are (goal's name, what is said of its best) pairs; `front` is (networks, hypervolume); `under_way` maps a
@@ -50,7 +50,7 @@ class Standing:
         return 60 * (self.total - self.done) / self.trials_per_minute if self.trials_per_minute else None
 
 
-def view(standing: Standing) -> Group:
+def view(standing: SearchProgress) -> Group:
     """Return the facts as something that rich draws: a bar, and below it a line for each thing to know."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -76,7 +76,7 @@ def view(standing: Standing) -> Group:
     return Group(bar, lines)
 
 
-def pace(standing: Standing) -> str:
+def pace(standing: SearchProgress) -> str:
     """Return how many are done, how fast, and the time left, as "37/120, 4.2 trials/min, 20 min left"."""
     words = [f"{standing.done}/{standing.total}"]
     if standing.trials_per_minute:
@@ -86,7 +86,7 @@ def pace(standing: Standing) -> str:
     return ", ".join(words)
 
 
-def in_work(standing: Standing) -> str:
+def in_work(standing: SearchProgress) -> str:
     """Return the candidates under way, as "38 (epoch 2 of 4), 39"."""
     most = standing.epochs
     found = [
@@ -97,12 +97,12 @@ def in_work(standing: Standing) -> str:
     return ", ".join(found[:MANY]) + (f" and {more} more" if more > 0 else "")
 
 
-class Watching:
+class ProgressTracker:
     """Keeps the facts of a search, of which each trial is looked at once; made by `watching`. For one thread."""
 
     def __init__(
-        self, objective: Objective, study: Study, standing: Standing, reference: Reference | None, show: Advance | None,
-        reporter: Reporter,
+        self, objective: Objective, study: Study, standing: SearchProgress, reference: ReferencePoint | None,
+        show: Advance | None, reporter: Reporter,
     ):  # fmt: skip
         self.standing = standing
         self._objective, self._study, self._reference = objective, study, reference
@@ -167,21 +167,26 @@ class Watching:
 
 @contextlib.contextmanager
 def watching(
-    objective: Objective, study: Study, trials: int, epochs: int, reporter: Reporter, reference: Reference | None = None
-) -> Iterator[Watching]:
+    objective: Objective,
+    study: Study,
+    trials: int,
+    epochs: int,
+    reporter: Reporter,
+    reference: ReferencePoint | None = None,
+) -> Iterator[ProgressTracker]:
     """Give what is to be told of the search; `epochs` are those of a full training.
 
     On a terminal a display shows it until the end, and messages printed meanwhile stand above it. Elsewhere each
     trial is a line. A front is shown where its `reference` is given.
     """
-    standing = Standing(study.count, trials, epochs)
+    standing = SearchProgress(study.count, trials, epochs)
     if reporter.live:
-        watched = Watching(objective, study, standing, reference, None, reporter)
+        watched = ProgressTracker(objective, study, standing, reference, None, reporter)
         with reporter.display(lambda: view(watched.standing)):
             yield watched
     else:
         with reporter.task("searching", trials) as advance:
-            yield Watching(objective, study, standing, reference, advance, reporter)
+            yield ProgressTracker(objective, study, standing, reference, advance, reporter)
 
 
 def incumbent(study: Study, goal: Goal | Objective) -> Trial:

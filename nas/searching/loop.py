@@ -14,17 +14,17 @@ from numpy.typing import ArrayLike
 
 from nas.architecture import Architecture, Scalar
 from nas.controllers import Controller
-from nas.controllers.base import Told
+from nas.controllers.base import Observation
 from nas.errors import UsageError
 from nas.evaluators import Evaluator
 from nas.evaluators.executors import Event, Executor, follow
-from nas.evaluators.executors.in_process import Here
+from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import Entry, Rungs
-from nas.searching.live_display import Watching, watching
+from nas.searching.live_display import ProgressTracker, watching
 from nas.spaces.search_space import Searched
 from nas.study.objectives import Metrics, Objective
-from nas.study.ranking import Reference
+from nas.study.ranking import ReferencePoint
 from nas.study.study import Failure, Study, Trial
 from nas.study.trial_ownership import ATTEMPTS, Claim
 from nas.utils.reporting import Reporter
@@ -39,7 +39,7 @@ HOPELESS = 5
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early.
 
     Without an `executor`, this process evaluates, one candidate at a time. `beside` gives what else of its Metrics is
@@ -56,14 +56,14 @@ class Plan:
     rungs: Rungs
     known: frozenset[str] = frozenset()
     executor: Executor | None = None
-    beside: Callable[[Architecture], dict[str, Any]] = lambda _: {}
+    extra_metrics: Callable[[Architecture], dict[str, Any]] = lambda _: {}
     spends: Callable[[Metrics], ArrayLike] = lambda costs: costs.latencies_ms or costs.latency_ms
-    reference: Reference | None = None
+    reference: ReferencePoint | None = None
 
     def costs(self, arch: Architecture) -> Metrics:
         """Return what is known of a network before its evaluation; the accuracy is 0."""
         whole = totals(trace(arch))
-        return Metrics(0.0, self.predict(arch), whole.params, whole.macs, **self.beside(arch))
+        return Metrics(0.0, self.predict(arch), whole.params, whole.macs, **self.extra_metrics(arch))
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,16 @@ class Candidate:
     costs: Metrics
 
 
-def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter, retry_failed: bool = False) -> None:
+def search(
+    plan: SearchPlan, study: Study, trials: int, seed: int, reporter: Reporter, retry_failed: bool = False
+) -> None:
     """Fill `study` up to `trials` candidates; what it holds already is told to the controller, not evaluated again.
 
     What dead processes left is taken up first, then what failed before, if it is to be retried. Ends when none of the
     `trials` candidates is being evaluated by any process. Raises UsageError where nothing but failures alike came of
     the first candidates.
     """
-    executor = plan.executor or Here(plan.evaluator)
+    executor = plan.executor or InProcessExecutor(plan.evaluator)
     try:
         with watching(plan.objective, study, trials, plan.rungs.epochs, reporter, plan.reference) as seen:
             _Search(plan, executor, study, trials, seed, reporter, seen, retry_failed).run()
@@ -90,7 +92,7 @@ def search(plan: Plan, study: Study, trials: int, seed: int, reporter: Reporter,
         executor.close()
 
 
-def propose(plan: Plan, study: Study, seed: int) -> Candidate | None:
+def propose(plan: SearchPlan, study: Study, seed: int) -> Candidate | None:
     """Return a candidate that is new and that the objective admits, or None where none was found."""
     tried, pending = study.digests | plan.known, study.pending
     for attempt in range(ALL_ATTEMPTS):
@@ -120,8 +122,8 @@ class _Search:
     """The loop: fill the executor's slots, wait for what happens next, record it, tell the controller."""
 
     def __init__(
-        self, plan: Plan, executor: Executor, study: Study, trials: int, seed: int, reporter: Reporter,
-        seen: Watching, retry_failed: bool,
+        self, plan: SearchPlan, executor: Executor, study: Study, trials: int, seed: int, reporter: Reporter,
+        seen: ProgressTracker, retry_failed: bool,
     ):  # fmt: skip
         self._plan, self._executor, self._study = plan, executor, study
         self._trials, self._seed, self._reporter, self._seen = trials, seed, reporter, seen
@@ -168,7 +170,7 @@ class _Search:
 
     def _tell(self) -> None:
         for ended in self._study.ended[self._told :]:
-            self._plan.controller.tell(told(ended))
+            self._plan.controller.tell(observation_of(ended))
             if isinstance(ended, Trial):
                 self._entries.append(Entry(ended.number, ended.curve, ended.metrics))
         self._told = len(self._study.ended)
@@ -268,11 +270,11 @@ class _Search:
         give_up_if_hopeless(self._study)
 
 
-def told(ended: Trial | Failure) -> Told:
+def observation_of(ended: Trial | Failure) -> Observation:
     """Return what a controller is told of a candidate that ended."""
     if isinstance(ended, Failure):
-        return Told(ended.choices, None, None)
-    return Told(ended.choices, ended.metrics, ended.values, ended.stopped_at is not None, ended.curve)
+        return Observation(ended.choices, None, None)
+    return Observation(ended.choices, ended.metrics, ended.values, ended.stopped_at is not None, ended.curve)
 
 
 def give_up_if_hopeless(study: Study) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture, BlockSpec
-from nas.controllers.base import Told
+from nas.controllers.base import Observation
 from nas.errors import RunError, SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
-from nas.spaces.automaton import spell
+from nas.spaces.automaton import choices_for
 from nas.spaces.search_space import Choices, Space
 from nas.spaces.yaml_format import load_architecture, load_space
 from nas.study.objectives import Metrics, Objective
@@ -33,7 +33,7 @@ FEW = 8
 
 
 @dataclass(frozen=True)
-class Held:
+class PriorNetwork:
     """A network that the space holds; without an accuracy where a name stands for it and not a trial."""
 
     choices: Choices
@@ -42,24 +42,26 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Source:
+class PriorSource:
     """What one --start-from gives; `same` where its accuracies count here."""
 
     name: str
-    networks: tuple[Held, ...]
+    networks: tuple[PriorNetwork, ...]
     same: bool = False
 
 
 @dataclass(frozen=True)
-class Start:
+class PriorKnowledge:
     """What a search begins with: candidates to tell, their digests, and candidates to ask for first, by digest."""
 
-    told: tuple[Told, ...] = ()
+    told: tuple[Observation, ...] = ()
     digests: frozenset[str] = frozenset()
     first: Mapping[str, Choices] = field(default_factory=dict)
 
 
-def read_sources(names: Sequence[str], space: Space, settings: Mapping[str, Any], folder: Path) -> tuple[Source, ...]:
+def read_sources(
+    names: Sequence[str], space: Space, settings: Mapping[str, Any], folder: Path
+) -> tuple[PriorSource, ...]:
     """Return what each of `names` gives: a run's folder, or the name or YAML of one network.
 
     `settings` are those of the run to be, `folder` is its own. Raises UsageError or RunError where one is neither, is
@@ -77,11 +79,11 @@ def read_sources(names: Sequence[str], space: Space, settings: Mapping[str, Any]
             except SpaceError as error:
                 raise UsageError(f"--start-from {name}: {error}") from error
             fitting = arch.at(min(space.resolution, key=lambda size: abs(size - arch.resolution)))
-            found.append(Source(name, (_held(fitting, space, name),)))
+            found.append(PriorSource(name, (_held(fitting, space, name),)))
     return tuple(found)
 
 
-def start_identity(sources: Sequence[Source]) -> dict[str, Any]:
+def prior_identity(sources: Sequence[PriorSource]) -> dict[str, Any]:
     """Return what makes a start another than the next: its names, and a digest of all that they gave."""
     if not sources:
         return {}
@@ -93,13 +95,13 @@ def start_identity(sources: Sequence[Source]) -> dict[str, Any]:
     return {"start_from": [source.name for source in sources], "start_from_digest": digest}
 
 
-def make_start(
-    sources: Sequence[Source],
+def make_prior_knowledge(
+    sources: Sequence[PriorSource],
     objective: Objective,
     predict: Callable[[Architecture], float],
     reporter: Reporter,
-    beside: Callable[[Architecture], dict[str, Any]] = lambda _: {},
-) -> Start:
+    extra_metrics: Callable[[Architecture], dict[str, Any]] = lambda _: {},
+) -> PriorKnowledge:
     """Return what the search begins with: latencies are predicted anew, what is out of reach is left out.
 
     `beside` gives what else of Metrics is known beforehand, as the latencies on several devices.
@@ -107,15 +109,19 @@ def make_start(
     Of a source whose accuracies do not count here, the networks that no other of it beats in accuracy and latency are
     asked for, the eight of the highest score at most.
     """
-    told: dict[str, Told] = {}
+    told: dict[str, Observation] = {}
     first: dict[str, Choices] = {}
     for source in sources:
-        found = [(held, metrics) for held in source.networks if (metrics := _metrics(held, objective, predict, beside))]
+        found = [
+            (held, metrics)
+            for held in source.networks
+            if (metrics := _metrics(held, objective, predict, extra_metrics))
+        ]
         lost = len(source.networks) - len(found)
         beyond = f"; {lost} beyond the target left out" if lost else ""
         if source.same:
             for held, metrics in found:
-                told[held.architecture.digest] = Told(held.choices, metrics, objective(metrics))
+                told[held.architecture.digest] = Observation(held.choices, metrics, objective(metrics))
             reporter.say(f"--start-from {source.name}: {len(found)} candidates are known{beyond}")
         else:
             chosen = _best(found, objective)
@@ -123,24 +129,24 @@ def make_start(
             names = ", ".join(held.architecture.digest for held in chosen) or "none"
             reporter.say(f"--start-from {source.name}: tried first: {names}{beyond}")
     first = {digest: choices for digest, choices in first.items() if digest not in told}
-    return Start(tuple(told.values()), frozenset(told), first)
+    return PriorKnowledge(tuple(told.values()), frozenset(told), first)
 
 
 def _metrics(
-    held: Held,
+    held: PriorNetwork,
     objective: Objective,
     predict: Callable[[Architecture], float],
-    beside: Callable[[Architecture], dict[str, Any]],
+    extra_metrics: Callable[[Architecture], dict[str, Any]],
 ) -> Metrics | None:
     """Return the metrics of a network here, None where the objective does not admit it."""
-    latency_ms, more = predict(held.architecture), beside(held.architecture)
+    latency_ms, more = predict(held.architecture), extra_metrics(held.architecture)
     if not objective.admits(more.get("latencies_ms", latency_ms)):
         return None
     whole = totals(trace(held.architecture))
     return Metrics(held.accuracy or 0.0, latency_ms, whole.params, whole.macs, **more)
 
 
-def _best(networks: Sequence[tuple[Held, Metrics]], objective: Objective) -> list[Held]:
+def _best(networks: Sequence[tuple[PriorNetwork, Metrics]], objective: Objective) -> list[PriorNetwork]:
     """Return the front's best by the score; all of them where their accuracies are not known."""
     if any(held.accuracy is None for held, _ in networks):
         return [held for held, _ in networks]
@@ -149,13 +155,13 @@ def _best(networks: Sequence[tuple[Held, Metrics]], objective: Objective) -> lis
     return [networks[index][0] for index in best]
 
 
-def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> Source:
+def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSource:
     stored, trials = _kept(name)
     free = settings.get("evaluator") in FREE_OF_SEED
     same = all(stored.get(key) == settings.get(key) for key in (*SAME, *(() if free else ("seed",))))
     other = "space" in stored and stored.get("space_digest") != settings.get("space_digest")
     origin = load_space(str(stored["space"])) if other else space
-    found: dict[str, Held] = {}
+    found: dict[str, PriorNetwork] = {}
     refused = ""
     for trial in trials:
         try:
@@ -168,7 +174,7 @@ def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> Source:
             raise RunError(f"--start-from {name}: trial {trial.get('number')} cannot be read: {error}") from error
     if not found:
         raise UsageError(refused or f"--start-from {name}: no trial of it was evaluated to its end")
-    return Source(name, tuple(found.values()), same)
+    return PriorSource(name, tuple(found.values()), same)
 
 
 def _architecture(trial: Mapping[str, Any], origin: Space, name: str) -> Architecture:
@@ -198,7 +204,7 @@ def _kept(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return settings, [trial for trial in trials if trial.get("stopped_at") is None]
 
 
-def _held(arch: Architecture, space: Space, name: str) -> Held:
+def _held(arch: Architecture, space: Space, name: str) -> PriorNetwork:
     """Return the network with a head of the space's classes. Raises UsageError where the space does not hold it."""
     classes = dict(space.head.args).get("num_classes", (None,))[0]
     if classes is not None:
@@ -209,7 +215,7 @@ def _held(arch: Architecture, space: Space, name: str) -> Held:
             raise SpaceError(f"{space.name}: offers no resolution of {arch.resolution} px")
         if len(arch.stages) != len(space.stages):
             raise SpaceError(f"{space.name}: has {len(space.stages)} stages, this network {len(arch.stages)}")
-        choices = spell(space, arch)
+        choices = choices_for(space, arch)
     except SpaceError as error:
         raise UsageError(f"--start-from {name}: {error}") from error
-    return Held(choices, canonical(space.decode(choices)))
+    return PriorNetwork(choices, canonical(space.decode(choices)))

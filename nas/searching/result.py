@@ -13,15 +13,15 @@ from nas.latency.profiler import table_header
 from nas.latency.table import IDENTITY, LatencyTable
 from nas.networks.export import versions
 from nas.searching.early_stopping import spent
-from nas.searching.finalists import Finals
-from nas.searching.settings import Experiment
-from nas.searching.table_selection import Ready
+from nas.searching.finalists import FinalistEstimates
+from nas.searching.settings import SearchSettings
+from nas.searching.table_selection import SelectedTable
 from nas.searching.winner_training import Finalist
 from nas.spaces.search_space import Space
 from nas.study.multi_goal import listed_ms
 from nas.study.objectives import DEFAULT_AXES, Objective
 from nas.study.pareto import growth
-from nas.study.ranking import Reference, front, gains
+from nas.study.ranking import ReferencePoint, front, gains
 from nas.study.study import RESULT, Study, Trial
 from nas.training.tasks.classification import Classification
 from nas.utils.files import read_json
@@ -29,7 +29,7 @@ from nas.utils.files import read_json
 FINALIST_SETTINGS = ("finalists", "finalist_seeds", "train_finalists")
 
 
-def finished_result(experiment: Experiment, trials: int) -> dict[str, Any] | None:
+def finished_result(experiment: SearchSettings, trials: int) -> dict[str, Any] | None:
     """Return the result of a run folder with so many `trials`, of these finalists, whose winner is exported.
 
     Raises RunError where the file is broken.
@@ -64,7 +64,7 @@ def best_facts(winner: Finalist, test_accuracy: float, model: Path) -> dict[str,
     }
 
 
-def run_facts(experiment: Experiment, study: Study, objective: Objective) -> dict[str, Any]:
+def run_facts(experiment: SearchSettings, study: Study, objective: Objective) -> dict[str, Any]:
     """Return what the result says of the run as a whole."""
     points, axes = [trial.metrics for trial in study.trials], objective.axes or DEFAULT_AXES
     return {
@@ -85,7 +85,7 @@ def run_facts(experiment: Experiment, study: Study, objective: Objective) -> dic
     }
 
 
-def front_facts(study: Study, objective: Objective, reference: Reference) -> dict[str, Any]:
+def front_facts(study: Study, objective: Objective, reference: ReferencePoint) -> dict[str, Any]:
     """Return the front's axes, the reference point, and the hypervolume after each of the result's candidates.
 
     The volume is a share of the box between the reference and a network that is always right and costs nothing; what
@@ -104,7 +104,7 @@ def front_facts(study: Study, objective: Objective, reference: Reference) -> dic
 def goal_facts(
     objective: Objective,
     found: Sequence[dict[str, Any]],
-    tables: Sequence[Ready],
+    tables: Sequence[SelectedTable],
     spans: Sequence[dict[str, float]],
     space: Space,
 ) -> list[dict[str, Any]]:
@@ -137,13 +137,13 @@ def epoch_facts(study: Study) -> dict[str, int]:
     }
 
 
-def noise_facts(finals: Finals) -> dict[str, Any]:
+def noise_facts(finals: FinalistEstimates) -> dict[str, Any]:
     """Return the standard deviation of an evaluation, None where nothing was repeated, and the model behind it."""
     spread = finals.spread
     return {"noise": spread.noise if spread else None, "noise_model": asdict(spread) if spread else None}
 
 
-def verdict_facts(winner: Finalist, target_ms: float, ready: Ready) -> dict[str, Any]:
+def verdict_facts(winner: Finalist, target_ms: float, ready: SelectedTable) -> dict[str, Any]:
     """Return whether the winner holds the target, and by what one knows: unknown (None) where nothing was measured."""
     if winner.measured:
         return {"holds_target": winner.holds(target_ms), "latency_basis": f"measured on {ready.place}"}
@@ -155,7 +155,7 @@ def verdict_facts(winner: Finalist, target_ms: float, ready: Ready) -> dict[str,
 
 
 def winner_facts(
-    winner: Finalist, target_ms: float, experiment: Experiment, task: Classification, table: LatencyTable
+    winner: Finalist, target_ms: float, experiment: SearchSettings, task: Classification, table: LatencyTable
 ) -> dict[str, Any]:
     """Return what the exported card says of the search."""
     measured = winner.measured

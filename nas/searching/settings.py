@@ -22,15 +22,15 @@ from nas.controllers.base import Problem
 from nas.devices.client import LOCAL
 from nas.errors import RunError, UsageError
 from nas.evaluators import Evaluator, epochs_of, find_evaluator
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.executors import Executor
-from nas.evaluators.executors.processes import Processes
-from nas.evaluators.executors.ray import RayCrew
-from nas.evaluators.executors.worker_pool import Pool
+from nas.evaluators.executors.processes import ProcessBackend
+from nas.evaluators.executors.ray import RayBackend
+from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.searching.early_stopping import Rungs, make_rungs
-from nas.searching.prior_runs import Start
+from nas.searching.prior_runs import PriorKnowledge
 from nas.searching.warm_start import WarmStart, best_of_random
-from nas.spaces.encoding import Domain, no_facts
+from nas.spaces.encoding import EncodedSpace, no_costs
 from nas.spaces.search_space import FinalTraining, Proxy, Searched, Space
 from nas.spaces.yaml_format import load_space, read_yaml
 from nas.study.multi_goal import Target, listed_ms, make_goals, make_targets, parse_axes
@@ -48,7 +48,7 @@ WARM_SHARE = 16
 
 
 @dataclass(frozen=True)
-class Experiment:
+class SearchSettings:
     """The settings of `nas search`. Latencies are text with a unit; 0 and None mean what the space says.
 
     Several targets or tables are several goals of one search.
@@ -146,7 +146,7 @@ class Experiment:
         if self.run:
             return Path(self.run)
         space, data = (re.sub(r"\W+", "_", Path(name).stem) for name in (self.space, self.data))
-        other = self.evaluator != Experiment.evaluator
+        other = self.evaluator != SearchSettings.evaluator
         by = "-" + re.sub(r"\W+", "_", self.evaluator) if other else ""
         towards = "-".join(dict.fromkeys(f"{target.ms:g}ms" for target in self.targets))
         if len(self.tables) > 1:
@@ -158,12 +158,12 @@ def _texts(value: str | list[str] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) and value else tuple(value or ())
 
 
-def read_experiment(path: str) -> dict[str, Any]:
+def read_settings(path: str) -> dict[str, Any]:
     """Return the settings of an experiment file, checked by name and type. Raises UsageError or SpaceError."""
     data = read_yaml(Path(path))
     if not isinstance(data, Mapping):
         raise UsageError(f"{path}: an experiment is a mapping of settings to values: {data!r}")
-    fields = {field.name: field for field in dataclasses.fields(Experiment)}
+    fields = {field.name: field for field in dataclasses.fields(SearchSettings)}
     for key, value in data.items():
         if key not in fields:
             raise UsageError(f"{path}: unknown setting '{key}'{nearest(str(key), fields)}")
@@ -191,7 +191,7 @@ def with_implied(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"evaluator": implied[0], **settings} if implied else dict(settings)
 
 
-def resolve_space(experiment: Experiment) -> Space:
+def resolve_space(experiment: SearchSettings) -> Space:
     """Return the experiment's space with the proxy that the flags ask for. Raises SpaceError."""
     space = load_space(experiment.space)
     proxy = Proxy(
@@ -204,27 +204,27 @@ def resolve_space(experiment: Experiment) -> Space:
     return replace(space, proxy=proxy, final=final, supernet=supernet)
 
 
-def make_experiment_objective(experiment: Experiment) -> Objective:
+def make_experiment_objective(experiment: SearchSettings) -> Objective:
     """Return the objective with the experiment's targets, exponents and axes. Raises UsageError."""
     targets, axes = experiment.targets, experiment.front_axes
     return make_goals(experiment.objective, targets, experiment.alpha, experiment.beta, axes)
 
 
-def check_controller(experiment: Experiment, space: Space) -> None:
+def check_controller(experiment: SearchSettings, space: Space) -> None:
     """Raise UsageError where the controller cannot search the space, or its library is missing."""
     controller: object = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
-    controller_check: Callable[[Domain], None] | None = getattr(controller, "check", None)
+    controller_check: Callable[[EncodedSpace], None] | None = getattr(controller, "check", None)
     if controller_check is not None:
-        controller_check(Domain(space.choices, no_facts, space.conditions))
+        controller_check(EncodedSpace(space.choices, no_costs, space.conditions))
 
 
 def make_controller(
-    experiment: Experiment,
+    experiment: SearchSettings,
     space: Space,
     problem: Problem,
     task: Classification,
     is_feasible: Callable[[Architecture], bool],
-    start: Start,
+    start: PriorKnowledge,
     tried: Callable[[], AbstractSet[str]],
     reporter: Reporter,
 ) -> Controller:
@@ -240,12 +240,12 @@ def make_controller(
 
 
 def _warmed(
-    experiment: Experiment,
+    experiment: SearchSettings,
     space: Space,
     controller: Controller,
     task: Classification,
     is_feasible: Callable[[Architecture], bool],
-    start: Start,
+    start: PriorKnowledge,
     tried: Callable[[], AbstractSet[str]],
     reporter: Reporter,
 ) -> Controller:
@@ -262,22 +262,26 @@ def _warmed(
     return WarmStart(controller, pool, tried)
 
 
-def make_evaluator(experiment: Experiment, task: Classification, space: Searched, reporter: Reporter) -> Evaluator:
+def make_evaluator(experiment: SearchSettings, task: Classification, space: Searched, reporter: Reporter) -> Evaluator:
     """Return the experiment's evaluator on the task."""
     return find_evaluator(experiment.evaluator)(make_setup(experiment, task, space, reporter))
 
 
-def make_setup(experiment: Experiment, task: Classification, space: Searched, reporter: Reporter) -> Setup:
+def make_setup(
+    experiment: SearchSettings, task: Classification, space: Searched, reporter: Reporter
+) -> EvaluatorContext:
     """Return what the experiment's evaluator is made from."""
-    return Setup(task, space, experiment.folder, experiment.source, experiment.seed, reporter)
+    return EvaluatorContext(task, space, experiment.folder, experiment.source, experiment.seed, reporter)
 
 
-def shown(experiment: Experiment) -> dict[str, Any]:
+def shown(experiment: SearchSettings) -> dict[str, Any]:
     """Return the settings as a result tells them: without the password of a storage."""
     return {**dataclasses.asdict(experiment), "storage": masked(experiment.storage) if experiment.storage else None}
 
 
-def make_executor(experiment: Experiment, task: Classification, space: Searched, reporter: Reporter) -> Executor | None:
+def make_executor(
+    experiment: SearchSettings, task: Classification, space: Searched, reporter: Reporter
+) -> Executor | None:
     """Return what evaluates the candidates, None for this process. Raises UsageError where there is no such cluster.
 
     The evaluator has been made before: what it keeps in the run's folder is found by those that are made elsewhere.
@@ -288,14 +292,14 @@ def make_executor(experiment: Experiment, task: Classification, space: Searched,
     build = partial(make_evaluator_elsewhere, experiment, task, space, state if state.is_dir() else None)
     crew: Any
     if experiment.ray:
-        crew = RayCrew(experiment.ray, build, experiment.ray_cpus, experiment.ray_gpus, reporter.warn)
+        crew = RayBackend(experiment.ray, build, experiment.ray_cpus, experiment.ray_gpus, reporter.warn)
     else:
-        crew = Processes(build, max(1, experiment.workers))
-    return Pool(crew, experiment.limit_s, reporter.warn)
+        crew = ProcessBackend(build, max(1, experiment.workers))
+    return WorkerPoolExecutor(crew, experiment.limit_s, reporter.warn)
 
 
 def make_evaluator_elsewhere(
-    experiment: Experiment, task: Classification, space: Searched, state: Path | None
+    experiment: SearchSettings, task: Classification, space: Searched, state: Path | None
 ) -> Evaluator:
     """Return the evaluator in another process. Raises RunError where it would not find what was made for all."""
     if state and not state.exists():
@@ -303,12 +307,12 @@ def make_evaluator_elsewhere(
     return make_evaluator(experiment, task, space, Reporter(quiet=True))
 
 
-def only_reads(experiment: Experiment) -> bool:
+def only_reads(experiment: SearchSettings) -> bool:
     """Whether the evaluator is made of its source alone and writes nothing: it can be made before anything else."""
     return experiment.source is not None and experiment.evaluator in SOURCES.values()
 
 
-def make_experiment_rungs(experiment: Experiment, task: Classification, space: Space) -> Rungs:
+def make_experiment_rungs(experiment: SearchSettings, task: Classification, space: Space) -> Rungs:
     """Return when the experiment's trainings stop early. Raises UsageError where the evaluator has no epochs."""
     if experiment.fidelity == "full":
         return make_rungs("full", experiment.eta, experiment.min_epochs, 1)
@@ -320,7 +324,7 @@ def make_experiment_rungs(experiment: Experiment, task: Classification, space: S
     return make_rungs(experiment.fidelity, experiment.eta, experiment.min_epochs, epochs)
 
 
-def identity(experiment: Experiment, space: Space, task: Classification) -> dict[str, Any]:
+def identity(experiment: SearchSettings, space: Space, task: Classification) -> dict[str, Any]:
     """Return what makes this experiment another than the next: a run folder holds trials of one identity."""
     return {
         "space": experiment.space,
@@ -345,7 +349,7 @@ def identity(experiment: Experiment, space: Space, task: Classification) -> dict
     }
 
 
-def _optional_identity(experiment: Experiment) -> dict[str, Any]:
+def _optional_identity(experiment: SearchSettings) -> dict[str, Any]:
     """Return what run folders from before do not have: left out where it is not used."""
     found: dict[str, Any] = {}
     if source := experiment.source:

@@ -9,12 +9,12 @@ from nas.errors import UsageError
 from nas.evaluators import EVALUATORS, find_evaluator
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.searching.early_stopping import FIDELITIES
-from nas.searching.settings import SOURCES, Experiment, make_experiment_objective
+from nas.searching.settings import SOURCES, SearchSettings, make_experiment_objective
 from nas.study.storage import masked
 from nas.utils.registry import lookup
 
 
-def check(experiment: Experiment) -> None:
+def check(experiment: SearchSettings) -> None:
     """Raise UsageError for the first setting that cannot be, before anything is loaded or written."""
     experiment.starts  # noqa: B018 (raises)
     make_experiment_objective(experiment)
@@ -39,7 +39,7 @@ def check(experiment: Experiment) -> None:
             raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
 
 
-def _check_sources(experiment: Experiment) -> None:
+def _check_sources(experiment: SearchSettings) -> None:
     """Raise UsageError where an evaluator lacks its source, has two, or one that is another's."""
     given = [key for key in SOURCES if getattr(experiment, key)]
     if len(given) > 1:
@@ -57,14 +57,14 @@ def _check_sources(experiment: Experiment) -> None:
         lookup(ZERO_COST, experiment.warm_start, "zero-cost score", "--warm-start")
 
 
-def _check_executor(experiment: Experiment) -> None:
+def _check_executor(experiment: SearchSettings) -> None:
     """Raise UsageError where candidates cannot be evaluated as asked, whatever the cluster is."""
     experiment.limit_s  # noqa: B018 (raises)
     if experiment.ray and experiment.workers > 0:
         raise UsageError("--ray, --workers: candidates are evaluated in one place, give one of them")
     for key, least in (("ray_cpus", 1.0), ("ray_gpus", 0.0)):
         amount, flag = getattr(experiment, key), f"--{key.replace('_', '-')}"
-        if amount != getattr(Experiment, key) and not experiment.ray:
+        if amount != getattr(SearchSettings, key) and not experiment.ray:
             raise UsageError(f"{flag}: is for --ray")
         if not 0 <= amount < 10_000 or (amount == 0 and least) or (amount > 1 and amount != int(amount)):
             rule = "must be a whole number or a part of one" + (", above 0" if least else "")

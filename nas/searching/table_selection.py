@@ -15,8 +15,8 @@ from nas.latency.calibration import TOLERANCE
 from nas.latency.catalog import find_table, processor
 from nas.latency.profiler import default_table_path, profile, table_header
 from nas.latency.published import complete, is_published
-from nas.latency.table import IDENTITY, LatencyTable, Predictor
-from nas.searching.settings import Experiment
+from nas.latency.table import IDENTITY, LatencyPredictor, LatencyTable
+from nas.searching.settings import SearchSettings
 from nas.spaces.automaton import reachable
 from nas.spaces.search_space import Space
 from nas.study.storage import TABLE_DIGEST
@@ -25,14 +25,14 @@ from nas.utils.reporting import Reporter
 
 
 @dataclass(frozen=True)
-class Ready:
+class SelectedTable:
     """A table that covers a space, and the digest of all that decides its predictions.
 
     `here` tells whether its device can be measured on; `place` names it.
     """
 
     table: LatencyTable
-    predictor: Predictor
+    predictor: LatencyPredictor
     here: bool
     digest: str
 
@@ -43,12 +43,12 @@ class Ready:
         return (f"'{host}'" if host else "this device") if self.here else processor(self.table)
 
 
-def ready_tables(experiment: Experiment, space: Space, reporter: Reporter) -> tuple[Ready, ...]:
+def select_tables(experiment: SearchSettings, space: Space, reporter: Reporter) -> tuple[SelectedTable, ...]:
     """Return the tables of all devices, each as `ready_table` does."""
-    return tuple(ready_table(experiment, name, space, reporter) for name in experiment.tables or (None,))
+    return tuple(select_table(experiment, name, space, reporter) for name in experiment.tables or (None,))
 
 
-def ready_table(experiment: Experiment, name: str | None, space: Space, reporter: Reporter) -> Ready:
+def select_table(experiment: SearchSettings, name: str | None, space: Space, reporter: Reporter) -> SelectedTable:
     """Return a table that covers `space`: the one of that name, or the device's own, profiled as far as needed.
 
     Raises TableError where a given table is of another device or runtime and --any-device is not, and where a table
@@ -64,7 +64,7 @@ def ready_table(experiment: Experiment, name: str | None, space: Space, reporter
         for note in complete(table, layers):
             reporter.say(f"{table.path.stem}: {note}")
         table.check_covers(layers)
-        return Ready(table, table.predictor(space.key), False, digest)
+        return SelectedTable(table, table.predictor(space.key), False, digest)
     differences = table.differences(table_header(experiment.runtime, experiment.threads, experiment.device))
     if not differences:
         return _profiled(experiment, space, table, reporter)
@@ -75,10 +75,12 @@ def ready_table(experiment: Experiment, name: str | None, space: Space, reporter
     reporter.warn(f"{table.path}: {words}{': profile anew, or verify it' if older else ''}")
     table.check_covers(layers)
     warn_of_errors(table, space, reporter)
-    return Ready(table, table.predictor(space.key), older, table.digest(layers, space.key))
+    return SelectedTable(table, table.predictor(space.key), older, table.digest(layers, space.key))
 
 
-def _profiled(experiment: Experiment, space: Space, table: LatencyTable | None, reporter: Reporter) -> Ready:
+def _profiled(
+    experiment: SearchSettings, space: Space, table: LatencyTable | None, reporter: Reporter
+) -> SelectedTable:
     """Return the table, or the device's own, with what it lacked measured."""
     if table is None:
         header = table_header(experiment.runtime, experiment.threads, experiment.device)
@@ -88,7 +90,7 @@ def _profiled(experiment: Experiment, space: Space, table: LatencyTable | None, 
         table = LatencyTable.open(table.path, table.header)  # another process may have measured meanwhile
         profile(space, table, reporter, worker=worker)
     warn_of_errors(table, space, reporter)
-    return Ready(table, table.predictor(space.key), True, table.digest(reachable(space), space.key))
+    return SelectedTable(table, table.predictor(space.key), True, table.digest(reachable(space), space.key))
 
 
 @contextlib.contextmanager
@@ -114,20 +116,20 @@ def warn_of_errors(table: LatencyTable, space: Space, reporter: Reporter) -> Non
         reporter.say(f"table: {certificate}")
 
 
-def table_identity(tables: Sequence[Ready]) -> dict[str, Any]:
+def table_identity(tables: Sequence[SelectedTable]) -> dict[str, Any]:
     """Return which tables a run's latencies are of: one study never mixes those of two."""
     digests = [ready.digest for ready in tables]
     return {TABLE_DIGEST: digests[0] if len(digests) == 1 else digests}
 
 
-def given_identity(experiment: Experiment, space: Space) -> dict[str, Any]:
+def given_identity(experiment: SearchSettings, space: Space) -> dict[str, Any]:
     """Return the same of the tables that --table names, before anything is measured; nothing without --table."""
     layers = reachable(space) if experiment.tables else ()
     digests = [LatencyTable.open(find_table(name)).digest(layers, space.key) for name in experiment.tables]
     return {TABLE_DIGEST: digests[0] if len(digests) == 1 else digests} if digests else {}
 
 
-def published_identity(experiment: Experiment) -> dict[str, Any]:
+def published_identity(experiment: SearchSettings) -> dict[str, Any]:
     """Return which published table a run's latencies are of; nothing for a table of this or another machine here.
 
     Of several tables, return what each is. In a storage that machines may share, the device's own table is a part of

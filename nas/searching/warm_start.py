@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 
 from nas.architecture import Architecture, Scalar
 from nas.controllers import Controller
-from nas.controllers.base import Told
+from nas.controllers.base import Observation
 from nas.evaluators.zero_cost_scores import draw_batch, score
 from nas.spaces.sampling import distinct_networks
 from nas.spaces.search_space import Choices, Space
@@ -35,7 +35,7 @@ class WarmStart:
         waiting = [choices for digest, choices in self._pool.items() if digest not in tried]
         return dict(random.Random(seed).choice(waiting)) if waiting else self._controller.ask(seed, pending)
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Observation) -> None:
         """Let the controller learn from a candidate that ended."""
         self._controller.tell(told)
 

@@ -16,11 +16,11 @@ from nas.errors import UsageError
 from nas.evaluators import Evaluator
 from nas.latency.profiler import measure_networks
 from nas.networks.export import export_folder
-from nas.searching.finalists import Finals, Stage, evaluate_finalists, train_finalists
+from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists, train_finalists
 from nas.searching.plots import draw_search
 from nas.searching.result import best_facts, epoch_facts, finalist_facts, noise_facts, verdict_facts, winner_facts
-from nas.searching.settings import Experiment, make_evaluator, make_executor
-from nas.searching.table_selection import Ready
+from nas.searching.settings import SearchSettings, make_evaluator, make_executor
+from nas.searching.table_selection import SelectedTable
 from nas.searching.winner_training import Finalist, confirm, first_weights, train_winner, unmeasured
 from nas.spaces.search_space import Space
 from nas.study.objectives import Goal, Objective
@@ -31,20 +31,20 @@ from nas.utils.units import format_latency
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedSearch:
     """A search whose trials are done, and the tables of its devices."""
 
-    experiment: Experiment
+    experiment: SearchSettings
     space: Space
     task: Classification
     study: Study
     evaluator: Evaluator
     objective: Objective
-    tables: tuple[Ready, ...]
+    tables: tuple[SelectedTable, ...]
     reporter: Reporter
 
 
-def find_winners(ended: Ended, progress: Sequence[float] = ()) -> list[dict[str, Any]]:
+def find_winners(ended: FinishedSearch, progress: Sequence[float] = ()) -> list[dict[str, Any]]:
     """Return for each goal what the result says of it: its winner stands trained and exported in the run's folder.
 
     `progress` is the hypervolume after each candidate, for the pictures. A network that wins several goals is trained
@@ -69,7 +69,7 @@ def find_winners(ended: Ended, progress: Sequence[float] = ()) -> list[dict[str,
     return found
 
 
-def find_finalists(ended: Ended, goal: Goal) -> Finals:
+def find_finalists(ended: FinishedSearch, goal: Goal) -> FinalistEstimates:
     """Evaluate a goal's best candidates again, or train them."""
     experiment, study, task, space = ended.experiment, ended.study, ended.task, ended.space
     most, by = experiment.train_finalists or experiment.finalists, experiment
@@ -88,9 +88,9 @@ def find_finalists(ended: Ended, goal: Goal) -> Finals:
 
 
 def finish(
-    ended: Ended,
+    ended: FinishedSearch,
     goal: Goal,
-    finals: Finals,
+    finals: FinalistEstimates,
     measured: dict[tuple[int, str], Latency],
     trained: dict[str, tuple[nn.Module, dict[str, Any]]],
     progress: Sequence[float],
@@ -140,7 +140,7 @@ def file_name(kind: str, goal: Goal) -> str:
     return f"{kind}-{goal.name}" if goal.name else kind
 
 
-def as_finalists(study: Study, goal: Goal, finals: Finals) -> list[Finalist]:
+def as_finalists(study: Study, goal: Goal, finals: FinalistEstimates) -> list[Finalist]:
     """Return every trial that finished as the goal's device sees it, not measured, with the accuracy to believe."""
     return [
         Finalist(
@@ -152,7 +152,7 @@ def as_finalists(study: Study, goal: Goal, finals: Finals) -> list[Finalist]:
     ]  # fmt: skip
 
 
-def say_learnt(study: Study, finals: Finals, reporter: Reporter) -> None:
+def say_learnt(study: Study, finals: FinalistEstimates, reporter: Reporter) -> None:
     """Say what stopping saved, and how noisy evaluations are."""
     epochs = epoch_facts(study)
     if study.stopped:

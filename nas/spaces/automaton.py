@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from nas.architecture import Architecture, BlockSpec, Scalar, Shape
 from nas.errors import SpaceError
 from nas.networks.network import IMAGE_CHANNELS, Layer, canonical, traced
-from nas.spaces.search_space import Choose, Slot, Space, Values, every, remembering
+from nas.spaces.search_space import Choose, Space, StageSpec, Values, ask_once, enumerate_choices
 
 Cost = Callable[[Layer], float]
 Choices = dict[str, Scalar]
@@ -36,7 +36,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Segment:
+class LayerPosition:
     """One layer's place: `steps[state]` are the ways on from each state before it, no two of them alike.
 
     `slot` is the number of the stage, that of all stages for the head. A row is the number of a step where the
@@ -61,11 +61,11 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Lattice:
+class SpaceAutomaton:
     """A space laid out: the resolution, every layer's place in order, the head. All paths start in state 0."""
 
     space: Space
-    segments: tuple[Segment, ...]
+    segments: tuple[LayerPosition, ...]
 
     @cached_property
     def walked(self) -> dict[int, dict[tuple[int, ...], tuple[list[int], int]]]:
@@ -105,26 +105,26 @@ class Lattice:
         return rows
 
 
-def unroll(space: Space) -> Lattice:
+def unroll(space: Space) -> SpaceAutomaton:
     """Lay out `space`. Raises SpaceError, with the file's stage, where a layer cannot be built."""
     shapes: list[Shape] = [(IMAGE_CHANNELS, size, size) for size in space.resolution]
-    segments = [Segment(RESOLUTION, (tuple(Step(None, state) for state in range(len(shapes))),))]
+    segments = [LayerPosition(RESOLUTION, (tuple(Step(None, state) for state in range(len(shapes))),))]
     for number, slot in enumerate(space.stages):
         states = [(shape, frozenset(range(len(ways(slot))))) for shape in shapes]
         for position in range(max(slot.depth)):
             where = f"{space.name}, {_place(space, number)}, layer {position}"
             steps, states = _through_layer(ways(slot), states, position, where)
-            segments.append(Segment(number, steps))
+            segments.append(LayerPosition(number, steps))
         shapes = [shape for shape, _ in states]
     heads = []
     for shape in shapes:
-        found = (traced(layer, (shape,), f"{space.name}, head") for (layer,) in every(space.head.layers))
+        found = (traced(layer, (shape,), f"{space.name}, head") for (layer,) in enumerate_choices(space.head.layers))
         heads.append(tuple(Step(layer, 0) for layer in {layer.spec: layer for layer in found}.values()))
-    return Lattice(space, (*segments, Segment(len(space.stages), tuple(heads))))
+    return SpaceAutomaton(space, (*segments, LayerPosition(len(space.stages), tuple(heads))))
 
 
 def _through_layer(
-    known: Sequence[Way], states: Iterable[State], position: int, where: str
+    known: Sequence[StageOption], states: Iterable[State], position: int, where: str
 ) -> tuple[tuple[tuple[Step, ...], ...], list[State]]:
     """Return the ways on from each state, and the states after them."""
     after: dict[State, int] = {}
@@ -152,7 +152,7 @@ def _through_layer(
 
 
 @dataclass(frozen=True)
-class Way:
+class StageOption:
     """One way to choose what a stage shares, and for each of its layers its own choices with the block they give."""
 
     shared: Choices
@@ -160,30 +160,30 @@ class Way:
 
 
 @lru_cache(maxsize=256)
-def ways(slot: Slot) -> tuple[Way, ...]:
+def ways(slot: StageSpec) -> tuple[StageOption, ...]:
     """Return every way to choose what the stage shares, its depth among it."""
-    return tuple(every(lambda choose: _way(slot, choose)))
+    return tuple(enumerate_choices(lambda choose: _way(slot, choose)))
 
 
-def _way(slot: Slot, choose: Choose) -> Way:
+def _way(slot: StageSpec, choose: Choose) -> StageOption:
     shared: Choices = {}
-    pick = remembering(choose, shared)
+    pick = ask_once(choose, shared)
     depth = int(pick(f"{slot.name}.depth", slot.depth))
 
     def layer(index: int, own: Choose) -> tuple[Choices, BlockSpec]:
         chosen: Choices = {}
-        pick_own = remembering(own, chosen)
+        pick_own = ask_once(own, chosen)
 
         def ask(key: str, values: Values) -> Scalar:
             return pick_own(key, values) if key.startswith(f"{slot.name}.layer") else pick(key, values)
 
         return chosen, slot.layer(index, ask)
 
-    each = [tuple(every(lambda own, index=index: layer(index, own))) for index in range(depth)]  # type: ignore[misc]
-    return Way(shared, tuple(each))
+    each = [tuple(enumerate_choices(lambda own, index=index: layer(index, own))) for index in range(depth)]  # type: ignore[misc]
+    return StageOption(shared, tuple(each))
 
 
-def spell(space: Space, arch: Architecture) -> Choices:
+def choices_for(space: Space, arch: Architecture) -> Choices:
     """Return choices that decode to the network of `arch`. Raises SpaceError where the space does not hold it."""
     arch = canonical(arch)
     choices: Choices = {"resolution": arch.resolution} if len(space.resolution) > 1 else {}
@@ -200,7 +200,7 @@ def spell(space: Space, arch: Architecture) -> Choices:
 
 
 @lru_cache(maxsize=100_000)
-def _spelled(slot: Slot, stage: tuple[BlockSpec, ...], shape: Shape, is_head: bool) -> Choices | None:
+def _spelled(slot: StageSpec, stage: tuple[BlockSpec, ...], shape: Shape, is_head: bool) -> Choices | None:
     inputs: list[Shape | tuple[Shape]] = [(shape,)] if is_head else [shape]
     for spec in stage if not is_head else ():
         inputs.append(traced(spec, shape).out_shape)  # type: ignore[arg-type]

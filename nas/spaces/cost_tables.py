@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError
 from nas.networks.network import traced
-from nas.spaces.automaton import RESOLUTION, Cost, Lattice, Segment, spell, unroll
-from nas.spaces.search_space import Choices, Space, remembering
+from nas.spaces.automaton import RESOLUTION, Cost, LayerPosition, SpaceAutomaton, choices_for, unroll
+from nas.spaces.search_space import Choices, Space, ask_once
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
@@ -68,14 +68,14 @@ class Table:
 
 
 @dataclass(frozen=True)
-class CompiledSpace:
+class SpaceCosts:
     """A space with costs. Every valid code is a distinct network, and every network of the space has one code.
 
     Distinct are networks whose canonical architectures differ; a layer that could stand at the end of one stage or
     at the beginning of the next makes two.
     """
 
-    lattice: Lattice
+    lattice: SpaceAutomaton
     tables: tuple[Table, ...]
 
     @property
@@ -166,7 +166,7 @@ class CompiledSpace:
 
         Raises SpaceError for a code that is no path: wrong length, a row of another state, a row that is none.
         """
-        return spell(self.space, self.architecture(code))
+        return choices_for(self.space, self.architecture(code))
 
     def architecture(self, code: ArrayLike) -> Architecture:
         """Return the canonical architecture of a code, (tables,). Raises SpaceError as `decode`."""
@@ -196,15 +196,15 @@ class CompiledSpace:
         return np.stack(rows).astype(self.dtype)
 
 
-def compile_space(space: Space, cost: Cost, constant: float = 0.0) -> CompiledSpace:
+def tabulate_costs(space: Space, cost: Cost, constant: float = 0.0) -> SpaceCosts:
     """Return `space` with `cost` of each layer, and `constant` of each network, in ms; either may be negative.
 
     Raises SpaceError where a layer cannot be built, ValueError for a cost that is not finite, and what `cost` raises.
     """
-    return compile_lattice(unroll(space), cost, constant)
+    return tabulate_automaton(unroll(space), cost, constant)
 
 
-def compile_lattice(lattice: Lattice, cost: Cost, constant: float = 0.0) -> CompiledSpace:
+def tabulate_automaton(lattice: SpaceAutomaton, cost: Cost, constant: float = 0.0) -> SpaceCosts:
     """Return a space that is laid out already with another cost; a network's code is the same under every cost."""
     known: dict[Any, float] = {}
 
@@ -218,10 +218,10 @@ def compile_lattice(lattice: Lattice, cost: Cost, constant: float = 0.0) -> Comp
     tables[0].cost[...] += constant
     if not all(np.isfinite(table.cost).all() for table in tables):
         raise ValueError("a layer's cost must be finite")
-    return CompiledSpace(lattice, tuple(fold(tables)))
+    return SpaceCosts(lattice, tuple(fold(tables)))
 
 
-def _table(place: int, segment: Segment, cost: Cost) -> Table:
+def _table(place: int, segment: LayerPosition, cost: Cost) -> Table:
     first = np.cumsum([0, *map(len, segment.steps)]).astype(np.intp)
     after = np.array([step.after for step in segment.rows], np.intp)
     costs = np.array([cost(step.layer) if step.layer else 0.0 for step in segment.rows], np.float64)
@@ -260,7 +260,7 @@ def _joined(left: Table, right: Table, counts: Integers) -> Table:
     )
 
 
-def _paths(lattice: Lattice, encodings: Integers) -> Integers:
+def _paths(lattice: SpaceAutomaton, encodings: Integers) -> Integers:
     """Return the row of each place, (places, N), for encodings, (N, choices)."""
     space = lattice.space
     sizes = np.array([len(values) for values in space.choices.values()], np.intp)
@@ -303,7 +303,7 @@ def _distinct(rows: Integers, widths: Sequence[int]) -> tuple[Integers, Integers
 
 
 def _slot_rows(
-    lattice: Lattice, places: Sequence[int], row: Sequence[int], asked: Sequence[int]
+    lattice: SpaceAutomaton, places: Sequence[int], row: Sequence[int], asked: Sequence[int]
 ) -> tuple[list[int], int]:
     """Return the rows of a slot's places, and the state after them, for [state, index of each choice asked]."""
     space, (state, *indices) = lattice.space, row
@@ -315,7 +315,7 @@ def _slot_rows(
             raise SpaceError(f"{space.name}: the choice '{key}' is missing")
         return choices[key]
 
-    pick = remembering(given, {})
+    pick = ask_once(given, {})
     slot = lattice.segments[places[0]].slot if places else RESOLUTION
     if slot == RESOLUTION:
         chosen = [space.resolution.index(int(pick("resolution", space.resolution)))] if places else []

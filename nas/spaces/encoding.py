@@ -29,7 +29,7 @@ Indices = NDArray[np.int16]
 
 
 @dataclass(frozen=True)
-class Facts:
+class CandidateCosts:
     """What is known of N candidates before any evaluation. Equal `keys`, (N,), mean the same network.
 
     `latency_ms`, (N,) or (devices, N), is predicted; `features` (N, any number) is what else tells candidates apart,
@@ -40,18 +40,18 @@ class Facts:
     latency_ms: Floats
     features: Floats
 
-    def take(self, which: NDArray[Any]) -> Facts:
+    def take(self, which: NDArray[Any]) -> CandidateCosts:
         """Return those of some candidates, by their places or a mask."""
-        return Facts(self.keys[which], self.latency_ms[..., which], self.features[which])
+        return CandidateCosts(self.keys[which], self.latency_ms[..., which], self.features[which])
 
 
-def no_facts(rows: Indices) -> Facts:
+def no_costs(rows: Indices) -> CandidateCosts:
     """Stand for facts that are not there yet: a domain may be looked at before its latencies are known."""
     raise AssertionError("nobody may ask for facts before there are any")
 
 
 @dataclass(frozen=True)
-class Domain:
+class EncodedSpace:
     """Choices with their values, when each is active, and a function that tells the facts.
 
     `choices` are in the order in which they are asked: what decides whether another is active comes before it.
@@ -59,7 +59,7 @@ class Domain:
     """
 
     choices: Mapping[str, Values]
-    facts: Callable[[Indices], Facts]
+    facts: Callable[[Indices], CandidateCosts]
     conditions: Conditions = field(default_factory=dict)
     features: tuple[str, ...] = ()
 

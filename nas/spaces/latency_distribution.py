@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import UsageError
-from nas.spaces.cost_tables import Codes, CompiledSpace, Floats, Integers
+from nas.spaces.cost_tables import Codes, Floats, Integers, SpaceCosts
 from nas.utils.units import format_latency
 
 BINS = 1 << 13
@@ -69,7 +69,7 @@ class _Grid:
     units: tuple[Integers, ...]
 
 
-def latency_distribution(compiled: CompiledSpace, bins: int = 4 * BINS) -> Distribution:
+def latency_distribution(compiled: SpaceCosts, bins: int = 4 * BINS) -> Distribution:
     """Return the distribution of latency over the distinct networks, each row's cost rounded to the nearest step."""
     reach = compiled.slowest_ms - compiled.fastest_ms
     step = max(reach / _affordable(compiled, bins), _smallest_step(compiled))
@@ -83,7 +83,7 @@ def latency_distribution(compiled: CompiledSpace, bins: int = 4 * BINS) -> Distr
     return Distribution(edges, np.concatenate([[0.0], np.cumsum(counts)]), compiled.size, len(units) * step / 2)
 
 
-def count_within(compiled: CompiledSpace, limit_ms: float, bins: int = BINS) -> Count:
+def count_within(compiled: SpaceCosts, limit_ms: float, bins: int = BINS) -> Count:
     """Return how many distinct networks take up to `limit_ms`, as bounds and the likeliest value."""
     if limit_ms < compiled.fastest_ms:
         return Count(0.0, 0.0, 0.0)
@@ -98,7 +98,7 @@ def count_within(compiled: CompiledSpace, limit_ms: float, bins: int = BINS) -> 
 
 
 def sample_within(
-    compiled: CompiledSpace,
+    compiled: SpaceCosts,
     limit_ms: float,
     n: int,
     rng: np.random.Generator,
@@ -134,14 +134,14 @@ def sample_within(
     return np.concatenate([np.empty((len(compiled.tables), 0), compiled.dtype), *kept], axis=1)[:, :n]
 
 
-def _out_of_reach(compiled: CompiledSpace, limit_ms: float, at_least_ms: float | None) -> str:
+def _out_of_reach(compiled: SpaceCosts, limit_ms: float, at_least_ms: float | None) -> str:
     limit = format_latency(limit_ms)
     window = f"{limit} is" if at_least_ms is None else f"{format_latency(at_least_ms)} to {limit} are"
     fastest, slowest = format_latency(compiled.fastest_ms), format_latency(compiled.slowest_ms)
     return f"{window} out of reach: the networks of '{compiled.space.name}' take {fastest} to {slowest}"
 
 
-def _excess(compiled: CompiledSpace) -> list[Floats]:
+def _excess(compiled: SpaceCosts) -> list[Floats]:
     """Return for each table what every row, (rows,) in ms, costs beyond the best way on from its state."""
     least = compiled.least
     return [
@@ -150,7 +150,7 @@ def _excess(compiled: CompiledSpace) -> list[Floats]:
     ]
 
 
-def _floored(compiled: CompiledSpace, limit_ms: float, bins: int) -> _Grid:
+def _floored(compiled: SpaceCosts, limit_ms: float, bins: int) -> _Grid:
     """Return the grid on which no network within `limit_ms` spends more than `last`."""
     budget = min(limit_ms, compiled.slowest_ms) - compiled.fastest_ms
     step = max(budget / _affordable(compiled, bins), _smallest_step(compiled))
@@ -158,16 +158,16 @@ def _floored(compiled: CompiledSpace, limit_ms: float, bins: int) -> _Grid:
     return _Grid(step, int(budget / step) + 1, units)  # one more, for what the division rounded up
 
 
-def _affordable(compiled: CompiledSpace, bins: int) -> int:
+def _affordable(compiled: SpaceCosts, bins: int) -> int:
     return max(min(bins, COUNTS // sum(table.states for table in compiled.tables)), 16)
 
 
-def _smallest_step(compiled: CompiledSpace) -> float:
+def _smallest_step(compiled: SpaceCosts) -> float:
     """Return a step that is far above the rounding of a latency, for a range of no width."""
     return 1e-12 * max(abs(compiled.fastest_ms), abs(compiled.slowest_ms), 1e-6)
 
 
-def _completions(compiled: CompiledSpace, grid: _Grid, base: Floats) -> list[Floats]:
+def _completions(compiled: SpaceCosts, grid: _Grid, base: Floats) -> list[Floats]:
     """Return for each table, and after the last, the number of ways on, (states, 1 + last + 1).
 
     Entry [state, 1 + b] counts those from `state` with b steps left to spend, `base[b]` of them after the last
@@ -188,7 +188,7 @@ def _completions(compiled: CompiledSpace, grid: _Grid, base: Floats) -> list[Flo
     return ahead[::-1]
 
 
-def _draw(compiled: CompiledSpace, grid: _Grid, ahead: Sequence[Floats], n: int, rng: np.random.Generator) -> Codes:
+def _draw(compiled: SpaceCosts, grid: _Grid, ahead: Sequence[Floats], n: int, rng: np.random.Generator) -> Codes:
     """Return codes, (tables, n), each path with `grid.last` steps to spend as likely as any other."""
     codes = np.empty((len(compiled.tables), n), compiled.dtype)
     states, left = np.zeros(n, np.intp), np.full(n, grid.last, np.intp)

@@ -35,6 +35,6 @@ def distinct_networks(
     return list(found.values())
 
 
-def draw(space: Searched, count: int, seed: int | str, attempts: int = ATTEMPTS) -> list[Architecture]:
+def sample_networks(space: Searched, count: int, seed: int | str, attempts: int = ATTEMPTS) -> list[Architecture]:
     """Return up to `count` different networks, every choice drawn uniformly, by a seed of their own."""
     return [arch for arch, _ in distinct_networks(space, count, random.Random(seed), attempts)]

@@ -36,7 +36,7 @@ class Operator:
 
 
 @dataclass(frozen=True)
-class Slot:
+class StageSpec:
     """A stage (or the neck or the head): what its layers share, and what they choose each for itself.
 
     `per_layer` holds the keywords, or "block", that every layer chooses anew; all others are shared by the
@@ -179,8 +179,8 @@ class Space:
 
     name: str
     resolution: tuple[int, ...]
-    stages: tuple[Slot, ...]
-    head: Slot
+    stages: tuple[StageSpec, ...]
+    head: StageSpec
     proxy: Proxy = field(default_factory=Proxy)
     final: FinalTraining = field(default_factory=FinalTraining)
     supernet: SupernetTraining = field(default_factory=SupernetTraining)
@@ -244,7 +244,7 @@ class Space:
     def walk(self, choose: Choose) -> tuple[Architecture, dict[str, Scalar]]:
         """Return the architecture that `choose` leads to, and the choices that were active on the way."""
         chosen: dict[str, Scalar] = {}
-        pick = remembering(choose, chosen)
+        pick = ask_once(choose, chosen)
         resolution = int(pick("resolution", self.resolution))
         stages = tuple(slot.layers(pick) for slot in self.stages)
         return Architecture(resolution, stages, self.head.layers(pick)[0]), chosen
@@ -324,7 +324,7 @@ class Searched(Protocol):
         """Return random choices."""
 
 
-def remembering(choose: Choose, chosen: dict[str, Scalar]) -> Choose:
+def ask_once(choose: Choose, chosen: dict[str, Scalar]) -> Choose:
     """Return `choose` asked once per key, and only where there is more than one value; fills `chosen`."""
 
     def pick(key: str, values: Values) -> Scalar:
@@ -337,12 +337,12 @@ def remembering(choose: Choose, chosen: dict[str, Scalar]) -> Choose:
     return pick
 
 
-def every(walk: Callable[[Choose], T]) -> Iterator[T]:
+def enumerate_choices(walk: Callable[[Choose], T]) -> Iterator[T]:
     """Yield the result of `walk` for every way to choose, whatever it asks and in whatever order."""
     path: list[int] = []
     while True:
         widths: list[int] = []
-        yield walk(remembering(_follow(path, widths), {}))
+        yield walk(ask_once(_follow(path, widths), {}))
         path += [0] * (len(widths) - len(path))
         while path and path[-1] + 1 == widths[len(path) - 1]:
             path.pop()

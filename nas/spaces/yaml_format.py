@@ -13,7 +13,7 @@ from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError
 from nas.networks.block_schema import block_spec, keywords, takes_maps
 from nas.networks.blocks import BLOCKS
-from nas.spaces.search_space import FinalTraining, Operator, Proxy, Slot, Space, SupernetTraining, Values
+from nas.spaces.search_space import FinalTraining, Operator, Proxy, Space, StageSpec, SupernetTraining, Values
 from nas.utils.paths import shipped
 from nas.utils.registry import lookup, nearest
 
@@ -187,7 +187,7 @@ def _numbers(kind: type[T], data: object, where: str) -> T:
     return kind(**found)
 
 
-def _slot(name: str, data: object, where: str, in_stage: bool) -> Slot:
+def _slot(name: str, data: object, where: str, in_stage: bool) -> StageSpec:
     data = _mapping(data, where)
     if "block" not in data:
         raise SpaceError(f"{where}: the key 'block' is missing")
@@ -209,7 +209,7 @@ def _slot(name: str, data: object, where: str, in_stage: bool) -> Slot:
     alternate = _alternate(data.get("alternate", {}), shared, operators, where)
     _check_blocks({**{key: values[0] for key, values in alternate}, **shared}, operators, where)
     per_layer = _per_layer(data.get("per_layer", []), shared, operators, where)
-    return Slot(name, operators, depth, args, per_layer, alternate)
+    return StageSpec(name, operators, depth, args, per_layer, alternate)
 
 
 def _alternate(

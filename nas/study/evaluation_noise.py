@@ -20,7 +20,7 @@ RATIOS = np.logspace(-2, 6, 801)
 
 
 @dataclass(frozen=True)
-class Spread:
+class NoiseModel:
     """Mean of the true accuracies, their standard deviation, and that of an evaluation; all are fractions.
 
     `degrees` of freedom tell how well the noise is known: evaluations beyond the first of each candidate.
@@ -49,7 +49,7 @@ class Spread:
         return float(t.ppf(0.95, self.degrees)) * sqrt(2) * self.noise
 
 
-def fit(groups: Sequence[Sequence[float]]) -> Spread | None:
+def fit(groups: Sequence[Sequence[float]]) -> NoiseModel | None:
     """Return the most likely spread of candidates whose evaluations are given, one group each; None without repeats.
 
     By restricted likelihood (Patterson and Thompson 1971), the mean and the noise profiled out.
@@ -62,7 +62,7 @@ def fit(groups: Sequence[Sequence[float]]) -> Spread | None:
     within = float(sum(np.sum((np.asarray(group) - np.mean(group)) ** 2) for group in groups))
     if within == 0 or len(groups) == 1:
         between = float(means.std(ddof=1)) if len(groups) > 1 else 0.0
-        return Spread(float(means.mean()), between, sqrt(within / degrees), degrees)
+        return NoiseModel(float(means.mean()), between, sqrt(within / degrees), degrees)
     inflated = 1 + counts * RATIOS[:, None]  # (ratios, groups)
     weights = counts / inflated
     centres = (weights * means).sum(1) / weights.sum(1)
@@ -71,4 +71,4 @@ def fit(groups: Sequence[Sequence[float]]) -> Spread | None:
     deviance = free * np.log(squares) + np.log(inflated).sum(1) + np.log(weights.sum(1))
     best = int(np.argmin(deviance))
     noise = sqrt(squares[best] / free)
-    return Spread(float(centres[best]), noise * sqrt(RATIOS[best]), noise, degrees)
+    return NoiseModel(float(centres[best]), noise * sqrt(RATIOS[best]), noise, degrees)

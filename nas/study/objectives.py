@@ -71,7 +71,7 @@ def within(latency_ms: ArrayLike, limit_ms: float) -> Bools:
     return np.asarray(np.less_equal(latency_ms, limit_ms * (1 + ROUNDING)))
 
 
-class Towards(Protocol):
+class SingleTargetObjective(Protocol):
     """What an objective is to a single target on a single device."""
 
     @property
@@ -98,7 +98,7 @@ class Goal:
     Metrics may be those of all devices; arrays of latencies are those of its own device.
     """
 
-    towards: Towards
+    towards: SingleTargetObjective
     device: int = 0
     name: str = ""
 

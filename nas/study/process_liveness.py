@@ -29,7 +29,7 @@ Heard = Callable[[str], int | None]
 """Reads the number of another worker's last beat; None where there is none."""
 
 
-class Workers:
+class Participants:
     """This process as a worker on the study of `folder`, which must be there, and what it sees of the others.
 
     Raises OSError where the lock cannot be made.

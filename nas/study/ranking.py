@@ -11,11 +11,11 @@ from nas.study.objectives import DEFAULT_AXES, Metrics, Objective
 from nas.study.pareto import nondominated, own_volume, volume
 
 Floats = NDArray[np.float64]
-Reference = Mapping[str, tuple[float, ...]]
+ReferencePoint = Mapping[str, tuple[float, ...]]
 """The worst that a front is held against, by axis; of latency for each device."""
 
 
-def gains(metrics: Metrics, axes: Sequence[str], reference: Reference) -> Floats:
+def gains(metrics: Metrics, axes: Sequence[str], reference: ReferencePoint) -> Floats:
     """Return what a candidate gains over the reference along each axis, (values,), in shares of it; 1 is perfect.
 
     The reference of accuracy is 0, so that its gain is the accuracy itself.

@@ -18,11 +18,11 @@ from typing import Any
 from nas.architecture import Architecture, Scalar
 from nas.errors import NasError, RunError
 from nas.spaces.search_space import Choices, Searched
-from nas.study.evaluation_noise import Spread, fit
+from nas.study.evaluation_noise import NoiseModel, fit
 from nas.study.objectives import Metrics
-from nas.study.process_liveness import Workers
+from nas.study.process_liveness import Participants
 from nas.study.storage import BEGIN, CARD, FINISH, JOURNAL, PASSING, STUDY_NAME, check_kept, check_run, open_storage
-from nas.study.trial_ownership import ENDED, FAILED, RUNNING, WITHDRAWN, Claim, Ledger, claim_of
+from nas.study.trial_ownership import ENDED, FAILED, RUNNING, WITHDRAWN, Claim, OwnershipLedger, claim_of
 from nas.study.trial_store import TrialStore, begin, evaluated, find
 from nas.study.trials import Failure, Repeat, Trial, failure_of, trial_of
 from nas.utils.files import LOCK, exclusive
@@ -42,10 +42,10 @@ WORKER = "worker "
 class Study:
     """The trials of one experiment, as of the last `refresh`. Use `open_study`."""
 
-    def __init__(self, folder: Path, store: TrialStore, space: Searched, workers: Workers):
+    def __init__(self, folder: Path, store: TrialStore, space: Searched, workers: Participants):
         self.folder = folder
         self._store, self._space, self._workers = store, space, workers
-        self._ledger = Ledger()
+        self._ledger = OwnershipLedger()
         self._seen: dict[int, Any] = {}
         self._settled = 0
         self._mine: set[int] = set()
@@ -114,7 +114,7 @@ class Study:
         return found
 
     @property
-    def noise(self) -> Spread | None:
+    def noise(self) -> NoiseModel | None:
         """How far evaluations of one candidate differ, and candidates among each other; None before any repeat."""
         return fit(list(self.accuracies().values())) if self.repeats else None
 
@@ -349,19 +349,19 @@ def read_trials(folder: Path, space: Searched) -> list[Trial]:
     return [trial_of(frozen, number, space) for number, frozen in evaluated(find(folder))]
 
 
-def _join(folder: Path) -> Workers:
+def _join(folder: Path) -> Participants:
     """Return this process as a worker of a run's folder, which is made where there is none."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return Workers(folder)
+            return Participants(folder)
         except FileNotFoundError:  # another process has just left it free
             continue
         except OSError as error:
             raise RunError(f"{folder}: cannot be made: {error}") from error
 
 
-def _leave_free(folder: Path, workers: Workers, store: TrialStore) -> None:
+def _leave_free(folder: Path, workers: Participants, store: TrialStore) -> None:
     """Remove the journal of a run in which nothing was done, so that a corrected command may use the folder.
 
     Not where another process works on it, or an evaluator has its state beside it: that belongs to the settings which

@@ -67,7 +67,7 @@ def _state(frozen: Any) -> str:
     return ENDED if "metrics" in known and frozen.values else WITHDRAWN
 
 
-class Ledger:
+class OwnershipLedger:
     """The claims of a study. Each candidate has one that counts, its head, and the place of its first claim."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from nas.study.storage import (
     study_name,
     write_card,
 )
-from nas.study.trial_ownership import ENDED, Ledger, claim_of
+from nas.study.trial_ownership import ENDED, OwnershipLedger, claim_of
 from nas.utils.files import read_json
 
 Values = tuple[Scalar, ...]
@@ -135,7 +135,7 @@ def find(folder: Path) -> TrialStore:
 
 def evaluated(store: TrialStore) -> list[tuple[int, Any]]:
     """Return the candidates of a study that were evaluated, by number, with their Optuna trials; no withdrawn ones."""
-    ledger, found = Ledger(), {frozen.number: frozen for frozen in store.trials()}
+    ledger, found = OwnershipLedger(), {frozen.number: frozen for frozen in store.trials()}
     for frozen in found.values():
         if claim := claim_of(frozen):
             ledger.take(claim)

@@ -23,7 +23,7 @@ from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_training
 from nas.training.recipe import Recipe
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import Pictures, check_images
+from nas.training.tasks.image_datasets import ImageDataset, check_images
 from nas.utils.files import check_same_settings, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 
@@ -108,7 +108,7 @@ def _trained(
     model: nn.Module,
     teacher: nn.Module | None,
     task: Classification,
-    sets: tuple[Pictures, Pictures],
+    sets: tuple[ImageDataset, ImageDataset],
     reporter: Reporter,
 ) -> tuple[list[Epoch], dict[str, Any]]:
     """Train and test, and return the curve and what the card says of it."""

@@ -24,7 +24,7 @@ from nas.training.checkpoint import fingerprint, save_checkpoint
 from nas.training.recipe import Recipe
 from nas.training.state import Epoch, TrainingState, continued, half_type, start, stored
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import Pictures, mixing, normalize, rand_augment
+from nas.training.tasks.image_datasets import ImageDataset, mixing, normalize, rand_augment
 
 __all__ = [
     "Epoch",
@@ -61,8 +61,8 @@ class _Job:
     """What a training does not change."""
 
     task: Classification
-    train_set: Pictures
-    validation: Pictures
+    train_set: ImageDataset
+    validation: ImageDataset
     recipe: Recipe
     seed: int
     teacher: nn.Module | None
@@ -80,8 +80,8 @@ def pick_device() -> torch.device:
 def train(
     model: nn.Module,
     task: Classification,
-    train_set: Pictures,
-    validation: Pictures,
+    train_set: ImageDataset,
+    validation: ImageDataset,
     recipe: Recipe,
     seed: int,
     *,
@@ -264,7 +264,7 @@ def recalibrate(model: nn.Module, loader: Any, device: torch.device, batches: in
 
 @torch.no_grad()
 def check_fit(
-    model: nn.Module, task: Classification, images: Pictures, device: torch.device, name: str = "the network"
+    model: nn.Module, task: Classification, images: ImageDataset, device: torch.device, name: str = "the network"
 ) -> None:
     """Raise DataError where `model` reads other channels than the images have, or tells other classes apart.
 
@@ -284,8 +284,8 @@ def check_fit(
 def _identity(
     fresh: Mapping[str, Tensor],
     task: Classification,
-    train_set: Pictures,
-    validation: Pictures,
+    train_set: ImageDataset,
+    validation: ImageDataset,
     recipe: Recipe,
     seed: int,
     teacher: nn.Module | None,

@@ -16,7 +16,7 @@ from nas.latency.profiler import default_table_path, table_header
 from nas.latency.table import LatencyTable
 from nas.networks.network import canonical
 from nas.spaces.automaton import reachable
-from nas.spaces.search_space import every
+from nas.spaces.search_space import enumerate_choices
 from nas.spaces.yaml_format import load_space
 
 
@@ -51,7 +51,7 @@ def test_the_numbers_are_those_of_all_networks(
     table: LatencyTable, tiny_space: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = load_space(str(tiny_space))
-    archs = {canonical(arch) for arch in every(lambda choose: space.walk(choose)[0])}
+    archs = {canonical(arch) for arch in enumerate_choices(lambda choose: space.walk(choose)[0])}
     ordered = np.sort([table.predictor("").predict(arch) for arch in archs])
     target = float(np.quantile(ordered, 0.35))
     result = shown(capsys, str(tiny_space), "--table", str(table.path), "--target-latency", f"{target}ms")

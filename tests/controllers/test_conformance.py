@@ -16,11 +16,11 @@ import torch
 from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.controllers import CONTROLLERS, Controller
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import make_rungs
-from nas.searching.loop import Plan, derive_seed, search
-from nas.spaces.encoded_space import space_domain
+from nas.searching.loop import SearchPlan, derive_seed, search
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.encoding import Choices
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import parse_space
@@ -45,7 +45,7 @@ DATA = {
 }
 SPACE: Space = parse_space("small", DATA, "small.yaml")
 """1,302 ways to spell fewer networks: a skip over a layer that changes the number of channels is none."""
-DOMAIN = space_domain(SPACE, lambda layer: layer.macs / 1e5)
+DOMAIN = encode_space(SPACE, lambda layer: layer.macs / 1e5)
 TARGET_MS = float(np.median(DOMAIN.facts(DOMAIN.every()).latency_ms))
 TOLD = {"gp": 12}
 """What is told before anything is asked: more than a population of any controller, but where that takes long."""
@@ -55,21 +55,21 @@ def problem(objective: str) -> Problem:
     return Problem(DOMAIN, make_objective(objective, TARGET_MS))
 
 
-def told(given: Problem, choices: Choices) -> Told:
+def told(given: Problem, choices: Choices) -> Observation:
     """Return made-up metrics that the choices decide; every seventh candidate failed."""
     digest = hashlib.sha256(str(sorted(choices.items())).encode()).digest()
     if digest[0] % 7 == 0:
-        return Told(choices, None, None)
+        return Observation(choices, None, None)
     latency_ms = float(DOMAIN.facts(DOMAIN.encode(choices)[None]).latency_ms[0])
     metrics = Metrics(digest[1] / 256, latency_ms, 1000, 1000)
-    return Told(choices, metrics, given.objective(metrics), stopped=digest[2] % 5 == 0)
+    return Observation(choices, metrics, given.objective(metrics), stopped=digest[2] % 5 == 0)
 
 
 def some(count: int) -> list[Choices]:
     return [DOMAIN.decode(row) for row in DOMAIN.sample(count, np.random.default_rng(count))]
 
 
-def started(name: str, given: Problem, history: Sequence[Told]) -> Controller:
+def started(name: str, given: Problem, history: Sequence[Observation]) -> Controller:
     controller = CONTROLLERS[name](given)
     for ended in history:
         controller.tell(ended)
@@ -121,7 +121,9 @@ def test_a_domain_in_which_all_fail_or_all_are_alike_breaks_nothing(name: str) -
     controller, metrics = CONTROLLERS[name](given), Metrics(0.5, TARGET_MS, 1, 1)
     for number, choices in enumerate(some(TOLD.get(name, 120))):
         assert SPACE.active(asked := controller.ask(number)) == asked if number % 20 == 0 else True
-        controller.tell(Told(choices, None, None) if number < 40 else Told(choices, metrics, given.objective(metrics)))
+        controller.tell(
+            Observation(choices, None, None) if number < 40 else Observation(choices, metrics, given.objective(metrics))
+        )
     assert SPACE.active(asked := controller.ask(0)) == asked
 
 
@@ -154,7 +156,7 @@ MANY: dict[str, Any] = {
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_no_network_is_evaluated_twice_however_it_is_spelled(name: str, tmp_path: Path) -> None:
     space = parse_space("many", {**MANY, "resolution": [32]}, "many.yaml")
-    domain = space_domain(space, lambda layer: layer.macs / 1e5)
+    domain = encode_space(space, lambda layer: layer.macs / 1e5)
     distinct = len(set(domain.facts(domain.every()).keys.tolist()))
     assert distinct < 0.7 * domain.size
     goal = make_objective("soft", 1.0)
@@ -165,7 +167,7 @@ def test_no_network_is_evaluated_twice_however_it_is_spelled(name: str, tmp_path
 
     with open_study(tmp_path, {}, space, goal.directions) as study:
         controller = CONTROLLERS[name](Problem(domain, goal))
-        plan = Plan(space, controller, evaluator, goal, predict, make_rungs("full", 2, 1, 1))
+        plan = SearchPlan(space, controller, evaluator, goal, predict, make_rungs("full", 2, 1, 1))
         search(plan, study, trials, 0, Reporter(quiet=True))
         assert study.count == trials == len(study.digests)
     assert len(evaluator.seen) == len(set(evaluator.seen)) == trials

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.controllers.cmaes import CMAESController
 from nas.controllers.evolution import POPULATION, EvolutionController
 from nas.controllers.local_search import LocalSearchController
 from nas.errors import UsageError
 from nas.searching.loop import derive_seed
-from nas.spaces.encoded_space import space_domain
-from nas.spaces.encoding import Domain, Indices, no_facts
+from nas.spaces.encoded_space import encode_space
+from nas.spaces.encoding import EncodedSpace, Indices, no_costs
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space, parse_space
 from nas.study.objectives import Metrics, make_objective
@@ -34,7 +34,7 @@ DATA: dict[str, Any] = {
     "head": {"block": "classifier", "num_classes": 10},
 }  # fmt: skip
 SPACE: Space = parse_space("small", DATA, "small.yaml")
-DOMAIN = space_domain(SPACE, lambda layer: layer.macs / 1e6)
+DOMAIN = encode_space(SPACE, lambda layer: layer.macs / 1e6)
 ROWS = DOMAIN.every()
 FACTS = DOMAIN.facts(ROWS)
 TARGET_MS = float(np.median(FACTS.latency_ms))
@@ -61,7 +61,7 @@ def share_better(name: str, seed: int, evaluations: int) -> float:
         row = DOMAIN.encode(controller.ask(derive_seed(seed, number)))[None]
         latency_ms = float(DOMAIN.facts(row).latency_ms[0])
         metrics = Metrics(float(accuracy(row)[0]), latency_ms, 1, 1)
-        controller.tell(Told(DOMAIN.decode(row[0]), metrics, OBJECTIVE(metrics)))
+        controller.tell(Observation(DOMAIN.decode(row[0]), metrics, OBJECTIVE(metrics)))
         best = max(best, OBJECTIVE.score(metrics))
     return 1 - float(np.searchsorted(ALL, best - 1e-12)) / len(ALL)
 
@@ -83,16 +83,16 @@ def test_it_finds_more_than_chance(name: str) -> None:
     assert np.median(found) < 0.8 * by_chance(evaluations)
 
 
-def told(row: Indices, score: float) -> Told:
+def told(row: Indices, score: float) -> Observation:
     metrics = Metrics(score, TARGET_MS, 1, 1)
-    return Told(DOMAIN.decode(row), metrics, OBJECTIVE(metrics))
+    return Observation(DOMAIN.decode(row), metrics, OBJECTIVE(metrics))
 
 
 def test_the_oldest_of_a_population_dies_though_it_is_the_best() -> None:
     controller = EvolutionController(Problem(DOMAIN, OBJECTIVE))
     rows = DOMAIN.sample(POPULATION + 1, np.random.default_rng(0))
     best, others = told(rows[0], 0.9), [told(row, 0.1 + place / 1000) for place, row in enumerate(rows[1:])]
-    for each in (best, *others[:-1], Told(best.choices, None, None)):
+    for each in (best, *others[:-1], Observation(best.choices, None, None)):
         controller.tell(each)
 
     def alive() -> list[list[int]]:
@@ -117,7 +117,7 @@ def test_local_search_asks_for_neighbours_of_the_best_and_starts_anew_at_a_peak(
     for number in range(len(around)):
         row = DOMAIN.encode(controller.ask(number))
         asked.add(tuple(row.tolist()))
-        controller.tell(told(row, 0.4) if number % 5 else Told(DOMAIN.decode(row), None, None))
+        controller.tell(told(row, 0.4) if number % 5 else Observation(DOMAIN.decode(row), None, None))
     assert asked == around
     other = DOMAIN.encode(controller.ask(0))
     assert tuple(other.tolist()) not in around
@@ -128,23 +128,23 @@ def test_local_search_asks_for_neighbours_of_the_best_and_starts_anew_at_a_peak(
 
 def test_exhaustive_tries_every_network_once_and_refuses_a_large_space() -> None:
     space = parse_space("few", {**DATA, "resolution": 32, "stages": DATA["stages"][:2]}, "few.yaml")
-    domain = space_domain(space, lambda layer: layer.macs / 1e6)
+    domain = encode_space(space, lambda layer: layer.macs / 1e6)
     keys = domain.facts(domain.every()).keys.tolist()
     controller = CONTROLLERS["exhaustive"](Problem(domain, make_objective("soft", 1.0)))
     seen: list[Any] = []
     for number in range(len(set(keys))):
         row = domain.encode(controller.ask(number))
         seen += domain.facts(row[None]).keys.tolist()
-        controller.tell(Told(domain.decode(row), None, None))
+        controller.tell(Observation(domain.decode(row), None, None))
     assert set(seen) == set(keys)
     assert len(seen) == len(set(seen))
     large = load_space("mobile")
     with pytest.raises(UsageError, match=r"--controller exhaustive: the space has 23,708,160 candidates, .* 1,000,000"):
-        CONTROLLERS["exhaustive"](Problem(Domain(large.choices, no_facts, large.conditions), OBJECTIVE))
+        CONTROLLERS["exhaustive"](Problem(EncodedSpace(large.choices, no_costs, large.conditions), OBJECTIVE))
 
 
 def test_cmaes_needs_numbers_and_its_library() -> None:
-    words = Domain({"a": ("x", "y"), "b": (1, 2)}, no_facts)
+    words = EncodedSpace({"a": ("x", "y"), "b": (1, 2)}, no_costs)
     with pytest.raises(UsageError, match=r"--controller cmaes: needs two choices between numbers at least, .* has 1"):
         CMAESController.check(words)
     code = (

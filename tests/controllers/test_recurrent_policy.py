@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.controllers.recurrent_policy import Policy
-from nas.spaces.encoding import Domain, Facts, Indices
+from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.study.objectives import Metrics, make_objective
 
 
-def facts(rows: Indices) -> Facts:
-    return Facts(rows.astype(np.int64) @ np.array([1, 10, 100, 1000]), np.ones(len(rows)), np.zeros((len(rows), 0)))
+def facts(rows: Indices) -> CandidateCosts:
+    return CandidateCosts(
+        rows.astype(np.int64) @ np.array([1, 10, 100, 1000]), np.ones(len(rows)), np.zeros((len(rows), 0))
+    )
 
 
-DOMAIN = Domain(
+DOMAIN = EncodedSpace(
     {"depth": (1, 2), "kind": ("a", "b", "c"), "second": (3, 5, 7), "width": (8, 16)},
     facts,
     {"kind": (("depth", frozenset([2])),), "second": (("kind", frozenset(["b", "c"])),)},
@@ -65,7 +67,7 @@ def test_what_earns_more_becomes_likelier(name: str) -> None:
     for row in DOMAIN.sample(64, rng):
         accuracy = 0.6 if row[3] == 1 else 0.4
         metrics = Metrics(accuracy, 1.0, 1, 1)
-        controller.tell(Told(DOMAIN.decode(row), metrics, problem.objective(metrics)))
+        controller.tell(Observation(DOMAIN.decode(row), metrics, problem.objective(metrics)))
     policy: Policy = controller._policy  # type: ignore[attr-defined]
     rows = DOMAIN.every()
     wide = policy(rows[rows[:, 3] == 1])[0].exp().sum()

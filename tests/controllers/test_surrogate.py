@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from nas.controllers import candidate_pool as pool
-from nas.controllers.base import Problem, Told
-from nas.controllers.candidate_pool import Aim, Pool
+from nas.controllers.base import Observation, Problem
+from nas.controllers.candidate_pool import CandidatePool, CostLimit
 from nas.controllers.surrogate import FIRST, LEVELS, SurrogateController, full_accuracies, last_fit
 from nas.searching.loop import derive_seed
-from nas.spaces.encoding import Domain, Facts, Floats, Indices
+from nas.spaces.encoding import CandidateCosts, EncodedSpace, Floats, Indices
 from nas.study.multi_goal import make_goals, make_targets
 from nas.study.objectives import Constrained, Metrics, Objective, Pareto, Reward
 
@@ -18,14 +18,14 @@ CHOICES = {f"stage{stage}.kernel_size": (3, 5, 7, 9) for stage in range(8)}
 BEST = np.array([3, 0, 2, 1, 3, 2, 0, 3])
 
 
-def facts(rows: Indices) -> Facts:
+def facts(rows: Indices) -> CandidateCosts:
     """Costs grow with every choice: 1 ms each step and 1 ms for all."""
     steps = rows.sum(axis=1).astype(np.float64)
     weights = 4 ** np.arange(rows.shape[1])
-    return Facts(rows @ weights, 1.0 + steps, np.log(1.0 + steps)[:, None])
+    return CandidateCosts(rows @ weights, 1.0 + steps, np.log(1.0 + steps)[:, None])
 
 
-DOMAIN = Domain(CHOICES, facts, features=("macs",))
+DOMAIN = EncodedSpace(CHOICES, facts, features=("macs",))
 
 
 def accuracy(rows: Indices) -> Floats:
@@ -33,7 +33,7 @@ def accuracy(rows: Indices) -> Floats:
     return np.asarray(0.9 - 0.05 * np.abs(rows - BEST).sum(axis=1), np.float64)
 
 
-def search(objective: Objective, evaluations: int, seed: int = 0, domain: Domain = DOMAIN) -> Indices:
+def search(objective: Objective, evaluations: int, seed: int = 0, domain: EncodedSpace = DOMAIN) -> Indices:
     """Return the rows that the controller asks for."""
     controller, rows = SurrogateController(Problem(domain, objective)), []
     for number in range(evaluations):
@@ -42,10 +42,10 @@ def search(objective: Objective, evaluations: int, seed: int = 0, domain: Domain
     return np.array(rows)
 
 
-def told(objective: Objective, row: Indices, domain: Domain = DOMAIN) -> Told:
+def told(objective: Objective, row: Indices, domain: EncodedSpace = DOMAIN) -> Observation:
     latency = float(domain.facts(row[None]).latency_ms[0])
     metrics = Metrics(float(accuracy(row[None])[0]), latency, 1, 1)
-    return Told(domain.decode(row), metrics, objective(metrics), curve=(metrics.accuracy,))
+    return Observation(domain.decode(row), metrics, objective(metrics), curve=(metrics.accuracy,))
 
 
 def test_within_a_limit_it_finds_the_best_of_65536_in_60() -> None:
@@ -59,10 +59,10 @@ def test_within_a_limit_it_finds_the_best_of_65536_in_60() -> None:
 
 
 def test_a_limit_that_random_candidates_never_hold_is_held_from_the_first_on() -> None:
-    aim = Aim(0, 3.0)
+    aim = CostLimit(0, 3.0)
     rows = DOMAIN.sample(20_000, np.random.default_rng(0))
     assert (facts(rows).latency_ms <= 3.0).mean() < 2e-3
-    found = Pool(DOMAIN).admitted(aim)
+    found = CandidatePool(DOMAIN).admitted(aim)
     assert len(found) == 45  # 0, 1 or 2 steps over 8 choices of up to 3: 1 + 8 + 36
     assert (facts(search(Constrained(3.0), 12)).latency_ms <= 3.0).all()
 
@@ -123,7 +123,7 @@ def test_a_failed_candidate_is_not_asked_for_again() -> None:
     controller = SurrogateController(Problem(DOMAIN, objective))
     only = controller.ask(1)
     assert set(only.values()) == {3}
-    controller.tell(Told(only, None, None))
+    controller.tell(Observation(only, None, None))
     for row in search(Constrained(13.0), FIRST + 4):
         controller.tell(told(objective, row))
     other = DOMAIN.encode(controller.ask(2))  # the first goal's turn: nothing is left for it, so the second is aimed at
@@ -137,26 +137,26 @@ def test_latency_stands_for_costs_that_are_not_known_of_so_many(axes: tuple[str,
     controller = SurrogateController(Problem(DOMAIN, Pareto(13.0, axes)))
     for number in range(FIRST + LEVELS):
         rows.append(DOMAIN.encode(controller.ask(number)))
-        controller.tell(Told(DOMAIN.decode(rows[-1]), Metrics(0.5 + 0.01 * number, 1.0, 1, 1), (0.5, 1.0)))
+        controller.tell(Observation(DOMAIN.decode(rows[-1]), Metrics(0.5 + 0.01 * number, 1.0, 1, 1), (0.5, 1.0)))
     costs = facts(np.array(rows)).latency_ms
     assert costs.min() < 7
     assert costs.max() > 10
 
 
 def test_a_space_without_a_choice_has_one_candidate() -> None:
-    def one(rows: Indices) -> Facts:
-        return Facts(np.zeros(len(rows)), np.ones(len(rows)), np.zeros((len(rows), 0)))
+    def one(rows: Indices) -> CandidateCosts:
+        return CandidateCosts(np.zeros(len(rows)), np.ones(len(rows)), np.zeros((len(rows), 0)))
 
-    controller = SurrogateController(Problem(Domain({}, one), Constrained(1.0)))
+    controller = SurrogateController(Problem(EncodedSpace({}, one), Constrained(1.0)))
     assert controller.ask(1) == {}
-    controller.tell(Told({}, Metrics(0.5, 1.0, 1, 1), (0.5,)))
+    controller.tell(Observation({}, Metrics(0.5, 1.0, 1, 1), (0.5,)))
     assert controller.ask(2) == {}
 
 
 def test_a_search_that_goes_on_has_the_kernels_of_one_that_was_not_cut() -> None:
     objective = Constrained(13.0)
     whole = SurrogateController(Problem(DOMAIN, objective))
-    history: list[Told] = []
+    history: list[Observation] = []
     for number in range(64):
         choices = whole.ask(derive_seed(3, number))
         if number in (45, 52, 61, 63):
@@ -167,9 +167,9 @@ def test_a_search_that_goes_on_has_the_kernels_of_one_that_was_not_cut() -> None
         ended = told(objective, DOMAIN.encode(choices))
         final = ended.curve[-1]
         if number % 3:  # two of three are stopped, by what will be known of the gains only later
-            ended = Told(choices, Metrics(final / 2, 1.0, 1, 1), (final / 2,), True, (final / 2,))
+            ended = Observation(choices, Metrics(final / 2, 1.0, 1, 1), (final / 2,), True, (final / 2,))
         else:
-            ended = Told(choices, ended.metrics, ended.values, False, (final / (2 + number / 64), final))
+            ended = Observation(choices, ended.metrics, ended.values, False, (final / (2 + number / 64), final))
         history.append(ended)
         whole.tell(ended)
 
@@ -192,8 +192,8 @@ def test_the_same_layers_added_up_in_another_order_hold_the_same_limit() -> None
 
 
 def test_what_a_rung_stopped_counts_as_what_it_would_have_become() -> None:
-    def ended(*curve: float, stopped: bool = False) -> Told:
-        return Told({}, Metrics(curve[-1], 1.0, 1, 1), (curve[-1],), stopped, curve)
+    def ended(*curve: float, stopped: bool = False) -> Observation:
+        return Observation({}, Metrics(curve[-1], 1.0, 1, 1), (curve[-1],), stopped, curve)
 
     curves = [ended(0.3, 0.5, 0.6), ended(0.4, 0.5, 0.8), ended(0.2, stopped=True), ended(0.3, 0.4, stopped=True)]
     assert full_accuracies(curves) == pytest.approx([0.6, 0.8, 0.2 + 0.35, 0.4 + 0.2])
@@ -201,18 +201,18 @@ def test_what_a_rung_stopped_counts_as_what_it_would_have_become() -> None:
 
 
 def test_a_small_domain_is_looked_at_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Domain(dict(list(CHOICES.items())[:3]), facts)
-    assert Pool(small).is_whole
-    assert not Pool(DOMAIN).is_whole
-    assert len(Pool(small).admitted(Aim())) == 64
+    small = EncodedSpace(dict(list(CHOICES.items())[:3]), facts)
+    assert CandidatePool(small).is_whole
+    assert not CandidatePool(DOMAIN).is_whole
+    assert len(CandidatePool(small).admitted(CostLimit())) == 64
     monkeypatch.setattr(pool, "SMALL", 10)
-    assert not Pool(small).is_whole
-    assert len(Pool(small).admitted(Aim())) == 64
+    assert not CandidatePool(small).is_whole
+    assert len(CandidatePool(small).admitted(CostLimit())) == 64
 
 
 def test_points_are_one_hot_columns_and_numbers_of_spread_one() -> None:
-    candidates = Pool(DOMAIN)
-    columns, found = candidates.columns, candidates.admitted(Aim())
+    candidates = CandidatePool(DOMAIN)
+    columns, found = candidates.columns, candidates.admitted(CostLimit())
     assert found.points.shape == (len(found), len(columns.group)) == (len(found), 8 * 5 + 2)
     assert (found.points[:, :40] > 0).sum(axis=1).tolist() == [8] * len(found)
     assert np.allclose(found.points[:, 40:].std(axis=0), 1.0, atol=0.05)

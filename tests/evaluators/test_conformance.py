@@ -14,14 +14,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from nas.evaluators import EVALUATORS, zero_cost
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import build, canonical, totals, trace
 from nas.spaces.search_space import FinalTraining, Proxy, SupernetTraining
 from nas.spaces.yaml_format import load_space, parse_space
 from nas.training.loop import Recipe, TrainingError, recalibrate, train
 from nas.training.tasks import TASKS
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import Pictures
+from nas.training.tasks.image_datasets import ImageDataset
 from nas.utils.reporting import Reporter
 
 DATA: dict[str, Any] = {
@@ -41,19 +41,19 @@ def task() -> Classification:
     return Classification.load("digits")
 
 
-def table_of_arch(setup: Setup) -> Setup:
+def table_of_arch(setup: EvaluatorContext) -> EvaluatorContext:
     """A table that holds one architecture, with two seeds."""
     path = setup.folder / "table.csv"
     path.write_text(f"architecture,accuracy_seed0,accuracy_seed1\n{canonical(ARCH).digest},0.5,0.625\n")
     return replace(setup, source=path)
 
 
-def short_supernet(setup: Setup) -> Setup:
+def short_supernet(setup: EvaluatorContext) -> EvaluatorContext:
     space: Any = setup.space
     return replace(setup, space=replace(space, supernet=SupernetTraining(epochs=1)))
 
 
-WAYS: dict[str, Callable[[Setup], Setup]] = {"tabular": table_of_arch, "supernet": short_supernet}
+WAYS: dict[str, Callable[[EvaluatorContext], EvaluatorContext]] = {"tabular": table_of_arch, "supernet": short_supernet}
 """What an evaluator needs beside a plain Setup."""
 
 
@@ -63,7 +63,7 @@ def test_an_evaluator_repeats_itself_and_leaves_random_state_alone(
 ) -> None:
     monkeypatch.setattr(zero_cost, "REFERENCE", 4)
     space = replace(SPACE, proxy=Proxy(resolution=8, epochs=2, images=300))
-    setup = Setup(task, space, tmp_path, reporter=Reporter(quiet=True))
+    setup = EvaluatorContext(task, space, tmp_path, reporter=Reporter(quiet=True))
     if name in WAYS:
         setup = WAYS[name](setup)
     before = torch.random.get_rng_state()
@@ -82,7 +82,7 @@ def test_an_evaluator_repeats_itself_and_leaves_random_state_alone(
 
 def test_proxy_training_yields_each_epoch(task: Classification, tmp_path: Path) -> None:
     space = replace(SPACE, proxy=Proxy(resolution=8, epochs=2, images=300))
-    evaluator = EVALUATORS["proxy_training"](Setup(task, space, tmp_path))
+    evaluator = EVALUATORS["proxy_training"](EvaluatorContext(task, space, tmp_path))
     assert len(list(evaluator.evaluate(ARCH, seed=3))) == 2
     assert evaluator.settings["resolution"] == 8
     assert evaluator.settings["train_images"] == 300
@@ -93,7 +93,7 @@ def test_the_reference_of_a_score_is_kept_with_the_run(
 ) -> None:
     monkeypatch.setattr(zero_cost, "REFERENCE", 4)
     space = load_space("mobile").for_classes(10)
-    setup = Setup(task, space, tmp_path, reporter=Reporter(quiet=True))
+    setup = EvaluatorContext(task, space, tmp_path, reporter=Reporter(quiet=True))
     (first,) = EVALUATORS["macs"](setup).evaluate(space.decode(space.sample(Random(5))), 0)
     assert 0 < first < 1
     kept = tmp_path / "macs" / "reference.json"
@@ -110,7 +110,7 @@ def test_the_reference_of_a_score_is_kept_with_the_run(
 
 def test_the_evaluators_rank_as_their_scores_do(task: Classification, tmp_path: Path) -> None:
     space = load_space("mobile").for_classes(10)
-    evaluator = EVALUATORS["params"](Setup(task, space, tmp_path, reporter=Reporter(quiet=True)))
+    evaluator = EVALUATORS["params"](EvaluatorContext(task, space, tmp_path, reporter=Reporter(quiet=True)))
     archs = [space.decode(space.sample(Random(seed))) for seed in range(20)]
     places = [list(evaluator.evaluate(arch, 0))[-1] for arch in archs]
     sizes = [totals(trace(arch)).params for arch in archs]
@@ -122,7 +122,7 @@ def test_the_loss_of_a_task_falls_on_eight_images(name: str) -> None:
     task = TASKS[name].load("digits")
     torch.manual_seed(0)
     model = build(ARCH)
-    images, labels = next(iter(DataLoader(Pictures(task.data.train, 16), 8)))
+    images, labels = next(iter(DataLoader(ImageDataset(task.data.train, 16), 8)))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     losses = []
     for _ in range(15):

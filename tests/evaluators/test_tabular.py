@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nas.cli.main import main
 from nas.errors import DataError, NasError
 from nas.evaluators.accuracy_table import read_accuracies
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.tabular import Tabular
 from nas.networks.network import canonical
 from nas.spaces.search_space import Choices, Space
@@ -55,7 +55,9 @@ def digest(choices: Choices) -> str:
 
 
 def evaluated(path: Path, choices: Choices, seed: int = 0) -> list[float]:
-    setup = Setup(Classification.load("digits"), SPACE, path.parent, source=path, reporter=Reporter(quiet=True))
+    setup = EvaluatorContext(
+        Classification.load("digits"), SPACE, path.parent, source=path, reporter=Reporter(quiet=True)
+    )
     return list(Tabular(setup).evaluate(SPACE.decode(choices), seed))
 
 
@@ -82,7 +84,7 @@ def test_seeds_are_picked_by_the_seed_and_fidelities_come_cheapest_first(tmp_pat
 def test_a_table_tells_its_fidelities_and_whether_it_has_seeds(tmp_path: Path) -> None:
     def told(columns: str) -> tuple[int | None, bool]:
         path = write(tmp_path, f"architecture,{columns}", digest(some(0)) + ",0.5" * (1 + columns.count(",")))
-        setup = Setup(Classification.load("digits"), SPACE, tmp_path, source=path)
+        setup = EvaluatorContext(Classification.load("digits"), SPACE, tmp_path, source=path)
         return Tabular.epochs(setup), Tabular(setup).deterministic
 
     assert told("accuracy") == (None, True)
@@ -273,7 +275,9 @@ def test_nas_bench_macro_is_searched(shared: Path, tmp_path: Path, capsys: pytes
     assert BENCHMARK["convert"](source, table) == 3969 == BENCHMARK["SPACE"].size
     space = load_space("nb_macro")
     assert len(read_accuracies(table, space).rows) == 3969
-    settings = Setup(Classification.load("digits"), space, tmp_path, source=table, reporter=Reporter(quiet=True))
+    settings = EvaluatorContext(
+        Classification.load("digits"), space, tmp_path, source=table, reporter=Reporter(quiet=True)
+    )
     evaluator = Tabular(settings)
     best = space.decode(BENCHMARK["choices_of"]("11122211"))
     with source.open() as file:

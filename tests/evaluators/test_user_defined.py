@@ -20,10 +20,10 @@ from nas.architecture import Architecture, BlockSpec
 from nas.cli.main import main
 from nas.errors import UsageError
 from nas.evaluators import epochs_of, find_evaluator
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.user_defined import accuracy_of
 from nas.searching.early_stopping import make_rungs
-from nas.searching.settings import Experiment, make_experiment_rungs
+from nas.searching.settings import SearchSettings, make_experiment_rungs
 from nas.spaces.yaml_format import parse_space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
@@ -119,8 +119,10 @@ def task() -> Classification:
     return Classification.load("digits")
 
 
-def setup_of(task: Classification, folder: Path) -> Setup:
-    return Setup(task, parse_space("small", DATA, "small.yaml"), folder, seed=20, reporter=Reporter(quiet=True))
+def setup_of(task: Classification, folder: Path) -> EvaluatorContext:
+    return EvaluatorContext(
+        task, parse_space("small", DATA, "small.yaml"), folder, seed=20, reporter=Reporter(quiet=True)
+    )
 
 
 def accuracies(name: str, task: Classification, folder: Path, seed: int = 0) -> list[float]:
@@ -235,7 +237,7 @@ def test_epochs_of_a_class_are_asked_before_it_is_made(module: str, task: Classi
             epochs_of(name, replace(setup, seed=seed))
     with pytest.raises(UsageError, match=rf"{name}: epochs\(\): IndexError: .*{module}.py:"):
         epochs_of(name, replace(setup, seed=9))
-    experiment = Experiment("1ms", evaluator=name, fidelity="halving", eta=2)
+    experiment = SearchSettings("1ms", evaluator=name, fidelity="halving", eta=2)
     space: Any = setup.space
     assert make_experiment_rungs(experiment, task, space) == make_rungs("halving", 2, 1, 4)
 

@@ -20,8 +20,8 @@ from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS
 from nas.controllers.base import Problem
 from nas.searching.early_stopping import make_rungs
-from nas.searching.loop import Plan, search
-from nas.spaces.encoded_space import space_domain
+from nas.searching.loop import SearchPlan, search
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import make_objective
@@ -56,10 +56,10 @@ def begin(space: Space, folder: Path, url: str | None = None) -> int:
     status = 1
     try:
         with open_study(folder, {}, space, GOAL.directions, url) as study:
-            problem = Problem(space_domain(space, lambda layer: layer.macs / 1e6), GOAL)
+            problem = Problem(encode_space(space, lambda layer: layer.macs / 1e6), GOAL)
             controller = CONTROLLERS["tpe"](problem)
             rungs = make_rungs("halving", 2, 1, EPOCHS)
-            plan = Plan(space, controller, Slow(), GOAL, latency_ms, rungs)
+            plan = SearchPlan(space, controller, Slow(), GOAL, latency_ms, rungs)
             search(plan, study, TRIALS, 0, Reporter(quiet=True))
         status = 0
     finally:

@@ -14,12 +14,12 @@ from nas.errors import TableError
 from nas.latency import calibration_networks as witnesses
 from nas.latency.calibration_networks import spread, whole_networks
 from nas.latency.profiler import GRAPHS_PER_BATCH, NETWORK_BATCHES, PASSES, Subject, profile, schedule, table_header
-from nas.latency.rows import CALIBRATION, HELD_OUT, MeasuredNetwork, Pair, seam_layer
+from nas.latency.rows import CALIBRATION, HELD_OUT, MeasuredNetwork, RepeatedLayer, boundary_layer
 from nas.latency.table import LatencyTable
 from nas.latency.verification import verify
 from nas.networks.network import Layer, canonical, totals, trace
 from nas.spaces.automaton import best_path, reachable
-from nas.spaces.sampling import draw
+from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.utils.reporting import Reporter
@@ -73,7 +73,7 @@ def test_profiling_what_is_there_measures_and_writes_nothing(space: Space, table
 
 
 def test_a_seam_saves_the_call_of_a_layer(space: Space, table: LatencyTable) -> None:
-    assert table.seam_ms((12, 8, 8)) == pytest.approx(OVERHEAD_NS / 1e6)
+    assert table.boundary_saving_ms((12, 8, 8)) == pytest.approx(OVERHEAD_NS / 1e6)
     assert table.calibrations[space.key].seam == pytest.approx(1.0, abs=0.1)
 
 
@@ -94,7 +94,7 @@ def test_a_profile_cut_anywhere_continues_to_a_calibrated_table(
     profile(space, again, QUIET)
     assert set(again.rows) == set(table.rows)
     assert again.certificates[space.key].mean_error < 0.01
-    for arch in draw(space, 5, "any"):
+    for arch in sample_networks(space, 5, "any"):
         expected = table.predictor(space.key).predict(arch)
         assert again.predictor(space.key).predict(arch) == pytest.approx(expected, rel=0.01)
 
@@ -108,7 +108,7 @@ def test_a_space_that_was_edited_is_calibrated_on_its_own(space: Space, tiny_spa
     assert profile(edited, table, QUIET) > 0
     assert set(table.certificates) == {space.key, edited.key}
     assert table.certificates[edited.key].mean_error < 0.01
-    (arch,) = draw(edited, 1, "any")
+    (arch,) = sample_networks(edited, 1, "any")
     assert table.predictor(edited.key).predict(arch) > 0
 
 
@@ -145,7 +145,7 @@ def test_networks_that_calibrate_span_the_space_and_none_certifies() -> None:
     assert not set(roles[CALIBRATION]) & set(roles[HELD_OUT])
     assert networks == whole_networks(space)
     macs = sorted(totals(trace(arch)).macs for arch in roles[CALIBRATION])
-    others = [totals(trace(arch)).macs for arch in draw(space, 100, "others")]
+    others = [totals(trace(arch)).macs for arch in sample_networks(space, 100, "others")]
     assert macs[0] < sorted(others)[10]
     assert macs[-1] > sorted(others)[-10]
 
@@ -168,10 +168,10 @@ def test_spread_over_one_network_is_at_most_that_network() -> None:
 
 
 def subjects(layers: int, networks: int) -> list[Subject]:
-    layer = seam_layer((8, 4, 4))
+    layer = boundary_layer((8, 4, 4))
     arch = load_space("squeezenet_1.1").decode({})
     return [
-        *(Subject(Graph(f"{index}", "", ()), layer if index % 7 else Pair(layer)) for index in range(layers)),
+        *(Subject(Graph(f"{index}", "", ()), layer if index % 7 else RepeatedLayer(layer)) for index in range(layers)),
         *(Subject(Graph(f"n{index}", "", ()), network(arch)) for index in range(networks)),
     ]
 

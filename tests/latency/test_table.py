@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nas.errors import TableError
 from nas.latency.calibration import Calibration, certify
-from nas.latency.rows import CALIBRATION, MeasuredNetwork, Pair, name_of, seam_layer
+from nas.latency.rows import CALIBRATION, MeasuredNetwork, RepeatedLayer, boundary_layer, name_of
 from nas.latency.table import LatencyTable
 from nas.networks.network import trace
 from nas.spaces.yaml_format import load_architecture
@@ -90,18 +90,18 @@ def test_networks_and_calibration_are_read_back(table: LatencyTable) -> None:
 
 def test_a_calibrated_prediction_adds_up_over_layers_and_seams(table: LatencyTable) -> None:
     shapes = {layer.out_shape for layer in LAYERS if len(layer.out_shape) == 3}
-    seams = [seam_layer(shape) for shape in shapes]
+    seams = [boundary_layer(shape) for shape in shapes]
     certificate = certify([1.0, 2.0], [1.0, 2.1], 0.01)
     table.append_calibration("mobile", Calibration(2.0, 0.5, 0.01, 0.1, 8, 0.02), certificate)
     with pytest.raises(TableError, match=r"two of conv\(.*kernel_size=1.*\) at 32x112x112 in series are not covered"):
         table.predictor("mobile").predict(ARCH)
     table.append((seam, visits(1.0)) for seam in seams if table.visits(seam) == 0)
-    table.append((Pair(seam), visits(1.5)) for seam in seams)
+    table.append((RepeatedLayer(seam), visits(1.5)) for seam in seams)
     again = LatencyTable.open(table.path)
     assert again.rows == table.rows
-    assert again.visits(Pair(seams[0])) == 1
-    saved = [again.seam_ms(layer.out_shape) for layer in trace(ARCH)[:-1]]
-    assert saved[0] == pytest.approx(2 * again.latency_ms(seam_layer((32, 112, 112))) - 1.5, rel=0.05)
+    assert again.visits(RepeatedLayer(seams[0])) == 1
+    saved = [again.boundary_saving_ms(layer.out_shape) for layer in trace(ARCH)[:-1]]
+    assert saved[0] == pytest.approx(2 * again.latency_ms(boundary_layer((32, 112, 112))) - 1.5, rel=0.05)
     elements = sum(prod(layer.out_shape) for layer in trace(ARCH))
     expected = 2.0 * again.predictor("other").predict(ARCH) - 0.5 * sum(saved)
     expected += 0.01 * len(trace(ARCH)) + 0.1 * elements / 1e6

@@ -15,7 +15,7 @@ import pytest
 from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.errors import TableError
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.zero_cost import ZeroCost
 from nas.networks.network import canonical, totals, trace
@@ -350,7 +350,7 @@ def test_candidates_train_at_their_own_resolution(module: str, monkeypatch: pyte
         yield 0.5
 
     monkeypatch.setattr("nas.evaluators.proxy_training.train", train)
-    evaluator = ProxyTraining(Setup(setting.task, setting.grid, Path("a")))
+    evaluator = ProxyTraining(EvaluatorContext(setting.task, setting.grid, Path("a")))
     for size in (16, 24, 20, 32, 28, 16, 24):
         assert list(evaluator.evaluate(setting.base.at(size), 0)) == [0.5]
     assert seen == [(half, half, half, 40) for half in (8, 12, 10, 16, 14, 8, 12)]
@@ -360,9 +360,11 @@ def test_candidates_train_at_their_own_resolution(module: str, monkeypatch: pyte
 def test_it_really_trains_and_scores_at_that_resolution(module: str) -> None:
     setting = setting_of(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
     larger = next(spot for spot in setting.every if spot.architecture.resolution == 24)
-    (accuracy,) = ProxyTraining(Setup(setting.task, setting.grid, Path("a"))).evaluate(larger.architecture, 0)
+    (accuracy,) = ProxyTraining(EvaluatorContext(setting.task, setting.grid, Path("a"))).evaluate(
+        larger.architecture, 0
+    )
     assert 0 <= accuracy <= 1
-    scores = ZeroCost("params", Setup(setting.task, setting.grid, Path("a"), reporter=Reporter(quiet=True)))
+    scores = ZeroCost("params", EvaluatorContext(setting.task, setting.grid, Path("a"), reporter=Reporter(quiet=True)))
     list(scores.evaluate(larger.architecture, 0))
     assert {size: batch.images.shape[-1] for size, batch in scores._batches.items()} == {8: 8, 12: 12}
 

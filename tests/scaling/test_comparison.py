@@ -12,7 +12,7 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.errors import RunError
-from nas.evaluators.executors.in_process import Here
+from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.scaling.comparison import (
     FORMAT,
     Entry,
@@ -22,7 +22,7 @@ from nas.scaling.comparison import (
     read_accuracies,
     single_dimensions,
 )
-from nas.scaling.latency_targets import Scout
+from nas.scaling.latency_targets import LatencyEstimator
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, Factors, Rounding, scale
 from nas.utils.files import append_rows
@@ -58,7 +58,7 @@ class Counting:
 def evaluated(
     entries: list[Entry], evaluator: Any, seeds: Iterable[int], path: Path, reporter: Reporter = QUIET
 ) -> list[Entry]:
-    return compare(entries, lambda: Here(evaluator), list(seeds), path, reporter)
+    return compare(entries, lambda: InProcessExecutor(evaluator), list(seeds), path, reporter)
 
 
 def accuracy_of(arch: Architecture, seed: int) -> float:
@@ -78,7 +78,7 @@ def test_base_compound_and_each_dimension_stand_at_the_same_latency() -> None:
     stopwatch = Scripted(lambda arch: 10 * (macs(arch) / macs(BASE)) ** 0.8)
     compound = Coefficients(1.2, 1.1, 1.15)
     rules = compared_rules(compound, 2.0, [])
-    found = contestants(Scout(BASE, stopwatch), rules, 2.0, [1.0], ROUNDING, QUIET)
+    found = contestants(LatencyEstimator(BASE, stopwatch), rules, 2.0, [1.0], ROUNDING, QUIET)
     assert [entry.name for entry in found] == ["base", "compound", *DIMENSIONS]
     assert [entry.phi for entry in found] == [0, 1, 1, 1, 1]
     assert found[0].architecture == BASE
@@ -101,7 +101,7 @@ def test_a_dimension_that_is_missing_or_is_the_compound_itself_is_left_out() -> 
 def test_several_budgets_are_compared_in_the_same_sessions() -> None:
     stopwatch = Scripted(lambda arch: macs(arch) / 1e6)
     rules = compared_rules(Coefficients(1.0, 1.2, 1.2), 2.0, ["depth", "width"])
-    found = contestants(Scout(BASE, stopwatch), rules, 2.0, [1.0, 2.0], ROUNDING, QUIET)
+    found = contestants(LatencyEstimator(BASE, stopwatch), rules, 2.0, [1.0, 2.0], ROUNDING, QUIET)
     named = [("base", 0), ("compound", 1), ("resolution", 1), ("compound", 2), ("resolution", 2)]
     assert [(entry.name, entry.phi) for entry in found] == named
     for entry in found[1:]:

@@ -14,12 +14,12 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.errors import UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.scaling.budget import RESOURCES, Budget, check_budget, make_budgeted
-from nas.scaling.grid import Grid, Spot, grid_domain, make_grid, spot_of, spots
-from nas.scaling.grid_latencies import Bench, bench_counted, bench_latency, check_any
+from nas.scaling.grid import Grid, GridPoint, grid_domain, grid_point, grid_points, make_grid
+from nas.scaling.grid_latencies import GridLatencies, check_any, measure_admitted, measure_grid
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import Factors, Rounding, scale
 from nas.searching.loop import derive_seed
@@ -32,10 +32,10 @@ from tests.helpers.scaled_networks import BASE, Scripted, macs, noise
 ROUNDING = Rounding(divisor=4, resolution_step=4)
 QUIET = Reporter(quiet=True)
 GRID = make_grid(BASE, 0.2, 2.0, False, ROUNDING, Proxy())
-SPOTS = spots(GRID, lambda _: None)
-FIRST = spot_of(BASE, {})
+SPOTS = grid_points(GRID, lambda _: None)
+FIRST = grid_point(BASE, {})
 EVERY = list({spot.architecture.digest: spot for spot in SPOTS if spot and spot.architecture != BASE}.values())
-COSTS: dict[str, Callable[[Spot], float]] = {
+COSTS: dict[str, Callable[[GridPoint], float]] = {
     "latency": lambda spot: 2.0 * spot.macs / 1e6,
     "macs": lambda spot: float(spot.macs),
     "activations": lambda spot: float(spot.activations),
@@ -47,7 +47,7 @@ NO_DEPTH = {
 }
 
 
-def metrics_of(spot: Spot, accuracy: float) -> Metrics:
+def metrics_of(spot: GridPoint, accuracy: float) -> Metrics:
     return Metrics(accuracy, COSTS["latency"](spot), spot.params, spot.macs, activations=spot.activations)
 
 
@@ -85,7 +85,7 @@ def test_a_dimension_that_the_base_lacks_is_no_choice() -> None:
     assert grid.values[0] == (1.0,)
     assert list(grid.choices) == ["width", "resolution"]
     assert grid.coefficients({"width": 1.25, "resolution": 1.0}) == Coefficients(1.0, 1.25, 1.0)
-    assert len(spots(grid, lambda _: None)) == grid.size
+    assert len(grid_points(grid, lambda _: None)) == grid.size
 
 
 @pytest.mark.parametrize("step", [1e-9, 1e-320, 0.004])
@@ -124,7 +124,7 @@ def test_of_equal_networks_the_point_stands_for_all_that_promises_the_growth_the
 
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_the_facts_of_the_domain_are_those_of_every_decoded_point(resource: str) -> None:
-    holed: list[Spot | None] = [None if place % 11 == 5 else spot for place, spot in enumerate(SPOTS)]
+    holed: list[GridPoint | None] = [None if place % 11 == 5 else spot for place, spot in enumerate(SPOTS)]
     domain = grid_domain(GRID, holed, COSTS[resource])
     rows = domain.every()
     assert domain.size == len(rows) == GRID.size
@@ -137,7 +137,7 @@ def test_the_facts_of_the_domain_are_those_of_every_decoded_point(resource: str)
         arch = canonical(GRID.decode(choices))
         whole = totals(trace(arch))
         assert facts.keys[place] == arch.digest
-        assert facts.latency_ms[place] == COSTS[resource](spot_of(arch, {}))
+        assert facts.latency_ms[place] == COSTS[resource](grid_point(arch, {}))
         assert facts.features[place].tolist() == pytest.approx([math.log(whole.macs), math.log(whole.params)])
     assert len(set(facts.keys.tolist())) >= len({spot.architecture.digest for spot in holed if spot})
     some = rows[[7, 3, 3]]
@@ -206,7 +206,7 @@ def test_a_budget_that_cannot_be_is_one_line(given: Any, message: str) -> None:
 @pytest.mark.parametrize("name", CONTROLLERS)
 def test_every_controller_walks_the_grid_within_its_budget(name: str, resource: str) -> None:
     """Asks are points, the same for the same seed, also where of a third of the points nothing can be made."""
-    holed: list[Spot | None] = [None if place % 3 == 1 else spot for place, spot in enumerate(SPOTS)]
+    holed: list[GridPoint | None] = [None if place % 3 == 1 else spot for place, spot in enumerate(SPOTS)]
     budget = Budget(resource, COSTS[resource](FIRST), 2.0, 0.2)
     problem = Problem(grid_domain(GRID, holed, COSTS[resource]), make_budgeted("soft", budget, None))
     by_point = dict(zip((str(point) for point in GRID.points()), holed, strict=True))
@@ -220,10 +220,10 @@ def test_every_controller_walks_the_grid_within_its_budget(name: str, resource: 
             asked.append(choices)
             spot = by_point[str({key: choices[key] for key in GRID.choices})]
             if spot is None or number % 6 == 5:
-                controller.tell(Told(choices, None, None))
+                controller.tell(Observation(choices, None, None))
             else:
                 metrics = metrics_of(spot, 0.5 + 0.3 * noise(spot.architecture.digest))
-                controller.tell(Told(choices, metrics, problem.objective(metrics)))
+                controller.tell(Observation(choices, metrics, problem.objective(metrics)))
         return asked
 
     first = walk()
@@ -247,7 +247,7 @@ def rough(arch: Architecture) -> float:
 @pytest.mark.parametrize("truth", [cubic, rough])
 def test_what_a_budget_of_latency_admits_is_what_the_true_latencies_admit(truth: Any) -> None:
     stopwatch = Scripted(truth)
-    bench = bench_latency(FIRST, EVERY, 2.0, 0.1, stopwatch, QUIET)
+    bench = measure_grid(FIRST, EVERY, 2.0, 0.1, stopwatch, QUIET)
     budget = Budget("latency", bench.base_ms, 2.0, 0.1)
     assert bench.base_ms == truth(BASE)
     assert all(bench.latency_ms[digest] == truth(arch) for digest, arch in known(bench).items())
@@ -261,7 +261,7 @@ def test_what_a_budget_of_latency_admits_is_what_the_true_latencies_admit(truth:
     assert len(others) == len(set(others))
 
 
-def known(bench: Bench) -> dict[str, Architecture]:
+def known(bench: GridLatencies) -> dict[str, Architecture]:
     every = {spot.architecture.digest: spot.architecture for spot in (FIRST, *EVERY)}
     return {digest: every[digest] for digest in bench.latency_ms}
 
@@ -271,16 +271,16 @@ def test_of_a_counted_budget_all_that_it_admits_is_measured_and_nothing_else(res
     budget = Budget(resource, COSTS[resource](FIRST), 2.0, 0.1)
     admitted = [spot for spot in EVERY if budget.admits(COSTS[resource](spot))]
     stopwatch = Scripted(rough)
-    bench = bench_counted(FIRST, admitted, stopwatch, QUIET)
+    bench = measure_admitted(FIRST, admitted, stopwatch, QUIET)
     assert set(bench.latency_ms) == {BASE.digest, *(spot.architecture.digest for spot in admitted)}
     assert all(ms == rough(known(bench)[digest]) for digest, ms in bench.latency_ms.items())
     timed = len(stopwatch.timed)
-    assert bench_counted(FIRST, admitted, stopwatch, QUIET) == bench
+    assert measure_admitted(FIRST, admitted, stopwatch, QUIET) == bench
     assert len(stopwatch.timed) == timed  # a command that goes on measures nothing again
 
 
 def test_a_grid_of_one_network_beside_the_base_is_measured() -> None:
-    bench = bench_latency(FIRST, EVERY[:1], 2.0, 0.5, Scripted(cubic), QUIET)
+    bench = measure_grid(FIRST, EVERY[:1], 2.0, 0.5, Scripted(cubic), QUIET)
     assert set(bench.latency_ms) == {BASE.digest, EVERY[0].architecture.digest}
 
 

@@ -15,10 +15,10 @@ from nas.latency.calibration import Calibration
 from nas.latency.profiler import table_header
 from nas.latency.robust_estimation import linked
 from nas.latency.rows import CALIBRATION, MeasuredNetwork
-from nas.latency.table import LatencyTable, Predictor
+from nas.latency.table import LatencyPredictor, LatencyTable
 from nas.networks.network import trace
-from nas.scaling.latency_targets import ROUNDS, Met, Scout, Want, meet
-from nas.scaling.network_latency import NETWORKS, VISITS, Predicted, Stopwatch, Timed
+from nas.scaling.latency_targets import ROUNDS, LatencyEstimator, LatencyTarget, TargetResult, meet
+from nas.scaling.network_latency import NETWORKS, VISITS, MeasuredLatency, NetworkLatency, PredictedLatency
 from nas.scaling.presets import Coefficients, of_total
 from nas.scaling.scale import Factors, Rounding, scale
 from nas.utils.reporting import Reporter
@@ -41,8 +41,10 @@ def by_network(arch: Architecture) -> float:
     return by_macs(arch) * (1 + 0.04 * noise(arch.digest))
 
 
-def met(stopwatch: Stopwatch, *wants: tuple[Coefficients, float], rounding: Rounding = ROUNDING) -> list[Met]:
-    return meet(Scout(BASE, stopwatch), [Want(*want) for want in wants], rounding, QUIET)
+def met(
+    stopwatch: NetworkLatency, *wants: tuple[Coefficients, float], rounding: Rounding = ROUNDING
+) -> list[TargetResult]:
+    return meet(LatencyEstimator(BASE, stopwatch), [LatencyTarget(*want) for want in wants], rounding, QUIET)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_one_dimension_strays_where_the_common_steps_are_too_coarse_and_it_is_to
 
 def test_a_scout_expects_what_similar_networks_take_for_their_macs() -> None:
     stopwatch = Scripted(by_macs)
-    scout = Scout(BASE, stopwatch)
+    scout = LatencyEstimator(BASE, stopwatch)
     twice, more, most = (scale(BASE, Factors(resolution=factor), ROUNDING) for factor in (1.5, 2.0, 3.0))
     scout.look([twice, most])
     assert scout.guess(twice) == scout.ms(twice) == by_macs(twice)
@@ -152,7 +154,7 @@ def test_a_scout_expects_what_similar_networks_take_for_their_macs() -> None:
 
 def test_timed_keeps_all_visits_in_a_table_of_the_folder(tmp_path: Path) -> None:
     other = scale(BASE, Factors(resolution=1.5), ROUNDING)
-    timed = Timed(tmp_path, "null", 1)
+    timed = MeasuredLatency(tmp_path, "null", 1)
     assert timed.sessions(BASE) == 0
     timed.session([BASE, other])
     assert (timed.sessions(BASE), timed.sessions(other)) == (1, 1)
@@ -160,19 +162,19 @@ def test_timed_keeps_all_visits_in_a_table_of_the_folder(tmp_path: Path) -> None
     assert (timed.sessions(BASE), timed.sessions(other)) == (2, 1)
     first = timed.ms(BASE), timed.ms(other)
     assert 0 < first[0] < first[1]
-    later = Timed(tmp_path, "null", 1, purpose="later")
+    later = MeasuredLatency(tmp_path, "null", 1, purpose="later")
     assert (later.sessions(BASE), later.ms(BASE), later.ms(other)) == (2, *first)
     assert len(later.table.networks) == 3  # each session is a space of its own
 
 
 def test_timed_tells_again_what_was_measured_session_by_session(tmp_path: Path) -> None:
     other, path = scale(BASE, Factors(resolution=1.5), ROUNDING), tmp_path / NETWORKS
-    timed = Timed(tmp_path, "null", 1)
+    timed = MeasuredLatency(tmp_path, "null", 1)
     timed.session([BASE, other])
     early = timed.ms(BASE)
     timed.session([BASE])
     text, late = path.read_text(encoding="utf-8"), timed.ms(BASE)
-    again = Timed(tmp_path, "null", 1)
+    again = MeasuredLatency(tmp_path, "null", 1)
     assert again.sessions(BASE) == 0
     again.session([other, BASE])
     assert (again.sessions(BASE), again.ms(BASE)) == (1, early)  # the second session is not known yet
@@ -183,13 +185,13 @@ def test_timed_tells_again_what_was_measured_session_by_session(tmp_path: Path) 
     assert (again.sessions(BASE), again.sessions(other)) == (3, 2)
 
     path.write_text(text[: text.rindex('"ms"')], encoding="utf-8")  # killed in the middle of a line
-    cut = Timed(tmp_path, "null", 1)
+    cut = MeasuredLatency(tmp_path, "null", 1)
     cut.session([BASE, other])
     cut.session([BASE])  # what was cut short is measured again
     assert (cut.sessions(BASE), cut.sessions(other)) == (2, 1)
     assert path.read_text(encoding="utf-8") != text
 
-    anew = Timed(tmp_path, "null", 1)
+    anew = MeasuredLatency(tmp_path, "null", 1)
     anew.session([other])  # another question: all that is known counts from here on
     assert (anew.sessions(BASE), anew.sessions(other)) == (2, 2)
     anew.session([BASE, other])
@@ -200,8 +202,8 @@ def test_timed_goes_on_with_its_own_sessions_behind_those_of_another_command(tmp
     other, third = scale(BASE, Factors(resolution=1.5), ROUNDING), scale(BASE, Factors(width=1.5), ROUNDING)
     path = tmp_path / NETWORKS
 
-    def asked(arch: Architecture) -> Timed:
-        timed = Timed(tmp_path, "null", 1)
+    def asked(arch: Architecture) -> MeasuredLatency:
+        timed = MeasuredLatency(tmp_path, "null", 1)
         timed.session([BASE])
         timed.session([BASE, arch])
         return timed
@@ -216,13 +218,13 @@ def test_timed_goes_on_with_its_own_sessions_behind_those_of_another_command(tmp
 
 def test_a_session_that_was_killed_after_one_of_its_passes_is_not_whole(tmp_path: Path) -> None:
     path = tmp_path / NETWORKS
-    timed = Timed(tmp_path, "null", 1)
+    timed = MeasuredLatency(tmp_path, "null", 1)
     timed.session([BASE])
     timed.session([BASE])
     assert max(map(timed.table.visits, timed.table.networks)) > VISITS  # what is known to be quick is visited oftener
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:-2]), encoding="utf-8")  # of three passes one is left
-    cut = Timed(tmp_path, "null", 1)
+    cut = MeasuredLatency(tmp_path, "null", 1)
     assert min(map(cut.table.visits, cut.table.networks)) >= VISITS
     cut.session([BASE])
     left = path.read_text(encoding="utf-8")
@@ -239,8 +241,8 @@ def test_a_target_of_the_base_follows_what_is_known_of_the_base() -> None:
             return 0.8 * found if arch == BASE and self.sessions(BASE) > 2 else found
 
     stopwatch = Learning(by_macs)
-    scout = Scout(BASE, stopwatch)
-    (found,) = meet(scout, [Want(COMPOUND, 2.0, of_base=True)], ROUNDING, QUIET)
+    scout = LatencyEstimator(BASE, stopwatch)
+    (found,) = meet(scout, [LatencyTarget(COMPOUND, 2.0, of_base=True)], ROUNDING, QUIET)
     assert found.target_ms == pytest.approx(2 * scout.ms(BASE))
     assert found.is_close
 
@@ -259,7 +261,7 @@ def test_sessions_are_linked_by_what_they_share() -> None:
 def test_a_session_of_a_slower_machine_moves_no_ratio(tmp_path: Path) -> None:
     other = scale(BASE, Factors(resolution=1.5), ROUNDING)
     third = scale(BASE, Factors(width=1.5), ROUNDING)
-    timed = Timed(tmp_path, "null", 1, purpose="later")
+    timed = MeasuredLatency(tmp_path, "null", 1, purpose="later")
     for number, (slow, archs) in enumerate([(1.0, [BASE, other]), (1.4, [BASE, third]), (1.0, [BASE, other])]):
         rows = [MeasuredNetwork(f"session {number}", CALIBRATION, arch) for arch in archs]
         visits = [(number + place / 100, slow * by_macs(row.arch)) for row in rows for place in range(12)]
@@ -279,7 +281,7 @@ def test_a_folder_with_latencies_of_another_device_is_refused_in_one_line(
 ) -> None:
     LatencyTable.open(tmp_path / NETWORKS, {**table_header("null", 1), **change}).append(())
     with pytest.raises(TableError) as raised:
-        Timed(tmp_path, "null", 1)
+        MeasuredLatency(tmp_path, "null", 1)
     line = str(raised.value)
     assert line.startswith(f"{tmp_path / NETWORKS}: ")
     assert message in line
@@ -291,7 +293,7 @@ def test_a_table_predicts_what_it_covers_and_names_the_nearest_row_of_what_it_do
     table = LatencyTable.open(tmp_path / "board.jsonl", table_header("null", 1))
     layers = list(dict.fromkeys(trace(BASE)))
     table.append([(layer, [(float(number), 1.0 + number)]) for number, layer in enumerate(layers)])
-    predicted = Predicted(Predictor(table, Calibration()), "a board")
+    predicted = PredictedLatency(LatencyPredictor(table, Calibration()), "a board")
     predicted.session([BASE])
     assert predicted.sessions(BASE) >= 2
     assert predicted.ms(BASE) == pytest.approx(sum(1.0 + layers.index(layer) for layer in trace(BASE)))

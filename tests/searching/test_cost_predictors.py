@@ -11,7 +11,7 @@ from nas.errors import TableError
 from nas.latency.rows import HELD_OUT, MeasuredNetwork, name_of
 from nas.latency.table import FORMAT, IDENTITY, LatencyTable
 from nas.networks.network import canonical, totals, trace
-from nas.searching.cost_predictors import FEWEST_NETWORKS, fit_memory, make_forecast
+from nas.searching.cost_predictors import FEWEST_NETWORKS, fit_memory, make_cost_predictors
 from nas.spaces.automaton import reachable
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
@@ -60,22 +60,22 @@ def test_too_few_measured_networks_are_counted(space: Space, tmp_path: Path) -> 
 def test_a_network_has_a_latency_on_every_device_and_no_axis_exceeds_the_worst(space: Space, tmp_path: Path) -> None:
     axes = ("accuracy", "latency", "params", "macs", "energy")
     predictors = [table_of(space, tmp_path / f"{factor}.jsonl", factor).predictor(space.key) for factor in (1.0, 3.0)]
-    forecast = make_forecast(predictors, space, axes)
+    forecast = make_cost_predictors(predictors, space, axes)
     assert forecast.worst is not None
     assert forecast.worst["accuracy"] == (0.0,)
     for seed in range(60):
         arch = space.decode(space.sample(random.Random(seed)))
-        whole, beside = totals(trace(arch)), forecast.beside(arch)
-        fast, slow = beside["latencies_ms"]
+        whole, extra_metrics = totals(trace(arch)), forecast.extra_metrics(arch)
+        fast, slow = extra_metrics["latencies_ms"]
         assert fast == forecast.predict(arch) == pytest.approx(whole.macs / 1e6, rel=1e-3)
         assert slow == pytest.approx(3 * fast, rel=1e-3)
-        assert beside["energy_mj"] == pytest.approx(whole.macs / 2e6)
-        assert "memory_bytes" not in beside
+        assert extra_metrics["energy_mj"] == pytest.approx(whole.macs / 2e6)
+        assert "memory_bytes" not in extra_metrics
         assert slow <= forecast.worst["latency"][1] * (1 + 1e-9)
-        for axis, value in (("params", whole.params), ("macs", whole.macs), ("energy", beside["energy_mj"])):
+        for axis, value in (("params", whole.params), ("macs", whole.macs), ("energy", extra_metrics["energy_mj"])):
             assert value <= forecast.worst[axis][0] * (1 + 1e-9)
-    alone = make_forecast(predictors[:1], space, ())
-    assert alone.beside(space.decode(space.sample(random.Random(0)))) == {}
+    alone = make_cost_predictors(predictors[:1], space, ())
+    assert alone.extra_metrics(space.decode(space.sample(random.Random(0)))) == {}
     assert alone.worst is None
     assert callable(alone.layer_ms)
 
@@ -84,4 +84,4 @@ def test_an_energy_that_was_not_measured_is_named(space: Space, tmp_path: Path) 
     table = table_of(space, tmp_path / "t.jsonl")
     table.costs.clear()
     with pytest.raises(TableError, match=r"--axes energy: it has no energy of 'conv' at \[3, 32, 32\]: profile"):
-        make_forecast([table.predictor(space.key)], space, ("accuracy", "energy"))
+        make_cost_predictors([table.predictor(space.key)], space, ("accuracy", "energy"))

@@ -13,7 +13,7 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.networks.network import canonical
-from nas.searching.finalists import Finals, Known, Stage, evaluate_finalists, train_finalists
+from nas.searching.finalists import AccuracyRecord, FinalistEstimates, Stage, evaluate_finalists, train_finalists
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import Metrics, make_objective
@@ -69,7 +69,7 @@ def fill(study: Study, evaluator: Noisy, count: int, latency_ms: float = 1.0) ->
         study.record(choices, arch, Metrics(accuracy, latency_ms, 1, 1), (accuracy,), 0.0, (accuracy,))
 
 
-def stage(study: Study, evaluator: Any, most: int = 5, rounds: int = 2) -> Finals:
+def stage(study: Study, evaluator: Any, most: int = 5, rounds: int = 2) -> FinalistEstimates:
     return evaluate_finalists(Stage(study, GOAL.goals[0], 0, most, rounds, Reporter(quiet=True)), evaluator)
 
 
@@ -171,7 +171,7 @@ def test_nothing_is_repeated_where_it_could_tell_nothing(tmp_path: Path) -> None
         evaluator = Noisy({}, 0.03)
         fill(study, evaluator, 6)
         none = stage(study, evaluator, rounds=0)
-        assert none == Finals(None, {t.architecture.digest: t.metrics.accuracy for t in study.trials}, ())
+        assert none == FinalistEstimates(None, {t.architecture.digest: t.metrics.accuracy for t in study.trials}, ())
         exact: Any = Noisy(evaluator.truth, 0.03)
         exact.deterministic = True
         assert stage(study, exact) == none
@@ -256,8 +256,10 @@ def test_finalists_that_are_trained_are_trained_at_once_and_only_the_better_half
 
 def test_a_longer_training_tells_finalists_apart_but_not_from_the_others() -> None:
     usual = {"a": [0.6, 0.62], "b": [0.6, 0.62], "c": [0.58]}
-    even = Known({key: list(values) for key, values in usual.items()}, {2: {"a": 0.8, "b": 0.8}}).estimates()
-    apart = Known({key: list(values) for key, values in usual.items()}, {2: {"a": 0.84, "b": 0.76}}).estimates()
+    even = AccuracyRecord({key: list(values) for key, values in usual.items()}, {2: {"a": 0.8, "b": 0.8}}).estimates()
+    apart = AccuracyRecord(
+        {key: list(values) for key, values in usual.items()}, {2: {"a": 0.84, "b": 0.76}}
+    ).estimates()
     assert even["a"] == even["b"]
     assert even["a"] < 0.65
     assert apart["a"] > apart["b"]

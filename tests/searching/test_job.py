@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from nas.cli.main import main
-from nas.searching.settings import Experiment
+from nas.searching.settings import SearchSettings
 
 NULL = ["--runtime", "null", "--target-latency", "1s", "--objective", "constrained", "--quiet"]
 OWN = "class Unmade:\n    def __init__(self, setup):\n        raise OSError('no weights')\n"
@@ -54,9 +54,9 @@ def test_an_evaluator_that_cannot_be_made_leaves_no_run_folder(
 
 
 def test_the_run_folder_is_named_after_another_evaluator_than_the_default() -> None:
-    assert Experiment("20ms").folder == Path("runs/mnasnet-digits-20ms-soft-seed0")
-    assert Experiment("20ms", evaluator="synflow").folder == Path("runs/mnasnet-digits-20ms-soft-synflow-seed0")
-    assert Experiment("20ms", evaluator="my.own:f").folder == Path("runs/mnasnet-digits-20ms-soft-my_own_f-seed0")
+    assert SearchSettings("20ms").folder == Path("runs/mnasnet-digits-20ms-soft-seed0")
+    assert SearchSettings("20ms", evaluator="synflow").folder == Path("runs/mnasnet-digits-20ms-soft-synflow-seed0")
+    assert SearchSettings("20ms", evaluator="my.own:f").folder == Path("runs/mnasnet-digits-20ms-soft-my_own_f-seed0")
 
 
 def test_a_finished_run_goes_on_with_other_finalists_and_names_a_broken_result(

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from nas.networks.network import canonical
-from nas.searching.live_display import Standing, describe, in_work, pace, view, watching
+from nas.searching.live_display import SearchProgress, describe, in_work, pace, view, watching
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import Metrics, make_objective
@@ -24,14 +24,14 @@ from nas.utils.reporting import Reporter
 from tests.study.test_multi_goal import goals
 
 
-def drawn(standing: Standing, width: int = 100) -> str:
+def drawn(standing: SearchProgress, width: int = 100) -> str:
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
     console.print(view(standing))
     return console.export_text()
 
 
 def test_the_display_says_what_there_is_to_know() -> None:
-    standing = Standing(
+    standing = SearchProgress(
         done=37, total=120, epochs=4, trials_per_minute=4.25,
         bests=(("20ms", "93% at 18 ms"), ("40ms", "95% at 31 ms")),
         front=(14, 0.51234), under_way={39: 0, 38: 1}, stopped=3, failed=1, last="trial 37: [red]x[/red]",
@@ -47,13 +47,13 @@ def test_the_display_says_what_there_is_to_know() -> None:
 
 
 def test_before_the_first_trial_and_after_the_last_nothing_is_made_up() -> None:
-    text = drawn(Standing(0, 12))
+    text = drawn(SearchProgress(0, 12))
     assert "0/12" in text
     assert "nothing yet" in text
     assert not any(word in text for word in ("left", "front", "under way", "failed", "trials/min"))
-    assert pace(Standing(12, 12, trials_per_minute=2.0)) == "12/12, 2 trials/min"
-    assert in_work(Standing(0, 99, under_way=dict.fromkeys(range(1, 12), 0))).endswith("8 and 3 more")
-    assert all(len(line) <= 40 for line in drawn(Standing(1, 12, bests=(("", "x" * 90),)), width=40).splitlines())
+    assert pace(SearchProgress(12, 12, trials_per_minute=2.0)) == "12/12, 2 trials/min"
+    assert in_work(SearchProgress(0, 99, under_way=dict.fromkeys(range(1, 12), 0))).endswith("8 and 3 more")
+    assert all(len(line) <= 40 for line in drawn(SearchProgress(1, 12, bests=(("", "x" * 90),)), width=40).splitlines())
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from nas.evaluators.executors import Event
 from nas.networks.network import totals, trace
 from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.live_display import incumbent
-from nas.searching.loop import HOPELESS, Plan, search
-from nas.spaces.encoded_space import space_domain
+from nas.searching.loop import HOPELESS, SearchPlan, search
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import make_objective
@@ -71,8 +71,8 @@ def run(
     """Return the trials of a search in `folder`, which goes on if it has some, and the epochs evaluated now."""
     evaluator, goal = Scripted(script), make_objective(objective, 1.0)
     with open_study(folder, {}, space, goal.directions) as study:
-        problem = Problem(space_domain(space, lambda layer: layer.macs / 1e6), goal)
-        plan = Plan(space, controller(problem), evaluator, goal, predict, rungs)
+        problem = Problem(encode_space(space, lambda layer: layer.macs / 1e6), goal)
+        plan = SearchPlan(space, controller(problem), evaluator, goal, predict, rungs)
         search(plan, study, trials, 0, Reporter(quiet=True), retry_failed)
         return study.evaluated, evaluator.epochs
 
@@ -143,11 +143,11 @@ def raising(error: Exception) -> Script:
     ("script", "expected"),
     [
         (raising(TrainingError("the loss is nan in epoch 1")), "the loss is nan in epoch 1"),
-        (raising(RuntimeError("no\nsuch  kernel")), "RuntimeError: no such kernel (test_search.py:"),
-        (raising(MemoryError()), "MemoryError (test_search.py:"),
-        (raising(ValueError("x" * 900)), "ValueError: " + "x" * 297 + "... (test_search.py:"),
-        (raising(torch.OutOfMemoryError("CUDA")), "OutOfMemoryError: CUDA (test_search.py:"),
-        (lambda arch, seed: 3, "TypeError: 'int' object is not iterable (test_search.py:"),
+        (raising(RuntimeError("no\nsuch  kernel")), "RuntimeError: no such kernel (test_loop.py:"),
+        (raising(MemoryError()), "MemoryError (test_loop.py:"),
+        (raising(ValueError("x" * 900)), "ValueError: " + "x" * 297 + "... (test_loop.py:"),
+        (raising(torch.OutOfMemoryError("CUDA")), "OutOfMemoryError: CUDA (test_loop.py:"),
+        (lambda arch, seed: 3, "TypeError: 'int' object is not iterable (test_loop.py:"),
         (lambda arch, seed: [0.5, 1.7], "an accuracy must be a number in [0, 1]: 1.7"),
         (lambda arch, seed: [-0.1], "an accuracy must be a number in [0, 1]: -0.1"),
         (lambda arch, seed: [float("nan")], "an accuracy must be a number in [0, 1]: nan"),
@@ -289,9 +289,9 @@ def test_an_executor_with_two_slots_has_two_candidates_under_way(fidelity: str, 
             return super().ask(seed, pending)
 
     with open_study(tmp_path, {}, space, goal.directions) as study:
-        problem = Problem(space_domain(space, lambda layer: layer.macs / 1e6), goal)
+        problem = Problem(encode_space(space, lambda layer: layer.macs / 1e6), goal)
         rungs = make_rungs(fidelity, 3, 1, 9)
-        plan = Plan(space, Noting(problem), evaluator, goal, predict, rungs, executor=executor)
+        plan = SearchPlan(space, Noting(problem), evaluator, goal, predict, rungs, executor=executor)
         search(plan, study, 8, 0, Reporter(quiet=True))
         assert study.count == 8
         assert [trial.number for trial in study.evaluated] == list(range(8))
@@ -326,8 +326,8 @@ class Moving:
 def test_what_a_lost_place_told_of_a_candidate_does_not_count(space: Space, tmp_path: Path) -> None:
     goal = make_objective("soft", 1.0)
     with open_study(tmp_path, {}, space, goal.directions) as study:
-        problem = Problem(space_domain(space, lambda layer: layer.macs / 1e6), goal)
-        plan = Plan(space, RandomController(problem), Scripted(learns), goal, predict, FULL, executor=Moving())
+        problem = Problem(encode_space(space, lambda layer: layer.macs / 1e6), goal)
+        plan = SearchPlan(space, RandomController(problem), Scripted(learns), goal, predict, FULL, executor=Moving())
         search(plan, study, 4, 0, Reporter(quiet=True))
         assert [list(trial.curve) for trial in study.trials] == [
             learns(trial.architecture, 0) for trial in study.trials

@@ -11,14 +11,14 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.cli.main import main
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.errors import NasError, RunError
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import make_rungs
-from nas.searching.loop import Plan, search
-from nas.searching.prior_runs import Start, make_start, read_sources, start_identity
-from nas.searching.settings import Experiment, make_controller
-from nas.spaces.encoded_space import space_domain
+from nas.searching.loop import SearchPlan, search
+from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge, prior_identity, read_sources
+from nas.searching.settings import SearchSettings, make_controller
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_architecture, parse_space, read_yaml
 from nas.study.objectives import Metrics, make_objective
@@ -63,27 +63,27 @@ def predict(arch: Architecture) -> float:
 
 
 def searched(
-    folder: Path, start: Start | None = None, objective: str = "soft", target_ms: float = 1.0,
+    folder: Path, start: PriorKnowledge | None = None, objective: str = "soft", target_ms: float = 1.0,
     accuracy: Callable[[float], float] = lambda known: known, **changed: Any,
 ) -> list[Trial]:  # fmt: skip
     """Return the trials of a search of six candidates in `folder`."""
     settings, goal, reporter = {**SETTINGS, **changed}, make_objective(objective, target_ms), Reporter(quiet=True)
-    problem = Problem(space_domain(SPACE, lambda layer: layer.macs / 1e5), goal)
-    task, experiment = Classification.load("digits"), Experiment(controller="random")
+    problem = Problem(encode_space(SPACE, lambda layer: layer.macs / 1e5), goal)
+    task, experiment = Classification.load("digits"), SearchSettings(controller="random")
     with open_study(folder, settings, SPACE, goal.directions) as study:
-        start = start or Start()
+        start = start or PriorKnowledge()
         controller = make_controller(
             experiment, SPACE, problem, task, lambda _: True, start, lambda: study.digests, reporter
         )  # fmt: skip
         rungs = make_rungs("full", 2, 1, 1)
-        plan = Plan(SPACE, controller, Scripted(accuracy), goal, predict, rungs, start.digests)
+        plan = SearchPlan(SPACE, controller, Scripted(accuracy), goal, predict, rungs, start.digests)
         search(plan, study, 6, settings["seed"], reporter)
         return study.evaluated
 
 
-def begun(name: Path | str, objective: str = "soft", target_ms: float = 1.0, **changed: Any) -> Start:
+def begun(name: Path | str, objective: str = "soft", target_ms: float = 1.0, **changed: Any) -> PriorKnowledge:
     sources = read_sources([str(name)], SPACE, {**SETTINGS, **changed}, Path("runs/other"))
-    return make_start(sources, make_objective(objective, target_ms), predict, Reporter())
+    return make_prior_knowledge(sources, make_objective(objective, target_ms), predict, Reporter())
 
 
 def digests(trials: list[Trial]) -> list[str]:
@@ -99,7 +99,7 @@ def first(tmp_path: Path) -> list[Trial]:
 def test_trials_of_the_same_evaluation_are_known_and_never_tried_again(
     first: list[Trial], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Told] = []
+    told: list[Observation] = []
     monkeypatch.setattr("nas.controllers.random.RandomController.tell", lambda self, ended: told.append(ended))
     start = begun(tmp_path / "a", seed=7)  # two seeds of a training are two of one kind
     assert "6 candidates are known" in capsys.readouterr().err
@@ -156,12 +156,12 @@ def test_a_network_that_the_space_holds_is_tried_first_at_its_own_resolution_and
     assert (held.architecture.resolution, held.architecture.head.kwargs["num_classes"]) == (32, 10)
     assert held.architecture.stages == canonical(load_architecture(str(path)).at(32)).stages
     assert digests(searched(tmp_path / "a", begun(path)))[0] == held.architecture.digest
-    before = start_identity([source])
+    before = prior_identity([source])
     path.write_text(NETWORK.replace("depth: 2", "depth: 1"), encoding="utf-8")
-    after = start_identity(read_sources([str(path)], SPACE, SETTINGS, tmp_path / "a"))
+    after = prior_identity(read_sources([str(path)], SPACE, SETTINGS, tmp_path / "a"))
     assert before["start_from"] == after["start_from"] == [str(path)]
     assert before["start_from_digest"] != after["start_from_digest"]
-    assert start_identity([]) == {}
+    assert prior_identity([]) == {}
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_what_cannot_be_started_from_is_one_line(start: str, message: str, tmp_p
 
 def test_a_run_that_is_kept_in_a_database_is_read_and_withdrawn_trials_are_left_out(tmp_path: Path) -> None:
     folder, url = tmp_path / "kept", f"sqlite:///{tmp_path / 'trials.db'}"
-    domain = space_domain(SPACE, lambda layer: 1.0)
+    domain = encode_space(SPACE, lambda layer: 1.0)
     known = [domain.decode(row) for row in list(domain.every())[:3]]
     archs = [canonical(SPACE.decode(choices)) for choices in known]
     with open_study(folder, SETTINGS, SPACE, ("maximize",), url) as study:

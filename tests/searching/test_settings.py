@@ -9,9 +9,9 @@ from nas.cli.main import main
 from nas.errors import UsageError
 from nas.evaluators import EVALUATORS
 from nas.networks.network import totals, trace
-from nas.searching.settings import Experiment, with_implied
+from nas.searching.settings import SearchSettings, with_implied
 from nas.searching.settings_check import check
-from nas.spaces.search_space import every
+from nas.spaces.search_space import enumerate_choices
 from nas.spaces.yaml_format import load_space
 
 
@@ -25,9 +25,9 @@ def test_a_source_implies_its_evaluator() -> None:
 def test_a_source_belongs_to_one_evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EVALUATORS, "supernet", EVALUATORS["tabular"])
     settings = {"target_latency": "1ms", "runtime": "null", "supernet": str(tmp_path)}
-    check(Experiment(**with_implied(settings)))
+    check(SearchSettings(**with_implied(settings)))
     with pytest.raises(UsageError, match="--supernet: is for the evaluator 'supernet', not for 'proxy_training'"):
-        check(Experiment(**settings))  # type: ignore[arg-type]
+        check(SearchSettings(**settings))  # type: ignore[arg-type]
 
 
 def test_a_warm_start_begins_with_the_best_sixteenth_of_its_samples(
@@ -40,7 +40,8 @@ def test_a_warm_start_begins_with_the_best_sixteenth_of_its_samples(
     space = load_space(str(tiny_space)).for_classes(10)
     sizes = [trial["params"] for trial in candidates]
     largest = max(
-        totals(trace(space.decode(choices))).params for choices in every(lambda choose: space.walk(choose)[1])
+        totals(trace(space.decode(choices))).params
+        for choices in enumerate_choices(lambda choose: space.walk(choose)[1])
     )
     assert sum(sizes[:2]) > 1.5 * largest
     assert all(0 < trial["accuracy"] < 1 for trial in candidates)

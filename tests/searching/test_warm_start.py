@@ -5,12 +5,12 @@ import random
 import pytest
 
 from nas.architecture import Architecture
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.controllers.random import RandomController
 from nas.networks.network import canonical, totals, trace
 from nas.searching.loop import derive_seed
 from nas.searching.warm_start import WarmStart, best_of_random
-from nas.spaces.encoded_space import space_domain
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Choices, Space
 from nas.spaces.yaml_format import parse_space
 from nas.study.objectives import make_objective
@@ -24,7 +24,7 @@ DATA = {
     "proxy": {"resolution": 8},
 }
 SPACE: Space = parse_space("small", DATA, "small.yaml")
-PROBLEM = Problem(space_domain(SPACE, lambda layer: 1.0), make_objective("soft", 1.0))
+PROBLEM = Problem(encode_space(SPACE, lambda layer: 1.0), make_objective("soft", 1.0))
 POOL = [SPACE.sample(random.Random(seed)) for seed in (3, 5, 8)]
 
 
@@ -48,7 +48,7 @@ def test_the_pool_comes_first_and_then_the_controller() -> None:
         choices = controller.ask(derive_seed(0, number))
         asked.append(choices)
         tried.add(digest(choices))
-        controller.tell(Told(choices, None, (0.5,)))
+        controller.tell(Observation(choices, None, (0.5,)))
     assert sorted(asked[:3], key=str) == sorted(POOL, key=str)
     assert asked[3] == RandomController(PROBLEM).ask(derive_seed(0, 3))
 
@@ -61,9 +61,9 @@ def test_replay_equals_tell() -> None:
         choices = one.ask(derive_seed(1, number))
         other = warm(tried)
         for earlier in told:
-            other.tell(Told(earlier, None, (0.5,)))
+            other.tell(Observation(earlier, None, (0.5,)))
         assert other.ask(derive_seed(1, number)) == choices
-        one.tell(Told(choices, None, (0.5,)))
+        one.tell(Observation(choices, None, (0.5,)))
         told.append(choices)
         tried.add(digest(choices))
 

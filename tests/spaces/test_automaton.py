@@ -7,7 +7,7 @@ import pytest
 
 from nas.networks.network import Layer, canonical, trace
 from nas.spaces.automaton import best_path, reachable
-from nas.spaces.search_space import Space, every
+from nas.spaces.search_space import Space, enumerate_choices
 from nas.spaces.yaml_format import load_space, parse_space
 
 DATA: dict[str, Any] = {
@@ -36,7 +36,9 @@ def odd_cost(layer: Layer) -> float:
 def test_reachable_is_what_all_architectures_have(space: Space) -> None:
     found = {(layer.spec, layer.in_shape) for layer in reachable(space)}
     brute = {
-        (layer.spec, layer.in_shape) for arch in every(lambda choose: space.walk(choose)[0]) for layer in trace(arch)
+        (layer.spec, layer.in_shape)
+        for arch in enumerate_choices(lambda choose: space.walk(choose)[0])
+        for layer in trace(arch)
     }
     assert found == brute
 
@@ -44,7 +46,7 @@ def test_reachable_is_what_all_architectures_have(space: Space) -> None:
 @pytest.mark.parametrize("largest", [False, True])
 def test_the_best_path_is_the_extreme_of_all_architectures(space: Space, largest: bool) -> None:
     cost, arch = best_path(space, odd_cost, largest=largest)
-    sums = [sum(map(odd_cost, trace(canonical(a)))) for a in every(lambda choose: space.walk(choose)[0])]
+    sums = [sum(map(odd_cost, trace(canonical(a)))) for a in enumerate_choices(lambda choose: space.walk(choose)[0])]
     assert cost == pytest.approx(max(sums) if largest else min(sums))
     assert cost == pytest.approx(sum(map(odd_cost, trace(arch))))
 

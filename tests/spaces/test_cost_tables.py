@@ -16,8 +16,8 @@ from nas.architecture import Architecture
 from nas.errors import SpaceError
 from nas.networks.network import Layer, canonical, trace
 from nas.spaces.automaton import best_path
-from nas.spaces.cost_tables import CompiledSpace, compile_space
-from nas.spaces.search_space import every
+from nas.spaces.cost_tables import SpaceCosts, tabulate_costs
+from nas.spaces.search_space import enumerate_choices
 from nas.spaces.yaml_format import load_space, parse_space
 
 HEAD = {"block": "classifier", "num_classes": 10}
@@ -91,21 +91,21 @@ def latency(arch: Architecture) -> float:
 
 
 @cache
-def compiled_space(name: str) -> CompiledSpace:
+def compiled_space(name: str) -> SpaceCosts:
     data = {**SPACES, **DEEP}.get(name)
     space = load_space(name) if data is None else parse_space(name, data, f"{name}.yaml")
-    return compile_space(space, cost, CONSTANT)
+    return tabulate_costs(space, cost, CONSTANT)
 
 
 @cache
 def networks(name: str) -> dict[Architecture, float]:
     """Return every distinct network of a small space, with its latency in ms."""
     space = compiled_space(name).space
-    found = {canonical(arch) for arch in every(lambda choose: space.walk(choose)[0])}
+    found = {canonical(arch) for arch in enumerate_choices(lambda choose: space.walk(choose)[0])}
     return {arch: latency(arch) for arch in found}
 
 
-def every_code(compiled: CompiledSpace) -> np.ndarray[Any, Any]:
+def every_code(compiled: SpaceCosts) -> np.ndarray[Any, Any]:
     """Return all codes of a small space, (tables, N)."""
     paths: list[tuple[tuple[int, ...], int]] = [((), 0)]
     for table in compiled.tables:
@@ -130,7 +130,7 @@ def test_the_codes_are_the_distinct_networks(name: str) -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_every_way_to_choose_has_the_code_of_its_network(name: str) -> None:
     compiled = compiled_space(name)
-    walks = list(every(compiled.space.walk))
+    walks = list(enumerate_choices(compiled.space.walk))
     codes = compiled.encode_many([compiled.space.encode(chosen) for _, chosen in walks])
     for (arch, chosen), code in zip(walks, codes.T, strict=True):
         assert code.tolist() == compiled.encode(chosen).tolist()
@@ -189,7 +189,7 @@ def test_more_networks_than_a_chunk_are_predicted_like_few() -> None:
 
 
 def test_a_single_network_is_a_space_of_one() -> None:
-    compiled = compile_space(load_space("mobilenet_v2_1.0"), cost)
+    compiled = tabulate_costs(load_space("mobilenet_v2_1.0"), cost)
     assert compiled.size == 1
     assert compiled.fastest_ms == compiled.slowest_ms
     assert compiled.decode(compiled.fastest) == {}
@@ -232,4 +232,4 @@ def test_wrong_encodings_are_refused() -> None:
 
 def test_a_cost_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="must be finite"):
-        compile_space(compiled_space("shared").space, lambda _: float("nan"))
+        tabulate_costs(compiled_space("shared").space, lambda _: float("nan"))

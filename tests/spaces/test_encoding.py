@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from nas.networks.network import canonical, totals, trace
-from nas.spaces.encoded_space import space_domain
-from nas.spaces.encoding import Domain, Facts, Indices
+from nas.spaces.encoded_space import encode_space
+from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.spaces.yaml_format import load_space
 
 SPACES = ["mnasnet", "mobile", "ofa", "nb_macro", "fbnet", "cifar"]
 
 
-def facts(rows: Indices) -> Facts:
-    return Facts(np.arange(len(rows)), np.ones(len(rows)), np.zeros((len(rows), 0)))
+def facts(rows: Indices) -> CandidateCosts:
+    return CandidateCosts(np.arange(len(rows)), np.ones(len(rows)), np.zeros((len(rows), 0)))
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_rows_are_active_choices_of_the_space(name: str) -> None:
     space = load_space(name)
-    domain = Domain(space.choices, facts, space.conditions)
+    domain = EncodedSpace(space.choices, facts, space.conditions)
     rng = np.random.default_rng(1)
     rows = domain.sample(60, rng)
     changed = domain.mutate(rows, rng)
@@ -42,7 +42,7 @@ def test_rows_are_active_choices_of_the_space(name: str) -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_facts_are_those_of_the_networks(name: str) -> None:
     space = load_space(name)
-    domain = space_domain(space, lambda layer: layer.macs / 1e6, 0.25)
+    domain = encode_space(space, lambda layer: layer.macs / 1e6, 0.25)
     rows = domain.sample(12, np.random.default_rng(2))
     known = domain.facts(rows)
     for row, latency_ms, features in zip(rows, known.latency_ms, known.features, strict=True):
@@ -55,7 +55,7 @@ def test_facts_are_those_of_the_networks(name: str) -> None:
 
 def test_equal_networks_have_equal_keys_and_others_do_not() -> None:
     space = load_space("mobile")
-    domain = space_domain(space, lambda layer: 1.0)
+    domain = encode_space(space, lambda layer: 1.0)
     rows = domain.sample(300, np.random.default_rng(3))
     keys = [key.tobytes() for key in domain.facts(rows).keys]
     digests = [canonical(space.decode(domain.decode(row))).digest for row in rows]
@@ -64,7 +64,7 @@ def test_equal_networks_have_equal_keys_and_others_do_not() -> None:
 
 def test_every_row_of_a_small_space_once() -> None:
     space = load_space("nb_macro")
-    domain = Domain(space.choices, facts, space.conditions)
+    domain = EncodedSpace(space.choices, facts, space.conditions)
     found = list(map(tuple, domain.every().tolist()))
     assert found == sorted(set(found))
     assert len(found) == domain.size == space.size == 3969
@@ -74,12 +74,12 @@ def test_every_row_of_a_small_space_once() -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_the_size_is_counted_without_making_the_rows(name: str) -> None:
     space = load_space(name)
-    assert Domain(space.choices, facts, space.conditions).size == space.size
+    assert EncodedSpace(space.choices, facts, space.conditions).size == space.size
 
 
 def test_what_is_active_is_known_from_what_comes_before() -> None:
     space = load_space("mobile")
-    domain = Domain(space.choices, facts, space.conditions)
+    domain = EncodedSpace(space.choices, facts, space.conditions)
     rows = domain.sample(200, np.random.default_rng(4))
     for place in range(len(domain.widths)):
         assert (domain.active(rows, place) == (rows[:, place] >= 0)).all()

@@ -13,8 +13,8 @@ import pytest
 from nas.networks.network import canonical
 from nas.scaling.grid import make_grid
 from nas.scaling.scale import Rounding
-from nas.searching.prior_runs import Held, Source, start_identity
-from nas.spaces.search_space import Operator, Proxy, Slot, Space
+from nas.searching.prior_runs import PriorNetwork, PriorSource, prior_identity
+from nas.spaces.search_space import Operator, Proxy, Space, StageSpec
 from nas.spaces.yaml_format import load_space, space_names
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "identities.json").read_text())
@@ -40,12 +40,12 @@ def test_keys_of_grids_and_a_start() -> None:
     grid = make_grid(base, 0.1, 2.0, True, Rounding(), Proxy())
     small = replace(grid, values=((1.0, 1.2), (1.0,), (1.0, 1.1)))
     assert {"make": grid.key, "small": small.key} == GOLDEN["grids"]
-    run = Source("run", (Held({"a": 1}, base, 0.5), Held({}, base, None)), True)
-    assert start_identity([run, Source("x", (Held({}, base),), False)]) == GOLDEN["start"]
+    run = PriorSource("run", (PriorNetwork({"a": 1}, base, 0.5), PriorNetwork({}, base, None)), True)
+    assert prior_identity([run, PriorSource("x", (PriorNetwork({}, base),), False)]) == GOLDEN["start"]
 
 
 def test_no_digest_depends_on_the_name_of_a_class() -> None:
-    class Renamed(Slot):
+    class Renamed(StageSpec):
         """A subclass has another name in its `repr`."""
 
     class Other(Operator):
@@ -53,7 +53,7 @@ def test_no_digest_depends_on_the_name_of_a_class() -> None:
 
     space = load_space("mnasnet")
 
-    def renamed(stage: Slot) -> Renamed:
+    def renamed(stage: StageSpec) -> Renamed:
         operators = tuple(Other(**vars(operator)) for operator in stage.operators)
         return Renamed(**{**vars(stage), "operators": operators})
 

@@ -14,9 +14,9 @@ from scipy.stats import chisquare
 
 from nas.errors import UsageError
 from nas.networks.network import Layer, trace
-from nas.spaces.cost_tables import CompiledSpace, compile_space
+from nas.spaces.cost_tables import SpaceCosts, tabulate_costs
 from nas.spaces.latency_distribution import Count, count_within, latency_distribution, sample_within
-from nas.spaces.search_space import every
+from nas.spaces.search_space import enumerate_choices
 from nas.spaces.yaml_format import load_space, parse_space
 
 STAGE = {"block": ["separable", {"op": "mbconv", "expand_ratio": [2, 3]}], "out_channels": [8, 12],
@@ -54,10 +54,10 @@ CASES = [(name, cost) for name in SPACES for cost in COSTS]
 
 
 @cache
-def small(name: str, cost: str) -> tuple[CompiledSpace, dict[tuple[int, ...], float]]:
+def small(name: str, cost: str) -> tuple[SpaceCosts, dict[tuple[int, ...], float]]:
     """Return a small space and the latency in ms of each of its codes."""
-    compiled = compile_space(parse_space(name, SPACES[name], f"{name}.yaml"), COSTS[cost], constant=0.5)
-    archs = every(lambda choose: compiled.space.walk(choose)[0])
+    compiled = tabulate_costs(parse_space(name, SPACES[name], f"{name}.yaml"), COSTS[cost], constant=0.5)
+    archs = enumerate_choices(lambda choose: compiled.space.walk(choose)[0])
     codes = {tuple(compiled.code_of(arch).tolist()): arch for arch in archs}
     return compiled, {code: 0.5 + sum(map(COSTS[cost], trace(arch))) for code, arch in codes.items()}
 
@@ -125,7 +125,7 @@ def test_samples_of_a_window_are_uniform_over_it() -> None:
 
 
 def test_samples_of_a_large_space_keep_the_limit_and_differ() -> None:
-    compiled = compile_space(load_space("mobile"), positive)
+    compiled = tabulate_costs(load_space("mobile"), positive)
     limit = latency_distribution(compiled).quantile(0.01)
     codes = sample_within(compiled, limit, 2000, np.random.default_rng(0))
     assert codes.shape == (len(compiled.tables), 2000)
@@ -146,7 +146,7 @@ def test_the_fastest_network_alone_can_be_sampled_and_none_at_all() -> None:
 
 
 def test_a_space_whose_networks_all_take_as_long() -> None:
-    compiled = compile_space(parse_space("flat", SPACES["shared"], "flat.yaml"), lambda _: 0.0, constant=2.0)
+    compiled = tabulate_costs(parse_space("flat", SPACES["shared"], "flat.yaml"), lambda _: 0.0, constant=2.0)
     distribution = latency_distribution(compiled)
     assert compiled.fastest_ms == compiled.slowest_ms == distribution.quantile(0.5) == 2.0
     assert distribution.share_within(2.0) == 1.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nas.errors import SpaceError
 from nas.networks.network import build, canonical, trace
-from nas.spaces.search_space import Space, every
+from nas.spaces.search_space import Space, enumerate_choices
 from nas.spaces.yaml_format import load_space, parse_space, space_names
 from nas.utils.paths import shipped
 
@@ -67,7 +67,7 @@ def test_a_shipped_space_loads_samples_and_traces(name: str) -> None:
 
 
 def test_the_size_is_the_number_of_walks(tiny: Space) -> None:
-    archs = list(every(lambda choose: tiny.walk(choose)[0]))
+    archs = list(enumerate_choices(lambda choose: tiny.walk(choose)[0]))
     assert len(archs) == tiny.size == 2 * (1 + 2 * (3 * 2 * 2)) * (2 * 3 + 2 * 9) * 2
     assert len(set(archs)) == len(archs)
 

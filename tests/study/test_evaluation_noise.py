@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.study.evaluation_noise import Spread, fit
+from nas.study.evaluation_noise import NoiseModel, fit
 
 Values = list[list[float]]
 
@@ -96,16 +96,16 @@ def test_equal_candidates_are_within_what_is_explained_in_19_of_20_cases() -> No
         known = rng.normal(0, 0.02, (6, 2))
         noise = float(np.sqrt(np.mean(np.var(known, axis=1, ddof=1))))
         one, other = rng.normal(0, 0.02, 2)
-        inside.append(one - other <= Spread(0.0, 0.0, noise, 6).explained())
+        inside.append(one - other <= NoiseModel(0.0, 0.0, noise, 6).explained())
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 
 def test_a_rare_and_noisy_value_is_drawn_to_the_mean() -> None:
-    spread = Spread(mean=0.5, between=0.1, noise=0.1, degrees=3)
+    spread = NoiseModel(mean=0.5, between=0.1, noise=0.1, degrees=3)
     assert spread.estimate([0.9]) == pytest.approx(0.7)
     assert spread.estimate([0.9, 0.9, 0.9]) == pytest.approx(0.8)
-    assert Spread(0.5, 0.1, 0.0, 3).estimate([0.9]) == 0.9
-    assert Spread(0.5, 0.0, 0.1, 3).estimate([0.9]) == 0.5
+    assert NoiseModel(0.5, 0.1, 0.0, 3).estimate([0.9]) == 0.9
+    assert NoiseModel(0.5, 0.0, 0.1, 3).estimate([0.9]) == 0.5
 
 
 groups = st.lists(st.lists(st.integers(0, 50).map(lambda step: step / 50), min_size=1, max_size=4), min_size=1)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from nas.cli.main import main
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Problem, Told
+from nas.controllers.base import Observation, Problem
 from nas.errors import UsageError
 from nas.networks.network import canonical
-from nas.searching.settings import Experiment
-from nas.spaces.encoded_space import space_domain
+from nas.searching.settings import SearchSettings
+from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import Target, listed_ms, make_goals, make_targets, parse_axes
@@ -126,7 +126,7 @@ def test_metrics_are_read_as_they_were_written() -> None:
 def test_every_controller_takes_several_goals(name: str, devices: int, tiny_space: Path) -> None:
     space = load_space(str(tiny_space)).for_classes(10)
     costs: Any = [lambda layer: layer.macs / 1e5, lambda layer: layer.params / 1e3]
-    domain = space_domain(space, costs if devices == 2 else costs[0])
+    domain = encode_space(space, costs if devices == 2 else costs[0])
     problem = Problem(domain, goals("constrained", [3.0, 30.0], devices))
     controller = CONTROLLERS[name](problem)
     for number in range(12):
@@ -136,13 +136,13 @@ def test_every_controller_takes_several_goals(name: str, devices: int, tiny_spac
         assert latencies.shape == ((2, 1) if devices == 2 else (1,))
         seen = tuple(latencies[:, 0].tolist()) if devices == 2 else ()
         metrics = Metrics(number / 20, float(latencies.flat[0]), 1, 1, seen)
-        controller.tell(Told(choices, metrics, problem.objective(metrics)))
+        controller.tell(Observation(choices, metrics, problem.objective(metrics)))
 
 
 def test_lists_of_one_are_that_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert Experiment(["20ms", "40ms"]).targets == (Target(20.0, 0, "20ms"), Target(40.0, 0, "40ms"))
-    assert Experiment(["20ms", "40ms"]).folder == Path("runs/mnasnet-digits-20ms-40ms-soft-seed0")
-    assert Experiment("20ms", table=["a", "b"]).folder == Path("runs/mnasnet-digits-20ms-a-b-soft-seed0")
+    assert SearchSettings(["20ms", "40ms"]).targets == (Target(20.0, 0, "20ms"), Target(40.0, 0, "40ms"))
+    assert SearchSettings(["20ms", "40ms"]).folder == Path("runs/mnasnet-digits-20ms-40ms-soft-seed0")
+    assert SearchSettings("20ms", table=["a", "b"]).folder == Path("runs/mnasnet-digits-20ms-a-b-soft-seed0")
     for text, message in (
         ("target_latency: [20, 40]", "target_latency must be of type str"),
         ("target_latency: []", "target_latency must be of type str"),

@@ -14,7 +14,7 @@ from nas.networks.network import canonical
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import Metrics
-from nas.study.process_liveness import Workers
+from nas.study.process_liveness import Participants
 from nas.study.study import JOURNAL, Study, Trial, check_run, open_study, read_trials
 from nas.study.trial_ownership import Claim
 
@@ -146,7 +146,7 @@ def test_who_is_on_another_machine_is_dead_when_it_was_silent_for_long(
 ) -> None:
     now, beats = [0.0], {"far": 0}
     monkeypatch.setattr("nas.study.process_liveness.time.monotonic", lambda: now[0])
-    workers = Workers(tmp_path)
+    workers = Participants(tmp_path)
     assert not workers.is_alive("far"), "all workers of a journal share its folder"
     told: dict[str, int] = {}
     workers.beat(told.__setitem__, beats.get)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.study.trial_ownership import ENDED, FAILED, RUNNING, WITHDRAWN, Claim, Ledger
+from nas.study.trial_ownership import ENDED, FAILED, RUNNING, WITHDRAWN, Claim, OwnershipLedger
 
 
-def ledger(*claims: Claim) -> Ledger:
-    made = Ledger()
+def ledger(*claims: Claim) -> OwnershipLedger:
+    made = OwnershipLedger()
     for claim in claims:
         made.take(claim)
     return made

@@ -22,7 +22,7 @@ from nas.networks.network import Network, build
 from nas.spaces.yaml_format import parse_space
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, recalibrate, train
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import ImageData, Pictures
+from nas.training.tasks.image_datasets import ImageData, ImageDataset
 
 DATA: dict[str, Any] = {
     "resolution": 8,
@@ -58,7 +58,7 @@ def task() -> Classification:
 
 
 @pytest.fixture(scope="module")
-def sets(task: Classification) -> tuple[Pictures, Pictures]:
+def sets(task: Classification) -> tuple[ImageDataset, ImageDataset]:
     return task.train_set(8, 100), task.validation_set(8, 60)
 
 
@@ -72,7 +72,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-Sets = tuple[Pictures, Pictures]
+Sets = tuple[ImageDataset, ImageDataset]
 
 
 def plain(model: nn.Module, task: Classification, sets: Sets, recipe: Recipe, seed: int) -> None:

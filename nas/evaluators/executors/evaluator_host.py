@@ -42,7 +42,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """What torch reads at its import."""
 
 
-class Host:
+class EvaluatorHost:
     """An evaluator and the evaluation under way. Nothing that the evaluator raises leaves it."""
 
     def __init__(self, build: Build):

@@ -15,7 +15,7 @@ from nas.training.loop import TrainingError
 END = object()
 
 
-class Here:
+class InProcessExecutor:
     """Draws the accuracies of the one candidate from its evaluator. What ends any evaluation (Ctrl-C) goes upwards."""
 
     slots = 1

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
-from nas.evaluators.executors.evaluator_host import DIED, THREADS, Build, Host, Message, Reply
+from nas.evaluators.executors.evaluator_host import DIED, THREADS, Build, EvaluatorHost, Message, Reply
 
 GOODBYE_S = 3.0
 
@@ -61,7 +61,7 @@ class Process:
         self._process.join()
 
 
-class Processes:
+class ProcessBackend:
     """So many processes of this machine, with equal shares of its cores. A Crew of nas/executors/pool.py."""
 
     def __init__(self, build: Build, workers: int):
@@ -73,7 +73,7 @@ class Processes:
         """Return how many processes there may be."""
         return self._workers
 
-    def hire(self) -> Process:
+    def start_worker(self) -> Process:
         """Start a process."""
         return Process(self._build, self._threads)
 
@@ -139,7 +139,7 @@ def work(build: Build, connection: Connection) -> None:
     os.dup2(2, 1)  # stdout belongs to the parent's result
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
-    host = Host(build)
+    host = EvaluatorHost(build)
     reply: Reply | None = host.ready()
     while True:
         if reply is not None:

@@ -21,7 +21,18 @@ from typing import Any
 
 from nas import __version__
 from nas.errors import UsageError, reason
-from nas.evaluators.executors.evaluator_host import DIED, LOST, READY, STOP, THREADS, UNFIT, Build, Host, Message, Reply
+from nas.evaluators.executors.evaluator_host import (
+    DIED,
+    LOST,
+    READY,
+    STOP,
+    THREADS,
+    UNFIT,
+    Build,
+    EvaluatorHost,
+    Message,
+    Reply,
+)
 
 LOCAL = "local"
 """The address of a cluster that is made of this machine, for one search."""
@@ -58,7 +69,7 @@ class Actor:
             sys.path.insert(0, self._folder)
         os.environ.update(dict.fromkeys(THREADS, str(self._threads)))  # torch is not imported yet
         try:
-            self._host = Host(ray.get(self._build[0]))
+            self._host = EvaluatorHost(ray.get(self._build[0]))
         except Exception as error:
             return UNFIT, f"the evaluator cannot be made on node {socket.gethostname()}: {reason(error)}"
         kind, text = self._host.ready()
@@ -121,7 +132,7 @@ class RayWorker:
             ray.kill(self._actor)
 
 
-class RayCrew:
+class RayBackend:
     """As many actors as the cluster's nodes have room for. A Crew of nas/executors/pool.py.
 
     `cpus` and `gpus` (a part of one, too) are what Ray sets aside for each; torch computes with as many threads.
@@ -146,7 +157,7 @@ class RayCrew:
         """Return how many trials the nodes that are there now can take, at least 1: a node may come."""
         return max(1, self._see())
 
-    def hire(self) -> RayWorker:
+    def start_worker(self) -> RayWorker:
         """Have an actor started, as soon as Ray has the resources for it."""
         threads = max(1, int(self._needs["CPU"]))
         return RayWorker(self._kind.remote([self._recipe], str(Path.cwd()), threads))

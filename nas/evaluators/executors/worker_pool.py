@@ -48,7 +48,7 @@ class Worker(Protocol):
         """Send a message; returns at once, and what goes wrong stands in the reply."""
 
     def receive(self) -> Reply:
-        """Return the reply that `Crew.wait` saw, or how the worker ended: DIED or LOST."""
+        """Return the reply that `WorkerBackend.wait` saw, or how the worker ended: DIED or LOST."""
 
     def kill(self) -> None:
         """End it now."""
@@ -57,14 +57,14 @@ class Worker(Protocol):
 W = TypeVar("W", bound=Worker)
 
 
-class Crew(Protocol[W]):
+class WorkerBackend(Protocol[W]):
     """Where workers come from."""
 
     @property
     def slots(self) -> int:
         """Return how many workers there is room for now."""
 
-    def hire(self) -> W:
+    def start_worker(self) -> W:
         """Return a worker that is being started; READY or why not is the first that it says."""
 
     def wait(self, workers: Sequence[W], timeout_s: float | None) -> Sequence[W]:
@@ -86,7 +86,7 @@ class Candidate:
 
 
 @dataclass(eq=False)
-class Seat(Generic[W]):
+class WorkerSlot(Generic[W]):
     """A worker: with a candidate or free, asked and expected to say something or not.
 
     `unborn`: how many in a row had ended before they were ready when it was hired. `unheard`: it was free, and nothing
@@ -94,23 +94,23 @@ class Seat(Generic[W]):
     """
 
     worker: W
-    unborn: int = 0
+    failed_starts: int = 0
     candidate: Candidate | None = None
     ready: bool = False
     asked: bool = True
     deadline: float = math.inf
-    unheard: bool = False
+    idle_unchecked: bool = False
 
 
-class Pool(Generic[W]):
+class WorkerPoolExecutor(Generic[W]):
     """An Executor. Workers live across candidates; `limit_s` is the time that each candidate has once it began.
 
     One that is evaluated longer has so many times the time.
     """
 
-    def __init__(self, crew: Crew[W], limit_s: float | None, warn: Callable[[str], None]):
+    def __init__(self, crew: WorkerBackend[W], limit_s: float | None, warn: Callable[[str], None]):
         self._crew, self._limit_s, self._warn = crew, limit_s, warn
-        self._seats: list[Seat[W]] = []
+        self._seats: list[WorkerSlot[W]] = []
         self._waiting: deque[Candidate] = deque()
         self._events: deque[Event] = deque()
         self._told: int | None = None
@@ -161,7 +161,7 @@ class Pool(Generic[W]):
             if seat.candidate is not None and seat.candidate.number == number:
                 self._ask(seat, (MORE,))
 
-    def _ask(self, seat: Seat[W], message: Message) -> None:
+    def _ask(self, seat: WorkerSlot[W], message: Message) -> None:
         seat.worker.send(message)
         seat.asked = True
 
@@ -169,7 +169,7 @@ class Pool(Generic[W]):
         """Give waiting candidates to free workers, and have as many more started as are missing."""
         for seat in [seat for seat in self._seats if seat.ready and seat.candidate is None]:
             alive = seat.worker.alive()
-            seat.unheard = alive is None and (seat.unheard or not self._waiting)
+            seat.idle_unchecked = alive is None and (seat.idle_unchecked or not self._waiting)
             if alive is False:
                 self._dismiss(seat)
             elif self._waiting:
@@ -178,9 +178,9 @@ class Pool(Generic[W]):
                 self._ask(seat, (BEGIN, candidate.arch, candidate.seed, candidate.times))
         coming = sum(not seat.ready for seat in self._seats)
         for _ in range(len(self._waiting) - coming):
-            self._seats.append(Seat(self._crew.hire(), self._unborn))
+            self._seats.append(WorkerSlot(self._crew.start_worker(), self._unborn))
 
-    def _dismiss(self, seat: Seat[W]) -> None:
+    def _dismiss(self, seat: WorkerSlot[W]) -> None:
         self._seats.remove(seat)
         seat.worker.kill()
 
@@ -197,13 +197,13 @@ class Pool(Generic[W]):
                 limit = format_duration(seat.candidate.times * self._limit_s)
                 self._end(seat.candidate, f"it took longer than {limit}, the limit of a trial")
 
-    def _hear(self, seat: Seat[W]) -> None:
+    def _hear(self, seat: WorkerSlot[W]) -> None:
         (kind, value), candidate = seat.worker.receive(), seat.candidate
-        seat.asked, unheard, seat.unheard = False, seat.unheard, False
+        seat.asked, idle_unchecked, seat.idle_unchecked = False, seat.idle_unchecked, False
         if kind == READY:
             seat.ready, self._unborn = True, 0
             for other in self._seats:
-                other.unborn = 0
+                other.failed_starts = 0
             self._assign()
         elif kind == UNFIT:
             raise RunError(value)
@@ -216,19 +216,19 @@ class Pool(Generic[W]):
             self._dismiss(seat)
             if not seat.ready:
                 self._count_unborn(seat, value)
-            innocent = kind == DIED and unheard and candidate is not None and candidate.lost == 0
+            innocent = kind == DIED and idle_unchecked and candidate is not None and candidate.lost == 0
             self._missing(candidate, value, kind == LOST or innocent)
 
     def _end(self, candidate: Candidate, error: str | None) -> None:
         self._events.append(Event(candidate.number, error=TrainingError(error) if error is not None else None))
         self._assign()
 
-    def _count_unborn(self, seat: Seat[W], why: str) -> None:
+    def _count_unborn(self, seat: WorkerSlot[W], why: str) -> None:
         """Say that a worker ended before it was ready. Raises RunError where that seems to be so of all.
 
         Several that end together, as on a node that is lost, count as one.
         """
-        self._unborn = max(self._unborn, seat.unborn + 1)
+        self._unborn = max(self._unborn, seat.failed_starts + 1)
         if self._unborn >= MOST_UNBORN:
             raise RunError(f"no worker can be started: {why} ({MOST_UNBORN} in a row ended while making the evaluator)")
         self._warn(f"a worker ended while making the evaluator, another is started: {why}")

@@ -18,14 +18,19 @@ from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.evaluators import Evaluator, find_evaluator
 from nas.evaluators.accuracy_table import read_accuracies
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.executors import Task, evaluate_all
-from nas.evaluators.executors.in_process import Here
+from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.rank_check.plots import draw_agreement
 from nas.evaluators.rank_check.rank_correlation import Agreement, agreement, ceiling, noise
 from nas.evaluators.rank_check.records import remember
-from nas.evaluators.rank_check.reference_trainings import Reference, stratified_networks, threads_of, train_reference
+from nas.evaluators.rank_check.reference_trainings import (
+    ReferenceTrainings,
+    stratified_networks,
+    threads_of,
+    train_reference,
+)
 from nas.evaluators.supernet.evaluator import find_folder
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.export import versions
@@ -95,10 +100,10 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
     if len(archs) < LEAST_NETWORKS:
         raise UsageError(f"--space: '{space.name}' has {len(archs)} networks to judge by, at least {LEAST_NETWORKS}")
     folder = check.folder
-    trained = ProxyTraining(Setup(task, space, folder, seed=check.seed, reporter=reporter))
+    trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
     threads = threads_of(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
-    reference = Reference.open(folder / REFERENCE, {**settings, "threads": threads})
+    reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         scored = {name: _scores(name, evaluator, archs, check.seed) for name, evaluator in
@@ -124,7 +129,10 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
 
 
 def _figures(
-    reference: Reference, archs: Sequence[Architecture], accuracies: Sequence[Sequence[float]], judged: Sequence[Judged]
+    reference: ReferenceTrainings,
+    archs: Sequence[Architecture],
+    accuracies: Sequence[Sequence[float]],
+    judged: Sequence[Judged],
 ) -> dict[str, Any]:
     repeats = ceiling(accuracies) if len(accuracies[0]) > 1 else None
     truth = [fmean(values) for values in accuracies]
@@ -175,7 +183,7 @@ def names_of(check: Check) -> list[str]:
 
 
 def _train(
-    reference: Reference,
+    reference: ReferenceTrainings,
     archs: Sequence[Architecture],
     seeds: Sequence[int],
     space: Space,
@@ -196,7 +204,7 @@ def _made(check: Check, task: Classification, space: Space, reporter: Reporter) 
     sources = {"supernet": check.supernet, "tabular": check.accuracies}
     for name in names_of(check):
         source = Path(given) if (given := sources.get(name)) else None
-        yield name, find_evaluator(name)(Setup(task, space, check.folder, source, check.seed, reporter))
+        yield name, find_evaluator(name)(EvaluatorContext(task, space, check.folder, source, check.seed, reporter))
 
 
 def _scores(
@@ -206,7 +214,7 @@ def _scores(
     scores, seconds = [], []
     for arch in archs:
         started = time.process_time()
-        (outcome,) = evaluate_all(Here(evaluator), [Task(arch, seed)])
+        (outcome,) = evaluate_all(InProcessExecutor(evaluator), [Task(arch, seed)])
         if outcome.error:
             raise TrainingError(f"--evaluator {name}: {arch.digest}: {outcome.error}")
         seconds.append(time.process_time() - started)
@@ -215,7 +223,7 @@ def _scores(
 
 
 def _shorter(
-    reference: Reference, archs: Sequence[Architecture], seeds: Sequence[int], settings: dict[str, Any]
+    reference: ReferenceTrainings, archs: Sequence[Architecture], seeds: Sequence[int], settings: dict[str, Any]
 ) -> Iterator[Judged]:
     """Judge trainings, whole and stopped early: the curves of one seed against the last accuracies of the others."""
     if len(seeds) < 2:

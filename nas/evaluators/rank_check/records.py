@@ -28,17 +28,17 @@ def remember(check: Mapping[str, Any]) -> None:
         write_json(path, {**{key: judged[key] for key in KEPT}, "reference": reference, "date": check["date"]})
 
 
-def known(space_key: str, data: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def find_record(space_key: str, data: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a check on this machine found of an evaluator of these settings, None where there was none."""
     try:
         found = json.loads(_path(space_key, data, settings).read_text(encoding="utf-8"))
-        in_words(found)
+        describe_record(found)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return dict(found)
 
 
-def in_words(found: Mapping[str, Any]) -> str:
+def describe_record(found: Mapping[str, Any]) -> str:
     """Return the figures as a part of a sentence."""
     said = f"{Agreement.from_dict(found['agreement'])} against {found['agreement']['networks']} trained networks"
     reference = found["reference"]["agreement"]

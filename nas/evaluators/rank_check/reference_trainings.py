@@ -22,10 +22,10 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.networks.network import totals, trace
-from nas.spaces.sampling import draw
+from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
@@ -72,7 +72,7 @@ class Training:
 
 
 @dataclass
-class Reference:
+class ReferenceTrainings:
     """The finished trainings of one file, by (digest, seed)."""
 
     path: Path
@@ -80,7 +80,7 @@ class Reference:
     trainings: dict[tuple[str, int], Training] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, settings: dict[str, Any]) -> Reference:
+    def open(cls, path: Path, settings: dict[str, Any]) -> ReferenceTrainings:
         """Return the reference at `path`, begun where there is none.
 
         Raises RunError where the file is broken or holds trainings of other settings.
@@ -138,7 +138,7 @@ def stratified_networks(space: Space, count: int, seed: int) -> list[Architectur
     The strata are of equal share of what uniform choices give, so that the set is a fair sample of the space, with
     its ends in it.
     """
-    drawn = draw(space, DRAWN_PER_NETWORK * count, f"{space.name} reference {seed}")
+    drawn = sample_networks(space, DRAWN_PER_NETWORK * count, f"{space.name} reference {seed}")
     drawn.sort(key=lambda arch: totals(trace(arch)).macs)
     rng = random.Random(seed)
     edges = [len(drawn) * index // count for index in range(count + 1)]
@@ -185,7 +185,7 @@ def _begin(space: Space, data: str, root: str | None, threads: int) -> None:
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _EVALUATORS[:] = [ProxyTraining(Setup(Classification.load(data, root), space, Path()))]
+    _EVALUATORS[:] = [ProxyTraining(EvaluatorContext(Classification.load(data, root), space, Path()))]
 
 
 def _end_with_parent() -> None:

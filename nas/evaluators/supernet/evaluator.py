@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from nas.architecture import Architecture
 from nas.errors import RunError, UsageError, WeightsError
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.supernet.shared_weights import Supernet, load_bank, save_bank
 from nas.evaluators.supernet.training import SupernetRecipe, train_supernet
 from nas.spaces.search_space import Space
@@ -36,7 +36,7 @@ class SupernetEvaluator:
     deterministic = True
     """Another seed gives the same accuracy."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: EvaluatorContext):
         if not isinstance(setup.space, Space):
             raise UsageError("--evaluator supernet: holds the networks of one search space, not scaled ones")
         self._setup, self._space, self._proxy = setup, setup.space, setup.space.proxy

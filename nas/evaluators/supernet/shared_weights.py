@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nas.architecture import Architecture
 from nas.errors import WeightsError
 from nas.networks.network import Layer, Network, build, in_channels, initialize, make_block, trace
-from nas.spaces.automaton import Lattice, unroll
+from nas.spaces.automaton import SpaceAutomaton, unroll
 from nas.spaces.search_space import Space
 from nas.utils.files import write_bytes
 
@@ -38,7 +38,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self._lattice = unroll(space)
-        self._turns: dict[Any, Turn] = {}
+        self._turns: dict[Any, SharedBlock] = {}
         largest = _largest_parameters(self._lattice)
         self.names = tuple(largest)
         """The name of every parameter of the bank, in order: "stage2/layer0/mbconv/project.0.weight"."""
@@ -76,7 +76,7 @@ class Supernet(nn.Module):
         """Return the bank's parameter at `place`."""
         return cast(nn.Parameter, self.bank[self._at[f"{place}:{ndim}"]])
 
-    def turn(self, place: str, layer: Layer) -> Turn:
+    def turn(self, place: str, layer: Layer) -> SharedBlock:
         """Return the module of `layer` at `place`: children take turns with it."""
         key = (place, layer.spec, in_channels(layer))
         if key not in self._turns:
@@ -87,7 +87,7 @@ class Supernet(nn.Module):
             wholes = [self.whole(f"{place}/{layer.spec.op}/{name}", own.ndim) for name, own in named]
             if len(self._turns) >= KEPT_BLOCKS:
                 self._turns.clear()
-            self._turns[key] = Turn(block, tuple(zip((own for _, own in named), wholes, strict=True)))
+            self._turns[key] = SharedBlock(block, tuple(zip((own for _, own in named), wholes, strict=True)))
         return self._turns[key]
 
 
@@ -100,7 +100,7 @@ def part_of(whole: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Turn:
+class SharedBlock:
     """A block, and for each of its parameters the bank's that it is a part of."""
 
     block: nn.Module
@@ -193,7 +193,7 @@ def _dotted(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _layers(lattice: Lattice) -> Iterator[tuple[str, Layer]]:
+def _layers(lattice: SpaceAutomaton) -> Iterator[tuple[str, Layer]]:
     """Yield every layer that the space can have, with its place; the head is the stage after the last."""
     position: dict[int, int] = {}
     for segment in lattice.segments[1:]:
@@ -204,7 +204,7 @@ def _layers(lattice: Lattice) -> Iterator[tuple[str, Layer]]:
                 yield f"{_place(segment.slot, layer_number)}/{step.layer.spec.op}", step.layer
 
 
-def _largest_parameters(lattice: Lattice) -> dict[str, nn.Parameter]:
+def _largest_parameters(lattice: SpaceAutomaton) -> dict[str, nn.Parameter]:
     """Return {"place/name:dimensions": a fresh parameter in the largest shape that any layer gives it}."""
     shapes: dict[str, tuple[int, ...]] = {}
     owners: dict[str, tuple[type[nn.Module], str]] = {}

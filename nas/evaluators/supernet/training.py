@@ -32,7 +32,7 @@ from nas.training.checkpoint import load_checkpoint, save_checkpoint
 from nas.training.loop import TrainingError, keep_freed_memory, no_memory, pick_device
 from nas.training.recipe import one_cycle
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import Pictures
+from nas.training.tasks.image_datasets import ImageDataset
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SupernetRecipe:
 
 
 @dataclass(frozen=True)
-class Family:
+class SubnetSampler:
     """Whose turn it is: the two ends of the space by MACs, and random children by the step's dice."""
 
     space: Space
@@ -59,26 +59,26 @@ class Family:
     smallest: Architecture
 
     @classmethod
-    def of(cls, space: Space) -> Family:
+    def of(cls, space: Space) -> SubnetSampler:
         """Return the family of `space`."""
         smallest, largest = (best_path(space, lambda layer: float(layer.macs), most)[1] for most in (False, True))
         return cls(space, largest, smallest)
 
-    def draw(self, count: int, dice: random.Random, lean: float = 0.0) -> list[Architecture]:
+    def draw(self, count: int, rng: random.Random, lean: float = 0.0) -> list[Architecture]:
         """Return `count` random children that share out the values of each choice: no value twice before all once.
 
         Each child alone is uniform over the choices (strict fairness, Chu et al. 2021, section 3). With a probability
         of `lean` a choice of numbers is its largest instead.
         """
         orders: dict[str, list[Scalar]] = {}
-        return [canonical(self.space.walk(self._chooser(index, dice, lean, orders))[0]) for index in range(count)]
+        return [canonical(self.space.walk(self._chooser(index, rng, lean, orders))[0]) for index in range(count)]
 
-    def _chooser(self, index: int, dice: random.Random, lean: float, orders: dict[str, list[Scalar]]) -> Choose:
+    def _chooser(self, index: int, rng: random.Random, lean: float, orders: dict[str, list[Scalar]]) -> Choose:
         def choose(key: str, values: Values) -> Scalar:
             numbers = [value for value in values if not isinstance(value, str)]
-            if numbers and lean and dice.random() < lean:
+            if numbers and lean and rng.random() < lean:
                 return max(numbers)
-            order = orders.setdefault(key, dice.sample(values, len(values)))
+            order = orders.setdefault(key, rng.sample(values, len(values)))
             return order[index % len(order)]
 
         return choose
@@ -116,7 +116,7 @@ class _State:
 def train_supernet(
     supernet: Supernet,
     task: Classification,
-    images: Pictures,
+    images: ImageDataset,
     recipe: SupernetRecipe,
     seed: int,
     *,
@@ -141,14 +141,14 @@ def train_supernet(
         state.restore(found, checkpoint)
         watch(len(state.losses) * len(images))
         yield from state.losses
-    family = Family.of(supernet.space)
+    family = SubnetSampler.of(supernet.space)
     for epoch in range(len(state.losses), training.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(seed * 1_000_003 + epoch)
             loader = DataLoader(images, batch_size, shuffle=True, drop_last=True, num_workers=images.workers)
-            dice = random.Random(f"{seed}, {epoch}")
+            rng = random.Random(f"{seed}, {epoch}")
             try:
-                state.losses.append(_epoch(state, family, task, loader, recipe, dice, device, watch))
+                state.losses.append(_epoch(state, family, task, loader, recipe, rng, device, watch))
             except (RuntimeError, MemoryError) as error:
                 if not no_memory(error):
                     raise
@@ -168,11 +168,11 @@ def _begin(supernet: Supernet, recipe: SupernetRecipe, steps: int) -> _State:
 
 def _epoch(
     state: _State,
-    family: Family,
+    family: SubnetSampler,
     task: Classification,
     loader: Any,
     recipe: SupernetRecipe,
-    dice: random.Random,
+    rng: random.Random,
     device: torch.device,
     watch: Callable[[int], None],
 ) -> float:
@@ -180,7 +180,7 @@ def _epoch(
     warmup = training.warmup_epochs / training.epochs
     for images, labels in loader:
         done = state.schedule.last_epoch / state.total_steps
-        archs = family.draw(training.children, dice, max(0.0, 1 - done / warmup) if warmup else 0.0)
+        archs = family.draw(training.children, rng, max(0.0, 1 - done / warmup) if warmup else 0.0)
         state.optimizer.zero_grad(set_to_none=True)
         batch = images.to(device, memory_format=torch.channels_last), labels.to(device)
         losses.append(_step(state.supernet, family, archs, task, batch, training))
@@ -196,7 +196,7 @@ def _epoch(
 
 def _step(
     supernet: Supernet,
-    family: Family,
+    family: SubnetSampler,
     archs: list[Architecture],
     task: Classification,
     batch: tuple[Tensor, Tensor],

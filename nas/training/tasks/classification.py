@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nas.training.tasks.image_datasets import ImageData, Pictures, Split, augmentation, load_images, normalize
+from nas.training.tasks.image_datasets import ImageData, ImageDataset, Split, augmentation, load_images, normalize
 
 EVALUATION_BATCH = 256
 LABEL_SMOOTHING = 0.1
@@ -29,17 +29,17 @@ class Classification:
         """How many classes there are."""
         return len(self.data.classes)
 
-    def train_set(self, resolution: int, images: int = 0) -> Pictures:
+    def train_set(self, resolution: int, images: int = 0) -> ImageDataset:
         """Return the training images, augmented; a stratified part of `images` where that is above 0."""
-        return Pictures(_part(self.data.train, images), resolution, augmentation(resolution, self.data.flip))
+        return ImageDataset(_part(self.data.train, images), resolution, augmentation(resolution, self.data.flip))
 
-    def validation_set(self, resolution: int, images: int = 0) -> Pictures:
+    def validation_set(self, resolution: int, images: int = 0) -> ImageDataset:
         """Return the held-out images that rank candidates, or a stratified part of them."""
-        return Pictures(_part(self.data.validation, images), resolution)
+        return ImageDataset(_part(self.data.validation, images), resolution)
 
-    def test_set(self, resolution: int) -> Pictures:
+    def test_set(self, resolution: int) -> ImageDataset:
         """Return the images that are touched once, at the end."""
-        return Pictures(self.data.test, resolution)
+        return ImageDataset(self.data.test, resolution)
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return what the model says of images (B, 3, H, W) from 0 to 255: float32 (B, num_classes)."""
@@ -63,7 +63,7 @@ class Classification:
         return self.criterion(self.logits(model, images), labels)
 
     @torch.no_grad()
-    def accuracy(self, model: nn.Module, images: Pictures, device: torch.device) -> float:
+    def accuracy(self, model: nn.Module, images: ImageDataset, device: torch.device) -> float:
         """Return the share of `images` whose class has the highest logit, in [0, 1]; the model is left in eval mode."""
         model.eval()
         right = torch.zeros((), dtype=torch.long, device=device)

@@ -56,7 +56,7 @@ class ImageData:
     flip: bool = True
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class ImageDataset(Dataset[tuple[Tensor, int]]):
     """Items of a split as (uint8 (3, R, R), label); decoded once into memory where they fit."""
 
     def __init__(self, split: Split, resolution: int, augment: Callable[[Tensor], Tensor] | None = None):
@@ -77,7 +77,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             digest.update(Path(image).name.encode() if is_file else np.ascontiguousarray(image).tobytes())
         return digest.hexdigest()[:16]
 
-    def also(self, step: Callable[[Tensor], Tensor]) -> Pictures:
+    def also(self, step: Callable[[Tensor], Tensor]) -> ImageDataset:
         """Return the same images with one more augmentation, the last; what was decoded is shared."""
         before, result = self._augment, copy.copy(self)
         result._augment = step if before is None else v2.Compose([before, step])  # a lambda would not be pickled

@@ -17,13 +17,13 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.errors import RunError, reason
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.executors import Event, Executor, Outcome, Task, evaluate_all
 from nas.evaluators.executors.evaluator_host import Build
-from nas.evaluators.executors.in_process import Here
-from nas.evaluators.executors.processes import Processes, ended, environment, threads_each
-from nas.evaluators.executors.ray import RayCrew
-from nas.evaluators.executors.worker_pool import Pool
+from nas.evaluators.executors.in_process import InProcessExecutor
+from nas.evaluators.executors.processes import ProcessBackend, ended, environment, threads_each
+from nas.evaluators.executors.ray import RayBackend
+from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.spaces.yaml_format import load_space
 from nas.training.tasks.classification import Classification
@@ -50,15 +50,15 @@ ROOT = Path(__file__).parents[3]
 
 
 def here(build: Build, limit_s: float | None = None) -> Executor:
-    return Here(build())  # type: ignore[arg-type]
+    return InProcessExecutor(build())  # type: ignore[arg-type]
 
 
 def processes(build: Build, limit_s: float | None = None, workers: int = 1) -> Executor:
-    return Pool(Processes(build, workers), limit_s, Reporter().warn)
+    return WorkerPoolExecutor(ProcessBackend(build, workers), limit_s, Reporter().warn)
 
 
 def ray_cluster(build: Build, limit_s: float | None = None) -> Executor:
-    return Pool(RayCrew("local", build, 1, 0, Reporter().warn), limit_s, Reporter().warn)
+    return WorkerPoolExecutor(RayBackend("local", build, 1, 0, Reporter().warn), limit_s, Reporter().warn)
 
 
 EXECUTORS: dict[str, Callable[..., Executor]] = {"here": here, "processes": processes, "ray": ray_cluster}
@@ -226,7 +226,7 @@ def test_trainings_give_the_same_accuracies_to_the_bit(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     space = load_space(str(tiny_space)).for_classes(10)
-    setup = Setup(Classification.load("digits"), space, tmp_path, reporter=Reporter(quiet=True))
+    setup = EvaluatorContext(Classification.load("digits"), space, tmp_path, reporter=Reporter(quiet=True))
     archs = [space.decode(space.sample(random.Random(seed))) for seed in range(2)]
     direct = [list(ProxyTraining(setup).longer(2).evaluate(arch, 5)) for arch in archs]
     executor = make(partial(ProxyTraining, setup))

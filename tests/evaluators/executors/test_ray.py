@@ -17,7 +17,7 @@ import pytest
 
 from nas.cli.main import main
 from nas.errors import UsageError
-from nas.evaluators.executors.ray import PROBE, RayCrew, check_cluster, check_resources, trials_on
+from nas.evaluators.executors.ray import PROBE, RayBackend, check_cluster, check_resources, trials_on
 from nas.study.study import JOURNAL
 from tests.helpers.scripted_evaluator import Scripted
 
@@ -138,7 +138,7 @@ def test_a_search_outlives_a_node_that_is_killed(cluster: Any, tiny_space: Path,
 
 def test_slots_follow_the_nodes(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.evaluators.executors.ray.LOOK_S", 0.0)
-    crew = RayCrew(cluster.address, Scripted, 0.5, 0, print)
+    crew = RayBackend(cluster.address, Scripted, 0.5, 0, print)
     try:
         before = crew.slots
         assert before == 2 * len(cluster.workers)
@@ -170,7 +170,7 @@ def test_a_cluster_of_another_version_and_one_without_gpus_are_told_in_a_line(
     with pytest.raises(UsageError, match=r"^--ray-gpus 0.5: no node has a GPU$"):
         check_cluster(cluster.address, 1, 0.5)
     with pytest.raises(UsageError, match=r"^--ray-cpus 3: no node has more than 1$"):
-        RayCrew(cluster.address, Scripted, 3, 0, print)
+        RayBackend(cluster.address, Scripted, 3, 0, print)
     monkeypatch.setattr("nas.evaluators.executors.ray.PROBE", "import ray\nray.__version__ = '2.0.0'\n" + PROBE)
     with pytest.raises(UsageError, match=r"^--ray .*Version mismatch: The cluster was started with: Ray: .*2\.0\.0"):
         check_cluster(cluster.address, 1, 0)

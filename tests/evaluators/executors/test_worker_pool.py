@@ -23,7 +23,7 @@ from nas.evaluators.executors.evaluator_host import (
     Message,
     Reply,
 )
-from nas.evaluators.executors.worker_pool import MOST_LOST, MOST_UNBORN, Pool
+from nas.evaluators.executors.worker_pool import MOST_LOST, MOST_UNBORN, WorkerPoolExecutor
 
 ARCH = Architecture(8, (), BlockSpec("classifier"))
 
@@ -54,7 +54,7 @@ class Stage:
         self.known = known
         self.scripts, self.hired, self.slots, self.closed = deque(scripts), list[Played](), slots, False
 
-    def hire(self) -> Played:
+    def start_worker(self) -> Played:
         self.hired.append(Played(self.scripts.popleft(), self.known))
         return self.hired[-1]
 
@@ -76,7 +76,7 @@ def test_a_candidate_whose_place_is_lost_begins_again_and_what_was_told_is_void(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stage = Stage([UP, (ACCURACY, 0.1), (LOST, "its node is lost")], [UP, *accuracies(0.2, 0.3)])
-    pool = Pool(stage, None, print)
+    pool = WorkerPoolExecutor(stage, None, print)
     pool.start(5, ARCH, 7)
     found = [pool.wait() for _ in range(5)]
     assert found == [Event(5, 0.1), Event(5, again=True), Event(5, 0.2), Event(5, 0.3), Event(5)]
@@ -90,7 +90,7 @@ def test_a_candidate_whose_place_is_lost_begins_again_and_what_was_told_is_void(
 
 def test_a_candidate_that_loses_every_place_fails(capsys: pytest.CaptureFixture[str]) -> None:
     stage = Stage(*[[UP, (LOST, "its node is lost")]] * (MOST_LOST + 1), [UP, *accuracies(0.2)])
-    pool = Pool(stage, None, print)
+    pool = WorkerPoolExecutor(stage, None, print)
     pool.start(0, ARCH, 7)
     found = [pool.wait() for _ in range(MOST_LOST + 1)]
     assert [event.again for event in found] == [True] * MOST_LOST + [False]
@@ -103,7 +103,7 @@ def test_a_worker_that_is_lost_or_dies_before_it_is_ready_costs_no_candidate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     stage = Stage([(LOST, "gone")], [(DIED, "killed")], [UP, *accuracies(0.2)])
-    pool = Pool(stage, None, print)
+    pool = WorkerPoolExecutor(stage, None, print)
     pool.start(0, ARCH, 7)
     assert [pool.wait(), pool.wait()] == [Event(0, 0.2), Event(0)]
     pool.close()
@@ -116,7 +116,7 @@ def test_a_worker_that_is_lost_or_dies_before_it_is_ready_costs_no_candidate(
 @pytest.mark.parametrize("kind", [LOST, DIED])
 def test_workers_that_never_become_ready_end_the_search(kind: str) -> None:
     stage = Stage(*[[(kind, "killed")]] * (MOST_UNBORN + 1))
-    pool = Pool(stage, 1.0, print)
+    pool = WorkerPoolExecutor(stage, 1.0, print)
     pool.start(0, ARCH, 7)
     with pytest.raises(RunError, match=r"^no worker can be started: killed \(3 in a row ended while"):
         pool.wait()
@@ -126,7 +126,7 @@ def test_workers_that_never_become_ready_end_the_search(kind: str) -> None:
 def test_a_worker_that_died_while_it_was_free_costs_no_candidate_and_one_begins_again_only_once() -> None:
     died: Reply = (DIED, "killed")
     stage = Stage([UP, *accuracies(0.1), died], [UP, *accuracies(0.2), died], [UP, died], [UP, (ACCURACY, 0.3), died])
-    pool = Pool(stage, None, lambda _: None)
+    pool = WorkerPoolExecutor(stage, None, lambda _: None)
     pool.start(0, ARCH, 7)
     assert [pool.wait(), pool.wait()] == [Event(0, 0.1), Event(0)]
     pool.start(1, ARCH, 7)
@@ -143,7 +143,7 @@ def test_a_worker_that_died_while_it_was_free_costs_no_candidate_and_one_begins_
 
 def test_a_worker_that_is_known_to_live_and_dies_takes_its_candidate_with_it() -> None:
     stage = Stage([UP, *accuracies(0.1), (DIED, "killed")], known=True)
-    pool = Pool(stage, None, print)
+    pool = WorkerPoolExecutor(stage, None, print)
     pool.start(0, ARCH, 7)
     assert [pool.wait(), pool.wait()] == [Event(0, 0.1), Event(0)]
     pool.start(1, ARCH, 7)
@@ -153,7 +153,7 @@ def test_a_worker_that_is_known_to_live_and_dies_takes_its_candidate_with_it() -
 def test_workers_that_end_together_count_as_one_and_a_ready_one_begins_the_count_anew() -> None:
     gone = [(LOST, "gone")]
     stage = Stage(gone, gone, gone, gone, [UP, (DIED, "killed")], *[gone] * 2, [UP, *accuracies(0.2)], *[[]] * 4)
-    pool = Pool(stage, None, lambda _: None)
+    pool = WorkerPoolExecutor(stage, None, lambda _: None)
     for number in range(4):
         pool.start(number, ARCH, 7)
     died = pool.wait()
@@ -164,7 +164,7 @@ def test_workers_that_end_together_count_as_one_and_a_ready_one_begins_the_count
 def test_a_free_worker_takes_what_waits_for_one_that_does_not_come() -> None:
     """A node was lost: the other one must not wait for an actor that has no place to be."""
     stage = Stage([UP, *accuracies(0.1), *accuracies(0.2)], [], slots=2)
-    pool = Pool(stage, None, print)
+    pool = WorkerPoolExecutor(stage, None, print)
     pool.start(0, ARCH, 7)
     pool.start(1, ARCH, 7)
     assert [pool.wait() for _ in range(4)] == [Event(0, 0.1), Event(0), Event(1, 0.2), Event(1)]
@@ -173,7 +173,7 @@ def test_a_free_worker_takes_what_waits_for_one_that_does_not_come() -> None:
 
 def test_a_stopped_candidate_is_not_heard_of_and_its_worker_goes_on() -> None:
     stage = Stage([UP, (ACCURACY, 0.1), *accuracies(0.2)])
-    pool = Pool(stage, None, print)
+    pool = WorkerPoolExecutor(stage, None, print)
     pool.start(0, ARCH, 7)
     assert pool.wait() == Event(0, 0.1)
     pool.stop(0)
@@ -184,7 +184,7 @@ def test_a_stopped_candidate_is_not_heard_of_and_its_worker_goes_on() -> None:
 
 def test_what_is_stopped_before_or_while_it_is_evaluated() -> None:
     stage = Stage([UP, (ACCURACY, 0.1)], [UP, *accuracies(0.2)], [], slots=2)
-    pool = Pool(stage, None, print)
+    pool = WorkerPoolExecutor(stage, None, print)
     for number in range(3):
         pool.start(number, ARCH, 7)
     assert pool.wait() == Event(0, 0.1)
@@ -198,7 +198,7 @@ def test_what_is_stopped_before_or_while_it_is_evaluated() -> None:
 
 
 def test_a_place_where_nothing_can_be_evaluated_ends_the_search() -> None:
-    pool = Pool(Stage([(UNFIT, "no such file")]), None, print)
+    pool = WorkerPoolExecutor(Stage([(UNFIT, "no such file")]), None, print)
     pool.start(0, ARCH, 7)
     with pytest.raises(RunError, match="no such file"):
         pool.wait()

@@ -17,8 +17,8 @@ import yaml
 from nas.cli.main import main
 from nas.errors import RunError
 from nas.evaluators.rank_check.rank_correlation import ceiling
-from nas.evaluators.rank_check.records import in_words, known
-from nas.evaluators.rank_check.reference_trainings import Reference, Training, stratified_networks
+from nas.evaluators.rank_check.records import describe_record, find_record
+from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings, Training, stratified_networks
 from nas.networks.network import totals, trace
 from nas.spaces.yaml_format import load_space
 from nas.utils.paths import shipped
@@ -88,15 +88,15 @@ def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, caps
     said = capsys.readouterr()
     found = json.loads(said.out)["evaluator_check"]
     assert found["agreement"]["networks"] == 5
-    assert in_words(found) in said.err
+    assert describe_record(found) in said.err
     key, settings = load_space(space_path).key, json.loads(said.out)["settings"]["proxy"]
-    assert known(key, "digits", settings) == found
-    assert known(key, "digits", {**settings, "evaluator": "macs"}) is not None
-    assert known(key, "digits", {**settings, "evaluator": "synflow"}) is None
-    assert known(key, "cifar10", settings) is None
+    assert find_record(key, "digits", settings) == found
+    assert find_record(key, "digits", {**settings, "evaluator": "macs"}) is not None
+    assert find_record(key, "digits", {**settings, "evaluator": "synflow"}) is None
+    assert find_record(key, "cifar10", settings) is None
     trained = json.loads((tmp_path / "run" / "check.json").read_text())["evaluators"][-1]
     assert trained["settings"]["evaluator"] == "proxy_training"
-    assert known(key, "digits", trained["settings"]) is not None
+    assert find_record(key, "digits", trained["settings"]) is not None
 
 
 def test_killed_trainings_are_not_repeated(space_path: str, tmp_path: Path) -> None:
@@ -172,17 +172,17 @@ def test_a_broken_reference_is_named(tmp_path: Path, line: str, message: str) ->
     path = tmp_path / "reference.jsonl"
     path.write_text(json.dumps({"format": 1, "settings": {"epochs": 2}}) + "\n" + line + "\n")
     with pytest.raises(Exception, match=message):
-        Reference.open(path, {"epochs": 2})
+        ReferenceTrainings.open(path, {"epochs": 2})
 
 
 def test_a_reference_of_other_settings_is_refused(tmp_path: Path) -> None:
-    reference = Reference.open(tmp_path / "a.jsonl", {"epochs": 2})
+    reference = ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 2})
     arch = stratified_networks(load_space("cifar"), 4, 0)[0]
     reference.add(Training(arch, 0, (0.1, 0.2), 1.5))
-    again = Reference.open(tmp_path / "a.jsonl", {"epochs": 2, "new": 1})
+    again = ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 2, "new": 1})
     assert again.trainings == reference.trainings
     with pytest.raises(RunError, match="other settings: epochs is 2 there and 3 now"):
-        Reference.open(tmp_path / "a.jsonl", {"epochs": 3})
+        ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 3})
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,9 @@ def test_bad_input_is_one_line(
 def test_the_recorded_reference_is_of_the_shipped_space() -> None:
     space = load_space("cifar").for_classes(10)
     path = shipped("experiments") / "cifar_reference.jsonl"
-    reference = Reference.open(path, {"space": space.key, "epochs": space.proxy.epochs, "train_images": 10_000})
+    reference = ReferenceTrainings.open(
+        path, {"space": space.key, "epochs": space.proxy.epochs, "train_images": 10_000}
+    )
     archs = stratified_networks(space, 20, 0)
     assert reference.missing(archs, (0, 1)) == []
     assert ceiling(reference.accuracies(archs, (0, 1))).kendall == pytest.approx(0.86, abs=0.005)

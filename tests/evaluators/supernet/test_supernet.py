@@ -21,10 +21,10 @@ import yaml
 from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.errors import RunError, SpaceError, WeightsError
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.supernet.evaluator import BANK, CARD, CHECKPOINT, SupernetEvaluator
 from nas.evaluators.supernet.shared_weights import Supernet, load_bank, part_of, places, save_bank
-from nas.evaluators.supernet.training import Family, SupernetRecipe, train_supernet
+from nas.evaluators.supernet.training import SubnetSampler, SupernetRecipe, train_supernet
 from nas.networks.network import canonical, totals, trace
 from nas.searching.winner_training import first_weights
 from nas.spaces.search_space import Proxy, Space, SupernetTraining
@@ -119,20 +119,20 @@ def test_only_what_a_step_used_gets_a_gradient(task: Classification) -> None:
 
 
 def test_the_family_has_the_ends_of_the_space_and_leans_as_told() -> None:
-    family = Family.of(SPACE)
+    family = SubnetSampler.of(SPACE)
     macs = [totals(trace(arch)).macs for arch in some(SPACE, 200)]
     assert totals(trace(family.smallest)).macs <= min(macs)
     assert totals(trace(family.largest)).macs >= max(macs)
-    dice = random.Random(0)
-    leaning = {arch.stages[0] for arch in family.draw(20, dice, 1.0)}
+    rng = random.Random(0)
+    leaning = {arch.stages[0] for arch in family.draw(20, rng, 1.0)}
     assert {spec.kwargs["out_channels"] for (spec,) in leaning} == {16}
-    assert len({arch.digest for _ in range(50) for arch in family.draw(1, dice)}) > 10
+    assert len({arch.digest for _ in range(50) for arch in family.draw(1, rng)}) > 10
 
 
 def test_children_of_a_step_share_out_the_values_of_a_choice() -> None:
-    family, dice = Family.of(SPACE), random.Random(0)
+    family, rng = SubnetSampler.of(SPACE), random.Random(0)
     for _ in range(20):
-        stems = [arch.stages[0][0].kwargs for arch in family.draw(2, dice)]
+        stems = [arch.stages[0][0].kwargs for arch in family.draw(2, rng)]
         assert {stem["out_channels"] for stem in stems} == {8, 16}
         assert {stem.get("kernel_size", 3) for stem in stems} == {3, 5}
 
@@ -181,32 +181,34 @@ def test_a_bank_is_stored_by_name(tmp_path: Path) -> None:
 
 
 def test_one_supernet_serves_later_searches(task: Classification, tmp_path: Path) -> None:
-    first = SupernetEvaluator(Setup(task, SPACE, tmp_path / "a"))
+    first = SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path / "a"))
     archs = some(SPACE, 4)
     accuracies = [list(first.evaluate(arch, 0)) for arch in archs]
     assert all(len(curve) == 1 and 0 <= curve[0] <= 1 for curve in accuracies)
     assert sorted(path.name for path in (tmp_path / "a" / "supernet").iterdir()) == [CARD, BANK]
     for source in (tmp_path / "a", tmp_path / "a" / "supernet"):
-        later = SupernetEvaluator(Setup(task, SPACE, tmp_path / "b", source, seed=7))
+        later = SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path / "b", source, seed=7))
         assert [list(later.evaluate(arch, 1)) for arch in archs] == accuracies
     assert not (tmp_path / "b").exists()
 
 
 def test_a_supernet_that_does_not_fit_is_refused(task: Classification, tmp_path: Path) -> None:
-    SupernetEvaluator(Setup(task, SPACE, tmp_path))
+    SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
     with pytest.raises(RunError, match=r"holds no supernet \(supernet.json\)"):
-        SupernetEvaluator(Setup(task, SPACE, tmp_path, tmp_path / "nothing"))
+        SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path, tmp_path / "nothing"))
     others = {
-        "space": Setup(task, parse_space("small", {**DATA, "stages": DATA["stages"][:1]}, "x"), tmp_path, tmp_path),
-        "train_images": Setup(task, replace(SPACE, proxy=Proxy(16, 2, 200)), tmp_path, tmp_path),
-        "resolution": Setup(task, replace(SPACE, proxy=Proxy(8, 2, 300)), tmp_path, tmp_path),
+        "space": EvaluatorContext(
+            task, parse_space("small", {**DATA, "stages": DATA["stages"][:1]}, "x"), tmp_path, tmp_path
+        ),
+        "train_images": EvaluatorContext(task, replace(SPACE, proxy=Proxy(16, 2, 200)), tmp_path, tmp_path),
+        "resolution": EvaluatorContext(task, replace(SPACE, proxy=Proxy(8, 2, 300)), tmp_path, tmp_path),
     }
     for key, setup in others.items():
         with pytest.raises(RunError, match=f"is for another search: {key} is"):
             SupernetEvaluator(setup)
     (tmp_path / "supernet" / CARD).write_text("{}")
     with pytest.raises(WeightsError, match=r"supernet\.json: not the card of a supernet"):
-        SupernetEvaluator(Setup(task, SPACE, tmp_path))
+        SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
 
 
 KILLED = """
@@ -235,7 +237,7 @@ def test_a_killed_training_goes_on_to_the_same_losses_and_ranking(task: Classifi
     process.wait()
     assert not (checkpoint.parent / CARD).exists()
     with pytest.raises(RunError, match="is not trained to the end"):
-        SupernetEvaluator(Setup(task, LONG, tmp_path / "other", tmp_path / "cut"))
+        SupernetEvaluator(EvaluatorContext(task, LONG, tmp_path / "other", tmp_path / "cut"))
     for name in ("cut", "whole"):
         subprocess.run([*command, str(tmp_path / name)], env=environment, cwd=root, check=True)
     cards = [json.loads((tmp_path / name / "supernet" / CARD).read_text()) for name in ("cut", "whole")]
@@ -243,7 +245,7 @@ def test_a_killed_training_goes_on_to_the_same_losses_and_ranking(task: Classifi
     assert cards[0] == cards[1]
     banks = [(tmp_path / name / "supernet" / BANK).read_bytes() for name in ("cut", "whole")]
     assert banks[0] == banks[1]
-    evaluators = [SupernetEvaluator(Setup(task, LONG, tmp_path / name)) for name in ("cut", "whole")]
+    evaluators = [SupernetEvaluator(EvaluatorContext(task, LONG, tmp_path / name)) for name in ("cut", "whole")]
     accuracies = [[list(evaluator.evaluate(arch, 0)) for arch in some(SPACE, 6)] for evaluator in evaluators]
     assert accuracies[0] == accuracies[1]
 
@@ -253,7 +255,7 @@ def test_a_corrupt_checkpoint_is_named(task: Classification, tmp_path: Path) -> 
     checkpoint.parent.mkdir()
     checkpoint.write_bytes(b"rubbish")
     with pytest.raises(WeightsError, match=r"checkpoint\.pt: not a checkpoint"):
-        SupernetEvaluator(Setup(task, SPACE, tmp_path))
+        SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
 
 
 def test_a_checkpoint_of_another_network_is_named(task: Classification, tmp_path: Path) -> None:
@@ -275,11 +277,11 @@ def test_without_memory_the_batch_size_is_named(task: Classification, monkeypatc
 
 
 def test_another_recipe_in_the_same_folder_is_refused(task: Classification, tmp_path: Path) -> None:
-    SupernetEvaluator(Setup(task, SPACE, tmp_path))
+    SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
     with pytest.raises(RunError, match="is for another search: epochs is 2 there and 5 here"):
-        SupernetEvaluator(Setup(task, LONG, tmp_path))
+        SupernetEvaluator(EvaluatorContext(task, LONG, tmp_path))
     with pytest.raises(RunError, match="seed is 0 there and 1 here"):
-        SupernetEvaluator(Setup(task, SPACE, tmp_path, seed=1))
+        SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path, seed=1))
 
 
 def test_a_second_search_from_the_same_supernet_trains_no_supernet(
@@ -321,7 +323,7 @@ def test_a_second_search_from_the_same_supernet_trains_no_supernet(
 
 
 def test_the_winner_starts_from_the_shared_weights(task: Classification, tmp_path: Path) -> None:
-    evaluator = SupernetEvaluator(Setup(task, SPACE, tmp_path))
+    evaluator = SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
     arch = some(SPACE, 1)[0]
     network = first_weights(arch, evaluator, 0)
     supernet = Supernet(SPACE)

@@ -12,7 +12,7 @@ from PIL import Image
 from nas.errors import DataError
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import (
-    Pictures,
+    ImageDataset,
     Split,
     check_images,
     load_images,
@@ -60,7 +60,7 @@ def test_a_folder_gives_three_disjoint_splits(tmp_path: Path, parts: tuple[str, 
 
 def test_pictures_are_square_and_right(tmp_path: Path) -> None:
     data = load_images(str(make_folder(tmp_path / "pets", ("train", "test"))))
-    pictures = Pictures(data.test, 8)
+    pictures = ImageDataset(data.test, 8)
     image, label = pictures[0]
     assert image.shape == (3, 8, 8)
     assert image.dtype == torch.uint8
@@ -131,11 +131,11 @@ def test_a_named_set_that_cannot_be_had_says_where_it_looked(tmp_path: Path, mon
 
 def test_one_more_augmentation_comes_last_and_shares_what_was_decoded() -> None:
     split = Split([np.full((8, 8), 10 * index, np.uint8) for index in range(3)], (0, 1, 0))
-    pictures = Pictures(split, 8, lambda image: image + 1)
+    pictures = ImageDataset(split, 8, lambda image: image + 1)
     more = pictures.also(lambda image: image * 2)
     assert [int(more[index][0].max()) for index in range(3)] == [2, 22, 42]
     assert [int(pictures[index][0].max()) for index in range(3)] == [1, 11, 21]
-    assert int(Pictures(split, 8).also(lambda image: image * 2)[2][0].max()) == 40
+    assert int(ImageDataset(split, 8).also(lambda image: image * 2)[2][0].max()) == 40
     assert more._cache is pictures._cache
     assert more.digest == pictures.digest
 
@@ -154,18 +154,18 @@ def test_augmented_images_travel_to_processes_that_load_them() -> None:
 
 def test_a_digest_is_of_images_labels_and_resolution(tmp_path: Path) -> None:
     split = Split([np.full((8, 8), index, np.uint8) for index in range(3)], (0, 1, 0))
-    known = Pictures(split, 8).digest
-    assert Pictures(split, 8).digest == known
+    known = ImageDataset(split, 8).digest
+    assert ImageDataset(split, 8).digest == known
     others = [
         Split(split.images, (0, 1, 1)),
         split.take([0, 1]),
         Split([image + 1 for image in split.images], split.labels),
     ]
-    assert known not in {Pictures(other, 8).digest for other in others} | {Pictures(split, 9).digest}
+    assert known not in {ImageDataset(other, 8).digest for other in others} | {ImageDataset(split, 9).digest}
     moved = []
     for place in ("here", "there"):
         data = load_images(str(make_folder(tmp_path / place, ("train", "test"))))
-        moved.append(Pictures(data.train, 8).digest)
+        moved.append(ImageDataset(data.train, 8).digest)
     assert moved[0] == moved[1]
 
 
