@@ -198,7 +198,7 @@ def test_a_search_by_every_controller_repeats_itself(
 def test_a_controller_that_does_not_suit_the_space_is_one_line_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.searching.job.ready_tables", lambda *_: pytest.fail("measures first"))
+    monkeypatch.setattr("nas.searching.job.select_tables", lambda *_: pytest.fail("measures first"))
     flags = ["--controller", "exhaustive", "--space", "mobile", "--runtime", "null", "--target-latency", "20ms"]
     assert main(["search", *flags, "--run", str(tmp_path / "run")]) == 2
     assert "--controller exhaustive: the space has 23,708,160 candidates" in capsys.readouterr().err
