@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.networks.block_schema import takes_maps
+from nas.networks.block_schema import TRAITS, takes_maps
 from nas.networks.blocks import BLOCKS
 from nas.networks.network import Layer, Network, in_channels, trace
 from nas.utils.registry import lookup
@@ -68,13 +69,16 @@ class SourceBundle:
         tree = ast.parse(inspect.getsource(module))
         nodes, imported = _definitions(tree), _imports(tree)
         node = nodes[name]
+        omitted = _trait_declarations(node)
+        if isinstance(node, ast.ClassDef):
+            node.body = [part for part in node.body if part not in omitted]
         self.sources[name] = ""
         for used in sorted({part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {name}):
             if used in nodes:
                 self.add(module, used)
             elif used in imported:
                 self._import(used, *imported[used])
-        self.sources[name] = self.sources.pop(name) + _source(module, node)
+        self.sources[name] = self.sources.pop(name) + _source(module, node, omitted)
 
     def _import(self, used: str, origin: str, name: str) -> None:
         if origin.partition(".")[0] == __name__.partition(".")[0]:
@@ -104,10 +108,29 @@ def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _source(module: ModuleType, node: Any) -> str:
+def _trait_declarations(node: ast.stmt) -> list[ast.stmt]:
+    """Return the statements of a block's class that declare traits: the search needs them, the network does not."""
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    return [part for part in body if _declared_name(part) in TRAITS]
+
+
+def _declared_name(node: ast.stmt) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return node.name
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def _source(module: ModuleType, node: ast.stmt, omitted: Sequence[ast.stmt]) -> str:
+    """Return the source of `node` without the statements `omitted` and the blank line after each."""
     lines = inspect.getsource(module).splitlines()
-    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
-    return "\n".join(lines[first - 1 : node.end_lineno])
+    hidden = {number for part in omitted for number in range(_first_line(part), (part.end_lineno or 0) + 2)}
+    shown = range(_first_line(node), (node.end_lineno or 0) + 1)
+    return "\n".join(lines[number - 1] for number in shown if number not in hidden)
+
+
+def _first_line(node: ast.stmt) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
 
 
 def standalone_source(arch: Architecture, title: str) -> str:

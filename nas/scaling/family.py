@@ -8,10 +8,10 @@ from typing import Any
 
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import SpaceError
-from nas.networks.block_schema import arguments
+from nas.networks.block_schema import widths
 from nas.networks.network import Totals, canonical, totals, trace
 from nas.scaling.presets import Coefficients, Point
-from nas.scaling.scale import CHANNELS, Factors, Rounding, scale
+from nas.scaling.scale import Factors, Rounding, scale
 
 BASE = "base"
 
@@ -114,7 +114,7 @@ def family_facts(members: Sequence[Member], base: Architecture) -> list[dict[str
 
 def _channels(spec: BlockSpec) -> int | None:
     """Return the first of the channels that a block names; None for one that keeps those it reads."""
-    return next((int(value) for key, value in arguments(spec).items() if key in CHANNELS and value), None)
+    return next(iter(widths(spec).values()), None)
 
 
 def _totals(arch: Architecture) -> Totals:

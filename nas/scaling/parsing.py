@@ -97,7 +97,7 @@ def parse_phis(text: str, flag: str = "--phi") -> list[float]:
 
 def parse_latencies(text: str) -> list[float]:
     """Return the targets in ms that "5ms,10ms" spells. Raises UsageError."""
-    return _once([parse_latency(part, "--latency") for part in text.split(",")], "--latency", text)
+    return _once([parse_latency(part, "latency") for part in text.split(",")], "--latency", text)
 
 
 def parse_points(given: Mapping[str, str | None], base: Architecture) -> tuple[Point, ...]:

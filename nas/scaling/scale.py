@@ -12,20 +12,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
-from nas.architecture import Architecture, BlockSpec, Scalar, Shape
+from nas.architecture import Architecture, BlockSpec, Shape
 from nas.errors import SpaceError
-from nas.networks.block_schema import arguments
+from nas.networks.block_schema import arguments, traits, widths
 from nas.networks.blocks.layers import make_divisible
 from nas.networks.network import IMAGE_CHANNELS, in_channels, trace, traced
 
 DIMENSIONS = ("depth", "width", "resolution")
-CHANNELS = ("out_channels", "mid_channels", "growth_rate", "hidden_channels", "pooled_channels")
-"""The keywords that the width multiplies; ratios (expand_ratio, se_ratio, compression) follow by themselves."""
-ONCE = frozenset({"pool", "transition", "pelee_stem"})
-"""Blocks that stand between stages: the depth never repeats them."""
-PLAIN = frozenset({"conv", "plain_conv"})
-TURNS = frozenset({"order"})
-"""Keywords whose words take turns from layer to layer: of two layers that differ in them alone both go on."""
 STEPS = 32
 """Up to so many times the divisor is tried as a step, where groups ask for it."""
 MOST = {"depth": 1_000, "width": 100_000, "resolution": 20_000}
@@ -96,7 +89,7 @@ def missing_dimensions(arch: Architecture) -> dict[str, str]:
     if not any(_repeatable(arch.stages, group) for group in groups(arch.stages)):
         ops = ", ".join(dict.fromkeys(spec.op for spec in arch.blocks()))
         found["depth"] = f"no stage of it could be repeated ({ops})"
-    if not any(_widths(spec) for spec in (*arch.blocks(), arch.head)):
+    if not any(widths(spec) for spec in (*arch.blocks(), arch.head)):
         found["width"] = "no block of it has channels of its own"
     return found
 
@@ -128,13 +121,8 @@ def repeats(stages: Sequence[Sequence[BlockSpec]]) -> list[int]:
 
 def _goes_on(before: BlockSpec, block: BlockSpec) -> bool:
     """Whether a block repeats the one before it: the same operator with as many channels, and no stride."""
-    same = before.op == block.op and _widths(before) == _widths(block)
-    return same and bool(_widths(block)) and arguments(block).get("stride", 1) == 1
-
-
-def _widths(spec: BlockSpec) -> dict[str, Scalar]:
-    """Return the channels that a block names; 0 stands for none of its own."""
-    return {key: value for key, value in arguments(spec).items() if key in CHANNELS and value}
+    same = before.op == block.op and widths(before) == widths(block)
+    return same and bool(widths(block)) and arguments(block).get("stride", 1) == 1
 
 
 def _repeatable(stages: Sequence[Sequence[BlockSpec]], group: Sequence[int]) -> bool:
@@ -142,10 +130,10 @@ def _repeatable(stages: Sequence[Sequence[BlockSpec]], group: Sequence[int]) -> 
     if group[0] == next(index for index, stage in enumerate(stages) if stage):
         return False
     layers = [spec for index in group for spec in stages[index]]
-    if any(spec.op in ONCE for spec in layers):
+    if not all(traits(spec.op).repeatable for spec in layers):
         return False
-    bridge = len(layers) == 1 and layers[0].op in PLAIN and layers[0].kwargs.get("skip", "none") == "none"
-    return not bridge
+    has_skip = layers[0].kwargs.get("skip", "none") != "none"
+    return len(layers) > 1 or has_skip or traits(layers[0].op).repeats_alone
 
 
 def _repeated(
@@ -188,7 +176,7 @@ def _take_turns(pattern: Sequence[BlockSpec]) -> bool:
     if len(pattern) != 2 or pattern[0].op != pattern[1].op:
         return False
     before, after = (arguments(spec) for spec in pattern)
-    return {key for key in before if before[key] != after[key]} <= TURNS
+    return {key for key in before if before[key] != after[key]} <= set(traits(pattern[0].op).alternating_keywords)
 
 
 def _apart(items: Sequence[BlockSpec], distance: int) -> Iterator[tuple[BlockSpec, BlockSpec]]:
@@ -287,7 +275,7 @@ def _times(spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (
     `nearest` leaves out the rule of 10 %, which is about small steps.
     """
     wide = {}
-    for key, value in _widths(spec).items():
+    for key, value in widths(spec).items():
         if key in fixed:
             continue
         exact = _within("width", factor, int(value), key)
@@ -306,7 +294,7 @@ def _times(spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (
 def _widened_head(head: BlockSpec, factor: float, rounding: Rounding) -> BlockSpec:
     """Return the head with its own channels times `factor`; the last of them are what the rule for heads is about."""
     stays = rounding.head == "fixed" or (rounding.head == "never narrower" and factor < 1)
-    return _times(head, factor, rounding.divisor, list(_widths(head))[-1:] if stays else ())
+    return _times(head, factor, rounding.divisor, list(widths(head))[-1:] if stays else ())
 
 
 def _whole_hidden(wide: BlockSpec, spec: BlockSpec, read: int, reads: int, divisor: int) -> BlockSpec:

@@ -138,7 +138,7 @@ class SearchSettings:
     @property
     def limit_s(self) -> float | None:
         """The time that a candidate has, in s; None without a limit. Raises UsageError where it is no duration."""
-        return parse_duration(self.trial_timeout, "--trial-timeout") if self.trial_timeout else None
+        return parse_duration(self.trial_timeout, "trial_timeout") if self.trial_timeout else None
 
     @property
     def folder(self) -> Path:

@@ -15,7 +15,7 @@ from nas.networks.block_schema import block_spec, keywords, takes_maps
 from nas.networks.blocks import BLOCKS
 from nas.spaces.search_space import FinalTraining, Operator, Proxy, Space, StageSpec, SupernetTraining, Values
 from nas.utils.paths import shipped
-from nas.utils.registry import lookup, nearest
+from nas.utils.registry import closest, lookup, nearest
 
 T = TypeVar("T")
 
@@ -56,8 +56,9 @@ def load_architecture(name: str) -> Architecture:
     """Return the architecture of a space that has no choice. Raises SpaceError for any other."""
     if Path(name).suffix not in (".yaml", ".yml") and name not in space_names():
         networks = [known for known in space_names() if load_space(known).is_network]
-        close = nearest(name, networks)
-        raise SpaceError(f"unknown network '{name}'{close if 'did you mean' in close else '; see `nas list networks`'}")
+        close = closest(name, networks)
+        hint = f"; did you mean '{close}'?" if close else "; see `nas list networks`"
+        raise SpaceError(f"unknown network '{name}'", nearest=hint)
     space = load_space(name)
     if not space.is_network:
         raise SpaceError(f"{name}: a space with {len(space.choices)} choices, not one network")

@@ -18,7 +18,6 @@ from nas.networks.block_schema import arguments
 from nas.networks.blocks.layers import make_divisible
 from nas.networks.network import build, in_channels, totals, trace
 from nas.scaling.scale import (
-    CHANNELS,
     DIMENSIONS,
     Factors,
     Rounding,
@@ -46,12 +45,13 @@ QUICK = [
     "shufflenet_v2_0.5", "squeezenet_1.1_complex_bypass", "squeezenext_1.0_23v5", "vovnet27_slim",
 ]  # fmt: skip
 COMPOUND, SMALLER = Factors(1.2, 1.1, 1.15), Factors(0.5, 0.6, 0.7)
-MOVABLE = {*CHANNELS, "expand_ratio"}
+WIDTHS = {"out_channels", "mid_channels", "growth_rate", "hidden_channels", "pooled_channels"}
+MOVABLE = {*WIDTHS, "expand_ratio"}
 
 
 def widths(spec: BlockSpec) -> dict[str, int]:
     """Return the channels that a block names."""
-    return {key: int(value) for key, value in arguments(spec).items() if key in CHANNELS and value}
+    return {key: int(value) for key, value in arguments(spec).items() if key in WIDTHS and value}
 
 
 def every(arch: Architecture) -> list[BlockSpec]:

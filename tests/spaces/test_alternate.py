@@ -62,7 +62,7 @@ def test_squeezenext_alternates_through_its_stages() -> None:
             "alternate: order must be a list of at least two values: 'vertical'",
         ),
         ({"alternate": {"order": ["vertical"]}}, "order must be a list of at least two values: ['vertical']"),
-        ({"alternate": {"order": ["vertical", "up"]}}, "order must be one of vertical, horizontal: 'up'"),
+        ({"alternate": {"order": ["vertical", "up"]}}, "order: must be one of vertical, horizontal: 'up'"),
         ({"alternate": {"order": [["vertical", "horizontal"], "vertical"]}}, "order cannot hold a choice"),
         ({"alternate": {"order": ["vertical", {}]}}, "must be a number, a word or true/false: {}"),
         ({"alternate": {"stride": [1, 2]}}, "alternate: 'stride' is the first layer's alone"),

@@ -93,6 +93,8 @@ class Condense(nn.Module):
     It counts as it trains, with the whole 1x1 convolution; deployed it is the block `condensed`.
     """
 
+    width_keywords = ("growth_rate",)
+
     def __init__(
         self,
         in_channels: int,

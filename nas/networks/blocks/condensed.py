@@ -39,6 +39,8 @@ class Condensed(nn.Module):
     `condense` layer says which, every `condense_factor`-th channel.
     """
 
+    width_keywords = ("growth_rate",)
+
     def __init__(
         self,
         in_channels: int,

@@ -14,6 +14,8 @@ class DenseLayer(nn.Module):
     The 1x1 convolution gives `bottleneck` times `growth_rate` channels.
     """
 
+    width_keywords = ("growth_rate",)
+
     def __init__(self, in_channels: int, *, growth_rate: int, bottleneck: int = 4, stride: int = 1):
         super().__init__()
         hidden = bottleneck_channels(growth_rate, bottleneck)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import concat
+from nas.networks.blocks.layers import Args, concat
 
 
 class Fire(nn.Module):
@@ -15,6 +15,13 @@ class Fire(nn.Module):
     `squeeze_ratio` and `share_3x3` (the paper's SR and pct_3x3) are parts of the output channels. The bypass
     "identity" carries the input where the channels stay; "conv" also where they change, by a biased 1x1.
     """
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Spell a bypass between equal channels "identity", and an identity between different ones "none"."""
+        if in_channels == args["out_channels"]:
+            return {"bypass": "identity"} if args["bypass"] == "conv" else {}
+        return {"bypass": "none"} if args["bypass"] == "identity" else {}
 
     def __init__(
         self,

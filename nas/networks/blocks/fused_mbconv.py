@@ -6,9 +6,11 @@ from torch import Tensor, nn
 
 from nas.networks.blocks.layers import (
     Activation,
+    Args,
     DropConnect,
     Skip,
     SqueezeFrom,
+    canonical_skip,
     conv_bn_act,
     skip_layer,
     squeeze_excite,
@@ -21,6 +23,12 @@ class FusedMBConv(nn.Module):
     One dense convolution stands for MBConv's expansion and depthwise convolution. Where the expansion has the
     input's channels there is no projection: k x k, BN, activation [, SE] [+ skip]. SE is as in MBConv.
     """
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `skip` where no skip is possible, and `se_from` without squeeze-and-excitation."""
+        changes = canonical_skip(in_channels, args, "identity")
+        return changes if args["se_ratio"] else {**changes, "se_from": "input"}
 
     def __init__(
         self,

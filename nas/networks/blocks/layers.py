@@ -5,7 +5,8 @@ An exported network carries the source of the parts that it uses, so this file i
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 Activation = Literal["none", "relu", "relu6", "hard_swish", "swish"]
 Skip = Literal["none", "identity", "pool"]
 SqueezeFrom = Literal["input", "expansion"]
+Args = Mapping[str, Any]
+"""Values of keywords of a block."""
 
 
 def activation_layer(name: str) -> nn.Module:
@@ -133,6 +136,18 @@ def skip_layer(skip: str, in_channels: int, out_channels: int, stride: int) -> n
     if skip == "pool":
         return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
     return None
+
+
+def keeps_shape(in_channels: int, args: Args) -> bool:
+    """Whether a block's output has the shape of its input."""
+    return args["stride"] == 1 and in_channels == args["out_channels"]
+
+
+def canonical_skip(in_channels: int, args: Args, default: Skip) -> dict[str, Any]:
+    """Return {"skip": default} if no skip is possible whatever the keyword `skip` is, else no change."""
+    words = ("identity", args["skip"])
+    possible = any(skip_layer(word, in_channels, args["out_channels"], args["stride"]) for word in words)
+    return {} if possible else {"skip": default}
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from nas.networks.blocks.layers import (
     Activation,
+    Args,
     DropConnect,
     Skip,
     SqueezeFrom,
+    canonical_skip,
     conv_bn_act,
     skip_layer,
     squeeze_excite,
@@ -26,6 +28,12 @@ class MBConv(nn.Module):
     SE squeezes to a part of the input's channels with the block's activation and a sigmoid gate (MnasNet,
     EfficientNet), or to a part of the expansion, rounded to 8, with ReLU and a hard sigmoid (MobileNetV3).
     """
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `skip` where no skip is possible, and `se_from` without squeeze-and-excitation."""
+        changes = canonical_skip(in_channels, args, "identity")
+        return changes if args["se_ratio"] else {**changes, "se_from": "input"}
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import Activation, DropConnect, concat, conv_bn_act
+from nas.networks.blocks.layers import Activation, Args, DropConnect, concat, conv_bn_act, keeps_shape
 
 
 class EffectiveSqueezeExcite(nn.Module):
@@ -23,6 +23,11 @@ class EffectiveSqueezeExcite(nn.Module):
 
 class OSA(nn.Module):
     """[3x3/2 max-pool,] convolutions in series, concat of the input and all, 1x1 [, eSE] [+ input]."""
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `identity` where the input does not have the output's shape."""
+        return {} if keeps_shape(in_channels, args) else {"identity": False}
 
     def __init__(
         self,

@@ -10,6 +10,8 @@ from nas.networks.blocks.layers import concat, conv_bn_act
 class PeleeStem(nn.Module):
     """3x3/2, concat of a 2x2/2 max-pool and of 1x1 (to a half), 3x3/2; 1x1. Convolutions have BN, ReLU."""
 
+    repeatable = False
+
     def __init__(self, in_channels: int, *, out_channels: int = 32):
         super().__init__()
         if out_channels % 2:

@@ -12,6 +12,8 @@ from nas.networks.blocks.layers import Activation, activation_layer
 class PlainConv(nn.Module):
     """Convolution [with bias] [, BN], activation; `padding` pixels on every side."""
 
+    repeats_alone = False
+
     def __init__(
         self,
         in_channels: int,

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 class Pool(nn.Module):
     """Max or average pooling; the channels stay."""
 
+    repeatable = False
+
     def __init__(
         self,
         in_channels: int,

@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from nas.networks.blocks.layers import Args, keeps_shape
+
 
 def _unit(
     channels: tuple[int, int],
@@ -26,6 +28,13 @@ class SqueezeNext(nn.Module):
     The stride is that of the first 1x1 and of the projection (1x1, BN, ReLU), which a block that changes the
     size or the channels has in any case. `groups` are those of the first 1x1, the 3x1 and the 1x3.
     """
+
+    alternating_keywords = ("order",)
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `shortcut` where only a projection is possible."""
+        return {} if keeps_shape(in_channels, args) else {"shortcut": "identity"}
 
     def __init__(
         self,

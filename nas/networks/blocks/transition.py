@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from nas.networks.blocks.layers import Args
 from nas.networks.blocks.preactivation import bn_relu_conv
 
 
@@ -15,6 +16,13 @@ class Transition(nn.Module):
     It keeps `compression` of the channels, or gives `out_channels` where those are not 0. The average pool
     drops an odd last row as DenseNet's does, the max pool keeps it as DSOD's does.
     """
+
+    repeatable = False
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `compression` where `out_channels` overrides it."""
+        return {"compression": 0.5} if args["out_channels"] else {}
 
     def __init__(
         self,

@@ -15,6 +15,8 @@ class TwoWayDense(nn.Module):
     is more than a half of the input, a half of the input: the dynamic bottleneck.
     """
 
+    width_keywords = ("growth_rate",)
+
     def __init__(self, in_channels: int, *, growth_rate: int = 32, bottleneck_width: int = 4, stride: int = 1):
         super().__init__()
         if growth_rate < 2 or growth_rate % 2:
