@@ -41,6 +41,10 @@ class BlockSpec:
         """The arguments as keywords of the block's class."""
         return dict(self.args)
 
+    def with_args(self, args: Mapping[str, Scalar]) -> BlockSpec:
+        """Return the same block with `args` added to its arguments or in place of them."""
+        return BlockSpec.of(self.op, {**self.kwargs, **args})
+
     def __str__(self) -> str:
         return f"{self.op}({', '.join(f'{key}={value}' for key, value in self.args)})"
 
@@ -88,6 +92,10 @@ class Architecture:
     def at(self, resolution: int) -> Architecture:
         """Return the same network at another input resolution."""
         return replace(self, resolution=resolution)
+
+    def for_classes(self, num_classes: int) -> Architecture:
+        """Return the same network with a head for `num_classes` classes."""
+        return replace(self, head=self.head.with_args({"num_classes": num_classes}))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: {"resolution", "stages": [[block, ...], ...], "neck", "head"}."""

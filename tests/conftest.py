@@ -102,7 +102,7 @@ def write_accuracies() -> Callable[[Path, Space], None]:
 
     def write(path: Path, space: Space) -> None:
         domain = encode_space(space, lambda layer: 1.0)
-        networks = {canonical(space.decode(domain.decode(row))).digest for row in domain.every()}
+        networks = {canonical(space.decode(domain.decode(row))).digest for row in domain.all_rows()}
         rows = [f"{digest},{int(digest[:4], 16) / 2**16}" for digest in sorted(networks)]
         path.write_text("architecture,accuracy\n" + "\n".join(rows), encoding="utf-8")
 

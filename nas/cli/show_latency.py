@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     if args.classes is not None and args.classes < 1:
         raise UsageError(f"--classes: must be at least 1: {args.classes}")
     target_ms = None if args.target_latency is None else parse_latency(args.target_latency)
-    plot = None if args.plot is None else check_picture(Path(args.plot), "--plot")
+    plot = None if args.plot is None else check_picture(Path(args.plot), "plot")
     table = _table(args)
     space = space.for_classes(args.classes) if args.classes is not None else space
     reporter.say(f"listing the layers that '{space.name}' can have")
@@ -71,11 +71,11 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
         "table": str(table.path),
         **{key: header[key] for key in ("device", "runtime", "runtime_version", "threads", "dtype")},
         "networks": compiled.size,
-        "fastest_ms": compiled.fastest_ms,
+        "fastest_ms": compiled.min_cost,
         "quantiles_ms": {f"{share:g}": distribution.quantile(share) for share in SHARES},
         "quantiles_error_ms": distribution.error_ms,
-        "slowest_ms": compiled.slowest_ms,
-        "histogram": _histogram(distribution, compiled.slowest_ms, BINS),
+        "slowest_ms": compiled.max_cost,
+        "histogram": _histogram(distribution, compiled.max_cost, BINS),
         "shown": _histogram(distribution, distribution.quantile(SHOWN), COLUMNS),
     }
     if target_ms is not None:

@@ -147,7 +147,7 @@ class CandidatePool:
 
     @cached_property
     def _rows(self) -> Indices:
-        return self.domain.every() if self.is_whole else self.domain.sample(DRAWN, np.random.default_rng(0))
+        return self.domain.all_rows() if self.is_whole else self.domain.sample(DRAWN, np.random.default_rng(0))
 
     @cached_property
     def _facts(self) -> CandidateCosts:

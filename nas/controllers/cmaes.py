@@ -62,7 +62,7 @@ class CMAESController:
         domain, rng = self._problem.domain, np.random.default_rng(seed)
         self._cma.reseed_rng(seed)
         points = np.array([self._cma.ask()[0] for _ in range(TRIES)])
-        rows = domain.fill(TRIES, rng)
+        rows = domain.random_rows(TRIES, rng)
         for column, (place, order) in enumerate(zip(self._ordinal, self._order, strict=True)):
             rows[:, place] = order[np.rint(points[:, column] * self._top[column]).astype(int)]
         if len(self._parents) and len(self._named):

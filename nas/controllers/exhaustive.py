@@ -56,7 +56,7 @@ class ExhaustiveController:
 
     @cached_property
     def _rows(self) -> Indices:
-        return SeenNetworks(self._problem).fresh(self._problem.domain.every())
+        return SeenNetworks(self._problem).fresh(self._problem.domain.all_rows())
 
     @cached_property
     def _place(self) -> dict[Any, int]:

@@ -36,7 +36,7 @@ class NSGAController:
 
     def tell(self, told: Observation) -> None:
         """Add a finished trial; a generation that it completes gives the next one's parents."""
-        filling = self._domain.fill(1, np.random.default_rng(self._count))[0]
+        filling = self._domain.random_rows(1, np.random.default_rng(self._count))[0]
         generation = self._count // POPULATION
         if not self._study.tell(told, filling, {f"{self._name}:generation": generation}):
             return

@@ -44,7 +44,7 @@ def spread(space: Space, count: int) -> list[Architecture]:
     import numpy as np
 
     compiled = tabulate_costs(space, lambda layer: layer.macs / 1e6)
-    edges = np.geomspace(max(compiled.fastest_ms, 1e-6), max(compiled.slowest_ms, 1e-6), count + 1)
+    edges = np.geomspace(max(compiled.min_cost, 1e-6), max(compiled.max_cost, 1e-6), count + 1)
     rng = np.random.default_rng(0)
     found = []
     for low, high in pairwise(edges.tolist()):

@@ -64,7 +64,7 @@ def by_points(base: Architecture, points: Sequence[Point], rounding: Rounding, r
         made = member(base, factors, replace(rounding, resolution_step=1), point.name)
         head = made.architecture.head
         if point.head:
-            head = BlockSpec.of(head.op, {**head.kwargs, **dict(point.head)})
+            head = head.with_args(dict(point.head))
         found.append(replace(made, architecture=canonical(replace(made.architecture, head=head))))
     return found
 

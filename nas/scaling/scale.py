@@ -288,7 +288,7 @@ def _times(spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (
             wide[key] = min(wide[key], int(value))
         elif wide[key] < int(value):  # nor wider ones narrower by a large step
             wide[key] += step
-    return BlockSpec.of(spec.op, {**spec.kwargs, **wide})
+    return spec.with_args(wide)
 
 
 def _widened_head(head: BlockSpec, factor: float, rounding: Rounding) -> BlockSpec:
@@ -305,4 +305,4 @@ def _whole_hidden(wide: BlockSpec, spec: BlockSpec, read: int, reads: int, divis
     ratio = arguments(spec).get("expand_ratio")
     if not isinstance(ratio, float) or ratio == int(ratio) or round(read * ratio) % divisor:
         return wide
-    return BlockSpec.of(wide.op, {**wide.kwargs, "expand_ratio": make_divisible(reads * ratio, divisor) / reads})
+    return wide.with_args({"expand_ratio": make_divisible(reads * ratio, divisor) / reads})

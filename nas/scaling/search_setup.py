@@ -21,7 +21,6 @@ from nas.scaling.parsing import UNNAMED, find_preset, make_rounding, parse_laten
 from nas.scaling.presets import PRESETS, Coefficients
 from nas.scaling.settings import ScaleSettings, read_base
 from nas.spaces.search_space import Proxy
-from nas.training.job import for_classes
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
@@ -68,7 +67,7 @@ def prepare(job: ScaleSettings, reporter: Reporter) -> CoefficientSearch:
     resource, objective = job.budget or preset.budget or "latency", job.objective or preset.objective or "soft"
     check_settings(job, resource, objective)
     task = Classification.load(experiment.data, experiment.data_root)
-    base = for_classes(read_base(job.network).architecture, task.num_classes)
+    base = read_base(job.network).architecture.for_classes(task.num_classes)
     rounding = make_rounding(preset, base, job.divisor, job.repeats, job.resolution_step, job.head)
     own = Proxy()
     proxy = Proxy(

@@ -125,7 +125,7 @@ def worst_of(space: Space, forecast: CostPredictors, axes: Sequence[str]) -> Ref
     lattice, table = unroll(space), forecast.predictors[0].table
 
     def most(cost: Cost) -> float:
-        return tabulate_automaton(lattice, cost).slowest_ms
+        return tabulate_automaton(lattice, cost).max_cost
 
     found: dict[str, tuple[float, ...]] = {}
     for axis in axes:

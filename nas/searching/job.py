@@ -206,7 +206,7 @@ def evaluation_words(experiment: SearchSettings, space: Space) -> str:
 def reach_of(space: Space, ready: SelectedTable, goals: Sequence[Goal], reporter: Reporter) -> Span:
     """Say what the space spans on the device; raise UsageError where nothing in it meets one of the device's goals."""
     compiled = tabulate_costs(space, ready.predictor.layer_ms)
-    span = Span(compiled.fastest_ms, latency_distribution(compiled).quantile(0.5), compiled.slowest_ms)
+    span = Span(compiled.min_cost, latency_distribution(compiled).quantile(0.5), compiled.max_cost)
     spelled = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))
     shares = " and ".join(
         f"{count_within(compiled, goal.target_ms).likely / compiled.size:.1%} of it is within "

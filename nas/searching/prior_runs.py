@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas.architecture import Architecture, BlockSpec
+from nas.architecture import Architecture
 from nas.controllers.base import Observation
 from nas.errors import RunError, SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
@@ -208,8 +208,7 @@ def _held(arch: Architecture, space: Space, name: str) -> PriorNetwork:
     """Return the network with a head of the space's classes. Raises UsageError where the space does not hold it."""
     classes = dict(space.head.args).get("num_classes", (None,))[0]
     if classes is not None:
-        head = BlockSpec.of(arch.head.op, {**arch.head.kwargs, "num_classes": classes})
-        arch = replace(arch, head=head)
+        arch = arch.for_classes(int(classes))
     try:
         if arch.resolution not in space.resolution:
             raise SpaceError(f"{space.name}: offers no resolution of {arch.resolution} px")

@@ -1,4 +1,4 @@
-"""A picture of how latency is distributed over a space."""
+"""The plot of the latency distribution of a space."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ BARS = 120
 MARKED = {0.01: "1 %", 0.1: "10 %", 0.5: "median", 0.9: "90 %"}
 
 
-def check_picture(path: Path, flag: str) -> Path:
-    """Return `path`. Raises UsageError where no picture can be written there, before anything is computed."""
+def check_picture(path: Path, key: str) -> Path:
+    """Return `path` if a picture can be written there. Raises UsageError otherwise."""
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"{flag}: the picture's name must end in {' or '.join(SUFFIXES)}: '{path}'")
+        raise UsageError(f"must end in {' or '.join(SUFFIXES)}", key=key, value=str(path))
     if not path.parent.is_dir():
-        raise UsageError(f"{flag}: {path} cannot be written: no such folder: '{path.parent}'")
+        raise UsageError(f"{path} cannot be written: no such folder", key=key, value=str(path.parent))
     return path
 
 
 def draw_distribution(distribution: Distribution, title: str, target_ms: float | None, path: Path) -> None:
-    """Draw the share of the networks over latency, its quantiles and the target. Raises UsageError for a full disk."""
+    """Draw the latency histogram with its quantiles and the target. Raises UsageError if it cannot be written."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
@@ -71,4 +71,4 @@ def draw_distribution(distribution: Distribution, title: str, target_ms: float |
     try:
         path.write_bytes(picture.getvalue())
     except OSError as error:
-        raise UsageError(f"--plot: {path} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be written: {error.strerror}", key="plot") from error

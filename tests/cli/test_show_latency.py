@@ -124,7 +124,7 @@ def test_a_table_that_does_not_cover_the_space_names_a_layer(
         (["mobile", "--threads", "0"], "--threads: must be at least 1: 0"),
         (["mobile", "--runtime", "onxruntime"], "did you mean 'onnxruntime'?"),
         (["mobile", "--target-latency", "20"], "a latency needs a unit"),
-        (["mobile", "--plot", "x.pdf"], "--plot: the picture's name must end in .png or .svg: 'x.pdf'"),
+        (["mobile", "--plot", "x.pdf"], "--plot: must end in .png or .svg: 'x.pdf'"),
         (["mobile", "--plot", "none/x.png"], "--plot: none/x.png cannot be written: no such folder: 'none'"),
         (["mobile", "--classes", "0"], "--classes: must be at least 1: 0"),
     ],

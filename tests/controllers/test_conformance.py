@@ -27,6 +27,7 @@ from nas.spaces.yaml_format import parse_space
 from nas.study.objectives import OBJECTIVES, Metrics, make_objective
 from nas.study.study import open_study
 from nas.utils.reporting import Reporter
+from tests.helpers.space_rows import active
 
 DATA = {
     "resolution": [32, 48],
@@ -46,7 +47,7 @@ DATA = {
 SPACE: Space = parse_space("small", DATA, "small.yaml")
 """1,302 ways to spell fewer networks: a skip over a layer that changes the number of channels is none."""
 DOMAIN = encode_space(SPACE, lambda layer: layer.macs / 1e5)
-TARGET_MS = float(np.median(DOMAIN.facts(DOMAIN.every()).latency_ms))
+TARGET_MS = float(np.median(DOMAIN.facts(DOMAIN.all_rows()).latency_ms))
 TOLD = {"gp": 12}
 """What is told before anything is asked: more than a population of any controller, but where that takes long."""
 
@@ -92,7 +93,7 @@ def test_asks_stay_inside_and_replay_equals_tell(name: str, objective: str) -> N
     for number in range(6):
         one.ask(derive_seed(8, number))  # refused: it never comes back
         choices = one.ask(derive_seed(7, number))
-        assert SPACE.active(choices) == choices
+        assert active(SPACE, choices) == choices
         asked.append(choices)
         history.append(told(given, choices))
         one.tell(history[-1])
@@ -120,11 +121,11 @@ def test_a_domain_in_which_all_fail_or_all_are_alike_breaks_nothing(name: str) -
     given = problem("soft")
     controller, metrics = CONTROLLERS[name](given), Metrics(0.5, TARGET_MS, 1, 1)
     for number, choices in enumerate(some(TOLD.get(name, 120))):
-        assert SPACE.active(asked := controller.ask(number)) == asked if number % 20 == 0 else True
+        assert active(SPACE, asked := controller.ask(number)) == asked if number % 20 == 0 else True
         controller.tell(
             Observation(choices, None, None) if number < 40 else Observation(choices, metrics, given.objective(metrics))
         )
-    assert SPACE.active(asked := controller.ask(0)) == asked
+    assert active(SPACE, asked := controller.ask(0)) == asked
 
 
 class Alternating:
@@ -157,7 +158,7 @@ MANY: dict[str, Any] = {
 def test_no_network_is_evaluated_twice_however_it_is_spelled(name: str, tmp_path: Path) -> None:
     space = parse_space("many", {**MANY, "resolution": [32]}, "many.yaml")
     domain = encode_space(space, lambda layer: layer.macs / 1e5)
-    distinct = len(set(domain.facts(domain.every()).keys.tolist()))
+    distinct = len(set(domain.facts(domain.all_rows()).keys.tolist()))
     assert distinct < 0.7 * domain.size
     goal = make_objective("soft", 1.0)
     trials, evaluator = (12 if name == "gp" else distinct - 2), Alternating()

@@ -35,7 +35,7 @@ DATA: dict[str, Any] = {
 }  # fmt: skip
 SPACE: Space = parse_space("small", DATA, "small.yaml")
 DOMAIN = encode_space(SPACE, lambda layer: layer.macs / 1e6)
-ROWS = DOMAIN.every()
+ROWS = DOMAIN.all_rows()
 FACTS = DOMAIN.facts(ROWS)
 TARGET_MS = float(np.median(FACTS.latency_ms))
 OBJECTIVE = make_objective("soft", TARGET_MS)
@@ -129,7 +129,7 @@ def test_local_search_asks_for_neighbours_of_the_best_and_starts_anew_at_a_peak(
 def test_exhaustive_tries_every_network_once_and_refuses_a_large_space() -> None:
     space = parse_space("few", {**DATA, "resolution": 32, "stages": DATA["stages"][:2]}, "few.yaml")
     domain = encode_space(space, lambda layer: layer.macs / 1e6)
-    keys = domain.facts(domain.every()).keys.tolist()
+    keys = domain.facts(domain.all_rows()).keys.tolist()
     controller = CONTROLLERS["exhaustive"](Problem(domain, make_objective("soft", 1.0)))
     seen: list[Any] = []
     for number in range(len(set(keys))):

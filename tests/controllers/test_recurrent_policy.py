@@ -38,7 +38,7 @@ def moved() -> Policy:
 
 
 def test_the_probabilities_of_all_rows_are_one_and_those_of_the_draws() -> None:
-    policy, rows = moved(), DOMAIN.every()
+    policy, rows = moved(), DOMAIN.all_rows()
     logs, entropy = policy(rows)
     probabilities = logs.exp().detach().numpy()
     assert len(rows) == 2 + 2 * (1 + 2 * 3)
@@ -69,6 +69,6 @@ def test_what_earns_more_becomes_likelier(name: str) -> None:
         metrics = Metrics(accuracy, 1.0, 1, 1)
         controller.tell(Observation(DOMAIN.decode(row), metrics, problem.objective(metrics)))
     policy: Policy = controller._policy  # type: ignore[attr-defined]
-    rows = DOMAIN.every()
+    rows = DOMAIN.all_rows()
     wide = policy(rows[rows[:, 3] == 1])[0].exp().sum()
     assert float(wide.detach()) > 0.7

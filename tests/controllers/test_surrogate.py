@@ -53,7 +53,7 @@ def test_within_a_limit_it_finds_the_best_of_65536_in_60() -> None:
     rows = search(Constrained(target_ms), 60)
     assert (facts(rows).latency_ms <= target_ms).all()
     assert len(np.unique(rows, axis=0)) == 60
-    every = DOMAIN.every()
+    every = DOMAIN.all_rows()
     best = accuracy(every[facts(every).latency_ms <= target_ms]).max()
     assert accuracy(rows).max() == pytest.approx(best)
 
@@ -73,7 +73,7 @@ def test_out_of_reach_it_still_answers() -> None:
 
 def test_a_reward_is_followed_to_its_best() -> None:
     objective = Reward(13.0, -0.5, -0.5)
-    every = DOMAIN.every()
+    every = DOMAIN.all_rows()
     rewards = objective.scores(accuracy(every), facts(every).latency_ms)
     rows = search(objective, 70)
     found = objective.scores(accuracy(rows), facts(rows).latency_ms).max()
@@ -86,7 +86,7 @@ def test_goals_are_aimed_at_in_turn() -> None:
     costs = facts(rows).latency_ms
     assert (costs[0::2] <= 5.0).all()
     assert (costs[1::2] <= 13.0).all()
-    every = DOMAIN.every()
+    every = DOMAIN.all_rows()
     for target_ms in (5.0, 13.0):
         best = accuracy(every[facts(every).latency_ms <= target_ms]).max()
         assert accuracy(rows[costs <= target_ms]).max() >= best - 0.051

@@ -126,7 +126,7 @@ def test_of_equal_networks_the_point_stands_for_all_that_promises_the_growth_the
 def test_the_facts_of_the_domain_are_those_of_every_decoded_point(resource: str) -> None:
     holed: list[GridPoint | None] = [None if place % 11 == 5 else spot for place, spot in enumerate(SPOTS)]
     domain = grid_domain(GRID, holed, COSTS[resource])
-    rows = domain.every()
+    rows = domain.all_rows()
     assert domain.size == len(rows) == GRID.size
     facts = domain.facts(rows)
     for place, choices in enumerate(GRID.points()):

@@ -195,7 +195,7 @@ def test_what_cannot_be_started_from_is_one_line(start: str, message: str, tmp_p
 def test_a_run_that_is_kept_in_a_database_is_read_and_withdrawn_trials_are_left_out(tmp_path: Path) -> None:
     folder, url = tmp_path / "kept", f"sqlite:///{tmp_path / 'trials.db'}"
     domain = encode_space(SPACE, lambda layer: 1.0)
-    known = [domain.decode(row) for row in list(domain.every())[:3]]
+    known = [domain.decode(row) for row in list(domain.all_rows())[:3]]
     archs = [canonical(SPACE.decode(choices)) for choices in known]
     with open_study(folder, SETTINGS, SPACE, ("maximize",), url) as study:
         for choices, arch in zip(known[:2], archs, strict=False):

@@ -196,7 +196,7 @@ def _dotted(prefix: str, name: str) -> str:
 def _layers(lattice: SpaceAutomaton) -> Iterator[tuple[str, Layer]]:
     """Yield every layer that the space can have, with its place; the head is the stage after the last."""
     position: dict[int, int] = {}
-    for segment in lattice.segments[1:]:
+    for segment in lattice.positions[1:]:
         layer_number = position.setdefault(segment.slot, 0)
         position[segment.slot] += 1
         for step in segment.rows:
