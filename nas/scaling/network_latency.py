@@ -74,7 +74,7 @@ class MeasuredLatency:
         place, whole = len(recorded), False
         for number in range(self._asked, len(recorded)):  # those of another command stand between
             known = {row.arch.digest for row in recorded[number]}
-            is_done = min(map(self.table.visits, recorded[number])) >= visits
+            is_done = min(map(self.table.sample_count, recorded[number])) >= visits
             if known == wanted if is_done else known <= wanted:
                 place, whole = number, is_done
                 break
@@ -109,7 +109,7 @@ class MeasuredLatency:
 
     def sessions(self, arch: Architecture) -> int:
         """Return in how many sessions a network was, those not counted that a kill cut short."""
-        return sum(row.arch.digest == arch.digest and self.table.visits(row) >= VISITS for row in self._told())
+        return sum(row.arch.digest == arch.digest and self.table.sample_count(row) >= VISITS for row in self._told())
 
     def ms(self, arch: Architecture) -> float:
         """Return the latency in ms of a network that was in a session."""

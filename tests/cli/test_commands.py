@@ -420,7 +420,7 @@ def test_a_profile_tells_its_certificate_and_columns(tiny_space: Path, capsys: p
     assert result["columns"].get("memory_bytes", 4) == 4
     assert main([*args, "--quiet"]) == 0
     printed = capsys.readouterr().out
-    assert "holds to mean error" in printed
+    assert "accuracy mean error" in printed
     assert "size_bytes of" in printed
 
 
@@ -441,17 +441,17 @@ def test_verify_says_whether_a_table_holds(
     assert main([*check, "--quiet"]) == 1
     printed = capsys.readouterr().out
     assert "factor   0.6" in printed
-    assert "times do not hold" in printed
+    assert "the ranking still holds, but" in printed
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--verify", "nowhere.jsonl"], "nowhere.jsonl: no such latency table"),
-        (["--verify", "pixel1"], "others measured it"),
-        (["--verify", "pixel1", "--runtime", "torch"], "--runtime: cannot stand beside --verify"),
-        (["--verify", "x", "--bundle", "y"], "cannot stand beside --"),
-        (["--import", "x", "--energy"], "--energy: cannot stand beside --import"),
+        (["--verify", "pixel1"], "is a published table"),
+        (["--verify", "pixel1", "--runtime", "torch"], "--runtime: cannot be combined with --verify"),
+        (["--verify", "x", "--bundle", "y"], "cannot be combined with --"),
+        (["--import", "x", "--energy"], "--energy: cannot be combined with --import"),
     ],
 )
 def test_flags_of_profile_that_do_not_fit(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

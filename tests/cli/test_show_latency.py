@@ -120,7 +120,7 @@ def test_a_table_that_does_not_cover_the_space_names_a_layer(
         (["mobilenet_v2_1.0", "--table", "default"], "--table: only a space has a distribution of latency"),
         (["mobilenet_v2_1.0", "--target-latency", "5ms"], "--target-latency: only a space has"),
         (["mobile", "--table", "none.jsonl"], "none.jsonl: no such latency table"),
-        (["mobile", "--table", "none.jsonl", "--threads", "2"], "--threads: finds this machine's own table"),
+        (["mobile", "--table", "none.jsonl", "--threads", "2"], "--threads: selects this machine's table"),
         (["mobile", "--threads", "0"], "--threads: must be at least 1: 0"),
         (["mobile", "--runtime", "onxruntime"], "did you mean 'onnxruntime'?"),
         (["mobile", "--target-latency", "20"], "a latency needs a unit"),

@@ -26,7 +26,7 @@ from nas.devices import client as device
 from nas.devices.client import Graph, Worker, local_worker, open_worker
 from nas.devices.process_pipe import TIMEOUT_VARIABLE
 from nas.devices.ssh import SSH_VARIABLE, device_files, parse_address, ssh_command, worker_sources
-from nas.devices.timing import Protocol, Visit
+from nas.devices.timing import Protocol, Sample
 from nas.errors import DeviceError, UsageError
 from nas.latency.profiler import default_table_path, measure_networks, profile, table_header
 from nas.latency.table import LatencyTable
@@ -75,7 +75,7 @@ def rows_of(path: Path | str) -> dict[object, list[float]]:
 
 def times_of(table: LatencyTable) -> dict[object, list[float]]:
     """Return what each layer, pair and network took, whenever it was."""
-    return {name: sorted(ms for _, ms in visits) for name, visits in table.rows.items()}
+    return {name: sorted(ms for _, ms in samples) for name, samples in table.rows.items()}
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -103,8 +103,8 @@ def kill_children(word: bytes, number: signal.Signals) -> None:
 
 def lose_answers(worker: Worker) -> None:
     """Throw away what the worker answered and nobody asked for yet: on a busy machine it may have ended its batch."""
-    assert isinstance(worker, device.SteadyWorker)
-    lines = worker._worker._link._lines
+    assert isinstance(worker, device.RestartingWorker)
+    lines = worker._worker._pipe._lines
     with contextlib.suppress(queue.Empty):
         while lines.get(timeout=1):
             pass
@@ -193,12 +193,12 @@ def test_a_device_that_stays_away_is_one_line_after_some_tries(
         monkeypatch.setenv(SSH_VARIABLE, server.ssh)
         monkeypatch.setitem(device.PAUSES_S, "remote", (0.1, 0.2))
         said: list[str] = []
-        message = r"refused \(after 2 more tries\); the same command continues"
+        message = r"refused \(after 2 more attempts\); the same command continues"
         with pytest.raises(DeviceError, match=message), open_worker(server.url(), "null", 1, said.append) as worker:
             server.process.terminate()
             server.process.wait()
-            for visit in worker.measure(graphs, Protocol(visits=1000, flush_bytes=8 << 20), 0):
-                assert visit.key
+            for sample in worker.measure(graphs, Protocol(visits=1000, flush_bytes=8 << 20), 0):
+                assert sample.key
                 kill_children(b"nas.devices.worker", signal.SIGKILL)
         assert [line.rpartition("; ")[2] for line in said] == ["trying again in 0.1 s", "trying again in 0.2 s"]
 
@@ -228,9 +228,9 @@ def test_many_graphs_do_not_block(board: str, tmp_path: Path) -> None:
         path.write_text(f'{{"flops": 1, "padding": "{"x" * 20_000}"}}')
         graphs.append(Graph(str(number), str(path), ((1, 1),)))
     with open_worker(board, "null", 1) as worker:
-        visits = list(worker.measure(graphs, Protocol(visits=2, flush_bytes=0), 0))
+        samples = list(worker.measure(graphs, Protocol(visits=2, flush_bytes=0), 0))
         assert not list((tmp_path / "board").glob("*/graphs/*"))
-    assert sorted(visit.key for visit in visits) == sorted(2 * [graph.key for graph in graphs])
+    assert sorted(sample.key for sample in samples) == sorted(2 * [graph.key for graph in graphs])
 
 
 def test_a_graph_of_several_files_travels_whole(board: str, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_an_ssh_that_is_not_there_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SSH_VARIABLE, "/nowhere/ssh")
-    assert "/nowhere/ssh cannot be started" in one_line(capsys, "profile", "--device", "ssh://board")
+    assert "cannot start /nowhere/ssh" in one_line(capsys, "profile", "--device", "ssh://board")
 
 
 @pytest.mark.parametrize(
@@ -317,13 +317,13 @@ def test_addresses_become_ssh_commands() -> None:
 def test_a_worker_that_is_killed_is_started_again(graphs: list[Graph]) -> None:
     said: list[str] = []
     with open_worker("local", "null", 1, said.append) as worker:
-        visits: list[Visit] = []
-        for visit in worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0):
-            visits.append(visit)
-            if len(visits) == 1:
+        samples: list[Sample] = []
+        for sample in worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0):
+            samples.append(sample)
+            if len(samples) == 1:
                 kill_children(b"nas.devices.worker", signal.SIGKILL)
                 lose_answers(worker)
-    assert sorted(visit.key for visit in visits) == sorted(50 * [graph.key for graph in graphs])
+    assert sorted(sample.key for sample in samples) == sorted(50 * [graph.key for graph in graphs])
     assert len(said) == 1
     assert "the worker of runtime 'null' ended" in said[0]
 
@@ -338,11 +338,11 @@ def test_another_device_at_the_same_address_is_an_error(graphs: list[Graph]) -> 
         return worker
 
     with (
-        pytest.raises(DeviceError, match="another device answers now"),
-        device.SteadyWorker(make, [0.0]) as worker,
+        pytest.raises(DeviceError, match="another device answers after the restart"),
+        device.RestartingWorker(make, [0.0]) as worker,
     ):
-        for visit in worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0):
-            assert visit.key
+        for sample in worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0):
+            assert sample.key
             kill_children(b"nas.devices.worker", signal.SIGKILL)
             lose_answers(worker)
 
@@ -353,11 +353,11 @@ def test_a_worker_that_hangs_is_started_again(graphs: list[Graph], monkeypatch: 
     said: list[str] = []
     with open_worker("local", "null", 1, said.append) as worker:
         measured = worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0)
-        visits = [next(measured)]
+        samples = [next(measured)]
         kill_children(b"nas.devices.worker", signal.SIGSTOP)
         lose_answers(worker)
-        visits += measured
-    assert sorted(visit.key for visit in visits) == sorted(50 * [graph.key for graph in graphs])
+        samples += measured
+    assert sorted(sample.key for sample in samples) == sorted(50 * [graph.key for graph in graphs])
     assert "no answer for 5 s" in said[0]
 
 
