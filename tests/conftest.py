@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +15,6 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from nas.networks.network import canonical
-from nas.searching.result import run_facts
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 
@@ -88,12 +85,7 @@ def shared() -> Path:
 @pytest.fixture
 def without_winner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `nas search` end when its candidates are evaluated: its result is that of the run alone."""
-
-    def conclude(ended: Any, *_: object) -> dict[str, Any]:
-        facts = run_facts(ended.experiment, ended.study, ended.objective)
-        return {**facts, "settings": asdict(ended.experiment)}
-
-    monkeypatch.setattr("nas.searching.job.conclude", conclude)
+    monkeypatch.setattr("nas.searching.job.find_winners", lambda search: ())
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nas.cli.search import ACCURACY, DEVICE, HOW, NUMBER, REAL, SWITCH, TEXT, WHAT, WHERE, Flags
+from nas.cli.flags import NUMBER, REAL, SWITCH, TEXT, Flags, add_groups, flags_of
+from nas.searching.settings import SearchSettings
 from nas.utils.reporting import Reporter
 
 HELP = "scale a network by depth, width and resolution: by a rule, to given latencies, or search for the rule"
 
 LIST: dict[str, Any] = {"metavar": "A,B"}
-SHARE: dict[str, Any] = {"type": float, "metavar": "X"}
 RULE: Flags = {
     "coefficients": ({"metavar": "A,B,G"}, "alpha, beta, gamma: factors of depth, width, resolution for each phi"),
     "preset": (TEXT, "a published rule or family: see `nas list presets` (default: EfficientNet's 1.2,1.1,1.15)"),
@@ -32,9 +32,9 @@ ROUNDING: Flags = {
 SEARCH: Flags = {
     "search": (SWITCH, "find the coefficients: evaluate a grid of them at phi 1"),
     "budget": (TEXT, "what grows by --times: latency (default), macs or activations"),
-    "times": (SHARE, "by how much the budget grows from the base's to phi 1 (default: 2)"),
-    "tolerance": (SHARE, "how far a grid point may be from the budget (default: 0.1)"),
-    "step": (SHARE, "of the grid's coefficients (default: 0.1)"),
+    "times": (REAL, "by how much the budget grows from the base's to phi 1 (default: 2)"),
+    "tolerance": (REAL, "how far a grid point may be from the budget (default: 0.1)"),
+    "step": (REAL, "of the grid's coefficients (default: 0.1)"),
     "exponent": (REAL, "w of the reward ACC * (COST/T)^w of the soft objective (default: -0.07)"),
     "compare-phi": (LIST, "phis at which compound and single dimensions are compared (default: 1)"),
     "compare-seeds": (
@@ -44,27 +44,22 @@ SEARCH: Flags = {
 }
 
 
-def _some(flags: Flags, *names: str) -> Flags:
-    return {name: flags[name] for name in names}
-
-
 GROUPS: dict[str, Flags] = {
     "the family": RULE,
     "rounding": ROUNDING,
     "the device": {
-        **_some(DEVICE, "runtime", "threads", "device"),
+        **flags_of(SearchSettings, "runtime", "threads", "device"),
         "table": (TEXT, "a latency table of a device that is not here, which predicts instead"),
     },
     "the search for coefficients": {
         **SEARCH,
-        **_some(WHAT, "data", "data-root"),
+        **flags_of(SearchSettings, "data", "data_root"),
         "objective": (TEXT, "soft (default), hard or constrained"),
         "controller": (TEXT, "exhaustive (default): in random order, or another of `nas list controllers`"),
         "trials": (NUMBER, "grid points to evaluate (default: 12; 0: all within the budget)"),
-        **_some(HOW, "seed"),
-        **_some(ACCURACY, "evaluator", "accuracies", "proxy-resolution", "proxy-epochs", "proxy-images", "finalists",
-                "finalist-seeds"),
-        **_some(WHERE, "workers", "trial-timeout", "retry-failed"),
+        **flags_of(SearchSettings, "seed", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs",
+                   "proxy_images", "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed",
+                   defaults=dict.fromkeys(("proxy_resolution", "proxy_epochs", "proxy_images"), "")),
     },
     "where": {
         "run": ({"metavar": "DIR"}, "the folder, where the same command goes on (default: runs/scale-ARCH[-DATA])"),
@@ -77,10 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "network", metavar="ARCH", help="a network's name or YAML, a run's folder, or an architecture's JSON"
     )
-    for title, flags in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for flag, (options, text) in flags.items():
-            group.add_argument(f"--{flag}", help=text, default=None, **options)
+    add_groups(parser, GROUPS)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:

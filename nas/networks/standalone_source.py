@@ -130,7 +130,8 @@ def _source(module: ModuleType, node: ast.stmt, omitted: Sequence[ast.stmt]) -> 
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def standalone_source(arch: Architecture, title: str) -> str:

@@ -33,10 +33,11 @@ from nas.scaling.scale import DIMENSIONS, missing_dimensions
 from nas.scaling.search_setup import CoefficientSearch, check_admitted, make_budget, prepare, spends
 from nas.scaling.settings import RESULT, ScaleSettings
 from nas.searching.early_stopping import make_rungs
+from nas.searching.evaluation import make_evaluator, make_executor
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists
 from nas.searching.loop import SearchPlan, search
-from nas.searching.result import FINALIST_SETTINGS, trial_facts
-from nas.searching.settings import make_evaluator, make_executor, shown
+from nas.searching.result import FINALIST_SETTINGS, TrialRecord
+from nas.searching.settings import recorded_settings
 from nas.study.objectives import Objective
 from nas.study.study import FINISH, Study, Trial, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
@@ -174,7 +175,7 @@ def conclude(ready: PreparedSearch, study: Study, reporter: Reporter) -> dict[st
         raise UsageError("--evaluator: no grid point could be evaluated")
     best = max(
         study.trials,
-        key=lambda trial: goal.score(replace(trial.metrics, accuracy=finals.estimates[trial.digest])),
+        key=lambda trial: goal.score(replace(trial.metrics, accuracy=finals.accuracies[trial.digest])),
     )
     found = setting.coefficients(best.digest)
     warn_of_rounding(setting, found, best, reporter)
@@ -216,7 +217,11 @@ def warn_of_rounding(setting: CoefficientSearch, found: Coefficients, best: Tria
 def search_facts(ready: PreparedSearch, study: Study, finals: FinalistEstimates) -> dict[str, Any]:
     """Return what the result says of the search as a whole."""
     setting, grid, budget = ready.setting, ready.setting.grid, ready.budget
-    settings = {**shown(setting.job.experiment), **setting.identity, "evaluator_settings": ready.evaluator.settings}
+    settings = {
+        **recorded_settings(setting.job.experiment),
+        **setting.identity,
+        "evaluator_settings": ready.evaluator.settings,
+    }
     return {
         "budget": {**asdict(budget), "target": budget.target},
         "objective": setting.objective,
@@ -226,12 +231,12 @@ def search_facts(ready: PreparedSearch, study: Study, finals: FinalistEstimates)
         "admissible": ready.admitted,
         "trials": len(study.evaluated),
         "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
-        "noise": finals.spread.noise if finals.spread else None,
+        "noise": finals.noise_model.noise if finals.noise_model else None,
         "candidates": [
             {
                 **asdict(setting.coefficients(trial.digest)),
-                **trial_facts(trial),
-                "estimate": finals.estimates[trial.digest],
+                **TrialRecord.of(trial).summary(),
+                "estimate": finals.accuracies[trial.digest],
                 "curve": list(trial.curve),
             }
             for trial in study.trials

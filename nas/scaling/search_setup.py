@@ -24,6 +24,7 @@ from nas.spaces.search_space import Proxy
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
+from nas.utils.settings import check_fields
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,9 @@ def check_settings(job: ScaleSettings, resource: str, objective: str) -> None:
     find_runtime(experiment.runtime)
     find_evaluator(experiment.evaluator)
     open_worker(experiment.device, experiment.runtime, experiment.threads)
-    experiment.limit_s  # noqa: B018 (raises)
-    for key, least in (("trials", 0), ("threads", 1), ("seed", 0), ("finalists", 2), ("finalist_seeds", 0),
-                       ("proxy_resolution", 0), ("proxy_epochs", 0), ("proxy_images", 0), ("workers", 0)):  # fmt: skip
-        if getattr(experiment, key) < least:
-            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
+    check_fields(experiment, without=("trials",))
+    if experiment.trials < 0:
+        raise UsageError("must be at least 0", key="trials", value=experiment.trials)
     if job.compare_seeds < 0:
         raise UsageError(f"--compare-seeds: must not be negative: {job.compare_seeds}")
 

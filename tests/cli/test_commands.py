@@ -470,7 +470,7 @@ def test_a_table_that_predicts_badly_is_warned_of(
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main([*search_args(tiny_space, tmp_path / "a", "--trials", "1", "--table", str(table))]) == 0
     captured = capsys.readouterr()
-    assert "runtime_version is '0' in the table and '1' here: profile anew, or verify it" in captured.err
+    assert "runtime_version is '0' in the table and '1' here: profile again, or verify the table" in captured.err
     assert "predicts badly: mean error 7.0%" in captured.err
     card = json.loads((tmp_path / "a" / "model" / "card.json").read_text())
     assert card["size_bytes"] > 0

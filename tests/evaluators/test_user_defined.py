@@ -22,8 +22,9 @@ from nas.errors import UsageError
 from nas.evaluators import epochs_of, find_evaluator
 from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.user_defined import accuracy_of
+from nas.searching.context import make_early_stopping
 from nas.searching.early_stopping import make_rungs
-from nas.searching.settings import SearchSettings, make_experiment_rungs
+from nas.searching.settings import SearchSettings
 from nas.spaces.yaml_format import parse_space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
@@ -239,7 +240,7 @@ def test_epochs_of_a_class_are_asked_before_it_is_made(module: str, task: Classi
         epochs_of(name, replace(setup, seed=9))
     experiment = SearchSettings("1ms", evaluator=name, fidelity="halving", eta=2)
     space: Any = setup.space
-    assert make_experiment_rungs(experiment, task, space) == make_rungs("halving", 2, 1, 4)
+    assert make_early_stopping(experiment, task, space) == make_rungs("halving", 2, 1, 4)
 
 
 def test_an_entry_point_is_found_by_its_name(

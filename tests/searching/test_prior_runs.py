@@ -12,19 +12,19 @@ import pytest
 from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.controllers.base import Observation, Problem
+from nas.controllers.random import RandomController
 from nas.errors import NasError, RunError
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import make_rungs
+from nas.searching.job import with_prior
 from nas.searching.loop import SearchPlan, search
 from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge, prior_identity, read_sources
-from nas.searching.settings import SearchSettings, make_controller
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_architecture, parse_space, read_yaml
 from nas.study.objectives import Metrics, make_objective
 from nas.study.ranking import front
 from nas.study.study import JOURNAL, Trial, open_study
-from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
 
 DATA: dict[str, Any] = {
@@ -69,12 +69,9 @@ def searched(
     """Return the trials of a search of six candidates in `folder`."""
     settings, goal, reporter = {**SETTINGS, **changed}, make_objective(objective, target_ms), Reporter(quiet=True)
     problem = Problem(encode_space(SPACE, lambda layer: layer.macs / 1e5), goal)
-    task, experiment = Classification.load("digits"), SearchSettings(controller="random")
     with open_study(folder, settings, SPACE, goal.directions) as study:
         start = start or PriorKnowledge()
-        controller = make_controller(
-            experiment, SPACE, problem, task, lambda _: True, start, lambda: study.digests, reporter
-        )  # fmt: skip
+        controller = with_prior(RandomController(problem), start, study)
         rungs = make_rungs("full", 2, 1, 1)
         plan = SearchPlan(SPACE, controller, Scripted(accuracy), goal, predict, rungs, start.digests)
         search(plan, study, 6, settings["seed"], reporter)

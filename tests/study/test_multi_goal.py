@@ -25,6 +25,7 @@ from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import Target, listed_ms, make_goals, make_targets, parse_axes
 from nas.study.objectives import DEFAULT_AXES, Metrics, Objective, make_objective
 from nas.study.ranking import position
+from tests.helpers.space_rows import active
 
 NAMES = ("soft", "hard", "constrained", "pareto")
 ms = st.floats(0.1, 100)
@@ -131,7 +132,7 @@ def test_every_controller_takes_several_goals(name: str, devices: int, tiny_spac
     controller = CONTROLLERS[name](problem)
     for number in range(12):
         choices = controller.ask(number)
-        assert space.active(choices) == choices
+        assert active(space, choices) == choices
         latencies = domain.facts(domain.encode(choices)[None]).latency_ms
         assert latencies.shape == ((2, 1) if devices == 2 else (1,))
         seen = tuple(latencies[:, 0].tolist()) if devices == 2 else ()

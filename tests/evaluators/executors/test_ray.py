@@ -213,7 +213,7 @@ def test_what_is_no_cluster_is_told_in_a_line(refused: Callable[..., str], monke
         (["local", "--ray-gpus", "1.5"], "--ray-gpus: must be a whole number or a part of one: 1.5"),
         (["local", "--ray-gpus", "-1"], "--ray-gpus: must be a whole number or a part of one: -1"),
         (["local", "--trial-timeout", "5"], "--trial-timeout: must be a duration above zero with its unit, as '90s'"),
-        (["local", "--workers", "-1"], "--workers: must not be negative: -1"),
+        (["local", "--workers", "-1"], "--workers: must be at least 0: -1"),
         (["local", "--ray-cpus", "9999"], "--ray-cpus 9999: no node has more than "),
     ],
 )
