@@ -72,7 +72,7 @@ def run_facts(experiment: SearchSettings, study: Study, objective: Objective) ->
         "objective": experiment.objective,
         "trials": len(study.evaluated),
         "stopped": len(study.stopped),
-        "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
+        "failed": [{"architecture": trial.digest, "error": trial.error} for trial in study.failed],
         "seed": experiment.seed,
         "front": [trial_facts(study.trials[index]) for index in front(points, axes)],
         "candidates": [

@@ -233,7 +233,7 @@ def make_controller(
     `tried` gives the digests of all candidates so far, failed ones included.
     """
     controller: Controller = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")(problem)
-    for known in start.told:
+    for known in start.trials:
         controller.tell(known)
     controller = _warmed(experiment, space, controller, task, is_feasible, start, tried, reporter)
     return WarmStart(controller, start.first, tried) if start.first else controller

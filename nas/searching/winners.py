@@ -53,7 +53,7 @@ def find_winners(ended: FinishedSearch, progress: Sequence[float] = ()) -> list[
     """
     study = ended.study
     if not study.trials:
-        last = f", the last: {study.failed[-1][1]}" if study.failed else ""
+        last = f", the last: {study.failed[-1].error}" if study.failed else ""
         raise UsageError(f"--trials: no candidate of {study.count} was evaluated to its end{last}")
     measured: dict[tuple[int, str], Latency] = {}
     trained: dict[str, tuple[nn.Module, dict[str, Any]]] = {}
