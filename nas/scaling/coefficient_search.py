@@ -151,7 +151,7 @@ def try_points(ready: PreparedSearch, study: Study, reporter: Reporter) -> None:
         known=frozenset([setting.first.architecture.digest]),
         executor=executor_of(ready, reporter),
         extra_metrics=lambda arch: {"activations": counts.get(arch.digest, 0)},
-        spends=budget.of,
+        budgeted_cost=budget.of,
     )  # fmt: skip
     trials = min(experiment.trials or ready.admitted, ready.admitted)
     search(plan, study, trials, experiment.seed, reporter, experiment.retry_failed)
@@ -230,7 +230,7 @@ def search_facts(ready: PreparedSearch, study: Study, finals: FinalistEstimates)
         "values": dict(zip(DIMENSIONS, grid.values, strict=True)),
         "admissible": ready.admitted,
         "trials": len(study.evaluated),
-        "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
+        "failed": [{"architecture": trial.digest, "error": trial.error} for trial in study.failed],
         "noise": finals.noise_model.noise if finals.noise_model else None,
         "candidates": [
             {

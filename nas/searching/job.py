@@ -133,8 +133,8 @@ def make_controller(context: SearchContext, costs: CostPredictors, prior: PriorK
 
 def with_prior(controller: Controller, prior: PriorKnowledge, study: Study) -> Controller:
     """Return the controller after telling it the prior results; it first asks for the networks to start from."""
-    for observation in prior.told:
-        controller.tell(observation)
+    for trial in prior.trials:
+        controller.tell(trial)
     return WarmStart(controller, prior.first, lambda: study.digests) if prior.first else controller
 
 

@@ -257,7 +257,7 @@ class SearchResult:
             "objective": self.settings.objective,
             "trials": len(study.evaluated),
             "stopped": len(study.stopped),
-            "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
+            "failed": [{"architecture": trial.digest, "error": trial.error} for trial in study.failed],
             "seed": self.settings.seed,
             "front": [TrialRecord.of(study.trials[index]).summary() for index in best],
             "candidates": [TrialRecord.of(trial).to_dict() for trial in study.evaluated],

@@ -70,7 +70,7 @@ def find_winners(search: FinishedSearch) -> tuple[GoalResult, ...]:
     """
     study, reporter = search.study, search.context.reporter
     if not study.trials:
-        last = f", the last: {study.failed[-1][1]}" if study.failed else ""
+        last = f", the last: {study.failed[-1].error}" if study.failed else ""
         raise UsageError(f"no candidate of {study.count} was evaluated to its end{last}", key="trials")
     found = []
     for goal in search.context.objective.goals:

@@ -26,6 +26,7 @@ from nas.study.study import open_study
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
+from tests.helpers.trials import record, record_failure
 
 BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "nb_macro.py"))
 DATA = {
@@ -263,9 +264,9 @@ def test_a_trial_that_failed_has_no_accuracy(tmp_path: Path) -> None:
         for seed in (0, 1):
             arch = canonical(SPACE.decode(some(seed)))
             if seed:
-                study.record_failure(some(seed), arch, "out of memory")
+                record_failure(study, some(seed), arch, "out of memory")
             else:
-                study.record(some(seed), arch, Metrics(0.5, 1.0, 1, 1), (0.5,), 1.0)
+                record(study, some(seed), arch, Metrics(0.5, 1.0, 1, 1), (0.5,), 1.0)
     assert set(read_accuracies(tmp_path / "a", SPACE).rows) == {digest(some(0))}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.errors import UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.scaling.budget import RESOURCES, Budget, check_budget, make_budgeted
@@ -28,6 +28,7 @@ from nas.spaces.yaml_format import parse_space
 from nas.study.objectives import SOFT, Metrics
 from nas.utils.reporting import Reporter
 from tests.helpers.scaled_networks import BASE, Scripted, macs, noise
+from tests.helpers.trials import ended_trial
 
 ROUNDING = Rounding(divisor=4, resolution_step=4)
 QUIET = Reporter(quiet=True)
@@ -220,10 +221,10 @@ def test_every_controller_walks_the_grid_within_its_budget(name: str, resource: 
             asked.append(choices)
             spot = by_point[str({key: choices[key] for key in GRID.choices})]
             if spot is None or number % 6 == 5:
-                controller.tell(Observation(choices, None, None))
+                controller.tell(ended_trial(choices, None, None))
             else:
                 metrics = metrics_of(spot, 0.5 + 0.3 * noise(spot.architecture.digest))
-                controller.tell(Observation(choices, metrics, problem.objective(metrics)))
+                controller.tell(ended_trial(choices, metrics, problem.objective(metrics)))
         return asked
 
     first = walk()

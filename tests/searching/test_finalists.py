@@ -20,6 +20,7 @@ from nas.study.objectives import Metrics, make_objective
 from nas.study.study import Study, open_study
 from nas.utils.reporting import Reporter
 from tests.helpers.scripted_evaluator import Several
+from tests.helpers.trials import record
 
 SPACE: Space = load_space("mobile")
 GOAL = make_objective("constrained", 10.0)
@@ -66,7 +67,7 @@ def fill(study: Study, evaluator: Noisy, count: int, latency_ms: float = 1.0) ->
         arch = canonical(SPACE.decode(choices))
         evaluator.truth.setdefault(arch.digest, 0.5 + 0.02 * (number % 6))
         (accuracy,) = evaluator.evaluate(arch, 0)
-        study.record(choices, arch, Metrics(accuracy, latency_ms, 1, 1), (accuracy,), 0.0, (accuracy,))
+        record(study, choices, arch, Metrics(accuracy, latency_ms, 1, 1), (accuracy,), 0.0, (accuracy,))
 
 
 def stage(study: Study, evaluator: Any, most: int = 5, rounds: int = 2) -> FinalistEstimates:
@@ -114,7 +115,7 @@ def test_a_lucky_candidate_is_not_named(tmp_path: Path) -> None:
         choices = SPACE.sample(random.Random(99))
         arch = canonical(SPACE.decode(choices))
         evaluator.truth[arch.digest] = 0.5
-        study.record(choices, arch, Metrics(0.65, 1.0, 1, 1), (0.65,), 0.0, (0.65,))
+        record(study, choices, arch, Metrics(0.65, 1.0, 1, 1), (0.65,), 0.0, (0.65,))
         finals = stage(study, evaluator)
     best = max(finals.accuracies, key=lambda digest: finals.accuracies[digest])
     assert arch.digest in finals.finalists

@@ -271,7 +271,7 @@ def test_a_candidate_of_which_three_processes_died_failed(space: Space, tmp_path
                 claim = study.claim_again(stale[0]) if stale else study.claim(first.choices, first.digest)
                 assert claim is not None
                 assert claim.attempt == attempt + 1
-                study._mine.clear()  # it dies: nothing is released
+                study._own_claims.clear()  # it dies: nothing is released
     trials, _ = run(space, tmp_path / "run", learns, 3)
     assert len(trials) == 2
     with open_study(tmp_path / "run", {}, space, goal.directions) as study:

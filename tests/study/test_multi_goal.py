@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from nas.cli.main import main
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.errors import UsageError
 from nas.networks.network import canonical
 from nas.searching.settings import SearchSettings
@@ -26,6 +26,7 @@ from nas.study.multi_goal import Target, listed_ms, make_goals, make_targets, pa
 from nas.study.objectives import DEFAULT_AXES, Metrics, Objective, make_objective
 from nas.study.ranking import position
 from tests.helpers.space_rows import active
+from tests.helpers.trials import ended_trial
 
 NAMES = ("soft", "hard", "constrained", "pareto")
 ms = st.floats(0.1, 100)
@@ -137,7 +138,7 @@ def test_every_controller_takes_several_goals(name: str, devices: int, tiny_spac
         assert latencies.shape == ((2, 1) if devices == 2 else (1,))
         seen = tuple(latencies[:, 0].tolist()) if devices == 2 else ()
         metrics = Metrics(number / 20, float(latencies.flat[0]), 1, 1, seen)
-        controller.tell(Observation(choices, metrics, problem.objective(metrics)))
+        controller.tell(ended_trial(choices, metrics, problem.objective(metrics)))
 
 
 def test_lists_of_one_are_that_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

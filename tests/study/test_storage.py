@@ -20,6 +20,7 @@ from nas.study.storage import CARD, JOURNAL, JournalLock, absolute, check_run, m
 from nas.study.study import Study, open_study, read_trials
 from nas.utils.files import write_json
 from tests.helpers.postgres_server import server
+from tests.helpers.trials import record, record_failure
 from tests.searching.test_kill import check_shared, killed
 
 SPACE = load_space("mobile")
@@ -31,9 +32,9 @@ def fill(study: Study, seeds: range) -> None:
         choices = SPACE.sample(random.Random(seed))
         arch = canonical(SPACE.decode(choices))
         if seed % 4 == 3:
-            study.record_failure(choices, arch, "out of memory")
+            record_failure(study, choices, arch, "out of memory")
         else:
-            study.record(choices, arch, Metrics(seed / 100, 1.5, 10, 20), (seed / 100,), 0.5, (0.0, seed / 100))
+            record(study, choices, arch, Metrics(seed / 100, 1.5, 10, 20), (seed / 100,), 0.5, (0.0, seed / 100))
 
 
 def url_of(folder: Path) -> str:

@@ -17,6 +17,7 @@ from nas.study.objectives import Metrics
 from nas.study.process_liveness import Participants
 from nas.study.study import JOURNAL, Study, Trial, check_run, open_study, read_trials
 from nas.study.trial_ownership import Claim
+from tests.helpers.trials import record_failure
 
 SPACE: Space = load_space("mobile")
 SETTINGS = {"space": "mobile", "target_latency_ms": 20.0, "seed": 1}
@@ -48,7 +49,7 @@ def test_a_failed_trial_is_kept_with_its_reason(tmp_path: Path) -> None:
     choices = SPACE.sample(random.Random(0))
     arch = canonical(SPACE.decode(choices))
     with open_study(tmp_path, SETTINGS, SPACE, ("maximize",)) as study:
-        study.record_failure(choices, arch, "the loss is nan in epoch 0")
+        record_failure(study, choices, arch, "the loss is nan in epoch 0")
     with open_study(tmp_path, SETTINGS, SPACE, ("maximize",)) as study:
         assert study.failed == [(arch.digest, "the loss is nan in epoch 0")]
         assert study.trials == []
@@ -149,7 +150,7 @@ def test_who_is_on_another_machine_is_dead_when_it_was_silent_for_long(
     workers = Participants(tmp_path)
     assert not workers.is_alive("far"), "all workers of a journal share its folder"
     told: dict[str, int] = {}
-    workers.beat(told.__setitem__, beats.get)
+    workers.start_heartbeat(told.__setitem__, beats.get)
     assert told == {workers.me: 0}
     assert workers.is_alive("far")
     now[0] += 119
