@@ -12,7 +12,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.controllers.base import Problem
 from nas.errors import UsageError
-from nas.evaluators import Evaluator
+from nas.evaluators.base import Evaluator
 from nas.evaluators.executors.ray import check_cluster
 from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.networks.network import trace

@@ -16,8 +16,8 @@ from nas.architecture import Architecture, Scalar
 from nas.controllers import Controller
 from nas.controllers.base import Observation
 from nas.errors import UsageError
-from nas.evaluators import Evaluator
-from nas.evaluators.executors import Event, Executor, follow
+from nas.evaluators.base import Evaluator
+from nas.evaluators.executors.base import Event, Executor, follow
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import Entry, Rungs

@@ -21,9 +21,9 @@ from nas.controllers import CONTROLLERS, Controller
 from nas.controllers.base import Problem
 from nas.devices.client import LOCAL
 from nas.errors import RunError, UsageError
-from nas.evaluators import Evaluator, epochs_of, find_evaluator
-from nas.evaluators.base import EvaluatorContext
-from nas.evaluators.executors import Executor
+from nas.evaluators import epochs_of, find_evaluator
+from nas.evaluators.base import Evaluator, EvaluatorContext
+from nas.evaluators.executors.base import Executor
 from nas.evaluators.executors.processes import ProcessBackend
 from nas.evaluators.executors.ray import RayBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor

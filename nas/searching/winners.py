@@ -13,7 +13,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
 from nas.errors import UsageError
-from nas.evaluators import Evaluator
+from nas.evaluators.base import Evaluator
 from nas.latency.profiler import measure_networks
 from nas.networks.export import export_folder
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists, train_finalists

@@ -11,12 +11,18 @@ from nas.errors import NasError, UsageError
 T = TypeVar("T")
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the entry of `known` that is spelled most like `name`, or None if none is similar."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.55)
+    return close[0] if close else None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the closest of `known`, or the list of them when none is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    close = closest(name, names)
+    if close is not None:
+        return f"; did you mean '{close}'?"
     return f"; known: {', '.join(names)}" if names else ""
 
 
