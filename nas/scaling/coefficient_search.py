@@ -15,8 +15,8 @@ from typing import Any
 from nas.controllers import CONTROLLERS
 from nas.controllers.base import Problem
 from nas.errors import NasError, RunError, SpaceError, TableError, UsageError
-from nas.evaluators import Evaluator
-from nas.evaluators.executors import Executor
+from nas.evaluators.base import Evaluator
+from nas.evaluators.executors.base import Executor
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.scaling.budget import Budget, make_budgeted

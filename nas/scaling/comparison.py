@@ -13,7 +13,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
-from nas.evaluators.executors import Executor, Outcome, Task, evaluate_all
+from nas.evaluators.executors.base import Executor, Outcome, Task, evaluate_all
 from nas.networks.network import totals, trace
 from nas.scaling.family import BASE
 from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, meet

@@ -12,9 +12,9 @@ from nas.controllers.base import Problem
 from nas.devices.client import Worker, open_worker
 from nas.devices.runtimes import RUNTIMES
 from nas.errors import UsageError
-from nas.evaluators import EVALUATORS, Evaluator, epochs_of, find_evaluator
-from nas.evaluators.base import EvaluatorContext
-from nas.evaluators.executors import Executor
+from nas.evaluators import EVALUATORS, epochs_of, find_evaluator
+from nas.evaluators.base import Evaluator, EvaluatorContext
+from nas.evaluators.executors.base import Executor
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.network import trace
 from nas.searching.early_stopping import Rungs, make_rungs

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import RunError
-from nas.evaluators import Evaluator, find_evaluator
-from nas.evaluators.base import EvaluatorContext
-from nas.evaluators.executors import Executor
+from nas.evaluators import find_evaluator
+from nas.evaluators.base import Evaluator, EvaluatorContext
+from nas.evaluators.executors.base import Executor
 from nas.evaluators.executors.processes import ProcessBackend
 from nas.evaluators.executors.ray import RayBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import fmean
 
-from nas.evaluators import Evaluator
-from nas.evaluators.executors import Executor, Task, evaluate_all
+from nas.evaluators.base import Evaluator
+from nas.evaluators.executors.base import Executor, Task, evaluate_all
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.study.evaluation_noise import NoiseModel, fit
 from nas.study.objectives import Goal, preference

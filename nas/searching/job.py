@@ -10,7 +10,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.controllers import Controller
 from nas.controllers.base import Problem
-from nas.evaluators import Evaluator
+from nas.evaluators.base import Evaluator
 from nas.evaluators.executors.ray import check_cluster
 from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.searching.context import SearchContext, resolve

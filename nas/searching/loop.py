@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 from nas.architecture import Architecture
 from nas.controllers import Controller
 from nas.errors import UsageError
-from nas.evaluators import Evaluator
-from nas.evaluators.executors import Event, Executor, follow
+from nas.evaluators.base import Evaluator
+from nas.evaluators.executors.base import Event, Executor, follow
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import Rungs

@@ -12,7 +12,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
-from nas.evaluators import Evaluator
+from nas.evaluators.base import Evaluator
 from nas.networks.network import build
 from nas.searching.context import SearchContext
 from nas.spaces.search_space import FinalTraining, Proxy

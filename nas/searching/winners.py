@@ -12,7 +12,8 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
 from nas.errors import UsageError
-from nas.evaluators import Evaluator, find_evaluator
+from nas.evaluators import find_evaluator
+from nas.evaluators.base import Evaluator
 from nas.latency.profiler import measure_networks, table_header
 from nas.latency.table import IDENTITY
 from nas.networks.export import export_folder

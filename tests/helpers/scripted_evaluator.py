@@ -12,8 +12,8 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
-from nas.evaluators.executors import Event
-from nas.evaluators.executors.evaluator_host import of_length
+from nas.evaluators.executors.base import Event
+from nas.evaluators.executors.evaluator_host import extend_epochs
 from nas.evaluators.executors.in_process import END
 
 
@@ -120,7 +120,7 @@ class Several:
 
     def start(self, number: int, arch: Architecture, seed: int, times: int = 1) -> None:
         """Begin."""
-        begin = partial(of_length(self.evaluator, times).evaluate, arch, seed)
+        begin = partial(extend_epochs(self.evaluator, times).evaluate, arch, seed)
         self.under_way[number] = begin, begin()
         self.most = max(self.most, len(self.under_way))
 

@@ -15,7 +15,7 @@ from nas.controllers.base import Problem
 from nas.controllers.random import RandomController
 from nas.controllers.tpe import TPEController
 from nas.errors import RunError, UsageError
-from nas.evaluators.executors import Event
+from nas.evaluators.executors.base import Event
 from nas.networks.network import totals, trace
 from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.live_display import incumbent
@@ -154,7 +154,7 @@ def raising(error: Exception) -> Script:
         (lambda arch, seed: ["0.9"], "an accuracy must be a number in [0, 1]: '0.9'"),
         (lambda arch, seed: [True], "an accuracy must be a number in [0, 1]: True"),
         (lambda arch, seed: [None], "an accuracy must be a number in [0, 1]: None"),
-        (lambda arch, seed: [], "the evaluator gave no accuracy"),
+        (lambda arch, seed: [], "the evaluator yielded no accuracy"),
     ],
 )  # fmt: skip
 def test_whatever_an_evaluator_does_wrong_fails_the_trial_and_the_search_goes_on(

@@ -18,10 +18,10 @@ import pytest
 from nas.architecture import Architecture
 from nas.errors import RunError, reason
 from nas.evaluators.base import EvaluatorContext
-from nas.evaluators.executors import Event, Executor, Outcome, Task, evaluate_all
+from nas.evaluators.executors.base import Event, Executor, Outcome, Task, evaluate_all
 from nas.evaluators.executors.evaluator_host import Build
 from nas.evaluators.executors.in_process import InProcessExecutor
-from nas.evaluators.executors.processes import ProcessBackend, ended, environment, threads_each
+from nas.evaluators.executors.processes import ProcessBackend, ended, threads_per_worker
 from nas.evaluators.executors.ray import RayBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.evaluators.proxy_training import ProxyTraining
@@ -413,14 +413,14 @@ def running(pid: int) -> bool:
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [threads_each(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert [threads_per_worker(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [threads_each(workers) for workers in (1, 2, 3)] == [3, 3, 2]
+    assert [threads_per_worker(workers) for workers in (1, 2, 3)] == [3, 3, 2]
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
-    assert threads_each(2) == 4
+    assert threads_per_worker(2) == 4
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     before = signal.getsignal(signal.SIGINT)
-    with environment(2):
+    with worker_environment(2):
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "2"
     assert signal.getsignal(signal.SIGINT) == before

@@ -9,7 +9,7 @@ import pytest
 
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import RunError
-from nas.evaluators.executors import Event
+from nas.evaluators.executors.base import Event
 from nas.evaluators.executors.evaluator_host import (
     ACCURACY,
     BEGIN,
@@ -23,7 +23,7 @@ from nas.evaluators.executors.evaluator_host import (
     Message,
     Reply,
 )
-from nas.evaluators.executors.worker_pool import MOST_LOST, MOST_UNBORN, WorkerPoolExecutor
+from nas.evaluators.executors.worker_pool import MAX_FAILED_STARTS, MAX_LOST, WorkerPoolExecutor
 
 ARCH = Architecture(8, (), BlockSpec("classifier"))
 
@@ -89,11 +89,11 @@ def test_a_candidate_whose_place_is_lost_begins_again_and_what_was_told_is_void(
 
 
 def test_a_candidate_that_loses_every_place_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    stage = Stage(*[[UP, (LOST, "its node is lost")]] * (MOST_LOST + 1), [UP, *accuracies(0.2)])
+    stage = Stage(*[[UP, (LOST, "its node is lost")]] * (MAX_LOST + 1), [UP, *accuracies(0.2)])
     pool = WorkerPoolExecutor(stage, None, print)
     pool.start(0, ARCH, 7)
-    found = [pool.wait() for _ in range(MOST_LOST + 1)]
-    assert [event.again for event in found] == [True] * MOST_LOST + [False]
+    found = [pool.wait() for _ in range(MAX_LOST + 1)]
+    assert [event.again for event in found] == [True] * MAX_LOST + [False]
     assert str(found[-1].error) == "its node is lost"
     pool.start(1, ARCH, 7)
     assert [pool.wait(), pool.wait()] == [Event(1, 0.2), Event(1)]
@@ -115,12 +115,12 @@ def test_a_worker_that_is_lost_or_dies_before_it_is_ready_costs_no_candidate(
 
 @pytest.mark.parametrize("kind", [LOST, DIED])
 def test_workers_that_never_become_ready_end_the_search(kind: str) -> None:
-    stage = Stage(*[[(kind, "killed")]] * (MOST_UNBORN + 1))
+    stage = Stage(*[[(kind, "killed")]] * (MAX_FAILED_STARTS + 1))
     pool = WorkerPoolExecutor(stage, 1.0, print)
     pool.start(0, ARCH, 7)
     with pytest.raises(RunError, match=r"^no worker can be started: killed \(3 in a row ended while"):
         pool.wait()
-    assert len(stage.hired) == MOST_UNBORN
+    assert len(stage.hired) == MAX_FAILED_STARTS
 
 
 def test_a_worker_that_died_while_it_was_free_costs_no_candidate_and_one_begins_again_only_once() -> None:
