@@ -14,7 +14,8 @@ from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.evaluators.executors.base import Event
 from nas.evaluators.executors.evaluator_host import extend_epochs
-from nas.evaluators.executors.in_process import END
+
+END = object()
 
 
 class Scripted:

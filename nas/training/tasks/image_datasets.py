@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from nas.errors import DataError
 from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -61,6 +60,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, split: Split, resolution: int, augment: Callable[[Tensor], Tensor] | None = None):
         self._split, self._augment, self.resolution = split, augment, resolution
+        from torchvision.transforms import v2  # here, for it takes seconds that not every process needs
+
         self._resize = v2.Compose([v2.Resize(resolution, antialias=True), v2.CenterCrop(resolution)])
         self._cache: Tensor | None = None
         if len(split) * 3 * resolution**2 <= CACHE_BYTES:
@@ -80,6 +81,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def also(self, step: Callable[[Tensor], Tensor]) -> ImageDataset:
         """Return the same images with one more augmentation, the last; what was decoded is shared."""
         before, result = self._augment, copy.copy(self)
+        from torchvision.transforms import v2
+
         result._augment = step if before is None else v2.Compose([before, step])  # a lambda would not be pickled
         return result
 
@@ -96,6 +99,8 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return (self._augment(image) if self._augment else image), self._split.labels[index]
 
     def _decode(self, index: int) -> Tensor:
+        from torchvision.transforms import v2
+
         return self._resize(v2.functional.pil_to_tensor(open_image(self._split.images[index])))  # type: ignore[no-any-return]
 
 
@@ -112,6 +117,8 @@ def open_image(source: Any) -> Image.Image:
 
 def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:
     """Return the training augmentation: a crop from an eighth of padding, and a flip where it keeps the class."""
+    from torchvision.transforms import v2
+
     steps: list[Any] = [v2.RandomCrop(resolution, padding=max(1, resolution // 8))]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
@@ -120,6 +127,8 @@ def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:
 
 def rand_augment(magnitude: int) -> Callable[[Tensor], Tensor]:
     """Return RandAugment (Cubuk et al. 2020): two random operations of a magnitude in [0, 30] on uint8 (3, R, R)."""
+    from torchvision.transforms import v2
+
     return v2.RandAugment(num_ops=2, magnitude=magnitude)  # type: ignore[no-any-return]
 
 
@@ -128,15 +137,19 @@ def mixing(num_classes: int, mixup: float, cutmix: float) -> Callable[[Tensor, T
 
     float32 (B, 3, R, R) and labels (B,) -> the mixed images and the classes' shares (B, num_classes).
     """
+    if mixup <= 0 and cutmix <= 0:
+        return None
+    from torchvision.transforms import v2
+
     kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
     steps = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
-    if not steps:
-        return None
     return steps[0] if len(steps) == 1 else v2.RandomChoice(steps)  # type: ignore[no-any-return]
 
 
 def normalize(images: Tensor) -> Tensor:
     """(B, 3, H, W) from 0 to 255 -> float32, ImageNet's mean and deviation."""
+    from torchvision.transforms import v2
+
     return v2.functional.normalize(images.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,64 @@
+"""The evaluators by name. To add one, write a file and add a line to EVALUATORS.
+
+An evaluator is a generator of accuracies (see `nas.evaluators.base.Evaluator`). It does not know latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nas.errors import NasError, UsageError
+from nas.evaluators.base import Evaluator, EvaluatorContext
+from nas.evaluators.proxy_training import ProxyTraining
+from nas.evaluators.supernet.evaluator import SupernetEvaluator
+from nas.evaluators.tabular import Tabular
+from nas.evaluators.user_defined import UserEvaluator, load_callable, user_epochs
+from nas.evaluators.zero_cost import zero_cost_evaluator
+from nas.evaluators.zero_cost_scores import ZERO_COST
+from nas.utils.registry import lookup
+
+EVALUATORS: dict[str, Callable[[EvaluatorContext], Evaluator]] = {
+    "proxy_training": ProxyTraining,
+    "supernet": SupernetEvaluator,
+    "tabular": Tabular,
+    **{name: zero_cost_evaluator(name) for name in ZERO_COST},
+}
+
+
+def find_evaluator(name: str) -> Callable[[EvaluatorContext], Evaluator]:
+    """Return the factory of the evaluator called `name`.
+
+    Args:
+        name: A key of EVALUATORS, an entry point of the group `nas.evaluators`, or `package.module:function`.
+
+    Raises:
+        UsageError: The name is unknown, or its module cannot be imported.
+    """
+    if name in EVALUATORS:
+        return EVALUATORS[name]
+    function = _load_user_defined(name)
+    return lambda context: UserEvaluator(name, function, context)
+
+
+def epochs_of(name: str, context: EvaluatorContext) -> int | None:
+    """Return how many accuracies one evaluation by `name` yields, or None if the evaluator does not declare it.
+
+    Raises:
+        UsageError: As for `find_evaluator`, or a user-defined evaluator declares an invalid number of epochs.
+    """
+    if name not in EVALUATORS:
+        return user_epochs(name, _load_user_defined(name), context)
+    declared: Callable[[EvaluatorContext], int | None] | None = getattr(EVALUATORS[name], "epochs", None)
+    return None if declared is None else declared(context)
+
+
+def _load_user_defined(name: str) -> Callable[..., Any]:
+    if ":" in name:
+        return load_callable(name)
+    try:
+        return lookup(EVALUATORS, name, "evaluator", "--evaluator")
+    except NasError:
+        raise
+    except Exception as error:  # an installed package that cannot be imported
+        raise UsageError(f"{type(error).__name__}: {error}", key="evaluator", value=name) from error
