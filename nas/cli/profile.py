@@ -80,11 +80,9 @@ def _measure(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.devices.runtimes import find_runtime
     from nas.devices.timing import Protocol
     from nas.latency.profiler import ENERGY_MS, table_header
-    from nas.spaces.yaml_format import load_space
 
     find_runtime(args.runtime)  # refuses an unknown name before a worker is started
-    space = load_space(args.space)
-    space = space.for_classes(args.classes) if args.classes is not None else space
+    space = _load_space(args)
     worker = open_worker(args.device, args.runtime, args.threads, reporter.say)
     header = table_header(args.runtime, args.threads, args.device)
     protocol = Protocol(energy_ms=ENERGY_MS if args.energy else 0.0)
@@ -100,14 +98,20 @@ def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
     from nas.devices.runtimes import find_runtime
     from nas.latency.offline_bundle import new_folder, write_bundle
-    from nas.spaces.yaml_format import load_space, space_path
+    from nas.spaces.yaml_format import space_path
 
     folder = new_folder(Path(args.bundle))
     find_runtime(args.runtime)  # refuses an unknown name before the layers are listed
-    space = load_space(args.space)
-    space = space.for_classes(args.classes) if args.classes is not None else space
+    space = _load_space(args)
     about = write_bundle(folder, space_path(args.space), space, args.classes, args.runtime, args.threads, reporter)
     return {"bundle": args.bundle, **{key: about[key] for key in ("space", "runtime", "threads", "layers", "batches")}}
+
+
+def _load_space(args: argparse.Namespace) -> Space:
+    from nas.spaces.yaml_format import load_space
+
+    space = load_space(args.space)
+    return space if args.classes is None else space.for_classes(args.classes)
 
 
 def _fill_table(

@@ -146,7 +146,7 @@ def record_batch(worker: subprocess.Popen[bytes], answers: IO[bytes], name: str,
             samples += 1
         if time.monotonic() - shown > 10:
             shown = time.monotonic()
-            print(f"{name}: {samples}/{total} visits", file=sys.stderr, flush=True)
+            print(f"{name}: {samples}/{total} samples", file=sys.stderr, flush=True)
     write_answer(answers, answer)
     os.fsync(answers.fileno())
     print(f"{name}: done", file=sys.stderr, flush=True)

@@ -59,11 +59,6 @@ class ProcessPipe:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def pid(self) -> int:
-        """The process's number on this machine."""
-        return self._process.pid
-
     def send(self, *pieces: bytes | Path) -> None:
         """Send bytes, and the contents of files, in this order; return at once."""
         self._last_activity = time.monotonic()

@@ -254,7 +254,7 @@ def _batch_samples(
 ) -> list[Sample]:
     """Return the samples of one batch: `protocol.visits` for each graph."""
     protocol = Protocol(**batch["protocol"])
-    left = {graph["key"]: protocol.visits for graph in batch["graphs"]}
+    missing = {graph["key"]: protocol.visits for graph in batch["graphs"]}
     samples = []
     for answer in answers:
         if "done" in answer:
@@ -264,11 +264,11 @@ def _batch_samples(
                 raise DeviceError("measured on a different device than the batches before", where=where)
             continue
         sample = _parse_sample(answer, protocol.repeats, where)
-        if not left.get(sample.key):
+        if not missing.get(sample.key):
             raise DeviceError("this sample was not requested", where=where, value=answer)
-        left[sample.key] -= 1
+        missing[sample.key] -= 1
         samples.append(sample)
-    if any(left.values()):
+    if any(missing.values()):
         raise DeviceError("not finished; run 'python3 run.py' in the folder again, on the device", where=where)
     return samples
 

@@ -1,4 +1,4 @@
-"""`nas show SPACE --table`: numbers, picture, and every wrong flag in one line."""
+"""`nas show SPACE --table`: figures, plots, and one line for each invalid flag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nas.spaces.yaml_format import load_space
 
 @pytest.fixture
 def table(tiny_space: Path, tmp_path: Path) -> LatencyTable:
-    """A table of every layer that the tiny space can have, of pseudo-random ms."""
+    """A table of all layers of the tiny space, with pseudo-random times."""
     table = LatencyTable.open(tmp_path / "table.jsonl", table_header("null", 1))
     rng = np.random.default_rng(0)
     table.append((layer, [(0.0, float(ms))]) for layer, ms in _with(reachable(load_space(str(tiny_space))), rng))

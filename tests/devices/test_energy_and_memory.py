@@ -1,4 +1,4 @@
-"""Energy from a made-up powercap tree, and the memory of a real process."""
+"""Energy from a simulated powercap tree; memory of a real process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="p
 
 @pytest.fixture
 def powercap(tmp_path: Path) -> Path:
-    """Two packages of 100 J and 7 J so far, and a core that counts within a package."""
+    """Two packages at 100 J and 7 J, and a core that is counted within a package."""
     for zone, name, joules in (("rapl:0", "package-0", 100), ("rapl:1", "package-1", 7), ("rapl:0:0", "core", 50)):
         folder = tmp_path / zone
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Devices behind ssh, with a real sshd on this machine; and workers that die, hang or cannot start."""
+"""Devices over ssh, with a real sshd on this machine; workers that crash, hang or fail to start."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.helpers.ssh_server import Sshd, free_port, parent, processes, serve
 
 QUIET = Reporter(quiet=True)
 SLOW = Protocol(visits=4, flush_bytes=16 << 20)
-"""Takes long enough that a connection can be cut in the middle."""
+"""Slow enough that a connection can be cut in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture
 def board(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a device whose temporary directory is `tmp_path/board`; new tries come soon."""
+    """The URL of a device whose temporary directory is `tmp_path/board`; restarts follow quickly."""
     monkeypatch.setenv(SSH_VARIABLE, sshd.ssh)
     monkeypatch.setitem(device.PAUSES_S, "remote", (0.1, 0.2, 0.4))
     (tmp_path / "board").mkdir()
@@ -59,7 +59,7 @@ def board(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def graphs(tmp_path: Path) -> list[Graph]:
-    """Three graphs of the null runtime, which takes them from a file of its own form."""
+    """Three graphs of the null runtime."""
     found = []
     for number in range(3):
         path = tmp_path / f"graph{number}.json"
@@ -69,17 +69,17 @@ def graphs(tmp_path: Path) -> list[Graph]:
 
 
 def rows_of(path: Path | str) -> dict[object, list[float]]:
-    """Return the times of a table, which must open."""
+    """Return the times of a table file."""
     return times_of(LatencyTable.open(Path(path)))
 
 
 def times_of(table: LatencyTable) -> dict[object, list[float]]:
-    """Return what each layer, pair and network took, whenever it was."""
+    """Return the times of each row, sorted."""
     return {name: sorted(ms for _, ms in samples) for name, samples in table.rows.items()}
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Return the one line with which a command ends with status 2."""
+    """Return the one line of stderr of a command that exits with status 2."""
     assert main([*argv, "--quiet"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -95,24 +95,24 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 def kill_children(word: bytes, number: signal.Signals) -> None:
-    """Send a signal to those processes that we started and whose command line has `word`."""
+    """Send a signal to our child processes whose command line contains `word`."""
     for pid in processes():
         if parent(pid) == os.getpid() and word in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, number)
 
 
 def lose_answers(worker: Worker) -> None:
-    """Throw away what the worker answered and nobody asked for yet: on a busy machine it may have ended its batch."""
+    """Drop the answers that are not read yet: on a busy machine the worker may have finished its batch."""
     assert isinstance(worker, device.RestartingWorker)
     lines = worker._worker._pipe._lines
     with contextlib.suppress(queue.Empty):
         while lines.get(timeout=1):
             pass
-        lines.put(b"")  # the process ended, and whoever asks hears it
+        lines.put(b"")  # the end of the process, as the pipe reports it
 
 
 class Interrupting(Reporter):
-    """A reporter that does something once, when the measurement has made its first step."""
+    """A reporter that calls `action` once, after the first step of the measurement."""
 
     def __init__(self, action: Callable[[], object]):
         super().__init__(quiet=True)
@@ -140,7 +140,7 @@ def test_a_profile_over_ssh(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # is needed on the device alone
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # needed on the device only
     there, here = tmp_path / "there.jsonl", tmp_path / "here.jsonl"
     command = ["profile", "--space", str(tiny_space), "--runtime", runtime, "--quiet"]
     assert main([*command, "--table", str(there), "--device", board]) == 0

@@ -13,7 +13,7 @@ from nas.latency.robust_estimation import estimate
 
 
 class FakeMachine:
-    """A clock that runs only while something runs, with drift, spikes, two speeds, and a processor lent to others."""
+    """A clock that advances only while a task runs, with drift, spikes, two speeds and preemption."""
 
     def __init__(self, seed: int, **noise: float):
         self.now_ns, self.busy_ns, self.calls = 0.0, 0.0, 0

@@ -1,4 +1,4 @@
-"""Tables by name, and searches for a device that is not here, as a user of the commands meets them."""
+"""Tables by name, and searches for a device that is not available, through the command line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def single_path_file(folder: Path) -> Path:
 
 
 def image_folder(folder: Path) -> Path:
-    """Twelve small images of two classes for each split, so that even 224 px are tested in a moment."""
+    """Create twelve small images of two classes for each split."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         for label in ("dark", "light"):

@@ -1,4 +1,4 @@
-"""Bundles from writing over the board to the table; and tables that outlive kills and full disks."""
+"""Offline bundles: written, measured and imported; tables that survive kills and full disks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def profile_json(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, An
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Return the one line with which `nas profile` ends with status 2."""
+    """Return the one line of stderr of a `nas profile` that exits with status 2."""
     assert main(["profile", *argv, "--quiet"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -51,12 +51,12 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def times_of(path: Path) -> dict[object, list[float]]:
-    """Return what each layer, repeated layer and network of a table took, whenever it was."""
+    """Return the times of each row of a table, sorted."""
     return {name: sorted(ms for _, ms in samples) for name, samples in LatencyTable.open(path).rows.items()}
 
 
 def measure(bundle: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a bundle as a board does: from elsewhere, without our package in sight."""
+    """Run a bundle as on a device: from another directory, without our package on the path."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, str(bundle / "run.py")]
     return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False, **options)
@@ -64,7 +64,7 @@ def measure(bundle: Path, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a small space for the null runtime in batches of three graphs, not measured yet."""
+    """A bundle of a small space for the null runtime, in batches of three graphs, not measured yet."""
     folder = tmp_path_factory.mktemp("bundle")
     space = folder / "small.yaml"
     space.write_text(SMALL_SPACE, encoding="utf-8")
@@ -87,7 +87,7 @@ head: {block: classifier}
 
 @pytest.fixture(scope="module")
 def finished(written: Path) -> Path:
-    """The same, measured on the board."""
+    """The same bundle, measured."""
     folder = written.with_name("finished")
     shutil.copytree(written, folder)
     done = measure(folder)
@@ -98,7 +98,7 @@ def finished(written: Path) -> Path:
 
 @pytest.fixture
 def bundle(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the measured bundle that a test may spoil."""
+    """A copy of the measured bundle that a test may modify."""
     shutil.copytree(finished, tmp_path / "copy")
     return tmp_path / "copy"
 
@@ -325,7 +325,7 @@ def test_a_killed_profile_continues_to_the_same_rows(
 
 @contextlib.contextmanager
 def tiny_disk(folder: Path) -> Iterator[None]:
-    """Put a file system of one page on the folder; skip the test where that is not permitted."""
+    """Mount a file system of one page on the folder; skip the test if that is not permitted."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
     if (

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 class LiteRtRuntime:
     """Exports .tflite with inputs in NCHW and runs it with `threads` threads.
 
-    The device needs ai-edge-litert and numpy. The graph is channels-last inside, so it begins and ends with a
-    transposition.
+    The device needs ai-edge-litert and numpy. The graph is channels-last inside, with a transposition at both ends.
     """
 
     suffix = ".tflite"

@@ -78,9 +78,7 @@ def _layers(where: str) -> list[tuple[int, int, Layer]]:
         for position in range(4):
             stride = stage_stride if position == 0 else 1
             for choice, (kernel, expand) in enumerate(CHOICES):
-                args = {
-                    "out_channels": out_channels, "stride": stride, "kernel_size": kernel, "expand_ratio": expand,
-                }  # fmt: skip
+                args = {"out_channels": out_channels, "stride": stride, "kernel_size": kernel, "expand_ratio": expand}
                 found.append((index, choice, layer_of("mbconv", args, (channels, size, size), where)))
             channels, size, index = out_channels, size // stride, index + 1
     last = layer_of("mbconv", {"out_channels": 320}, (channels, size, size), where)
