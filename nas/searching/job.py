@@ -86,8 +86,7 @@ def run_search(experiment: SearchSettings, reporter: Reporter) -> dict[str, Any]
         return finished
     if experiment.ray:
         check_cluster(experiment.ray, experiment.ray_cpus, experiment.ray_gpus)
-    for split in (task.data.train, task.data.validation, task.data.test):
-        check_images(split)
+    check_images((task.data.train, task.data.validation, task.data.test), reporter)
     evaluator = make_evaluator(experiment, task, space, reporter) if only_reads(experiment) else None
     tables = select_tables(experiment, space, reporter)
     settings |= table_identity(tables)

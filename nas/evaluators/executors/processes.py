@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
 from nas.evaluators.executors.evaluator_host import DIED, THREADS, Build, EvaluatorHost, Message, Reply
+from nas.utils.allocator import keep_freed_memory
 
 GOODBYE_S = 3.0
 
@@ -137,6 +138,7 @@ def work(build: Build, connection: Connection) -> None:
     """Be a worker: make the evaluator, then answer messages until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whatever thread started it
     os.dup2(2, 1)  # stdout belongs to the parent's result
+    keep_freed_memory()
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
     host = EvaluatorHost(build)

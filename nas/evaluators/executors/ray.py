@@ -33,6 +33,7 @@ from nas.evaluators.executors.evaluator_host import (
     Message,
     Reply,
 )
+from nas.utils.allocator import keep_freed_memory
 
 LOCAL = "local"
 """The address of a cluster that is made of this machine, for one search."""
@@ -64,6 +65,7 @@ class Actor:
         import ray
 
         os.dup2(2, 1)
+        keep_freed_memory()
         with contextlib.suppress(OSError):  # where the folder is not shared, paths in it are of no use anyway
             os.chdir(self._folder)
             sys.path.insert(0, self._folder)

@@ -29,6 +29,7 @@ from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
+from nas.utils.allocator import keep_freed_memory
 from nas.utils.files import append_rows
 
 FORMAT = 1
@@ -185,6 +186,7 @@ def _begin(space: Space, data: str, root: str | None, threads: int) -> None:
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     _EVALUATORS[:] = [ProxyTraining(EvaluatorContext(Classification.load(data, root), space, Path()))]
 
 
