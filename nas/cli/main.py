@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from nas import __version__
 from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
 from nas.errors import NasError
+from nas.utils.allocator import keep_freed_memory
 from nas.utils.registry import nearest
 from nas.utils.reporting import Reporter
 
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = [flag for flag in args.parser._option_string_actions if flag.startswith("--")]
         args.parser.error(f"unknown argument '{unknown[0]}'{nearest(unknown[0].partition('=')[0], flags)}")
     try:
+        keep_freed_memory()
         with _ended_in_order():
             result = args.module.run(args, Reporter(args.quiet))
         _print_result(args, result)

@@ -64,8 +64,7 @@ def run_scale_search(job: ScaleSettings, reporter: Reporter) -> dict[str, Any]:
     if finished := finished_result(setting):
         reporter.say(f"{folder}: finished on {finished['date']}; more --trials or --compare-seeds would continue it")
         return finished
-    for split in (setting.task.data.train, setting.task.data.validation):
-        check_images(split)
+    check_images((setting.task.data.train, setting.task.data.validation), reporter)
     with open_study(folder, setting.identity, setting.grid, ("maximize",)) as study:
         with exclusive(folder / MAKING):
             ready = make_ready(setting, reporter)

@@ -72,8 +72,7 @@ def check_environment(context: SearchContext) -> None:
     settings, data = context.settings, context.task.data
     if settings.ray:
         check_cluster(settings.ray, settings.ray_cpus, settings.ray_gpus)
-    for split in (data.train, data.validation, data.test):
-        check_images(split)
+    check_images((data.train, data.validation, data.test), context.reporter)
 
 
 def span_of(context: SearchContext, tables: tuple[SelectedTable, ...], device: int) -> LatencySpan:

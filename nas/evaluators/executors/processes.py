@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
 from nas.evaluators.executors.evaluator_host import DIED, THREADS, Build, EvaluatorHost, Message, Reply
+from nas.utils.allocator import keep_freed_memory
 
 EXIT_WAIT_S = 3.0
 """How long to wait for the exit status of a process whose pipe is closed."""
@@ -146,6 +147,7 @@ def run_worker(build: Build, connection: Connection) -> None:
     """Run as a worker: create the evaluator, then answer messages until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a parent thread other than the main one cannot pass this on
     os.dup2(2, 1)  # stdout is reserved for the result of the parent
+    keep_freed_memory()
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     threading.Thread(target=_receive_messages, args=(connection, inbox), daemon=True).start()
     host = EvaluatorHost(build)

@@ -33,6 +33,7 @@ from nas.evaluators.executors.evaluator_host import (
     Message,
     Reply,
 )
+from nas.utils.allocator import keep_freed_memory
 
 LOCAL = "local"
 """The address that starts a cluster on this machine for one search."""
@@ -67,6 +68,7 @@ class Actor:
         import torch
 
         os.dup2(2, 1)
+        keep_freed_memory()
         with contextlib.suppress(OSError):  # if the node does not share the folder, paths in it fail anyway
             os.chdir(self._folder)
             sys.path.insert(0, self._folder)

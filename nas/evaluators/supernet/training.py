@@ -29,7 +29,7 @@ from nas.networks.network import canonical
 from nas.spaces.automaton import best_path
 from nas.spaces.search_space import Choose, Space, SupernetTraining, Values
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
-from nas.training.loop import TrainingError, keep_freed_memory, no_memory, pick_device
+from nas.training.loop import TrainingError, no_memory, pick_device
 from nas.training.recipe import one_cycle
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset
@@ -131,7 +131,6 @@ def train_supernet(
     and the losses of its epochs come first. `watch` is told of images. Raises TrainingError where a loss becomes NaN
     or infinite, WeightsError for a checkpoint that is broken or another training's.
     """
-    keep_freed_memory()
     device = pick_device()
     supernet.to(device)
     training = recipe.training
