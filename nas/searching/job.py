@@ -94,9 +94,7 @@ def one_finisher(context: SearchContext, study: Study) -> Iterator[dict[str, Any
     def report_wait() -> None:
         nonlocal has_waited
         has_waited = True
-        context.reporter.say(
-            f"{study.folder}: waiting for the process that measures finalists and trains the winner"
-        )
+        context.reporter.say(f"{study.folder}: waiting for the process that measures finalists and trains the winner")
 
     with exclusive(study.folder / FINISH, report_wait):
         study.refresh()

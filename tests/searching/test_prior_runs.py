@@ -12,6 +12,7 @@ import pytest
 from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.controllers.base import Observation, Problem
+from nas.controllers.random import RandomController
 from nas.errors import NasError, RunError
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import make_rungs
@@ -24,7 +25,6 @@ from nas.spaces.yaml_format import load_architecture, parse_space, read_yaml
 from nas.study.objectives import Metrics, make_objective
 from nas.study.ranking import front
 from nas.study.study import JOURNAL, Trial, open_study
-from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
 
 DATA: dict[str, Any] = {
