@@ -48,7 +48,7 @@ def test_memory_is_predicted_from_measured_networks(space: Space, tmp_path: Path
     for seed in range(300, 310):
         whole = totals(trace(space.decode(space.sample(random.Random(seed)))))
         expected = 1e6 + 4 * whole.params + 8 * whole.peak_activation
-        assert memory.at(whole.params, whole.peak_activation) == pytest.approx(expected, rel=1e-3)
+        assert memory.predict(whole.params, whole.peak_activation) == pytest.approx(expected, rel=1e-3)
 
 
 def test_too_few_measured_networks_are_counted(space: Space, tmp_path: Path) -> None:
