@@ -21,6 +21,7 @@ from nas.study.objectives import Metrics, make_objective
 from nas.study.ranking import gains
 from nas.study.study import Study, Trial, open_study
 from nas.utils.reporting import Reporter
+from tests.helpers.trials import record
 from tests.study.test_multi_goal import goals
 
 
@@ -61,14 +62,11 @@ def space(tiny_space: Path) -> Space:
     return load_space(str(tiny_space)).for_classes(10)
 
 
-def record(study: Study, space: Space, seed: int, accuracy: float, ms: float, stopped: bool = False) -> Trial:
+def end(study: Study, space: Space, seed: int, accuracy: float, ms: float, stopped: bool = False) -> Trial:
     """End a random candidate of that seed."""
     choices = space.sample(random.Random(seed))
-    claim = study.claim(choices, canonical(space.decode(choices)).digest)
-    assert claim is not None
-    trial = study.end(claim, Metrics(accuracy, ms, 10, 20), (accuracy,), 0.1, (accuracy,), stopped)
-    assert trial is not None
-    return trial
+    metrics, arch = Metrics(accuracy, ms, 10, 20), canonical(space.decode(choices))
+    return record(study, choices, arch, metrics, (accuracy,), curve=(accuracy,), stopped=stopped)
 
 
 def test_a_log_gets_a_line_for_each_trial_and_quiet_gets_none(
@@ -80,8 +78,8 @@ def test_a_log_gets_a_line_for_each_trial_and_quiet_gets_none(
             open_study(tmp_path / str(quiet), {}, space, ("maximize",)) as study,
             track_progress(objective, study, 3, 2, Reporter(quiet)) as tracker,
         ):
-            tracker.ended(0, record(study, space, 0, 0.5, 9.0))
-            tracker.ended(1, record(study, space, 1, 0.3, 4.0, stopped=True))
+            tracker.ended(0, end(study, space, 0, 0.5, 9.0))
+            tracker.ended(1, end(study, space, 1, 0.3, 4.0, stopped=True))
         lines = capsys.readouterr().err.splitlines()
         if quiet:
             assert lines == []
@@ -95,7 +93,7 @@ def test_a_log_gets_a_line_for_each_trial_and_quiet_gets_none(
 def test_the_facts_follow_the_study_and_count_what_was_there_before(space: Space, tmp_path: Path) -> None:
     objective, reference = make_objective("pareto", 10.0), {"accuracy": (0.0,), "latency": (20.0,)}
     with open_study(tmp_path, {}, space, ("maximize",)) as study:
-        first = record(study, space, 0, 0.5, 10.0)
+        first = end(study, space, 0, 0.5, 10.0)
         with track_progress(objective, study, 5, 1, Reporter(quiet=True), reference) as tracker:
             assert (tracker.progress.done, tracker.progress.trials_per_minute) == (1, None)
             assert tracker.progress.front == (1, 0.25)
@@ -103,7 +101,7 @@ def test_the_facts_follow_the_study_and_count_what_was_there_before(space: Space
             tracker.running(1)
             tracker.running(1, 3)
             assert tracker.progress.running == {2: 3}
-            better = record(study, space, 1, 0.8, 8.0)
+            better = end(study, space, 1, 0.8, 8.0)
             tracker.ended(1, better)
             assert tracker.progress.running == {}
             assert tracker.progress.done == 2
@@ -118,8 +116,8 @@ def test_each_goal_has_a_best_of_its_own(space: Space, tmp_path: Path) -> None:
         open_study(tmp_path, {}, space, ("maximize",)) as study,
         track_progress(objective, study, 2, 1, Reporter(quiet=True)) as tracker,
     ):
-        tracker.ended(0, record(study, space, 0, 0.5, 4.0))
-        tracker.ended(1, record(study, space, 1, 0.9, 15.0))
+        tracker.ended(0, end(study, space, 0, 0.5, 4.0))
+        tracker.ended(1, end(study, space, 1, 0.9, 15.0))
         assert [(name, words[:5]) for name, words in tracker.progress.bests] == [("5ms", "50.0%"), ("20ms", "90.0%")]
 
 

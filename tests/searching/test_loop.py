@@ -169,7 +169,8 @@ def test_whatever_an_evaluator_does_wrong_fails_the_trial_and_the_search_goes_on
     trials, _ = run(space, tmp_path, second_fails, 4)
     assert len(trials) == 3
     with open_study(tmp_path, {}, space, ("maximize",)) as study:
-        ((digest, why),) = study.failed
+        (failed,) = study.failed
+    digest, why = failed.digest, failed.error
     assert digest == seen[1]
     assert why.startswith(expected)
     assert "\n" not in why
@@ -275,7 +276,9 @@ def test_a_candidate_of_which_three_processes_died_failed(space: Space, tmp_path
     trials, _ = run(space, tmp_path / "run", learns, 3)
     assert len(trials) == 2
     with open_study(tmp_path / "run", {}, space, goal.directions) as study:
-        assert study.failed == [(first.digest, "its process died 3 times while it was evaluated: out of memory?")]
+        (failed,) = study.failed
+    assert failed.digest == first.digest
+    assert failed.error == "its process died 3 times while it was evaluated: out of memory?"
 
 
 @pytest.mark.parametrize("fidelity", ["full", "halving"])
