@@ -16,7 +16,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.cli.main import main
-from nas.scaling.network_latency import NETWORKS
+from nas.scaling.network_latency import NETWORKS_FILE
 from tests.helpers.scaled_networks import TINY_BASE
 
 FLAGS = ["--search", "--runtime", "null", "--step", "0.25", "--divisor", "4", "--tolerance", "0.15", "--phi", "0..1",
@@ -65,7 +65,7 @@ def began(folder: Path) -> int:
 
 def lines(folder: Path) -> int:
     """Return how many lines the table of latencies has."""
-    path = folder / NETWORKS
+    path = folder / NETWORKS_FILE
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 

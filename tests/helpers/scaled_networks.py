@@ -70,7 +70,7 @@ def noise(text: str) -> float:
     return int(hashlib.sha256(text.encode()).hexdigest()[:6], 16) / 2**23 - 1
 
 
-class Scripted:
+class ScriptedLatency:
     """A stopwatch of a known truth: each session adds an error of its own, and a latency is the mean of its sessions.
 
     `error` bounds those errors, as a share of the truth.
@@ -85,13 +85,13 @@ class Scripted:
         self.timed: list[list[str]] = []
         self._counts: dict[str, int] = {}
 
-    def session(self, archs: Sequence[Architecture]) -> None:
+    def measure(self, archs: Sequence[Architecture]) -> None:
         self.timed.append([arch.digest for arch in archs])
         assert len(set(self.timed[-1])) == len(archs)
         for arch in archs:
             self._counts[arch.digest] = self._counts.get(arch.digest, 0) + 1
 
-    def sessions(self, arch: Architecture) -> int:
+    def session_count(self, arch: Architecture) -> int:
         return self._counts.get(arch.digest, 0)
 
     def ms(self, arch: Architecture) -> float:

@@ -19,13 +19,13 @@ from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.zero_cost import ZeroCost
 from nas.networks.network import canonical, totals, trace
-from nas.scaling.family_job import timed_all
-from nas.scaling.search_setup import prepare
-from nas.scaling.settings import make_job
+from nas.scaling.family_job import measure_networks
+from nas.scaling.search_setup import prepare_search
+from nas.scaling.settings import make_scale_settings
 from nas.spaces.search_space import Proxy
 from nas.study.objectives import SOFT
 from nas.utils.reporting import Reporter
-from tests.helpers.scaled_networks import EVALUATOR, TINY_BASE, Scripted
+from tests.helpers.scaled_networks import EVALUATOR, TINY_BASE, ScriptedLatency
 
 Search = Callable[..., dict[str, Any]]
 NUMBER = itertools.count()
@@ -226,15 +226,20 @@ def test_a_family_that_cannot_be_made_loses_nothing_of_the_search(
 
 
 def test_a_table_that_does_not_know_the_whole_family_leaves_its_networks(capsys: pytest.CaptureFixture[str]) -> None:
-    class Partial(Scripted):
-        def session(self, archs: Sequence[Architecture]) -> None:
+    class Partial(ScriptedLatency):
+        def measure(self, archs: Sequence[Architecture]) -> None:
             raise TableError("no row for conv")
 
-    stopwatch = Partial(lambda arch: 1.0)
-    assert timed_all(stopwatch, [], make_job({"network": "base.yaml", "search": True}), Reporter()) is None
+    network_latency = Partial(lambda arch: 1.0)
+    assert (
+        measure_networks(network_latency, [], make_scale_settings({"network": "base.yaml", "search": True}), Reporter())
+        is None
+    )
     assert "no latencies of the family: no row for conv" in capsys.readouterr().err
     with pytest.raises(TableError, match="no row for conv"):
-        timed_all(stopwatch, [], make_job({"network": "base.yaml", "table": "pixel1"}), Reporter())
+        measure_networks(
+            network_latency, [], make_scale_settings({"network": "base.yaml", "table": "pixel1"}), Reporter()
+        )
 
 
 def test_the_coefficients_that_are_told_promise_what_the_network_grew_by(search: Search) -> None:
@@ -334,15 +339,15 @@ def test_bad_input_is_one_line_before_anything_is_measured_or_written(
     assert not Path("a").exists()
 
 
-def setting_of(module: str, **more: Any) -> Any:
+def make_search(module: str, **more: Any) -> Any:
     given = {"network": "base.yaml", "search": True, "runtime": "null", "run": "a", "step": 0.5, **more}
-    return prepare(make_job(given), Reporter(quiet=True))
+    return prepare_search(make_scale_settings(given), Reporter(quiet=True))
 
 
 def test_candidates_train_at_their_own_resolution(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the share of it that the proxy's is of the base's: 8 of 16 px, so 12 of 24."""
-    setting = setting_of(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
-    assert setting.grid.proxy == Proxy(8, 1, 40, of=16)
+    prepared = make_search(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
+    assert prepared.grid.proxy == Proxy(8, 1, 40, of=16)
     seen: list[Any] = []
 
     def train(model: Any, task: Any, images: Any, validation: Any, recipe: Any, seed: int, watch: Any) -> Any:
@@ -350,30 +355,32 @@ def test_candidates_train_at_their_own_resolution(module: str, monkeypatch: pyte
         yield 0.5
 
     monkeypatch.setattr("nas.evaluators.proxy_training.train", train)
-    evaluator = ProxyTraining(EvaluatorContext(setting.task, setting.grid, Path("a")))
+    evaluator = ProxyTraining(EvaluatorContext(prepared.task, prepared.grid, Path("a")))
     for size in (16, 24, 20, 32, 28, 16, 24):
-        assert list(evaluator.evaluate(setting.base.at(size), 0)) == [0.5]
+        assert list(evaluator.evaluate(prepared.base.at(size), 0)) == [0.5]
     assert seen == [(half, half, half, 40) for half in (8, 12, 10, 16, 14, 8, 12)]
     assert evaluator.longer(2)._recipe.epochs == 2
 
 
 def test_it_really_trains_and_scores_at_that_resolution(module: str) -> None:
-    setting = setting_of(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
-    larger = next(spot for spot in setting.every if spot.architecture.resolution == 24)
-    (accuracy,) = ProxyTraining(EvaluatorContext(setting.task, setting.grid, Path("a"))).evaluate(
+    prepared = make_search(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
+    larger = next(point for point in prepared.distinct_points if point.architecture.resolution == 24)
+    (accuracy,) = ProxyTraining(EvaluatorContext(prepared.task, prepared.grid, Path("a"))).evaluate(
         larger.architecture, 0
     )
     assert 0 <= accuracy <= 1
-    scores = ZeroCost("params", EvaluatorContext(setting.task, setting.grid, Path("a"), reporter=Reporter(quiet=True)))
+    scores = ZeroCost(
+        "params", EvaluatorContext(prepared.task, prepared.grid, Path("a"), reporter=Reporter(quiet=True))
+    )
     list(scores.evaluate(larger.architecture, 0))
     assert {size: batch.images.shape[-1] for size, batch in scores._batches.items()} == {8: 8, 12: 12}
 
 
-def test_the_setting_tells_base_and_points(module: str) -> None:
-    setting = setting_of(module)
-    assert setting.first.architecture == canonical(setting.base)
-    assert setting.first.macs == totals(trace(setting.base)).macs
-    digests = [spot.architecture.digest for spot in setting.every]
+def test_the_search__tells_base_and_points(module: str) -> None:
+    prepared = make_search(module)
+    assert prepared.base_point.architecture == canonical(prepared.base)
+    assert prepared.base_point.macs == totals(trace(prepared.base)).macs
+    digests = [point.architecture.digest for point in prepared.distinct_points]
     assert len(digests) == len(set(digests))
-    assert setting.first.architecture.digest not in digests
-    assert setting.base.head.kwargs["num_classes"] == 10
+    assert prepared.base_point.architecture.digest not in digests
+    assert prepared.base.head.kwargs["num_classes"] == 10

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import UsageError
 from nas.scaling.parsing import (
-    MOST,
-    UNNAMED,
-    check_exists,
+    DEFAULT_PRESET,
+    MAX_PHIS,
+    check_dimensions,
     find_preset,
     make_rounding,
     parse_coefficients,
@@ -79,7 +79,7 @@ def test_phis(text: str, phis: list[float]) -> None:
         ("..3", "--phi: not a number: ''"),
         ("0..", "--phi: not a number: ''"),
         ("0...3", "--phi: "),
-        ("0..1e9", f"--phi: {MOST} at most"),
+        ("0..1e9", f"--phi: must be at most {MAX_PHIS} phis"),
         ("0..inf", "--phi: must be finite: 'inf'"),
         ("nan..1", "--phi: must be finite"),
         ("1,1", "--phi: the same twice: '1,1'"),
@@ -101,7 +101,7 @@ def test_whatever_text_gives_phis_or_one_line(text: str) -> None:
         assert str(error).startswith("--phi: ")
         assert len(str(error).splitlines()) == 1
     else:
-        assert 0 < len(found) <= MOST
+        assert 0 < len(found) <= MAX_PHIS
         assert all(math.isfinite(phi) for phi in found)
         assert len(set(found)) == len(found)
 
@@ -193,7 +193,7 @@ def test_points_that_cannot_be(given: dict[str, str | None], message: str) -> No
 )
 def test_rounding(resolution: int, given: dict[str, Any], rounding: Rounding) -> None:
     flags = {"divisor": None, "repeats": None, "step": None, "head": None, **given}
-    assert make_rounding(UNNAMED, SHALLOW.at(resolution), **flags) == rounding
+    assert make_rounding(DEFAULT_PRESET, SHALLOW.at(resolution), **flags) == rounding
 
 
 def test_a_presets_rounding_is_kept_where_no_flag_says_otherwise() -> None:
@@ -219,7 +219,7 @@ def test_a_presets_rounding_is_kept_where_no_flag_says_otherwise() -> None:
 )
 def test_roundings_that_cannot_be(flags: tuple[Any, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        make_rounding(UNNAMED, SHALLOW, *flags)
+        make_rounding(DEFAULT_PRESET, SHALLOW, *flags)
 
 
 def test_a_preset_is_found_by_name_or_the_nearest_is_told() -> None:
@@ -230,6 +230,6 @@ def test_a_preset_is_found_by_name_or_the_nearest_is_told() -> None:
 
 def test_what_a_network_does_not_have_cannot_be_scaled() -> None:
     with pytest.raises(UsageError, match=r"--preset: this network has no depth to scale: .*; it has width, resolution"):
-        check_exists(SHALLOW, Coefficients(1.2, 1.1, 1.15), "--preset")
-    check_exists(SHALLOW, Coefficients(1, 1.1, 1.15), "--preset")
-    check_exists(load_architecture("mobilenet_v2_0.35"), Coefficients(1.2, 1.1, 1.15), "--preset")
+        check_dimensions(SHALLOW, Coefficients(1.2, 1.1, 1.15), "--preset")
+    check_dimensions(SHALLOW, Coefficients(1, 1.1, 1.15), "--preset")
+    check_dimensions(load_architecture("mobilenet_v2_0.35"), Coefficients(1.2, 1.1, 1.15), "--preset")

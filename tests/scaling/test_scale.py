@@ -21,10 +21,9 @@ from nas.scaling.scale import (
     DIMENSIONS,
     Factors,
     Rounding,
-    fine_step,
-    groups,
+    default_resolution_step,
     missing_dimensions,
-    repeats,
+    repeat_groups,
     scale,
     total_stride,
 )
@@ -60,7 +59,12 @@ def every(arch: Architecture) -> list[BlockSpec]:
 
 def by_group(arch: Architecture) -> list[list[BlockSpec]]:
     """Return the layers of each group that repeats together."""
-    return [[spec for index in group for spec in arch.stages[index]] for group in groups(arch.stages)]
+    return [[spec for index in group for spec in arch.stages[index]] for group in repeat_groups(arch.stages)]
+
+
+def repeats(stages: Sequence[Sequence[BlockSpec]]) -> list[int]:
+    """Return the number of layers of each group that repeats together."""
+    return [sum(len(stages[index]) for index in group) for group in repeat_groups(stages)]
 
 
 def without(spec: BlockSpec, keys: set[str]) -> dict[str, object]:
@@ -78,7 +82,7 @@ def network(*blocks: tuple[str, dict[str, object]], resolution: int = 32) -> Arc
 
 def check_channels(arch: Architecture, base: Architecture, factor: float, divisor: int = 8) -> None:
     """Channels are multiples of the divisor, or the base's own where it grows narrower, and go the factor's way."""
-    for first, *_ in groups(base.stages):
+    for first, *_ in repeat_groups(base.stages):
         old, new = base.stages[first][0], arch.stages[first][0]
         for key, value in widths(new).items():
             own = widths(old)[key]
@@ -94,8 +98,10 @@ def test_every_shipped_network_grows_and_shrinks(name: str) -> None:
     assert 0.6 < macs(larger) / macs(base) / COMPOUND.growth < 1.7
     for arch, factors in ((larger, COMPOUND), (smaller, SMALLER)):
         check_channels(arch, base, factors.width)
-        assert arch.resolution == pytest.approx(base.resolution * factors.resolution, abs=fine_step(base.resolution))
-        assert arch.resolution % fine_step(base.resolution) == 0
+        assert arch.resolution == pytest.approx(
+            base.resolution * factors.resolution, abs=default_resolution_step(base.resolution)
+        )
+        assert arch.resolution % default_resolution_step(base.resolution) == 0
         for before, after in zip(repeats(base.stages), repeats(arch.stages), strict=True):
             assert after in (before, math.ceil(factors.depth * before - 1e-9))
 
