@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -29,7 +29,8 @@ from statistics import fmean, stdev
 from nas.errors import NasError, UsageError
 from nas.searching.early_stopping import Rungs, make_rungs, spent
 from nas.study.objectives import OBJECTIVES, Metrics, Objective, make_objective
-from nas.study.ranking import front, hypervolume
+from nas.study.pareto import volume
+from nas.study.ranking import front
 from nas.study.trials import Trial, TrialState
 from nas.utils.units import parse_latency
 
@@ -84,6 +85,11 @@ def replay(rungs: Rungs, race: Race, objective: Objective) -> list[Trial]:
         ended = next(e for e in entries if len(e.curve) == len(curve) or rungs.stops(e, recorded, objective))
         recorded.append(ended)
     return recorded
+
+
+def hypervolume(points: Iterable[Metrics], reference_ms: float) -> float:
+    """Return the area that the points dominate above accuracy 0 and below `reference_ms`, in ms."""
+    return volume([(point.accuracy, reference_ms - point.latency_ms) for point in points])
 
 
 def regret(entries: Sequence[Trial], race: Race, objective: Objective) -> float:

@@ -62,7 +62,7 @@ def told(given: Problem, choices: Choices) -> Trial:
     """Return made-up metrics that the choices decide; every seventh candidate failed."""
     digest = hashlib.sha256(str(sorted(choices.items())).encode()).digest()
     if digest[0] % 7 == 0:
-        return ended_trial(choices, None, None)
+        return ended_trial(choices)
     latency_ms = float(DOMAIN.facts(DOMAIN.encode(choices)[None]).latency_ms[0])
     metrics = Metrics(digest[1] / 256, latency_ms, 1000, 1000)
     return ended_trial(choices, metrics, given.objective(metrics), stopped=digest[2] % 5 == 0)
@@ -125,7 +125,7 @@ def test_a_domain_in_which_all_fail_or_all_are_alike_breaks_nothing(name: str) -
     for number, choices in enumerate(some(TOLD.get(name, 120))):
         assert active(SPACE, asked := controller.ask(number)) == asked if number % 20 == 0 else True
         controller.tell(
-            ended_trial(choices, None, None) if number < 40 else ended_trial(choices, metrics, given.objective(metrics))
+            ended_trial(choices) if number < 40 else ended_trial(choices, metrics, given.objective(metrics))
         )
     assert active(SPACE, asked := controller.ask(0)) == asked
 

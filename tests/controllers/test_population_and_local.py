@@ -94,7 +94,7 @@ def test_the_oldest_of_a_population_dies_though_it_is_the_best() -> None:
     controller = EvolutionController(Problem(DOMAIN, OBJECTIVE))
     rows = DOMAIN.sample(POPULATION + 1, np.random.default_rng(0))
     best, others = told(rows[0], 0.9), [told(row, 0.1 + place / 1000) for place, row in enumerate(rows[1:])]
-    for each in (best, *others[:-1], ended_trial(best.choices, None, None)):
+    for each in (best, *others[:-1], ended_trial(best.choices)):
         controller.tell(each)
 
     def alive() -> list[list[int]]:
@@ -119,7 +119,7 @@ def test_local_search_asks_for_neighbours_of_the_best_and_starts_anew_at_a_peak(
     for number in range(len(around)):
         row = DOMAIN.encode(controller.ask(number))
         asked.add(tuple(row.tolist()))
-        controller.tell(told(row, 0.4) if number % 5 else ended_trial(DOMAIN.decode(row), None, None))
+        controller.tell(told(row, 0.4) if number % 5 else ended_trial(DOMAIN.decode(row)))
     assert asked == around
     other = DOMAIN.encode(controller.ask(0))
     assert tuple(other.tolist()) not in around
@@ -137,7 +137,7 @@ def test_exhaustive_tries_every_network_once_and_refuses_a_large_space() -> None
     for number in range(len(set(keys))):
         row = domain.encode(controller.ask(number))
         seen += domain.facts(row[None]).keys.tolist()
-        controller.tell(ended_trial(domain.decode(row), None, None))
+        controller.tell(ended_trial(domain.decode(row)))
     assert set(seen) == set(keys)
     assert len(seen) == len(set(seen))
     large = load_space("mobile")

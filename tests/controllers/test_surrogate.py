@@ -125,7 +125,7 @@ def test_a_failed_candidate_is_not_asked_for_again() -> None:
     controller = SurrogateController(Problem(DOMAIN, objective))
     only = controller.ask(1)
     assert set(only.values()) == {3}
-    controller.tell(ended_trial(only, None, None))
+    controller.tell(ended_trial(only))
     for row in search(Constrained(13.0), FIRST + 4):
         controller.tell(told(objective, row))
     other = DOMAIN.encode(controller.ask(2))  # the first goal's turn: nothing is left for it, so the second is aimed at

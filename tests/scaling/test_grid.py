@@ -221,7 +221,7 @@ def test_every_controller_walks_the_grid_within_its_budget(name: str, resource: 
             asked.append(choices)
             point = by_point[str({key: choices[key] for key in GRID.choices})]
             if point is None or number % 6 == 5:
-                controller.tell(ended_trial(choices, None, None))
+                controller.tell(ended_trial(choices))
             else:
                 metrics = metrics_of(point, 0.5 + 0.3 * noise(point.architecture.digest))
                 controller.tell(ended_trial(choices, metrics, problem.objective(metrics)))

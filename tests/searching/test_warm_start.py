@@ -49,7 +49,7 @@ def test_the_pool_comes_first_and_then_the_controller() -> None:
         choices = controller.ask(derive_seed(0, number))
         asked.append(choices)
         tried.add(digest(choices))
-        controller.tell(ended_trial(choices, None, (0.5,)))
+        controller.tell(ended_trial(choices))
     assert sorted(asked[:3], key=str) == sorted(POOL, key=str)
     assert asked[3] == RandomController(PROBLEM).ask(derive_seed(0, 3))
 
@@ -62,9 +62,9 @@ def test_replay_equals_tell() -> None:
         choices = one.ask(derive_seed(1, number))
         other = warm(tried)
         for earlier in told:
-            other.tell(ended_trial(earlier, None, (0.5,)))
+            other.tell(ended_trial(earlier))
         assert other.ask(derive_seed(1, number)) == choices
-        one.tell(ended_trial(choices, None, (0.5,)))
+        one.tell(ended_trial(choices))
         told.append(choices)
         tried.add(digest(choices))
 

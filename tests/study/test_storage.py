@@ -124,7 +124,7 @@ def newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "url", "message"),
     [
-        (None, "runs.db", "--storage: must be a URL as 'sqlite:///runs.db'"),
+        (None, "runs.db", "--storage: must be a URL such as 'sqlite:///runs.db'"),
         (None, "sqlite:////no/such/folder/runs.db", "cannot be reached: unable to open database file"),
         (None, "sqlight:///runs.db", "SQLAlchemy knows no such database"),
         (None, "postgresql+pg8000://u:secret@localhost/x", "needs a driver: pip install pg8000"),
