@@ -17,8 +17,6 @@ from nas.errors import UsageError
 from nas.study.objectives import Metrics, Objective
 from nas.study.ranking import position
 
-FIDELITIES = ("full", "halving", "hyperband")
-
 
 @dataclass(frozen=True)
 class Entry:
