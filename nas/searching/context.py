@@ -115,7 +115,7 @@ def check_combinations(settings: SearchSettings) -> None:
         if settings.evaluator in EVALUATORS and settings.evaluator != SOURCES[key]:
             raise UsageError(f"is for the evaluator '{SOURCES[key]}', not for '{settings.evaluator}'", key=key)
     if settings.evaluator == "tabular" and not settings.accuracies:
-        raise UsageError("--evaluator tabular: needs --accuracies FILE")
+        raise UsageError("'tabular' needs --accuracies FILE", key="evaluator")
     if settings.source and not settings.source.exists():
         raise UsageError("no such file or folder", key=given[0], value=str(settings.source))
     if settings.train_finalists and settings.evaluator == "proxy_training":

@@ -20,8 +20,6 @@ from nas.study.objectives import Objective
 from nas.study.ranking import position
 from nas.study.trials import Trial
 
-FIDELITIES = ("full", "halving", "hyperband")
-
 
 @dataclass(frozen=True)
 class Rungs:

@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
 """Settings that point an evaluator at its source, and the evaluator that each one implies."""
 
-_WHAT = "what to search"
-_DEVICE = "the device"
-_HOW = "how to search"
-_ACCURACY = "accuracies"
-_WHERE = "where trials are stored and evaluated"
+_what = partial(setting, group="what to search")
+_device = partial(setting, group="the device")
+_how = partial(setting, group="how to search")
+_accuracy = partial(setting, group="accuracies")
+_where = partial(setting, group="where trials are stored and evaluated")
 _BY_SPACE = "the space's own"
 
 
@@ -38,123 +39,128 @@ class SearchSettings:
     for the value that the space or the task provides, where `default_help` says so.
     """
 
-    target_latency: str | list[str] = setting(
-        "", "latency budget, for example 20ms or 0.02s; repeat it for several goals",
-        group=_WHAT, metavar="T", parse=parse_latency,
-    )  # fmt: skip
-    space: str = setting(
-        "mnasnet", "name of a shipped search space, or a YAML file", group=_WHAT,
+    target_latency: str | list[str] = _what(
+        "",
+        "latency budget, for example 20ms or 0.02s; repeat it for several goals",
+        metavar="T",
+        parse=parse_latency,
+    )
+    space: str = _what(
+        "mnasnet",
+        "name of a shipped search space, or a YAML file",
         default_help="the space of --table, otherwise {}",
-    )  # fmt: skip
-    data: str = setting("digits", "digits, cifar10, cifar100, fashion_mnist, or an image folder", group=_WHAT)
-    data_root: str | None = setting(
-        None, "folder with the named data sets; missing ones are downloaded into it", group=_WHAT, metavar="DIR"
     )
-    objective: str = setting("soft", "soft, hard, constrained or pareto", group=_WHAT)
-    axes: str | None = setting(
-        None, "axes of the pareto front, from accuracy, latency, params, macs, energy, memory", group=_WHAT,
-        metavar="A,B", default_help="accuracy,latency",
-    )  # fmt: skip
-    alpha: float | None = setting(
-        None, "exponent of the reward for latencies within the target", group=_WHAT, metavar="W"
+    data: str = _what("digits", "digits, cifar10, cifar100, fashion_mnist, or an image folder")
+    data_root: str | None = _what(
+        None, "folder with the named data sets; missing ones are downloaded into it", metavar="DIR"
     )
-    beta: float | None = setting(
-        None, "exponent of the reward for latencies above the target", group=_WHAT, metavar="W"
+    objective: str = _what("soft", "soft, hard, constrained or pareto")
+    axes: str | None = _what(
+        None,
+        "axes of the pareto front, from accuracy, latency, params, macs, energy, memory",
+        metavar="A,B",
+        default_help="accuracy,latency",
     )
+    alpha: float | None = _what(None, "exponent of the reward for latencies within the target", metavar="W")
+    beta: float | None = _what(None, "exponent of the reward for latencies above the target", metavar="W")
 
-    runtime: str = setting("onnxruntime", "runtime to deploy to: see `nas list runtimes`", group=_DEVICE)
-    threads: int = setting(1, "threads of the runtime", group=_DEVICE, minimum=1)
-    device: str = setting(
-        "local", "device to measure on: local or ssh://user@host:port/path/to/python", group=_DEVICE, metavar="URL"
-    )
-    table: str | list[str] | None = setting(
-        None, "latency table to predict with: a name or a file; repeat it for several devices", group=_DEVICE,
+    runtime: str = _device("onnxruntime", "runtime to deploy to: see `nas list runtimes`")
+    threads: int = _device(1, "threads of the runtime", minimum=1)
+    device: str = _device("local", "device to measure on: local or ssh://user@host:port/path/to/python", metavar="URL")
+    table: str | list[str] | None = _device(
+        None,
+        "latency table to predict with: a name or a file; repeat it for several devices",
         default_help="the device's own",
-    )  # fmt: skip
-    any_device: bool = setting(False, "accept a table that was measured on another device", group=_DEVICE)
+    )
+    any_device: bool = _device(False, "accept a table that was measured on another device")
 
-    controller: str = setting("surrogate", "controller to use: see `nas list controllers`", group=_HOW)
-    trials: int = setting(12, "number of candidates to evaluate", group=_HOW, minimum=1)
-    seed: int = setting(0, "random seed of candidates and trainings", group=_HOW, minimum=0)
-    warm_start: str | None = setting(
-        None, "start with the best of random candidates by a zero-cost score, for example synflow", group=_HOW
+    controller: str = _how("surrogate", "controller to use: see `nas list controllers`")
+    trials: int = _how(12, "number of candidates to evaluate", minimum=1)
+    seed: int = _how(0, "random seed of candidates and trainings", minimum=0)
+    warm_start: str | None = _how(
+        None, "start with the best of random candidates by a zero-cost score, for example synflow"
     )
-    warm_start_samples: int = setting(64, "number of random candidates that --warm-start scores", group=_HOW, minimum=1)
-    start_from: str | list[str] | None = setting(
-        None, "start from the results of a run folder, or from a known network; repeatable", group=_HOW, metavar="X"
+    warm_start_samples: int = _how(64, "number of random candidates that --warm-start scores", minimum=1)
+    start_from: str | list[str] | None = _how(
+        None, "start from the results of a run folder, or from a known network; repeatable", metavar="X"
     )
-    fidelity: str = setting(
-        "full", "full, halving or hyperband: stop trainings that fall behind", group=_HOW,
+    fidelity: str = _how(
+        "full",
+        "full, halving or hyperband: stop trainings that fall behind",
         choices=("full", "halving", "hyperband"),
-    )  # fmt: skip
-    eta: int = setting(2, "one in N candidates continues after each rung", group=_HOW, minimum=2)
-    min_epochs: int = setting(1, "epochs before the first rung", group=_HOW, minimum=1)
+    )
+    eta: int = _how(2, "one in N candidates continues after each rung", minimum=2)
+    min_epochs: int = _how(1, "epochs before the first rung", minimum=1)
 
-    evaluator: str = setting(
-        "proxy_training", "evaluator to use: see `nas list evaluators`, or package.module:function", group=_ACCURACY
+    evaluator: str = _accuracy(
+        "proxy_training", "evaluator to use: see `nas list evaluators`, or package.module:function"
     )
-    accuracies: str | None = setting(
-        None, "CSV or Parquet table of known accuracies, or a run folder, to search in", group=_ACCURACY, metavar="FILE"
+    accuracies: str | None = _accuracy(
+        None, "CSV or Parquet table of known accuracies, or a run folder, to search in", metavar="FILE"
     )
-    supernet: str | None = setting(
-        None, "folder of a trained supernet that evaluates the candidates", group=_ACCURACY, metavar="DIR"
+    supernet: str | None = _accuracy(None, "folder of a trained supernet that evaluates the candidates", metavar="DIR")
+    supernet_epochs: int = _accuracy(
+        0, "epochs of the supernet that --evaluator supernet trains", minimum=0, default_help=_BY_SPACE
     )
-    supernet_epochs: int = setting(
-        0, "epochs of the supernet that --evaluator supernet trains", group=_ACCURACY, minimum=0, default_help=_BY_SPACE
-    )
-    proxy_resolution: int = setting(
-        0, "input resolution of the candidates' short training, in pixels", group=_ACCURACY, minimum=0,
+    proxy_resolution: int = _accuracy(
+        0,
+        "input resolution of the candidates' short training, in pixels",
+        minimum=0,
         default_help=_BY_SPACE,
-    )  # fmt: skip
-    proxy_epochs: int = setting(
-        0, "epochs of the candidates' short training", group=_ACCURACY, minimum=0, default_help=_BY_SPACE
     )
-    proxy_images: int = setting(
-        0, "images of the candidates' short training", group=_ACCURACY, minimum=0, default_help=_BY_SPACE
+    proxy_epochs: int = _accuracy(0, "epochs of the candidates' short training", minimum=0, default_help=_BY_SPACE)
+    proxy_images: int = _accuracy(0, "images of the candidates' short training", minimum=0, default_help=_BY_SPACE)
+    finalists: int = _accuracy(
+        5, "largest number of candidates to evaluate again before the winner is chosen", minimum=2
     )
-    finalists: int = setting(
-        5, "largest number of candidates to evaluate again before the winner is chosen", group=_ACCURACY, minimum=2
+    finalist_seeds: int = _accuracy(
+        2, "rounds in which finalists are evaluated again, each with a new seed; 0 for none", minimum=0
     )
-    finalist_seeds: int = setting(
-        2, "rounds in which finalists are evaluated again, each with a new seed; 0 for none", group=_ACCURACY, minimum=0
+    train_finalists: int = _accuracy(
+        0, "train the best N candidates, for evaluators that do not train; 0 for none", minimum=0
     )
-    train_finalists: int = setting(
-        0, "train the best N candidates, for evaluators that do not train; 0 for none", group=_ACCURACY, minimum=0
-    )
-    final_epochs: int = setting(
-        0, "epochs of the winner's training at the lowest resolution", group=_ACCURACY, minimum=0,
+    final_epochs: int = _accuracy(
+        0,
+        "epochs of the winner's training at the lowest resolution",
+        minimum=0,
         default_help=_BY_SPACE,
-    )  # fmt: skip
-    final_images: int = setting(
-        0, "images per epoch of the winner's training at the deployed resolution", group=_ACCURACY, minimum=0,
+    )
+    final_images: int = _accuracy(
+        0,
+        "images per epoch of the winner's training at the deployed resolution",
+        minimum=0,
         default_help=_BY_SPACE,
-    )  # fmt: skip
+    )
 
-    run: str | None = setting(
-        None, "run folder; the same command continues there, and several processes may share it", group=_WHERE,
-        metavar="DIR", default_help="runs/SPACE-DATA-TARGET-...",
-    )  # fmt: skip
-    storage: str | None = setting(
-        None, "database for the trials, for example sqlite:///runs.db", group=_WHERE, metavar="URL",
+    run: str | None = _where(
+        None,
+        "run folder; the same command continues there, and several processes may share it",
+        metavar="DIR",
+        default_help="runs/SPACE-DATA-TARGET-...",
+    )
+    storage: str | None = _where(
+        None,
+        "database for the trials, for example sqlite:///runs.db",
+        metavar="URL",
         default_help="a journal in the run folder",
-    )  # fmt: skip
-    worker: bool = setting(
-        False, "only evaluate candidates of a shared study; other processes choose the winner", group=_WHERE
     )
-    retry_failed: bool = setting(False, "evaluate failed candidates again before new ones", group=_WHERE)
-    workers: int = setting(
-        0, "local processes that evaluate candidates", group=_WHERE, minimum=0, default_help="{}, this process"
-    )
-    trial_timeout: str = setting(
-        "", "time limit for each candidate, for example 30min; implies --workers 1", group=_WHERE, metavar="T",
+    worker: bool = _where(False, "only evaluate candidates of a shared study; other processes choose the winner")
+    retry_failed: bool = _where(False, "evaluate failed candidates again before new ones")
+    workers: int = _where(0, "local processes that evaluate candidates", minimum=0, default_help="{}, this process")
+    trial_timeout: str = _where(
+        "",
+        "time limit for each candidate, for example 30min; implies --workers 1",
+        metavar="T",
         parse=parse_duration,
-    )  # fmt: skip
-    ray: str | None = setting(
-        None, "evaluate on a Ray cluster: auto, host:port, or no ADDRESS for a cluster on this machine", group=_WHERE,
-        metavar="ADDRESS", without_value="local",
-    )  # fmt: skip
-    ray_cpus: float = setting(1.0, "processors for each candidate on Ray", group=_WHERE, metavar="N")
-    ray_gpus: float = setting(0.0, "GPUs for each candidate on Ray; fractions share one", group=_WHERE, metavar="N")
+    )
+    ray: str | None = _where(
+        None,
+        "evaluate on a Ray cluster: auto, host:port, or no ADDRESS for a cluster on this machine",
+        metavar="ADDRESS",
+        without_value="local",
+    )
+    ray_cpus: float = _where(1.0, "processors for each candidate on Ray", metavar="N")
+    ray_gpus: float = _where(0.0, "GPUs for each candidate on Ray; fractions share one", metavar="N")
 
     @property
     def tables(self) -> tuple[str, ...]:

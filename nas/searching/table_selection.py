@@ -157,8 +157,7 @@ def check_reach(context: SearchContext, selected: SelectedTable, goals: Sequence
     context.reporter.say(f"{space.name} on {selected.device_name}: {latencies} (fastest / median / slowest); {shares}")
     for goal in goals:
         if goal.target_ms < span.fastest_ms:
-            raise UsageError(
-                f"--target-latency: the fastest network of '{space.name}' takes {format_latency(span.fastest_ms)} "
-                f"on {selected.device_name}: '{format_latency(goal.target_ms)}' is out of reach"
-            )
+            fastest = f"the fastest network of '{space.name}' takes {format_latency(span.fastest_ms)}"
+            rule = f"{fastest} on {selected.device_name}, this is out of reach"
+            raise UsageError(rule, key="target_latency", value=format_latency(goal.target_ms))
     return span

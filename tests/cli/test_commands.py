@@ -310,7 +310,7 @@ def test_a_target_below_the_fastest_is_refused_with_the_fastest(
     args = search_args(tiny_space, tmp_path / "a", "--target-latency", "1us")
     line = refused(capsys, *args)
     assert "--target-latency: the fastest network of 'tiny' takes 0.0" in line
-    assert "'0.001 ms' is out of reach" in line
+    assert "out of reach: '0.001 ms'" in line
     assert not (tmp_path / "a").exists()
 
 
