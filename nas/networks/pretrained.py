@@ -142,7 +142,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise WeightsError("no such file", where=path) from None
     except pickle.UnpicklingError as error:
-        raise WeightsError("contains other objects than tensors, which would be unsafe to load", where=path) from error
+        raise WeightsError("not loaded: it contains more than tensors, which is unsafe", where=path) from error
     except Exception as error:  # parsers raise all kinds of errors for bytes that are not a checkpoint
         raise WeightsError(f"not a checkpoint: {one_line(error)}", where=path) from error
     for wrapper in ("state_dict", "model"):
@@ -178,9 +178,9 @@ def copy_weights(
     pairs = []
     for mine, other in zip_longest(ours, theirs):
         if other is None:
-            raise WeightsError(f"the checkpoint ends before the layer '{mine.name}'")
+            raise WeightsError(f"the checkpoint has no layer for '{mine.name}'")
         if mine is None:
-            raise WeightsError(f"the network ends before the checkpoint's layer '{other.name}'")
+            raise WeightsError(f"the network has no layer for '{other.name}'")
         pairs += _matched(mine, other, network.get_submodule(mine.name), eps)
     with torch.no_grad():
         for target, value in pairs:

@@ -20,6 +20,6 @@ def test_an_unknown_name_lists_the_known_ones_if_none_is_close() -> None:
 
 def test_lookup_names_the_place_and_the_nearest_entry() -> None:
     assert lookup({"conv": 1}, "conv", "block") == 1
-    with pytest.raises(SpaceError, match="^x.yaml, stage 3: unknown block 'cnv'; did you mean 'conv'.$") as caught:
+    with pytest.raises(SpaceError, match=r"^x.yaml, stage 3: unknown block 'cnv'; did you mean 'conv'\?$") as caught:
         lookup({"conv": 1}, "cnv", "block", "x.yaml, stage 3", SpaceError)
     assert caught.value.where == "x.yaml, stage 3"
