@@ -86,7 +86,7 @@ def test_what_is_pruned_stays_pruned() -> None:
 
 @pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
 def test_a_progress_outside_of_the_training_is_refused(progress: float) -> None:
-    with pytest.raises(ValueError, match=r"progress must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"progress must be in \[0, 1\]"):
         layer().set_progress(progress)
 
 
