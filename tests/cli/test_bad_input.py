@@ -79,9 +79,9 @@ def misshapen(state: State) -> State:
     ("spoil", "message"),
     [
         (without_first, f"the tensor '{FIRST}' is missing"),
-        (with_one_more, "the tensor 'stages.99.weight' is of no layer"),
-        (misshapen, f"'{FIRST}' has the shape (16, 1, 3, 3), '{FIRST}' needs (16, 3, 3, 3)"),
-        (lambda _: {"state_dict": Runs()}, "holds more than tensors, it is not loaded"),
+        (with_one_more, "the tensor 'stages.99.weight' belongs to no layer"),
+        (misshapen, f"'{FIRST}' has the shape (16, 1, 3, 3), but '{FIRST}' needs (16, 3, 3, 3)"),
+        (lambda _: {"state_dict": Runs()}, "contains more than tensors"),
     ],
     ids=["missing", "extra", "misshapen", "code"],
 )

@@ -117,8 +117,8 @@ def test_a_table_that_does_not_cover_the_space_names_a_layer(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["mobilenet_v2_1.0", "--table", "default"], "--table: only a space has a distribution of latency"),
-        (["mobilenet_v2_1.0", "--target-latency", "5ms"], "--target-latency: only a space has"),
+        (["mobilenet_v2_1.0", "--table", "default"], "--table: applies to search spaces only"),
+        (["mobilenet_v2_1.0", "--target-latency", "5ms"], "--target-latency: applies to search spaces only"),
         (["mobile", "--table", "none.jsonl"], "none.jsonl: no such latency table"),
         (["mobile", "--table", "none.jsonl", "--threads", "2"], "--threads: selects this machine's table"),
         (["mobile", "--threads", "0"], "--threads: must be at least 1: 0"),

@@ -228,7 +228,7 @@ def test_two_targets_share_a_search_and_have_a_winner_each(
     assert not list(run.glob("winner*"))
     assert result["goals"][0]["best"]["accuracy"] < result["goals"][1]["best"]["accuracy"]
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 2
-    assert "has a winner for each of its goals, give one of them: " in capsys.readouterr().err
+    assert "has one winner per goal; give one of them: " in capsys.readouterr().err
     before = (run / "result.json").read_bytes()
     assert main([*argv, "--quiet"]) == 0
     assert (run / "result.json").read_bytes() == before

@@ -1,4 +1,4 @@
-"""The plain convolution, as stem, as downsampling and as a choice of MnasNet's space."""
+"""Plain convolution: a stem, a downsampling layer, or a choice in MnasNet's space."""
 
 from __future__ import annotations
 

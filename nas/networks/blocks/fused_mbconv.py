@@ -1,4 +1,4 @@
-"""The fused inverted bottleneck (EfficientNet-EdgeTPU 2019; EfficientNetV2, Tan and Le 2021, section 3.2)."""
+"""Fused inverted bottleneck (EfficientNet-EdgeTPU 2019; EfficientNetV2, Tan and Le 2021, section 3.2)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from nas.networks.blocks.layers import (
 class FusedMBConv(nn.Module):
     """k x k expand, BN, activation [, SE], 1x1 project, BN [+ skip].
 
-    One dense convolution stands for MBConv's expansion and depthwise convolution. Where the expansion has the
-    input's channels there is no projection: k x k, BN, activation [, SE] [+ skip]. SE is as in MBConv.
+    One dense convolution replaces MBConv's expansion and depthwise convolution. If the expansion does not change
+    the number of channels, there is no projection: k x k, BN, activation [, SE] [+ skip]. SE is as in MBConv.
     """
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""The mobile inverted bottleneck of MobileNetV2 (Sandler et al. 2018, section 3.3).
+"""Mobile inverted bottleneck of MobileNetV2 (Sandler et al. 2018, section 3.3).
 
-With the squeeze-and-excitation of MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019,
+It supports the squeeze-and-excitation of MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019,
 section 5) and EfficientNet (Tan and Le 2019, section 4).
 """
 
@@ -24,9 +24,8 @@ from nas.networks.blocks.layers import (
 class MBConv(nn.Module):
     """[1x1 expand, BN, activation,] depthwise, BN, activation [, SE], 1x1 project, BN [+ skip].
 
-    The expansion has round(in_channels * expand_ratio) channels; where these are the input's, there is none.
-    SE squeezes to a part of the input's channels with the block's activation and a sigmoid gate (MnasNet,
-    EfficientNet), or to a part of the expansion, rounded to 8, with ReLU and a hard sigmoid (MobileNetV3).
+    The expansion has round(in_channels * expand_ratio) channels. It is left out if that equals in_channels.
+    For the two kinds of squeeze-and-excitation, see `squeeze_excite`.
     """
 
     @staticmethod

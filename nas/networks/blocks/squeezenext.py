@@ -1,4 +1,4 @@
-"""The block of SqueezeNext (Gholami et al. 2018, section 2, figure 1), as in the authors' prototxts."""
+"""Block of SqueezeNext (Gholami et al. 2018, section 2, figure 1), as in the authors' prototxts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _unit(
 class SqueezeNext(nn.Module):
     """1x1 to c/2, 1x1 to c/4, 3x1, 1x3 (or 1x3, 3x1) to c/2, 1x1 to c, all with BN, ReLU; + shortcut; ReLU.
 
-    The stride is that of the first 1x1 and of the projection (1x1, BN, ReLU), which a block that changes the
-    size or the channels has in any case. `groups` are those of the first 1x1, the 3x1 and the 1x3.
+    The first 1x1 and the projection (1x1, BN, ReLU) have the stride. A block that changes the resolution or the
+    channels always has the projection. `groups` applies to the first 1x1, the 3x1 and the 1x3.
     """
 
     alternating_keywords = ("order",)

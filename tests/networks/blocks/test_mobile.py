@@ -117,7 +117,7 @@ def test_drop_connect_is_linear_in_depth_and_gone_when_deployed() -> None:
     rates = [module.rate for module in network.modules() if isinstance(module, DropConnect)][1:]
     assert rates == pytest.approx([0.2 * index / 16 for index in range(16)])
     assert not any(isinstance(module, DropConnect) for module in deploy(network).modules())
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\): 1.0"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\): 1.0"):
         set_drop_connect(network, 1.0)
 
 
