@@ -123,7 +123,7 @@ def naswot(probe: Probe) -> float:
 
 
 def zico(probe: Probe) -> float:
-    """Gradient means over their deviations between batches, log, summed over layers (Li et al. 2023, eq. 10)."""
+    """Log ratio of gradient means to their deviations between batches, summed over layers (Li et al. 2023, eq. 10)."""
     batch, network = probe.batch, probe.network()
     parts = zip(batch.images.chunk(ZICO_BATCHES), batch.labels.chunk(ZICO_BATCHES), strict=True)
     gradients = [_gradients(network, batch.task.loss(network, images, labels)) for images, labels in parts]
@@ -138,7 +138,7 @@ def grad_norm(probe: Probe) -> float:
 
 
 def jacob_cov(probe: Probe) -> float:
-    """Lack of correlation between the input gradients of images (Mellor et al. 2020; Abdelfattah et al. 2021, section 3)."""
+    """Lack of correlation between input gradients of images (Mellor et al. 2020; Abdelfattah et al. 2021, section 3)."""
     images = normalize(probe.batch.images).requires_grad_()
     (jacobian,) = torch.autograd.grad(probe.network()(images).sum(), images)
     return independence(jacobian.flatten(1))

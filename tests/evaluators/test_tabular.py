@@ -199,7 +199,10 @@ def test_what_is_wrong_in_a_table_is_one_line(lines: list[str], message: str, tm
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"stage1.block": "mbconf"}, "stage1.block: must be one of separable, mbconv: 'mbconf'; did you mean 'mbconv'?"),
+        (
+            {"stage1.block": "mbconf"},
+            "stage1.block: must be one of separable, mbconv: 'mbconf'; did you mean 'mbconv'?",
+        ),
         ({"stage1.out_channels": "13"}, "stage1.out_channels: must be one of 12, 16: '13'"),
         ({"stage1.out_channels": ""}, "the choice 'stage1.out_channels' is missing"),
     ],

@@ -196,6 +196,8 @@ def test_different_scores_have_different_places(reference: list[int], one: int, 
 
 
 def test_places_among_three() -> None:
-    assert [relative_rank(value, [1.0, 2.0, 4.0]) for value in (1, 2, 3, 4)] == pytest.approx([1 / 6, 1 / 2, 2 / 3, 5 / 6])
+    assert [relative_rank(value, [1.0, 2.0, 4.0]) for value in (1, 2, 3, 4)] == pytest.approx(
+        [1 / 6, 1 / 2, 2 / 3, 5 / 6]
+    )
     assert relative_rank(7, [1.0, 2.0, 4.0]) == pytest.approx(1 - 1 / 12)
     assert relative_rank(5, [5.0, 5.0]) == 0.5

@@ -21,7 +21,7 @@ from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.executors.base import Event, Executor, Outcome, Task, evaluate_all
 from nas.evaluators.executors.evaluator_host import Build
 from nas.evaluators.executors.in_process import InProcessExecutor
-from nas.evaluators.executors.processes import ProcessBackend, ended, environment, threads_per_worker
+from nas.evaluators.executors.processes import ProcessBackend, describe_exit, threads_per_worker, worker_environment
 from nas.evaluators.executors.ray import RayBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.evaluators.proxy_training import ProxyTraining
@@ -147,7 +147,7 @@ def test_nothing_is_drawn_beyond_what_was_stopped(
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
-        (RAISES, "ValueError: no such kernel (scripted.py:"),
+        (RAISES, "ValueError: no such kernel (scripted_evaluator.py:"),
         (NOTHING, "an accuracy must be a number in [0, 1]: None"),
     ],
 )
@@ -168,7 +168,7 @@ def test_what_an_evaluator_raises_is_an_event_and_the_next_candidate_works(
     ("script", "expected"),
     [
         (WORD, "an accuracy must be a number in [0, 1]: '0.9'"),
-        (LEAVES, "SystemExit: 3 (scripted.py:"),
+        (LEAVES, "SystemExit: 3 (scripted_evaluator.py:"),
         (KILLED, "its process was killed"),
     ],
 )
@@ -203,7 +203,9 @@ def test_a_candidate_over_its_limit_ends_and_the_next_one_works(
 def test_what_no_candidate_can_survive_ends_the_search(apart: Callable[..., Executor], arch: Architecture) -> None:
     executor = apart(Broken)
     executor.start(0, arch, FINE)
-    with pytest.raises(RunError, match=r"^the evaluator cannot be made in another process: ValueError: no such file"):
+    with pytest.raises(
+        RunError, match=r"^the evaluator cannot be created in another process: ValueError: no such file"
+    ):
         executor.wait()
     executor = apart(Scripted)
     executor.start(0, arch, FULL)
@@ -218,7 +220,7 @@ def test_a_process_that_dies_while_it_makes_its_evaluator_ends_the_search(
     executor.start(0, arch, FINE)
     with pytest.raises(RunError, match=r"^no worker can be started: its process was killed .*: out of memory\? \(3 "):
         executor.wait()
-    assert capsys.readouterr().err.count("a worker ended while making the evaluator, another is started") == 2
+    assert capsys.readouterr().err.count("a worker ended while it created the evaluator; starting another one") == 2
 
 
 def test_trainings_give_the_same_accuracies_to_the_bit(
@@ -254,7 +256,7 @@ def test_all_tasks_come_to_an_end_and_those_that_fail_say_why(
     assert {outcomes[task].curve for task in (tasks[0], tasks[3])} == {(0.25, 0.5, 0.75)}
     errors = [str(outcomes[task].error) for task in tasks]
     assert errors[0] == errors[3] == "None"
-    assert errors[1].startswith("ValueError: no such kernel (scripted.py:")
+    assert errors[1].startswith("ValueError: no such kernel (scripted_evaluator.py:")
     assert errors[2] == "an accuracy must be a number in [0, 1]: '0.9'"
     assert errors[4] == "an accuracy must be a number in [0, 1]: None"
     with pytest.raises(RunError, match="the disk is full"):
@@ -326,13 +328,13 @@ PARENT = """
 import signal, sys
 from functools import partial
 from nas.architecture import Architecture, BlockSpec
-from nas.evaluators.executors.worker_pool import Pool
-from nas.evaluators.executors.processes import Processes
+from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
+from nas.evaluators.executors.processes import ProcessBackend
 from tests.helpers.scripted_evaluator import SLOW, Scripted
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
-    pool = Pool(Processes(partial(Scripted, sys.argv[1]), 1), None, print)
+    pool = WorkerPoolExecutor(ProcessBackend(partial(Scripted, sys.argv[1]), 1), None, print)
     pool.start(0, Architecture(8, (), BlockSpec("classifier")), SLOW)
     try:
         while True:
@@ -379,12 +381,12 @@ def test_a_process_ignores_ctrl_c_from_its_first_moment_on(tmp_path: Path) -> No
 FIRST = """
 import signal
 from functools import partial
-from nas.evaluators.executors.processes import Processes
+from nas.evaluators.executors.processes import ProcessBackend
 from tests.helpers.scripted_evaluator import Scripted
 from tests.evaluators.executors.test_conformance import ignores
 
 if __name__ == "__main__":
-    worker = Processes(partial(Scripted), 1).hire()
+    worker = ProcessBackend(partial(Scripted), 1).start_worker()
     print(ignores(worker._process.pid, signal.SIGINT))
     worker.kill()
 """
@@ -420,7 +422,7 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads_per_worker(2) == 4
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     before = signal.getsignal(signal.SIGINT)
-    with environment(2):
+    with worker_environment(2):
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "2"
     assert signal.getsignal(signal.SIGINT) == before
@@ -429,6 +431,6 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_end_of_a_process_is_told_in_words() -> None:
-    assert ended(-9) == "its process was killed (signal 9): out of memory?"
-    assert ended(-11) == "its process was killed (signal 11: Segmentation fault)"
-    assert ended(3) == "its process ended with status 3"
+    assert describe_exit(-9) == "its process was killed (signal 9): out of memory?"
+    assert describe_exit(-11) == "its process was killed (signal 11: Segmentation fault)"
+    assert describe_exit(3) == "its process ended with status 3"
