@@ -203,7 +203,9 @@ def test_a_candidate_over_its_limit_ends_and_the_next_one_works(
 def test_what_no_candidate_can_survive_ends_the_search(apart: Callable[..., Executor], arch: Architecture) -> None:
     executor = apart(Broken)
     executor.start(0, arch, FINE)
-    with pytest.raises(RunError, match=r"^the evaluator cannot be made in another process: ValueError: no such file"):
+    with pytest.raises(
+        RunError, match=r"^the evaluator cannot be created in another process: ValueError: no such file"
+    ):
         executor.wait()
     executor = apart(Scripted)
     executor.start(0, arch, FULL)
@@ -218,7 +220,7 @@ def test_a_process_that_dies_while_it_makes_its_evaluator_ends_the_search(
     executor.start(0, arch, FINE)
     with pytest.raises(RunError, match=r"^no worker can be started: its process was killed .*: out of memory\? \(3 "):
         executor.wait()
-    assert capsys.readouterr().err.count("a worker ended while making the evaluator, another is started") == 2
+    assert capsys.readouterr().err.count("a worker ended while it created the evaluator; starting another one") == 2
 
 
 def test_trainings_give_the_same_accuracies_to_the_bit(

@@ -233,7 +233,7 @@ def test_a_reference_of_other_settings_is_refused(tmp_path: Path) -> None:
         (["--evaluator", "synflo"], "unknown evaluator 'synflo'; did you mean 'synflow'?"),
         (["--space", "cifa"], "unknown search space 'cifa'; did you mean 'cifar'?"),
         (["--data", "/nowhere"], "unknown data set or folder '/nowhere'"),
-        (["--supernet", "/nowhere"], "holds no supernet"),
+        (["--supernet", "/nowhere"], "--supernet: no supernet (supernet.json) in this folder"),
         (["--accuracies", "/nowhere.csv"], "/nowhere.csv"),
         (["--evaluator", "proxy_training"], "--evaluator: the reference itself is trained by it; "),
         (["--space", "mobilenet_v2_0.35"], "--space: must have at least 4 networks, has 1: 'mobilenet_v2_0.35'"),
