@@ -25,8 +25,8 @@ class ProxyTraining:
         self._setup = setup
         self._task, self._proxy = task, proxy = setup.task, setup.space.proxy
         self._recipe = Recipe(proxy.epochs)
-        self._train = task.train_set(proxy.resolution, proxy.images)
-        self._validation = task.validation_set(proxy.resolution)
+        self._train = task.train_set(proxy.resolution, proxy.images, setup.reporter)
+        self._validation = task.validation_set(proxy.resolution, 0, setup.reporter)
         self._sets: OrderedDict[int, tuple[ImageDataset, ImageDataset]] = OrderedDict()
 
     @staticmethod

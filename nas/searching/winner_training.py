@@ -131,8 +131,8 @@ def train_winner(
     accuracy = float("nan")
     seen: list[dict[str, Any]] = []
     for index, phase in enumerate(phases(space.proxy, space.final, arch.resolution)):
-        images = task.train_set(phase.resolution, phase.images)
-        validation = task.validation_set(phase.resolution, phase.images)
+        images = task.train_set(phase.resolution, phase.images, reporter)
+        validation = task.validation_set(phase.resolution, phase.images, reporter)
         title = f"training the winner at {phase.resolution} px"
         with reporter.task(title, phase.recipe.epochs) as advance:
             for reached in train(
@@ -143,7 +143,7 @@ def train_winner(
                 advance(1)
         record = {"resolution": phase.resolution, "images": len(images), "validation_accuracy": accuracy}
         seen.append({**record, **phase.recipe.to_dict()})
-    test_set = task.test_set(arch.resolution)
+    test_set = task.test_set(arch.resolution, reporter)
     with reporter.task(f"testing once on {len(test_set)} images", 1) as advance:
         test_accuracy = task.accuracy(model, test_set, pick_device())
         advance(1)

@@ -42,7 +42,7 @@ class SupernetEvaluator:
         self._setup, self._space, self._proxy = setup, setup.space, setup.space.proxy
         self._task, self._device = setup.task, pick_device()
         self.folder = find_folder(setup.source) if setup.source else setup.folder / FOLDER
-        self._images = setup.task.train_set(self._proxy.resolution, self._proxy.images)
+        self._images = setup.task.train_set(self._proxy.resolution, self._proxy.images, setup.reporter)
         with torch.random.fork_rng():
             torch.manual_seed(setup.seed)
             self._supernet = Supernet(replace(self._space, resolution=(self._proxy.resolution,)))
