@@ -10,52 +10,51 @@ from nas.utils.reporting import Reporter
 
 HELP = "train a network, a run's winner or an architecture fully, and write a folder for `nas export`"
 
+_TEXT: dict[str, Any] = {"metavar": "NAME"}
+_FOLDER: dict[str, Any] = {"metavar": "DIR"}
+_NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
+_REAL: dict[str, Any] = {"type": float, "metavar": "X"}
+_JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
+    "data": (_TEXT, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
+    "data-root": (_FOLDER, "folder of the named data sets; missing ones are downloaded to it"),
+    "resolution": (_NUMBER, "input resolution in pixels (default: the network's)"),
+    "images": (_NUMBER, "train on a stratified subset of N images (default: all)"),
+    "teacher": (_FOLDER, "run or exported folder whose network teaches this one (knowledge distillation)"),
+    "init-from": (_FOLDER, "initial weights: a run or exported folder, a weights file, or torchvision"),
+    "seed": (_NUMBER, "seed of the initial weights and the training (default: 0)"),
+    "runtime": (_TEXT, "runtime to export for, in addition to ONNX: see `nas list runtimes`"),
+    "out": (_FOLDER, "output folder; rerun the same command to resume (default: runs/train-ARCH-DATA)"),
+}
+_RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
+    "epochs": (_NUMBER, "passes over the training images (default: 30)"),
+    "batch-size": (_NUMBER, "images per step (default: 32)"),
+    "learning-rate": (_REAL, "peak learning rate (default: 0.003)"),
+    "optimizer": (_TEXT, "adamw (default), sgd or rmsprop"),
+    "momentum": (_REAL, "momentum of sgd and rmsprop (default: 0.9)"),
+    "weight-decay": (_REAL, "weight decay; sgd and rmsprop skip batch norms and biases (default: 0.01)"),
+    "schedule": (_TEXT, "onecycle (default) or cosine"),
+    "warmup-epochs": (_REAL, "epochs of linear warm-up before cosine (default: 0)"),
+    "label-smoothing": (_REAL, "share of the label given to all classes (default: 0.1)"),
+    "clip": (_REAL, "largest norm of the gradients (default: 5; 0 disables)"),
+    "ema-decay": (_REAL, "export an average of the weights with this decay, such as 0.999 (default: 0, none)"),
+    "mixup": (_REAL, "alpha of mixup (default: 0, none)"),
+    "cutmix": (_REAL, "alpha of CutMix (default: 0, none)"),
+    "randaugment": (_NUMBER, "magnitude of RandAugment, 1 to 30 (default: 0, none)"),
+    "drop-connect": (_REAL, "drop-connect rate at the last block (default: 0)"),
+    "distill-weight": (_REAL, "weight of the teacher's outputs in the loss (default: 0.5)"),
+    "distill-temperature": (_REAL, "temperature of distillation (default: 4)"),
+}
+"""The parser sets no defaults: the named recipe provides them."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags. Flags of the recipe have no default here, because a named recipe sets it."""
-    text: dict[str, Any] = {"metavar": "NAME"}
-    folder: dict[str, Any] = {"metavar": "DIR"}
-    number: dict[str, Any] = {"type": int, "metavar": "N"}
-    real: dict[str, Any] = {"type": float, "metavar": "X"}
+    """Add the flags."""
     parser.add_argument(
         "network",
         metavar="ARCH",
         help="network name, YAML file, run folder, exported folder, or JSON file of an architecture",
     )
-    job: dict[str, tuple[dict[str, Any], str]] = {
-        "data": (text, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
-        "data-root": (folder, "folder of the named data sets; missing ones are downloaded to it"),
-        "resolution": (number, "input resolution in pixels (default: the network's)"),
-        "images": (number, "train on N images, the same share of each class (default: all)"),
-        "teacher": (folder, "run or exported folder whose network teaches this one (knowledge distillation)"),
-        "init-from": (folder, "initial weights: a run or exported folder, a weights file, or torchvision"),
-        "seed": (number, "seed of the initial weights and the training (default: 0)"),
-        "runtime": (text, "runtime to export for, in addition to ONNX: see `nas list runtimes`"),
-        "out": (folder, "output folder; rerun the same command to resume (default: runs/train-ARCH-DATA)"),
-    }
-    recipe: dict[str, tuple[dict[str, Any], str]] = {
-        "epochs": (number, "passes over the training images (default: 30)"),
-        "batch-size": (number, "images per step (default: 32)"),
-        "learning-rate": (real, "peak learning rate (default: 0.003)"),
-        "optimizer": (text, "adamw (default), sgd or rmsprop"),
-        "momentum": (real, "momentum of sgd and rmsprop (default: 0.9)"),
-        "weight-decay": (real, "weight decay; sgd and rmsprop skip batch norms and biases (default: 0.01)"),
-        "schedule": (text, "onecycle (default) or cosine"),
-        "warmup-epochs": (real, "epochs of linear warm-up before cosine (default: 0)"),
-        "label-smoothing": (real, "share of the label given to all classes (default: 0.1)"),
-        "clip": (real, "largest norm of the gradients (default: 5; 0 disables)"),
-        "ema-decay": (
-            real,
-            "export an average of the weights with this decay, such as 0.999 (default: 0, none)",
-        ),
-        "mixup": (real, "alpha of mixup (default: 0, none)"),
-        "cutmix": (real, "alpha of CutMix (default: 0, none)"),
-        "randaugment": (number, "magnitude of RandAugment, 1 to 30 (default: 0, none)"),
-        "drop-connect": (real, "drop-connect rate at the last block (default: 0)"),
-        "distill-weight": (real, "weight of the teacher's outputs in the loss (default: 0.5)"),
-        "distill-temperature": (real, "temperature of distillation (default: 4)"),
-    }
-    for flag, (options, description) in job.items():
+    for flag, (options, description) in _JOB_FLAGS.items():
         parser.add_argument(f"--{flag}", help=description, **options)
     group = parser.add_argument_group("training recipe")
     group.add_argument(
@@ -64,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="default, or imagenet (that of MnasNet and EfficientNet)",
     )
-    for flag, (options, description) in recipe.items():
+    for flag, (options, description) in _RECIPE_FLAGS.items():
         group.add_argument(f"--{flag}", help=description, **options)
     group.add_argument(
         "--amp",

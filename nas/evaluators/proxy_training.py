@@ -26,8 +26,8 @@ class ProxyTraining:
         self._context = context
         self._task, self._proxy = task, proxy = context.task, context.space.proxy
         self._recipe = Recipe(proxy.epochs)
-        self._train_set = task.train_set(proxy.resolution, proxy.images)
-        self._validation = task.validation_set(proxy.resolution)
+        self._train_set = task.train_set(proxy.resolution, proxy.images, context.reporter)
+        self._validation = task.validation_set(proxy.resolution, 0, context.reporter)
         self._sets: OrderedDict[int, tuple[ImageDataset, ImageDataset]] = OrderedDict()
 
     @staticmethod

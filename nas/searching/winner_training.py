@@ -167,8 +167,8 @@ def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, c
     accuracy = float("nan")
     trained: list[dict[str, Any]] = []
     for index, phase in enumerate(phases(space.proxy, space.final, arch.resolution)):
-        images = task.train_set(phase.resolution, phase.images)
-        validation = task.validation_set(phase.resolution, phase.images)
+        images = task.train_set(phase.resolution, phase.images, reporter)
+        validation = task.validation_set(phase.resolution, phase.images, reporter)
         checkpoint, watch = checkpoints / f"{arch.digest}-{index}.pt", Watch(warn=reporter.warn)
         accuracies = train(
             model, task, images, validation, phase.recipe, context.settings.seed + index,
@@ -180,7 +180,7 @@ def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, c
                 advance(1)
         record = {"resolution": phase.resolution, "images": len(images), "validation_accuracy": accuracy}
         trained.append({**record, **phase.recipe.to_dict()})
-    test_set = task.test_set(arch.resolution)
+    test_set = task.test_set(arch.resolution, reporter)
     with reporter.task(f"testing the winner once on {len(test_set)} images", 1) as advance:
         test_accuracy = task.accuracy(model, test_set, pick_device())
         advance(1)

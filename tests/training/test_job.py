@@ -64,7 +64,7 @@ def test_a_training_is_a_folder_that_runs_and_exports(net: str, capsys: pytest.C
     assert main(["train", net, *SHORT]) == 0
     captured = capsys.readouterr()
     assert "the head is changed to the 10 classes of 'digits'" in captured.err
-    assert re.search(r"epoch 2/2: loss \d\.\d+, accuracy [\d.]+%, \d+ images/s", captured.err)
+    assert re.search(r"epoch 2/2: loss \d\.\d+, validation accuracy [\d.]+%, \d+ images/s", captured.err)
     assert "on the test set of digits" in captured.out
     folder = Path("runs/train-net-digits")
     result = json.loads((folder / "result.json").read_text())

@@ -49,7 +49,7 @@ class SupernetEvaluator:
         self._context, self._space, self._proxy = context, context.space, context.space.proxy
         self._task, self._device = context.task, pick_device()
         self.folder = find_folder(context.source) if context.source else context.folder / FOLDER
-        self._images = context.task.train_set(self._proxy.resolution, self._proxy.images)
+        self._images = context.task.train_set(self._proxy.resolution, self._proxy.images, context.reporter)
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
             self._supernet = Supernet(replace(self._space, resolution=(self._proxy.resolution,)))
