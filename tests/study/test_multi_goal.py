@@ -70,7 +70,7 @@ def test_axes_are_named_once_and_cost_something() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             parse_axes(text)
-    with pytest.raises(UsageError, match="--axes: only the objective 'pareto' has a front, .*: 'soft'"):
+    with pytest.raises(UsageError, match=r"--axes: only the objective 'pareto' has a front, .*: 'soft'"):
         make_goals("soft", [Target(1.0)], axes=("accuracy", "macs"))
 
 
