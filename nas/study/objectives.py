@@ -151,7 +151,7 @@ class Objective(Protocol):
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """ "maximize" or "minimize" for each value."""
+        """The direction of each value: "maximize" or "minimize"."""
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
         """Return the values that the controller learns."""

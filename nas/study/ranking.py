@@ -65,12 +65,11 @@ def _layer_keys(points: Sequence[Metrics], axes: Sequence[str]) -> list[tuple[in
     while left:
         places = np.where(rises, left, worst - left)
         peers = [left[index] for index in nondominated(places)]
-        own = (
-            _own_areas(peers, worst[1])
-            if rises == [True, False]
-            else _own_volumes(np.where(rises, peers, worst - peers))
-        )
-        keys |= {peer: (-layer, volume_of_it) for peer, volume_of_it in zip(peers, own, strict=True)}
+        if rises == [True, False]:
+            volumes = _own_areas(peers, worst[1])
+        else:
+            volumes = _own_volumes(np.where(rises, peers, worst - peers))
+        keys |= {peer: (-layer, own) for peer, own in zip(peers, volumes, strict=True)}
         left = [value for value in left if value not in keys]
         layer += 1
     return [keys[value] for value in values]

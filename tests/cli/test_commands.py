@@ -285,7 +285,7 @@ def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.Captur
         (["search", "--target-latency", "20ms", "--trials", "0"], "--trials: must be at least 1: 0"),
         (["search", "--target-latency", "20ms", "--trials", "many"], "invalid int value: 'many'"),
         (["search", "--target-latency", "20ms", "--trails", "3"], "'--trails'; did you mean '--trials'"),
-        (["search", "--target-latency", "20ms", "--alpha", "1"], "--alpha: must lie in [-10, 0]: 1.0"),
+        (["search", "--target-latency", "20ms", "--alpha", "1"], "--alpha: must be in [-10, 0]: 1.0"),
         (["search", "none.yaml", "--target-latency", "20ms"], "none.yaml: no such file"),
         (["show", "mobilenet_v2"], "did you mean 'mobilenet_v2"),
         (["show", "mnasnet", "--resolution", "128"], "--resolution: applies to networks only, and 'mnasnet'"),

@@ -46,7 +46,7 @@ def test_targets_and_tables_make_goals() -> None:
     assert listed_ms(make_targets([20.0, 40.0], [])) == [20.0, 40.0]
     assert listed_ms(make_targets([20.0], [])) == 20.0
     for targets, tables, message in (
-        ([20.0, 40.0, 60.0], ["a", "b"], "--target-latency: one for all tables or one for each: 3 for 2 tables"),
+        ([20.0, 40.0, 60.0], ["a", "b"], "--target-latency: .*one for all tables or one for each: 3 for 2 tables"),
         ([20.0, 20.0], [], "--target-latency: given twice: '20ms'"),
         ([20.0, 40.0], ["a", "a"], "--table: given twice: 'a'"),
     ):
@@ -64,14 +64,14 @@ def test_one_target_is_the_objective_itself() -> None:
 def test_axes_are_named_once_and_cost_something() -> None:
     assert parse_axes("macs, accuracy") == ("accuracy", "macs")
     for text, message in (
-        ("accuracy,latncy", "unknown axis 'latncy'; did you mean 'latency'"),
+        ("accuracy,latncy", "unknown axis: 'latncy'; did you mean 'latency'"),
         ("latency,macs", "needs accuracy"),
-        ("accuracy", "something that it costs"),
-        ("accuracy,macs,macs", "'macs' is named twice"),
+        ("accuracy", "needs accuracy and at least one cost: 'accuracy'"),
+        ("accuracy,macs,macs", "named twice: 'macs'"),
     ):
         with pytest.raises(UsageError, match=message):
             parse_axes(text)
-    with pytest.raises(UsageError, match="--axes: only the objective 'pareto' has a front, not 'soft'"):
+    with pytest.raises(UsageError, match=r"--axes: only the objective 'pareto' has a front, .*: 'soft'"):
         make_goals("soft", [Target(1.0)], axes=("accuracy", "macs"))
 
 
@@ -150,7 +150,7 @@ def test_lists_of_one_are_that_one(tmp_path: Path, capsys: pytest.CaptureFixture
         ("target_latency: []", "target_latency must be of type str"),
         ("target_latency: [20ms, 20ms]", "--target-latency: given twice: '20ms'"),
         ("target_latency: [20ms, fast]", "--target-latency: not a latency: 'fast'"),
-        ("target_latency: 20ms\nobjective: pareto\naxes: accuracy,size", "--axes: unknown axis 'size'"),
+        ("target_latency: 20ms\nobjective: pareto\naxes: accuracy,size", "--axes: unknown axis: 'size'"),
         ("target_latency: 20ms\naxes: accuracy,macs", "--axes: only the objective 'pareto' has a front"),
         ("target_latency: [1ms, 2ms, 3ms]\ntable: [a, b]", "one for all tables or one for each: 3 for 2 tables"),
     ):
