@@ -105,7 +105,7 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
     if size <= 1:
         raise UsageError("is larger than the allowed growth", key="step", value=step)
     if size > MAX_POINTS:  # checked first: the points of a tiny step would fill the memory
-        rule = f"gives more than {MAX_POINTS:,} points up to {times:g} times the base: use a larger step or smaller --times"
+        rule = f"makes over {MAX_POINTS:,} points up to {times:g} times the base: use a larger step or smaller --times"
         raise UsageError(rule, key="step", value=step)
     values = tuple(
         tuple(round(1 + index * step, 6) for index in range(math.floor((end - 1) / step + 1e-9) + 1)) for end in ends

@@ -208,8 +208,8 @@ def _scale_resolution(arch: Architecture, factor: float, rounding: Rounding) -> 
     resolution = int(_checked_product("resolution", factor, arch.resolution, "px") / step + 0.5) * step
     if resolution < stride:
         raise SpaceError(
-            f"{resolution} px ({factor:.3g} times {arch.resolution}, in steps of {step}) is below the total stride: "
-            f"must be at least {stride} px",
+            f"{resolution} px ({factor:.3g} times {arch.resolution}, in steps of {step}) is below the total stride of "
+            f"{stride}: must be at least {stride} px",
             key="resolution",
         )
     return resolution

@@ -1,4 +1,4 @@
-"""What the tests of scaling share: a small base, a stopwatch that says what it is told to, and an evaluator."""
+"""Shared by the tests of scaling: a small base, a source of scripted latencies, and an evaluator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ stages:
 head: {block: classifier}
 """
 EVALUATOR = '''
-"""Accuracies that the network and the seed decide; each evaluation that began and ended is noted in a file."""
+"""Accuracies that depend on the network and the seed; the start and end of each evaluation are noted in a file."""
 
 import os
 from pathlib import Path
@@ -66,14 +66,14 @@ def macs(arch: Architecture) -> int:
 
 
 def noise(text: str) -> float:
-    """Return a number in [-1, 1] that the text decides."""
+    """Return a number in [-1, 1] that depends on the text."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:6], 16) / 2**23 - 1
 
 
 class ScriptedLatency:
-    """A stopwatch of a known truth: each session adds an error of its own, and a latency is the mean of its sessions.
+    """Latencies with known true values: each session adds an error, and a latency is the mean over its sessions.
 
-    `error` bounds those errors, as a share of the truth.
+    `error` is the largest relative error.
     """
 
     is_measured = True

@@ -191,7 +191,7 @@ def test_what_fails_is_told_and_can_be_tried_again(
     assert Path("a/scaling.png").stat().st_size > 100
     argv = ["scale", "base.yaml", "--search", *FAST, "--budget", "macs", "--run", "a", "--compare-seeds", "1"]
     assert main([*argv, "--evaluator", f"{module}:picky"]) == 0
-    assert "could not be evaluated" in capsys.readouterr().out
+    assert "evaluation failed" in capsys.readouterr().out
     path = Path(f"{module}.py")
     path.write_text(EVALUATOR.replace("if arch.resolution >= 20", "if False"), encoding="utf-8")
     sys.modules.pop(module)
@@ -207,7 +207,7 @@ def test_a_family_that_cannot_be_made_loses_nothing_of_the_search(
     flags = ("--budget", "latency", "--run", "a")
     early = ["scale", "base.yaml", "--search", *FAST[:-2], *flags, "--evaluator", f"{module}:score", "--quiet"]
     assert main([*early, "--latency", "0.1us"]) == 2
-    assert "--latency: '0.0001 ms' is under what the base takes" in capsys.readouterr().err
+    assert "--latency: is below the latency of the base" in capsys.readouterr().err
     assert not Path("notes.txt").exists()  # told before anything was evaluated
     result = search(*flags, "--phi", "0..90")
     assert [entry["phi"] for entry in result["family"]] == [1.0]
@@ -231,15 +231,12 @@ def test_a_table_that_does_not_know_the_whole_family_leaves_its_networks(capsys:
             raise TableError("no row for conv")
 
     network_latency = Partial(lambda arch: 1.0)
-    assert (
-        measure_networks(network_latency, [], make_scale_settings({"network": "base.yaml", "search": True}), Reporter())
-        is None
-    )
+    of_search = make_scale_settings({"network": "base.yaml", "search": True})
+    assert measure_networks(network_latency, [], of_search, Reporter()) is None
     assert "no latencies of the family: no row for conv" in capsys.readouterr().err
+    of_family = make_scale_settings({"network": "base.yaml", "table": "pixel1"})
     with pytest.raises(TableError, match="no row for conv"):
-        measure_networks(
-            network_latency, [], make_scale_settings({"network": "base.yaml", "table": "pixel1"}), Reporter()
-        )
+        measure_networks(network_latency, [], of_family, Reporter())
 
 
 def test_the_coefficients_that_are_told_promise_what_the_network_grew_by(search: Search) -> None:
@@ -283,9 +280,9 @@ def test_a_budget_that_no_point_meets_is_one_line_and_leaves_the_folder_free(
     own = ("--evaluator", evaluator) if evaluator else ()
     line = refused("--run", "a", "--budget", resource, "--tolerance", "0.0005", "--step", "0.6", *own)
     assert line.startswith(
-        f"nas scale: error: --budget: no grid point meets 2 times the base's {resource} to 0.05%: the"
+        f"nas scale: error: --budget: no grid point is within 0.05% of 2 times the base's {resource}; the nearest"
     )
-    assert "give a finer --step or a wider --tolerance" in line
+    assert "use a smaller --step or a larger --tolerance" in line
     assert not Path("a").exists()
 
 
@@ -305,24 +302,24 @@ def test_a_budget_that_no_point_meets_is_one_line_and_leaves_the_folder_free(
         ("--times 1", "--times: must be above 1 and below 1000: 1"),
         ("--times nan", "--times: must be above 1 and below 1000: nan"),
         ("--step 0", "--step: must be above zero: 0"),
-        ("--step 1e-12", "--step: makes more than 20,000 points up to 2 times"),
-        ("--step 9", "--step: is over what may grow: 9"),
-        ("--tolerance 0", "--tolerance: must lie between 0 and 1: 0"),
-        ("--tolerance 1", "--tolerance: must lie between 0 and 1: 1"),
-        ("--exponent 0.5", "--exponent: must lie in [-10, 0]: 0.5"),
-        ("--objective hard --exponent -0.1", "--exponent: is of the objective 'soft', not of 'hard'"),
+        ("--step 1e-12", "--step: makes over 20,000 points up to 2 times"),
+        ("--step 9", "--step: is larger than the allowed growth: 9"),
+        ("--tolerance 0", "--tolerance: must be between 0 and 1: 0"),
+        ("--tolerance 1", "--tolerance: must be between 0 and 1: 1"),
+        ("--exponent 0.5", "--exponent: must be in [-10, 0]: 0.5"),
+        ("--objective hard --exponent -0.1", "--exponent: applies only to the objective 'soft', not to 'hard': -0.1"),
         ("--seed -1", "--seed: must be at least 0: -1"),
         ("--trials -1", "--trials: must be at least 0: -1"),
         ("--threads 0", "--threads: must be at least 1: 0"),
-        ("--compare-seeds -1", "--compare-seeds: must not be negative: -1"),
+        ("--compare-seeds -1", "--compare-seeds: must be at least 0: -1"),
         ("--finalists 1", "--finalists: must be at least 2: 1"),
         ("--proxy-images -5", "--proxy-images: must be at least 0: -5"),
         ("--trial-timeout soon", "--trial-timeout"),
-        ("--coefficients 1.2,1.1,1.1", "--coefficients: --search finds the factors, leave it out"),
-        ("--latency 5ms", "--latency: finds the phi of each target, it does not go with --phi"),
-        ("--phi 3..1", "--phi: the first must not be above the last: '3..1'"),
+        ("--coefficients 1.2,1.1,1.1", "--coefficients: cannot be combined with --search"),
+        ("--latency 5ms", "--latency: cannot be combined with --phi"),
+        ("--phi 3..1", "--phi: the first phi must not be above the last: '3..1'"),
         ("--divisor 0", "--divisor: must be a whole number of at least 1: 0"),
-        ("--times 1.01 --step 0.004", "--step: rounding makes the base of every"),
+        ("--times 1.01 --step 0.004", "--step: every grid point rounds to the base network"),
         ("--device ftp://x", "--device"),
     ],
 )

@@ -32,8 +32,11 @@ from tests.helpers.scaled_networks import BASE, ScriptedLatency, macs
 ROUNDING = Rounding(divisor=1, resolution_step=2)
 QUIET = Reporter(quiet=True)
 DEEPER, WIDER = (scale(BASE, factors, ROUNDING) for factors in (Factors(depth=1.5), Factors(width=1.5)))
-ENTRIES = [ComparedNetwork("base", 0.0, None, BASE, 10.0, 10.0), ComparedNetwork("depth", 1.0, Coefficients(2, 1, 1), DEEPER, 19.0, 20.0),
-           ComparedNetwork("width", 1.0, Coefficients(1, 1.4, 1), WIDER, 19.5, 20.0, False, (("width", 1.25),))]  # fmt: skip
+ENTRIES = [
+    ComparedNetwork("base", 0.0, None, BASE, 10.0, 10.0),
+    ComparedNetwork("depth", 1.0, Coefficients(2, 1, 1), DEEPER, 19.0, 20.0),
+    ComparedNetwork("width", 1.0, Coefficients(1, 1.4, 1), WIDER, 19.5, 20.0, False, (("width", 1.25),)),
+]
 
 
 class Counting:

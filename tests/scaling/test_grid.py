@@ -93,7 +93,7 @@ def test_a_dimension_that_the_base_lacks_is_no_choice() -> None:
 def test_a_step_that_makes_too_many_points_is_told_before_they_are_made(step: float) -> None:
     with pytest.raises(
         UsageError,
-        match=r"--step: makes more than 20,000 points up to 2 times the base",
+        match=r"--step: makes over 20,000 points up to 2 times the base.*: ",
     ):
         make_grid(BASE, step, 2.0, True, ROUNDING, Proxy())
 
@@ -101,7 +101,7 @@ def test_a_step_that_makes_too_many_points_is_told_before_they_are_made(step: fl
 @pytest.mark.parametrize(
     ("step", "message"),
     [(0.0, "must be above zero: 0"), (-0.1, "must be above zero"), (math.nan, "must be above zero: nan"),
-     (math.inf, "must be above zero: inf"), (3.0, "is over what may grow: 3")],
+     (math.inf, "must be above zero: inf"), (3.0, "is larger than the allowed growth: 3")],
 )  # fmt: skip
 def test_a_step_that_makes_no_grid_is_one_line(step: float, message: str) -> None:
     with pytest.raises(UsageError, match=f"--step: {message}"):
@@ -182,8 +182,8 @@ def test_scores_are_those_of_the_paper_by_hand(resource: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "exponent", "message"),
-    [("hard", -0.1, "--exponent: is of the objective 'soft', not of 'hard'"),
-     ("soft", 0.5, r"--exponent: must lie in \[-10, 0\]: 0.5"), ("soft", math.nan, r"--exponent: must lie in")],
+    [("hard", -0.1, "--exponent: .*'soft', not to 'hard': -0.1"),
+     ("soft", 0.5, r"--exponent: must be in \[-10, 0\]: 0.5"), ("soft", math.nan, r"--exponent: must be in")],
 )  # fmt: skip
 def test_an_exponent_that_cannot_be_is_one_line(name: str, exponent: float, message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -194,7 +194,7 @@ def test_an_exponent_that_cannot_be_is_one_line(name: str, exponent: float, mess
     ("given", "message"),
     [(("memory", 2.0, 0.1, "soft"), "--budget: unknown budget 'memory'; known: activations, latency, macs"),
      (("latencey", 2.0, 0.1, "soft"), "did you mean 'latency'"), (("macs", 1.0, 0.1, "soft"), "--times: must be above"),
-     (("macs", math.nan, 0.1, "soft"), "--times"), (("macs", 2.0, 0.0, "soft"), "--tolerance: must lie between 0 and"),
+     (("macs", math.nan, 0.1, "soft"), "--times"), (("macs", 2.0, 0.0, "soft"), "--tolerance: must be between 0 and"),
      (("macs", 2.0, 1.0, "soft"), "--tolerance"), (("macs", 2.0, 0.1, "pareto"), "--objective: unknown objective")],
 )  # fmt: skip
 def test_a_budget_that_cannot_be_is_one_line(given: Any, message: str) -> None:
@@ -293,8 +293,8 @@ def test_a_budget_that_nothing_meets_names_the_nearest_point() -> None:
         check_any_admitted([], three, [math.inf, 1.6, 1.7], budget)
     nearest = ",".join(f"{value:g}" for value in three[2].choices.values())
     assert str(raised.value) == (
-        f"--budget: no grid point meets 2 times the base's macs to 5%: the nearest, {nearest}, has 1.70 times; "
-        "give a finer --step or a wider --tolerance"
+        f"--budget: no grid point is within 5% of 2 times the base's macs; the nearest, {nearest}, has 1.70 times: "
+        "use a smaller --step or a larger --tolerance"
     )
 
 

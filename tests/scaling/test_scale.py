@@ -312,12 +312,12 @@ STEM = ("conv", {"out_channels": 16, "stride": 2})
 @pytest.mark.parametrize(
     ("blocks", "missing"),
     [
-        ([STEM], {"depth": "no stage of it could be repeated (conv)"}),
-        ([STEM, ("conv", {"out_channels": 32, "stride": 2})], {"depth": "no stage of it could be repeated (conv)"}),
+        ([STEM], {"depth": "no stage can be repeated (conv)"}),
+        ([STEM, ("conv", {"out_channels": 32, "stride": 2})], {"depth": "no stage can be repeated (conv)"}),
         ([STEM, ("pool", {"stride": 2}), ("transition", {"compression": 0.5})],
-         {"depth": "no stage of it could be repeated (conv, pool, transition)"}),
+         {"depth": "no stage can be repeated (conv, pool, transition)"}),
         ([("pool", {"stride": 2})],
-         {"depth": "no stage of it could be repeated (pool)", "width": "no block of it has channels of its own"}),
+         {"depth": "no stage can be repeated (pool)", "width": "no block sets its number of channels"}),
         ([STEM, ("mbconv", {"out_channels": 24})], {}),
     ],
 )  # fmt: skip
@@ -329,7 +329,8 @@ def test_dimensions_that_a_network_does_not_have(
     for dimension, why in missing.items():
         with pytest.raises(SpaceError) as caught:
             scale(arch, replace(Factors(), **{dimension: 1.5}))
-        assert str(caught.value) == f"{dimension}: this network has none to scale: {why}"
+        assert str(caught.value) == f"{dimension}: this network has no {dimension} to scale: {why}"
+        assert caught.value.key == dimension
     left = {dimension: 1.5 for dimension in DIMENSIONS if dimension not in missing}
     assert scale(arch, Factors(**left)) != arch
 
@@ -340,15 +341,15 @@ def test_dimensions_that_a_network_does_not_have(
         ("mobilenet_v2_1.0", Factors(width=0.01), Rounding(), "width: 0.01 times the 32 out_channels of 'conv'"),
         ("mobilenet_v2_1.0", Factors(depth=0.2), Rounding(repeats="round"), "depth: 0.2 times the 1 layers of stage 1"),
         ("mobilenet_v2_1.0", Factors(resolution=0.1), Rounding(),
-         "resolution: 24 px .0.1 times 224, in steps of 4. is under the total stride of 32: at least 32 px"),
+         "resolution: 24 px .0.1 times 224, in steps of 4. is below the total stride of 32: at least 32 px"),
         ("mobilenet_v2_1.0", Factors(resolution=0.1), Rounding(resolution_step=64), "resolution: 0 px"),
-        ("mobilenet_v2_1.0", Factors(depth=0.0), Rounding(), "depth: a factor must be above zero and finite: 0.0"),
-        ("mobilenet_v2_1.0", Factors(width=-1.0), Rounding(), "width: a factor must be above zero and finite: -1.0"),
-        ("mobilenet_v2_1.0", Factors(resolution=math.nan), Rounding(), "resolution: a factor must be .* finite: nan"),
+        ("mobilenet_v2_1.0", Factors(depth=0.0), Rounding(), "depth: the factor must be above zero and finite: 0.0"),
+        ("mobilenet_v2_1.0", Factors(width=-1.0), Rounding(), "width: the factor must be above zero and finite: -1.0"),
+        ("mobilenet_v2_1.0", Factors(resolution=math.nan), Rounding(), "resolution: the factor must be .* finite: nan"),
         ("mobilenet_v2_1.0", Factors(depth=1e300), Rounding(), "depth: 1e.300 times 1 layers is over 1,000"),
         ("mobilenet_v2_1.0", Factors(width=1e9), Rounding(), "width: 1e.09 times 32 out_channels is over 100,000"),
         ("mobilenet_v2_1.0", Factors(resolution=1e4), Rounding(), "resolution: 10000 times 224 px is over 20,000"),
-        ("mobilenet_v2_1.0", Factors(width=math.inf), Rounding(), "width: a factor must be above zero and finite: inf"),
+        ("mobilenet_v2_1.0", Factors(width=math.inf), Rounding(), "width: the factor must be .* finite: inf"),
     ],
 )  # fmt: skip
 def test_what_leaves_nothing_is_an_error_that_names_the_dimension(
