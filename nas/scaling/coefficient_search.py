@@ -233,8 +233,10 @@ def describe_search(measured: MeasuredSearch, study: Study, finals: FinalistEsti
     """Return the search's part of the result file."""
     search, grid, budget = measured.search, measured.search.grid, measured.budget
     settings = {
-        **recorded_settings(search.settings.experiment), **search.identity, "evaluator_settings": measured.evaluator.settings
-    }  # fmt: skip
+        **recorded_settings(search.settings.experiment),
+        **search.identity,
+        "evaluator_settings": measured.evaluator.settings,
+    }
     return {
         "budget": {**asdict(budget), "target": budget.target},
         "objective": search.objective,
