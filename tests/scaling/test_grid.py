@@ -151,7 +151,7 @@ def test_a_budget_admits_what_misses_it_by_the_tolerance_at_most(resource: str) 
     assert budget.admits([90.0, 100.0, 110.0]).all()
     assert not budget.admits([89.9, 110.1, math.inf]).any()
     spent = {"latency": 7.0, "macs": 8.0, "activations": 9.0}
-    assert budget.of(Metrics(0.5, 7.0, 1, 8, activations=9)) == spent[resource]
+    assert budget.cost(Metrics(0.5, 7.0, 1, 8, activations=9)) == spent[resource]
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
