@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nas.architecture import Scalar
 from nas.controllers.base import Problem
-from nas.controllers.seen_networks import SeenNetworks
+from nas.controllers.seen_networks import SeenNetworks, network_keys
 from nas.errors import UsageError
 from nas.spaces.encoding import Choices, EncodedSpace, Indices
 from nas.study.trials import Trial
@@ -65,8 +65,5 @@ class ExhaustiveController:
         return {key: index for index, key in enumerate(keys)}
 
     def _indices(self, candidates: Sequence[Choices]) -> list[int]:
-        if not candidates:
-            return []
-        domain = self._problem.domain
-        keys = domain.facts(np.array([domain.encode(choices) for choices in candidates])).keys.tolist()
+        keys = network_keys(self._problem.domain, candidates)
         return [self._index[key] for key in keys if key in self._index]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nas.controllers.base import Problem
-from nas.spaces.encoding import Choices, Indices
+from nas.spaces.encoding import Choices, EncodedSpace, Indices
 from nas.study.trials import Trial, TrialState
 
 DRAWS = (64, 4096)
@@ -16,7 +16,7 @@ DRAWS = (64, 4096)
 
 
 class SeenNetworks:
-    """The networks that were tried, by the keys of their costs: choices that give the same network share a key."""
+    """The networks that were tried, by their keys."""
 
     def __init__(self, problem: Problem):
         self._problem = problem
@@ -45,7 +45,7 @@ class SeenNetworks:
             self._new_rows = []
         if not len(rows):
             return rows
-        taken = set(self._keys) if not pending else self._keys | self._pending_keys(pending)
+        taken = self._keys | set(network_keys(domain, pending))
         facts = domain.facts(rows)
         kept = []
         admitted = np.broadcast_to(objective.admits(facts.latency_ms), len(rows)).tolist()
@@ -67,9 +67,13 @@ class SeenNetworks:
         row: Indices = drawn[0]
         return row
 
-    def _pending_keys(self, pending: Sequence[Choices]) -> set[Any]:
-        domain = self._problem.domain
-        return set(domain.facts(np.array([domain.encode(choices) for choices in pending])).keys.tolist())
+
+def network_keys(domain: EncodedSpace, candidates: Sequence[Choices]) -> list[Any]:
+    """Return the key of each candidate's network. Choices that give the same network have the same key."""
+    if not candidates:
+        return []
+    keys: list[Any] = domain.facts(np.array([domain.encode(choices) for choices in candidates])).keys.tolist()
+    return keys
 
 
 def scalar_score(problem: Problem, trial: Trial) -> float | None:

@@ -114,9 +114,14 @@ class ProgressTracker:
     """
 
     def __init__(
-        self, objective: Objective, study: Study, progress: SearchProgress, reference: ReferencePoint | None,
-        advance: Advance | None, reporter: Reporter,
-    ):  # fmt: skip
+        self,
+        objective: Objective,
+        study: Study,
+        progress: SearchProgress,
+        reference: ReferencePoint | None,
+        advance: Advance | None,
+        reporter: Reporter,
+    ):
         self.progress = progress
         self._objective, self._study, self._reference = objective, study, reference
         self._advance, self._reporter = advance, reporter

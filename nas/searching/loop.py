@@ -141,9 +141,16 @@ class _Search:
     """The loop: fill the executor's slots, wait for the next event, record it, inform the controller."""
 
     def __init__(
-        self, plan: SearchPlan, executor: Executor, study: Study, trials: int, seed: int, reporter: Reporter,
-        progress: ProgressTracker, retry_failed: bool,
-    ):  # fmt: skip
+        self,
+        plan: SearchPlan,
+        executor: Executor,
+        study: Study,
+        trials: int,
+        seed: int,
+        reporter: Reporter,
+        progress: ProgressTracker,
+        retry_failed: bool,
+    ):
         self._plan, self._executor, self._study = plan, executor, study
         self._trials, self._seed, self._reporter, self._progress = trials, seed, reporter, progress
         self._running: dict[int, _Evaluation] = {}

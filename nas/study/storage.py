@@ -108,7 +108,7 @@ def masked(url: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """Return a storage URL with an absolute path if it is of SQLite. Raises RunError if it is not a URL."""
+    """Return a storage URL, with an absolute path for a SQLite file. Raises RunError if it is not a URL."""
     path = sqlite_path(url)
     if path is None or path.is_absolute():
         return url
@@ -239,7 +239,7 @@ def _journal(path: Path) -> Any:
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, *UNREADABLE) as error:
-        raise RunError(f"{path}: cannot be read as a journal: {error}") from error
+        raise RunError(f"cannot be read as a journal: {error}", where=path) from error
 
 
 def _database(url: str) -> Any:

@@ -27,9 +27,18 @@ from nas.study.trials import Repeat, Trial, TrialState, trial_of
 from nas.utils.files import LOCK, exclusive
 
 __all__ = [
-    "FINISH", "JOURNAL", "RESULT", "STUDY_NAME", "Repeat", "Study", "Trial", "TrialState", "check_run", "open_study",
+    "FINISH",
+    "JOURNAL",
+    "RESULT",
+    "STUDY_NAME",
+    "Repeat",
+    "Study",
+    "Trial",
+    "TrialState",
+    "check_run",
+    "open_study",
     "read_trials",
-]  # fmt: skip
+]
 
 RESULT = "result.json"
 REPEAT = "repeat "
