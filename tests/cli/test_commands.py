@@ -264,7 +264,7 @@ def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["search"], "--target-latency: is needed"),
+        (["search"], "--target-latency: is required"),
         (["search", "--target-latency", "20"], "write '20ms' or '20s'"),
         (["search", "--target-latency=-3ms"], "must be above zero"),
         (["search", "--target-latency", "20ms", "--space", "mnasnot"], "did you mean 'mnasnet'"),
@@ -293,7 +293,7 @@ def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.Captur
         (["show", "mobilenet_v2_1.0", "--resolution", "8"], "leaves no pixels"),
         (["profile", "--space", "mnasnet", "--threads", "0"], "--threads: must be at least 1: 0"),
         (["export", "mnasnet"], "has 49 choices"),
-        (["serach"], "invalid choice: 'serach'"),
+        (["serach"], "unknown command 'serach'; did you mean 'search'?"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_status_2(
