@@ -62,9 +62,9 @@ def spearman(left: Numbers, right: Numbers) -> float:
     """Return Spearman's rho, 0 where one side is constant and nothing is ranked."""
     if np.ptp(left) == 0 or np.ptp(right) == 0:
         return 0.0
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    return _finite(np.corrcoef(rankdata(np.column_stack((left, right)), axis=0), rowvar=False)[0, 1])
+    return _finite(spearmanr(left, right).statistic)
 
 
 def _orders(values: Numbers) -> NDArray[np.int64]:
