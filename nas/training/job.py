@@ -194,7 +194,7 @@ def initial_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
         torch.manual_seed(job.seed)
         model = build(arch)
     if job.init_from is None:
-        return model, f"random, seed {job.seed}"
+        return model, f"fresh, of seed {job.seed}"
     source = Path(job.init_from)
     if source.is_dir():
         source = exported_in(source) / "model.safetensors"

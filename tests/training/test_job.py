@@ -162,7 +162,7 @@ def test_what_can_be_trained(net: str, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_first_weights_and_a_teacher(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     teacher = trained(capsys, net, *SHORT, "--out", "teacher", "--recipe", "imagenet", "--warmup-epochs", "0")
-    assert teacher["started_from"] == "random, seed 0"
+    assert teacher["started_from"] == "fresh, of seed 0"
     assert teacher["settings"]["optimizer"] == "rmsprop"
     torch.save(build(load_architecture(net)).state_dict(), "thousand.pth")
     again = trained(capsys, "teacher", *SHORT, "--out", "b", "--init-from", "teacher", "--teacher", "teacher")
