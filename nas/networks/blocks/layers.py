@@ -148,7 +148,7 @@ def skip_layer(skip: str, in_channels: int, out_channels: int, stride: int) -> n
 
 def keeps_shape(in_channels: int, args: Args) -> bool:
     """Whether a block's output has the shape of its input."""
-    return args["stride"] == 1 and in_channels == args["out_channels"]
+    return bool(args["stride"] == 1 and in_channels == args["out_channels"])
 
 
 def canonical_skip(in_channels: int, args: Args, default: Skip) -> dict[str, Any]:
