@@ -25,7 +25,7 @@ from nas.networks.network import make_block, traced
         (
             "fire",
             {"out_channels": 32, "bypass": "simple"},
-            "bypass must be one of none, identity, conv: 'simple'",
+            "bypass: must be one of none, identity, conv: 'simple'",
         ),
         ("squeezenext", {"out_channels": 30}, "out_channels must be a multiple of 4: 30"),
         ("squeezenext", {"out_channels": 32, "groups": 3}, "groups must divide 16 and a quarter of 32: 3"),
@@ -34,7 +34,7 @@ from nas.networks.network import make_block, traced
         (
             "squeezenext",
             {"out_channels": 8, "order": "up"},
-            "order must be one of vertical, horizontal: 'up'",
+            "order: must be one of vertical, horizontal: 'up'",
         ),
         ("dense", {"growth_rate": 0}, "growth_rate and bottleneck must be at least 1: 0, 4"),
         ("dense", {"growth_rate": 8, "stride": 4}, "stride must be 1 or 2: 4"),

@@ -103,6 +103,6 @@ def test_a_block_of_another_package_declares_its_traits_as_ours_do(gated: Path) 
 def test_the_exported_source_of_a_block_holds_none_of_its_traits(gated: Path) -> None:
     text = standalone_source(load_architecture(str(gated)), "gated")
     assert "class Bridge(nn.Module):" in text and "class Gated(nn.Module):" in text
-    for trait in ("canonical_args", "width_keywords", "repeatable", "repeats_alone", "staticmethod", "Args"):
+    for trait in ("canonical_args", "width_keywords", "repeatable", "repeats_alone", "staticmethod", "canonical_skip"):
         assert trait not in text
     compile(text, "model.py", "exec")
