@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nas.devices.timing import Protocol
     from nas.spaces.search_space import Space
 
-HELP = "measure the latency table of a device and runtime; or verify or import a table"
+HELP = "measure, verify or import the latency table of a device and runtime"
 DEFAULTS = {"space": "mnasnet", "runtime": "onnxruntime", "threads": 1, "device": "local"}
 MODES = {
     "import": ("space", "runtime", "threads", "classes", "device", "energy", "bundle", "verify"),
