@@ -138,7 +138,7 @@ def _source(module: ModuleType, node: ast.stmt, omitted: Sequence[ast.stmt]) -> 
 def _first_line(node: ast.stmt) -> int:
     """Return the number of the first line of a statement, including its decorators."""
     decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min(part.lineno for part in (node, *decorators))
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def standalone_source(arch: Architecture, title: str) -> str:
