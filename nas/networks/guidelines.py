@@ -66,7 +66,7 @@ def groups(layers: Sequence[Layer]) -> Guideline:
     macs = sum(layer.macs for layer in layers)
     mean = _mean([conv.groups for conv in grouped], [conv.macs for conv in grouped], empty=1.0)
     share = sum(conv.macs for conv in grouped) / macs if macs else 0.0
-    return Guideline("G2 groups", f"share of MACs in group convolutions ({mean:.3g} groups on average)", share, 0.05)
+    return Guideline("G2 groups", f"share of MACs in group convolutions (mean groups: {mean:.3g})", share, 0.05)
 
 
 def fragmentation(layers: Sequence[Layer]) -> Guideline:
