@@ -14,8 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure  # noqa: F401 -- imported before the forks: each child would do it again
+import sklearn.linear_model  # noqa: F401
+import sklearn.model_selection  # noqa: F401
+import torchvision.transforms.v2  # noqa: F401
+
 from nas.architecture import Architecture
 from nas.cli.main import main
+from nas.scaling.coefficient_search import run_scale_search  # noqa: F401
 from nas.scaling.network_latency import NETWORKS
 from tests.helpers.scaled_networks import TINY_BASE
 

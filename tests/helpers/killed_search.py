@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna.storages.journal  # noqa: F401 -- imported before the forks: each child would do it again
+
 from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS
 from nas.controllers.base import Problem

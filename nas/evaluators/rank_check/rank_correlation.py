@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -50,9 +51,11 @@ class Agreement:
 
 def kendall(left: Numbers, right: Numbers) -> float:
     """Return Kendall's tau-b, 0 where one side is constant and nothing is ranked."""
-    from scipy.stats import kendalltau
-
-    return _finite(kendalltau(left, right).statistic)
+    x, y = _orders(left), _orders(right)
+    untied = math.sqrt(np.count_nonzero(x)), math.sqrt(np.count_nonzero(y))
+    if 0 in untied:
+        return 0.0
+    return min(1.0, max(-1.0, int(x @ y) / untied[0] / untied[1]))
 
 
 def spearman(left: Numbers, right: Numbers) -> float:
@@ -62,6 +65,13 @@ def spearman(left: Numbers, right: Numbers) -> float:
     from scipy.stats import spearmanr
 
     return _finite(spearmanr(left, right).statistic)
+
+
+def _orders(values: Numbers) -> NDArray[np.int64]:
+    """Return for each pair of values whether the first is above the second (1), below it (-1) or equal (0)."""
+    column = np.asarray(values, dtype=float)[:, None]
+    signs = (column > column.T).astype(np.int64) - (column < column.T)
+    return signs[np.triu_indices(len(column), 1)]
 
 
 def agreement(scores: Sequence[float], truth: Sequence[float]) -> Agreement:

@@ -215,12 +215,12 @@ KILLED = """
 import sys
 from pathlib import Path
 import torch
-from nas.evaluators.base import Setup
+from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.supernet.evaluator import SupernetEvaluator
 from nas.training.tasks.classification import Classification
 from tests.evaluators.supernet.test_supernet import LONG
 torch.set_num_threads(1)
-SupernetEvaluator(Setup(Classification.load("digits"), LONG, Path(sys.argv[1])))
+SupernetEvaluator(EvaluatorContext(Classification.load("digits"), LONG, Path(sys.argv[1])))
 """
 LONG = replace(SPACE, supernet=SupernetTraining(epochs=5, children=1))
 
