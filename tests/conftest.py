@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import runpy
+import subprocess
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -52,6 +57,26 @@ def few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrate by few networks; who tests calibration itself asks for more."""
     monkeypatch.setattr("nas.latency.calibration_networks.CALIBRATING", 6)
     monkeypatch.setattr("nas.latency.calibration_networks.CERTIFYING", 4)
+
+
+class ThisProcess:
+    """Stands in for `subprocess` where a Python file is run: it runs here, without another import of torch."""
+
+    @staticmethod
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        """Run the file and return what a process would; what it draws at random is not missing here."""
+        try:
+            with contextlib.redirect_stdout(io.StringIO()) as out, torch.random.fork_rng(devices=[]):
+                runpy.run_path(command[-1], run_name="__main__")
+        except Exception:
+            return subprocess.CompletedProcess(command, 1, "", traceback.format_exc())
+        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
+
+
+@pytest.fixture(autouse=True)
+def exported_file_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check exported files in this process; the tests of exports override this and start the real one."""
+    monkeypatch.setattr("nas.networks.export.subprocess", ThisProcess)
 
 
 @pytest.fixture(autouse=True)

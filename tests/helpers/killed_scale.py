@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.figure  # noqa: F401 -- imported before the forks: each child would do it again
-import sklearn.linear_model  # noqa: F401
+import sklearn.linear_model
 import sklearn.model_selection  # noqa: F401
 import torchvision.transforms.v2  # noqa: F401
 

