@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -57,10 +58,15 @@ class Agreement:
 
 
 def kendall(left: Numbers, right: Numbers) -> float:
-    """Return Kendall's tau-b, or 0 if all values of one side are equal."""
-    from scipy.stats import kendalltau
+    """Return Kendall's tau-b, or 0 if all values of one side are equal.
 
-    return _finite(kendalltau(left, right).statistic)
+    scipy also computes a p-value, which takes most of the time of a bootstrap. The result is the same to the bit.
+    """
+    x, y = _orders(left), _orders(right)
+    untied = math.sqrt(np.count_nonzero(x)), math.sqrt(np.count_nonzero(y))
+    if 0 in untied:
+        return 0.0
+    return min(1.0, max(-1.0, int(x @ y) / untied[0] / untied[1]))
 
 
 def spearman(left: Numbers, right: Numbers) -> float:
@@ -70,6 +76,13 @@ def spearman(left: Numbers, right: Numbers) -> float:
     from scipy.stats import spearmanr
 
     return _finite(spearmanr(left, right).statistic)
+
+
+def _orders(values: Numbers) -> NDArray[np.int64]:
+    """Return for each pair of values whether the first is above the second (1), below it (-1) or equal (0)."""
+    column = np.asarray(values, dtype=float)[:, None]
+    signs = (column > column.T).astype(np.int64) - (column < column.T)
+    return signs[np.triu_indices(len(column), 1)]
 
 
 def agreement(scores: Sequence[float], truth: Sequence[float]) -> Agreement:
