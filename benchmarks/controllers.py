@@ -94,7 +94,7 @@ def best_reward(name: str) -> float:
         return objective.scores(problem.true(rows), domain.facts(rows).latency_ms)
 
     if domain.size <= 100_000:
-        return float(rewards(domain.every()).max())
+        return float(rewards(domain.all_rows()).max())
     rng = np.random.default_rng(0)
     rows = domain.sample(10_000, rng)
     for _ in range(100):

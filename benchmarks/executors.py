@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from nas.architecture import Architecture, BlockSpec
-from nas.evaluators.executors import Executor
+from nas.evaluators.executors.base import Executor
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.executors.processes import ProcessBackend
 from nas.evaluators.executors.ray import LOCAL, RayBackend

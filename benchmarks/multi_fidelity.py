@@ -21,15 +21,17 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
 from nas.errors import NasError, UsageError
-from nas.searching.early_stopping import Entry, Rungs, make_rungs, spent
+from nas.searching.early_stopping import Rungs, make_rungs, spent
 from nas.study.objectives import OBJECTIVES, Metrics, Objective, make_objective
-from nas.study.ranking import front, hypervolume
+from nas.study.pareto import volume
+from nas.study.ranking import front
+from nas.study.trials import Trial, TrialState
 from nas.utils.units import parse_latency
 
 Race = list[tuple[tuple[float, ...], Metrics]]
@@ -69,21 +71,31 @@ def read_curves(path: Path) -> list[Recorded]:
     ]
 
 
-def replay(rungs: Rungs, race: Race, objective: Objective) -> list[Entry]:
+def running(number: int, curve: tuple[float, ...], metrics: Metrics) -> Trial:
+    """Return a candidate with the curve so far as a trial."""
+    return Trial(number, {}, "", TrialState.RUNNING, metrics, curve=curve)
+
+
+def replay(rungs: Rungs, race: Race, objective: Objective) -> list[Trial]:
     """Return each candidate's curve as far as the rungs let it come."""
-    recorded: list[Entry] = []
+    recorded: list[Trial] = []
     for number, (curve, metrics) in enumerate(race):
         lengths = [*rungs.of(number), len(curve)]
-        entries = (Entry(number, curve[:length], metrics) for length in lengths)
+        entries = (running(number, curve[:length], metrics) for length in lengths)
         ended = next(e for e in entries if len(e.curve) == len(curve) or rungs.stops(e, recorded, objective))
         recorded.append(ended)
     return recorded
 
 
-def regret(entries: Sequence[Entry], race: Race, objective: Objective) -> float:
+def hypervolume(points: Iterable[Metrics], reference_ms: float) -> float:
+    """Return the area that the points dominate above accuracy 0 and below `reference_ms`, in ms."""
+    return volume([(point.accuracy, reference_ms - point.latency_ms) for point in points])
+
+
+def regret(entries: Sequence[Trial], race: Race, objective: Objective) -> float:
     """Return how much worse the truth of what is found is than the best there is; `entries` may be some of the race."""
     finished = [entry for entry in entries if len(entry.curve) == len(race[0][0])]
-    seen = [entry.at(len(entry.curve)) for entry in finished]
+    seen = [entry.metrics_after(len(entry.curve)) for entry in finished]
     truths = [metrics for _, metrics in race]
     if len(objective.directions) > 1:
         end_ms = 1.1 * max(metrics.latency_ms for metrics in truths)
@@ -110,7 +122,7 @@ def compare(
             found[name].append((cost / whole, regret(entries, race, objective)))
             if name == "halving":
                 some = max(1, round(cost / epochs))
-                subset = [Entry(number, curve, metrics) for number, (curve, metrics) in enumerate(race[:some])]
+                subset = [running(number, curve, metrics) for number, (curve, metrics) in enumerate(race[:some])]
                 found["subset"].append((some * epochs / whole, regret(subset, race, objective)))
     return found
 

@@ -65,18 +65,18 @@ def main() -> None:
         seconds(lambda: sample_within(compiled, limit, 10_000, rng)) for _ in range(max(args.repeats // 2, 1))
     )
     print(f"10,000 uniform samples below the 1 % quantile: {low:.3f} s")
-    codes = sample_within(compiled, compiled.slowest_ms, args.networks, rng)
+    codes = sample_within(compiled, compiled.max_cost, args.networks, rng)
     archs = [compiled.architecture(code) for code in codes[:, :WALKED].T]
     keys = [[(layer.spec, layer.in_shape) for layer in trace(arch)] for arch in archs]
     costs = {key: table.latency_ms(layer) for arch in archs for layer in trace(arch)
              for key in [(layer.spec, layer.in_shape)]}  # fmt: skip
     runs: dict[str, tuple[int, Callable[[], Any]]] = {
-        "codes": (codes.shape[1], lambda: compiled.predict_many(codes)),
+        "codes": (codes.shape[1], lambda: compiled.costs(codes)),
         "dict of keys": (len(keys), lambda: [sum([costs[key] for key in each]) for each in keys]),
         "predictor.predict": (len(archs), lambda: [table.predictor("").predict(arch) for arch in archs]),
     }
     for walked in (runs["predictor.predict"][1](), runs["dict of keys"][1]()):
-        np.testing.assert_allclose(compiled.predict_many(codes[:, :WALKED]), walked, rtol=1e-12)
+        np.testing.assert_allclose(compiled.costs(codes[:, :WALKED]), walked, rtol=1e-12)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(args.repeats):
         for name, (count, work) in runs.items():

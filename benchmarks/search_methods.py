@@ -18,10 +18,11 @@ import numpy as np
 
 from benchmarks.search_problems import SearchProblem
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.searching.loop import CONTROLLER_ATTEMPTS, derive_seed
 from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.study.objectives import Metrics, Objective
+from nas.study.trials import Trial, TrialState
 
 Method = Callable[[SearchProblem, Objective, int], Generator[Indices, float, None]]
 
@@ -53,7 +54,8 @@ def controller(
         tried.add(key)
         accuracy = yield row
         found = metrics_of(problem, row, accuracy)
-        asked.tell(Observation(domain.decode(row), found, (objective.score(found),), curve=(accuracy,)))
+        choices, values = domain.decode(row), (objective.score(found),)
+        asked.tell(Trial(number, choices, "", TrialState.COMPLETE, found, values, (accuracy,)))
         number += 1
 
 

@@ -23,7 +23,6 @@ import optuna
 
 from nas.controllers import CONTROLLERS, Controller
 from nas.controllers.base import Problem
-from nas.searching.loop import observation_of
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
@@ -45,7 +44,7 @@ def record(study: Study, controller: Controller, seed: int) -> None:
     metrics = Metrics(random.Random(seed).random(), 10.0, 4_000_000, 300_000_000)
     trial = study.end(claim, metrics, (metrics.accuracy,), 1.0, CURVE)
     assert trial is not None
-    controller.tell(observation_of(trial))
+    controller.tell(trial)
 
 
 def tell(study: optuna.Study, space: Space, seed: int) -> None:
@@ -116,7 +115,7 @@ def main() -> None:
             with open_study(ours, {}, space, ("maximize",), url) as study:
                 controller = CONTROLLERS["surrogate"](problem)
                 for trial in study.evaluated:
-                    controller.tell(observation_of(trial))
+                    controller.tell(trial)
                 controller.ask(0)
                 opening = time.perf_counter() - started
                 taken = milliseconds(

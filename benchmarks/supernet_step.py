@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nas.evaluators.supernet.shared_weights import Child, Supernet
 from nas.networks.network import canonical, totals, trace
 from nas.spaces.yaml_format import load_space
-from nas.training.loop import keep_freed_memory
+from nas.utils.allocator import keep_freed_memory
 
 
 def step(model: nn.Module, images: Tensor, labels: Tensor) -> None:

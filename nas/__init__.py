@@ -1,6 +1,6 @@
-"""Search for the most accurate network that holds a latency budget on a device.
+"""Hardware-aware neural architecture search: find the most accurate network within a latency budget on a device.
 
-This module imports nothing, so that the device worker starts on a board without torch.
+This module imports nothing, so that the device worker can start on a board without torch.
 """
 
 __version__ = "0.1.0"

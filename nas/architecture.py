@@ -1,6 +1,6 @@
-"""An architecture: a small, immutable, hashable value. Everything else is a function over it.
+"""Architectures: small, immutable, hashable values that describe a network.
 
-Standard library only: the value can be read, compared and stored without torch.
+This module needs only the standard library, so that architectures can be read and stored without torch.
 """
 
 from __future__ import annotations
@@ -16,25 +16,34 @@ from nas.errors import SpaceError
 
 Scalar = bool | int | float | str
 Shape = tuple[int, int, int]
-"""(channels, height, width), the batch left out."""
+"""(channels, height, width), without the batch."""
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """One block: its name in BLOCKS and the keywords that differ from the class's defaults, sorted."""
+    """One block.
+
+    Attributes:
+        op: The block's name in `nas.networks.blocks.BLOCKS`.
+        args: The keywords that differ from the defaults of the block's class, sorted by name.
+    """
 
     op: str
     args: tuple[tuple[str, Scalar], ...] = ()
 
     @classmethod
     def of(cls, op: str, args: Mapping[str, Scalar]) -> BlockSpec:
-        """Return the spec of `op` with `args` in canonical order."""
+        """Return the spec of the block `op` with `args` in canonical order."""
         return cls(op, tuple(sorted(args.items())))
 
     @cached_property
     def kwargs(self) -> dict[str, Scalar]:
         """The arguments as keywords of the block's class."""
         return dict(self.args)
+
+    def with_args(self, args: Mapping[str, Scalar]) -> BlockSpec:
+        """Return the same block with `args` added to its arguments or in place of them."""
+        return BlockSpec.of(self.op, {**self.kwargs, **args})
 
     def __str__(self) -> str:
         return f"{self.op}({', '.join(f'{key}={value}' for key, value in self.args)})"
@@ -45,19 +54,25 @@ class BlockSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "block") -> BlockSpec:
-        """Return the spec that `to_dict` wrote. Raises SpaceError where it is not one."""
+        """Return the spec from its `to_dict` form. Raises SpaceError if `data` is not one."""
         if not isinstance(data, Mapping) or not isinstance(data.get("block"), str):
-            raise SpaceError(f"{where}: a block is a mapping with a key 'block': {data!r}")
+            raise SpaceError("a block must be a mapping with a key 'block'", where=where, value=data)
         args = {key: value for key, value in data.items() if key != "block"}
         for key, value in args.items():
             if not isinstance(key, str) or not isinstance(value, Scalar):
-                raise SpaceError(f"{where}: '{key}' must be a number, a word or true/false: {value!r}")
+                raise SpaceError(f"'{key}' must be a number, a word or true/false", where=where, value=value)
         return cls.of(data["block"], args)
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network: square input `resolution`, stages of blocks in order, and a head."""
+    """A network.
+
+    Attributes:
+        resolution: Height and width of the input in pixels.
+        stages: The blocks of each stage, in order.
+        head: The block after the stages.
+    """
 
     resolution: int
     stages: tuple[tuple[BlockSpec, ...], ...]
@@ -65,34 +80,38 @@ class Architecture:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits of the canonical JSON: the name of this architecture everywhere."""
+        """The identifier of this architecture: 16 hex digits of the SHA-256 of its canonical JSON."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def blocks(self) -> Iterator[BlockSpec]:
-        """Yield the blocks of the stages in order, without the head."""
+        """Yield the blocks of all stages in order, without the head."""
         for stage in self.stages:
             yield from stage
 
     def at(self, resolution: int) -> Architecture:
-        """Return the same network for another input resolution."""
+        """Return the same network at another input resolution."""
         return replace(self, resolution=resolution)
+
+    def for_classes(self, num_classes: int) -> Architecture:
+        """Return the same network with a head for `num_classes` classes."""
+        return replace(self, head=self.head.with_args({"num_classes": num_classes}))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form: {"resolution", "stages": [[block, ...], ...], "neck", "head"}."""
         return {
             "resolution": self.resolution,
             "stages": [[block.to_dict() for block in stage] for stage in self.stages],
-            "neck": None,  # no network has one yet; the key is part of every digest
+            "neck": None,  # reserved; the key is part of every digest
             "head": self.head.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "architecture") -> Architecture:
-        """Return the architecture that `to_dict` wrote. Raises SpaceError where it is not one."""
+        """Return the architecture from its `to_dict` form. Raises SpaceError if `data` is not one."""
         try:
             if data.get("neck") is not None:
-                raise SpaceError(f"{where}: networks with a neck cannot be built: {data['neck']!r}")
+                raise SpaceError("networks with a neck are not supported", where=where, value=data["neck"])
             return cls(
                 resolution=int(data["resolution"]),
                 stages=tuple(
@@ -105,4 +124,4 @@ class Architecture:
                 head=BlockSpec.from_dict(data["head"], f"{where}, head"),
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise SpaceError(f"{where}: not an architecture: {error!r}") from error
+            raise SpaceError(f"not an architecture: {error!r}", where=where) from error

@@ -1,4 +1,4 @@
-"""Errors in the user's input. The command line prints one line and exits with status 2, without a traceback."""
+"""Exceptions: one class per kind of invalid input. The command line prints one line and exits with status 2."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 
 NOT_GIVEN: Any = object()
 """The value of an error that is not about one value."""
+LONGEST = 300
+"""Characters of a foreign error message to show."""
 
 
 class NasError(ValueError):
-    """Bad input, in one line: "where: key: rule: value; did you mean 'x'?". Parts that are not given are left out.
+    """Invalid input. The message is one line: "where: key: rule: value; did you mean 'x'?", without empty parts.
 
     Args:
-        rule: What must hold, or what is wrong: "must be at least 1". A whole message is a rule too.
-        where: The file, folder or device that holds the bad input.
-        key: The setting or the key in the file.
-        value: The bad value.
-        nearest: The closest valid value, as `nas.utils.registry.nearest` spells it: "; did you mean 'x'?".
+        rule: What must hold, or what is wrong: "must be at least 1". It can also be the whole message.
+        where: The file, folder or device that holds the invalid input.
+        key: The setting, or the key in the file.
+        value: The invalid value.
+        nearest: The end of the message, with the closest valid value; see `nas.utils.registry.nearest`.
     """
 
     def __init__(
@@ -36,16 +38,16 @@ class NasError(ValueError):
 
 
 class UsageError(NasError):
-    """A setting, or a combination of settings, is wrong. `key` is the setting's name: "proxy_epochs"."""
+    """A setting, or a combination of settings, is invalid. `key` is the setting's name: "proxy_epochs"."""
 
     @property
     def spelled_key(self) -> str:
-        """The key as the flag of the command line: "--proxy-epochs"."""
+        """The key as a command-line flag: "--proxy-epochs"."""
         return f"--{self.key.replace('_', '-')}" if self.key else ""
 
 
 class SpaceError(NasError):
-    """A search-space file, a block or an architecture is wrong."""
+    """A search-space file, a block or an architecture is invalid."""
 
 
 class DataError(NasError):
@@ -53,33 +55,38 @@ class DataError(NasError):
 
 
 class TableError(NasError):
-    """A latency table is broken, of another device, or does not cover what was asked."""
+    """A latency table is broken, belongs to another device, or does not cover a requested network."""
 
 
 class DeviceError(NasError):
-    """A device or one of its runtimes cannot be used."""
+    """A device or one of its runtimes is unusable."""
 
 
 class LostError(DeviceError):
-    """The connection to a device, or its worker, ended in the middle: another try may succeed."""
+    """The connection to a device, or its worker, ended unexpectedly. A retry may succeed."""
 
 
 class RunError(NasError):
-    """A run folder is of another experiment, in use, or unreadable."""
+    """A run folder belongs to another experiment, is in use, or is unreadable."""
 
 
 class ExportError(NasError):
-    """An exported network does not compute what the searched one computes."""
+    """An exported network does not run, or its output differs from the original's."""
 
 
 class WeightsError(NasError):
-    """A checkpoint is unreadable, of another network, or does not exist."""
+    """A checkpoint is missing, unreadable, or belongs to another network."""
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return the message of an error, or a text, in one line of at most 300 characters."""
+    message = " ".join(str(error).split())
+    return message if len(message) <= LONGEST else f"{message[: LONGEST - 3]}..."
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line what went wrong: a mistake that we name as it is, anything else with its type and place."""
-    message = " ".join(str(error).split())
-    message = message if len(message) <= 300 else f"{message[:297]}..."
+    """Return an error in one line: a NasError's message, or the type, message and place of any other."""
+    message = one_line(error)
     if isinstance(error, NasError):
         return message
     frames = traceback.extract_tb(error.__traceback__)

@@ -9,9 +9,7 @@ import runpy
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +20,6 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from nas.networks.network import canonical
-from nas.searching.result import run_facts
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 
@@ -113,12 +110,7 @@ def shared() -> Path:
 @pytest.fixture
 def without_winner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `nas search` end when its candidates are evaluated: its result is that of the run alone."""
-
-    def conclude(ended: Any, *_: object) -> dict[str, Any]:
-        facts = run_facts(ended.experiment, ended.study, ended.objective)
-        return {**facts, "settings": asdict(ended.experiment)}
-
-    monkeypatch.setattr("nas.searching.job.conclude", conclude)
+    monkeypatch.setattr("nas.searching.job.find_winners", lambda search: ())
 
 
 @pytest.fixture
@@ -127,7 +119,7 @@ def write_accuracies() -> Callable[[Path, Space], None]:
 
     def write(path: Path, space: Space) -> None:
         domain = encode_space(space, lambda layer: 1.0)
-        networks = {canonical(space.decode(domain.decode(row))).digest for row in domain.every()}
+        networks = {canonical(space.decode(domain.decode(row))).digest for row in domain.all_rows()}
         rows = [f"{digest},{int(digest[:4], 16) / 2**16}" for digest in sorted(networks)]
         path.write_text("architecture,accuracy\n" + "\n".join(rows), encoding="utf-8")
 

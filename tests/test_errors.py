@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from nas.errors import NOT_GIVEN, NasError, SpaceError, UsageError
+from nas.errors import NOT_GIVEN, NasError, SpaceError, UsageError, one_line
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,10 @@ def test_an_error_keeps_its_fields_on_the_way_from_another_process() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.key, again.value) == (str(error), "trials", 0)
     assert NasError("x").value is NOT_GIVEN
+
+
+def test_a_message_of_many_lines_becomes_one_short_line() -> None:
+    assert one_line(RuntimeError("first\n\tsecond  third\n")) == "first second third"
+    assert one_line(RuntimeError()) == ""
+    long = one_line("x" * 400)
+    assert len(long) == 300 and long.endswith("x...")

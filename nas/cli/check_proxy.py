@@ -1,4 +1,4 @@
-"""`nas check-proxy`: how well evaluators rank networks that were really trained."""
+"""`nas check-proxy`: trains reference networks and reports how well each evaluator ranks them."""
 
 from __future__ import annotations
 
@@ -7,37 +7,42 @@ from typing import Any
 
 from nas.utils.reporting import Reporter
 
-HELP = "train a small reference and say how well each evaluator ranks it, and the reference itself"
+HELP = "train reference networks and report how well each evaluator ranks them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags; each has its default in Check, so that a flag that is not given changes nothing."""
+    """Add the flags. Their defaults are those of `Check`: an omitted flag is None here."""
     text: dict[str, Any] = {"metavar": "NAME"}
     number: dict[str, Any] = {"type": int, "metavar": "N"}
+    directory: dict[str, Any] = {"metavar": "DIR"}
     flags: dict[str, tuple[dict[str, Any], str]] = {
         "space": (text, "a shipped search space or a YAML file (default: cifar)"),
         "data": (text, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
-        "data-root": ({"metavar": "DIR"}, "where named data sets lie or are downloaded to"),
-        "networks": (number, "networks of the reference, one from each stratum of MACs (default: 16)"),
-        "seeds": (number, "trainings of each (default: 2; with 1 nobody knows how well the reference repeats itself)"),
-        "supernet": ({"metavar": "DIR"}, "judge this trained supernet too"),
-        "accuracies": ({"metavar": "FILE"}, "judge this table of accuracies too"),
-        "proxy-epochs": (number, "epochs of a training of the reference (default: the space's)"),
-        "proxy-images": (number, "images of a training of the reference (default: the space's)"),
-        "supernet-epochs": (number, "epochs of the supernet, where --evaluator supernet trains one"),
-        "jobs": (number, "trainings at a time, each on its share of the cores (default: 1)"),
-        "seed": (number, "decides the networks (default: 0)"),
-        "run": ({"metavar": "DIR"}, "the folder; the same command continues there"),
+        "data-root": (directory, "folder of the named data sets; missing ones are downloaded to it"),
+        "networks": (number, "number of reference networks, one from each stratum of MACs (default: 16)"),
+        "seeds": (number, "trainings per network (default: 2); the agreement between seeds needs at least 2"),
+        "supernet": (directory, "also check this trained supernet"),
+        "accuracies": ({"metavar": "FILE"}, "also check this table of accuracies"),
+        "proxy-epochs": (number, "epochs of a reference training (default: from the space)"),
+        "proxy-images": (number, "images of a reference training (default: from the space)"),
+        "supernet-epochs": (
+            number,
+            "epochs of the supernet, for --evaluator supernet (default: from the space)",
+        ),
+        "jobs": (number, "trainings at a time, which share the cores equally (default: 1)"),
+        "seed": (number, "seed that selects the networks (default: 0)"),
+        "run": (directory, "folder of the check; rerun the same command to resume"),
     }
-    parser.add_argument("--evaluator", action="append", metavar="NAME", dest="evaluators",
-                        help="an evaluator to judge, may be given several times (default: all zero-cost scores); "
-                        "params and macs are judged always")  # fmt: skip
-    for flag, (options, text_of) in flags.items():
-        parser.add_argument(f"--{flag}", help=text_of, **options)
+    evaluator_help = (
+        "an evaluator to check; can be repeated (default: all zero-cost scores). params and macs are always included"
+    )
+    parser.add_argument("--evaluator", action="append", metavar="NAME", dest="evaluators", help=evaluator_help)
+    for flag, (options, help_text) in flags.items():
+        parser.add_argument(f"--{flag}", help=help_text, **options)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Return the figures of the check."""
+    """Run the check and return its result."""
     import dataclasses
 
     from nas.evaluators.rank_check.check import Check, run_check
@@ -48,22 +53,22 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print the reference, then every evaluator, the best first."""
+    """Print the reference, then the evaluators, best first."""
     from nas.evaluators.rank_check.rank_correlation import Agreement
 
     reference = result["reference"]
-    print(f"reference  {result['networks']} networks of {result['space']}, {result['seeds']} trainings of each")
-    print(f"           {reference['lowest']:.1%} to {reference['highest']:.1%}", end="")
+    print(f"reference  {result['networks']} networks of {result['space']}, {result['seeds']} trainings each")
+    print(f"           accuracy {reference['lowest']:.1%} to {reference['highest']:.1%}", end="")
     if reference["agreement"]:
-        print(f", one training is {reference['noise']:.1%} from the network's mean (standard deviation)")
-        print(f"           one seed by another: {Agreement.from_dict(reference['agreement'])}")
+        print(f", standard deviation between seeds {reference['noise']:.1%}")
+        print(f"           agreement between seeds: {Agreement.from_dict(reference['agreement'])}")
     else:
-        print(", one seed: how well it repeats itself is not known")
+        print("; the agreement between seeds needs --seeds 2")
     print(f"{'evaluator':<28} {'Kendall':>8}  {'95 %':<14} {'Spearman':>8}  cheaper than a training")
     for judged in sorted(result["evaluators"], key=lambda item: -item["agreement"]["kendall"]):
         found = Agreement.from_dict(judged["agreement"])
         low, high = found.kendall_interval
         cheaper = f"{judged['cheaper']:,.1f} times" if judged["cheaper"] else "-"
-        span = f"{low:.2f} to {high:.2f}"
-        print(f"{judged['name']:<28} {found.kendall:>8.2f}  {span:<14} {found.spearman:>8.2f}  {cheaper}")
-    print(f"figures    {result['folder']}")
+        interval = f"{low:.2f} to {high:.2f}"
+        print(f"{judged['name']:<28} {found.kendall:>8.2f}  {interval:<14} {found.spearman:>8.2f}  {cheaper}")
+    print(f"results    {result['folder']}")

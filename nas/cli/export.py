@@ -1,4 +1,4 @@
-"""`nas export`: a network as a folder that runs without us."""
+"""`nas export`: write a network as a folder that runs without this package."""
 
 from __future__ import annotations
 
@@ -8,25 +8,32 @@ from typing import Any
 
 from nas.utils.reporting import Reporter
 
-HELP = "write a run's winner or a network as a PyTorch module, ONNX and the runtime's form"
+HELP = "export a run's winner or a network: PyTorch source and weights, ONNX, and a runtime's format"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
+    """Add the command's arguments."""
     parser.add_argument(
-        "source", metavar="SOURCE", help="a run folder, an exported folder, or a network's name or YAML"
+        "source", metavar="SOURCE", help="run folder, exported folder, or a network's name or YAML file"
     )
-    parser.add_argument("--out", metavar="DIR", help="the folder to write (default: exports/SOURCE)")
+    parser.add_argument("--out", metavar="DIR", help="folder to write (default: exports/SOURCE)")
     parser.add_argument(
-        "--runtime", default="onnxruntime", metavar="NAME", help="form to add to ONNX: see `nas list runtimes`"
+        "--runtime",
+        default="onnxruntime",
+        metavar="NAME",
+        help="also write this runtime's format (default: onnxruntime); see `nas list runtimes`",
     )
-    parser.add_argument("--classes", type=int, metavar="N", help="classes of a network's head")
-    parser.add_argument("--weights", metavar="FROM", help="torchvision, or a .pth or .safetensors file of it or timm")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of fresh weights")
+    parser.add_argument("--classes", type=int, metavar="N", help="number of classes of the network's head")
+    parser.add_argument(
+        "--weights",
+        metavar="FROM",
+        help="pretrained weights: 'torchvision', or a .pth or .safetensors file from torchvision or timm",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed for fresh weights (default: 0)")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Write the folder and return its card with the folder's path."""
+    """Export the network. Returns its card and the folder's path."""
     from nas.devices.runtimes import make_runtime
     from nas.errors import UsageError
     from nas.networks.export import export_folder
@@ -36,7 +43,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     folder = Path(args.out) if args.out else Path("exports") / source.stem
     if source.is_dir():
         if args.weights is not None:
-            raise UsageError("--weights: only a network given by name can take other weights")
+            raise UsageError("applies only to a network that is given by name or YAML file", key="weights")
         arch, model, facts = _exported(source)
     else:
         arch, model, facts = _fresh(args)
@@ -49,8 +56,8 @@ def _exported(source: Path) -> tuple[Any, Any, dict[str, Any]]:
     from nas.networks.export import exported_in, load_exported
 
     arch, model, card = load_exported(exported_in(source))
-    made_anew = {"blocks", "check", "versions", "params", "macs", "architecture", "resolution", "preprocessing"}
-    return arch, model, {key: value for key, value in card.items() if key not in made_anew}
+    rewritten = {"blocks", "check", "versions", "params", "macs", "architecture", "resolution", "preprocessing"}
+    return arch, model, {key: value for key, value in card.items() if key not in rewritten}
 
 
 def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
@@ -64,18 +71,18 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     space = load_space(args.source)
     space = space.for_classes(args.classes) if args.classes is not None else space
     if not space.is_network:
-        raise SpaceError(f"{args.source}: has {len(space.choices)} choices: search it, then export the run")
+        raise SpaceError(f"has {len(space.choices)} choices; search it, then export the run", where=args.source)
     arch = space.decode({})
     with torch.random.fork_rng():
         torch.manual_seed(args.seed)
         model = build(arch)
     if args.weights is None:
         return arch, model, {"weights": "fresh, not trained", "seed": args.seed}
-    load = load_weights if args.classes is None else load_fitting  # other classes may come with a fresh classifier
+    load = load_weights if args.classes is None else load_fitting  # other classes need a fresh classifier
     return arch, model, {"weights": load(model, args.weights, args.source), "seed": args.seed}
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print where the folder is."""
+    """Print the folder and its files."""
     print(f"model    {result['model']}")
     print(f"files    {', '.join(sorted(path.name for path in Path(result['model']).iterdir()))}")

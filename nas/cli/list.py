@@ -1,4 +1,4 @@
-"""`nas list`: what ships and what is known by name."""
+"""`nas list`: list shipped files and registered names."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from nas.utils.reporting import Reporter
 
-HELP = "list the networks, search spaces, latency tables, blocks, runtimes, controllers or presets that can be named"
+HELP = "list networks, search spaces, latency tables, blocks, runtimes, controllers, presets and other names"
 KINDS = ("networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives", "presets", "tables")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    """Add the command's arguments."""
+    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=f"what to list: {', '.join(KINDS)}")
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> Any:
-    """Return a list of {"name", ...}."""
+    """Return a list of mappings, each with a "name"."""
     if args.kind in ("networks", "spaces"):
         return _files(args.kind == "networks")
     if args.kind == "tables":
@@ -95,11 +95,12 @@ def _entries(kind: str) -> list[dict[str, Any]]:
         "objectives": dict(OBJECTIVES),
     }
     found = entries(tables[kind], kind.removesuffix("s"))
-    return [{"name": name, "about": _first_line(thing)} for name, thing in found.items()]
+    return [{"name": name, "about": _describe(thing)} for name, thing in found.items()]
 
 
-def _first_line(thing: Any) -> str:
-    settings = ", ".join(f"{key}={value}" for key, value in getattr(thing, "keywords", {}).items())  # of a partial
+def _describe(thing: Any) -> str:
+    """Return the first line of the docstring, after the arguments that a `functools.partial` binds."""
+    settings = ", ".join(f"{key}={value}" for key, value in getattr(thing, "keywords", {}).items())
     line = ((getattr(thing, "func", thing).__doc__ or "").strip().splitlines() or [""])[0]
     return f"{settings}: {line}" if settings else line
 
@@ -120,7 +121,7 @@ def print_result(result: Any) -> None:
     else:
         table = _networks_table(result)
     console.print(table)
-    console.print(f"{len(result)} in all", highlight=False)
+    console.print(f"{len(result)} entries", highlight=False)
 
 
 def _networks_table(result: list[dict[str, Any]]) -> Any:

@@ -1,4 +1,4 @@
-"""`nas`: the commands, and what becomes of errors."""
+"""`nas`: dispatches to the commands and turns errors into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from nas import __version__
 from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
 from nas.errors import NasError
+from nas.utils.allocator import keep_freed_memory
 from nas.utils.registry import nearest
 from nas.utils.reporting import Reporter
 
@@ -23,7 +24,7 @@ COMMANDS = (search, profile, scale, show, list, train, export, check_proxy)
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line with the nearest known flag."""
+    """A parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message in one line and exit with status 2."""
@@ -31,15 +32,15 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def name_of(command: ModuleType) -> str:
-    """Return the name of a command on the command line."""
+    """Return a command's name: "check-proxy" for `nas.cli.check_proxy`."""
     return command.__name__.rpartition(".")[2].replace("_", "-")
 
 
 def make_parser() -> OneLineParser:
-    """Return the parser of all commands; nothing heavy is imported for it."""
+    """Return the parser of all commands. It imports nothing heavy."""
     common = OneLineParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    common.add_argument("--quiet", action="store_true", help="print warnings and the result only")
+    common.add_argument("--json", action="store_true", help="print the result as one JSON object on stdout")
+    common.add_argument("--quiet", action="store_true", help="print only warnings and the result")
     parser = OneLineParser(
         prog="nas",
         description="Find the most accurate network for a device, a latency budget and a data set.",
@@ -49,8 +50,8 @@ def make_parser() -> OneLineParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OneLineParser)
     for command in COMMANDS:
         name = name_of(command)
-        subparser = commands.add_parser(name, help=command.HELP, description=command.HELP, parents=[common],
-                                        allow_abbrev=False)  # fmt: skip
+        text = {"help": command.HELP, "description": command.HELP}
+        subparser = commands.add_parser(name, parents=[common], allow_abbrev=False, **text)
         command.add_arguments(subparser)
         subparser.set_defaults(module=command, parser=subparser)
     return parser
@@ -59,8 +60,12 @@ def make_parser() -> OneLineParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    0, or 1 for a failed check or a closed pipe (as rich has it), 2 for bad input or a failing disk, 130 when
-    interrupted.
+    Args:
+        argv: The arguments; None stands for those of the process.
+
+    Returns:
+        0 for success, 1 for a failed check or a closed pipe, 2 for bad input or an error of the file system, 130 after
+        an interrupt.
     """
     names = [name_of(command) for command in COMMANDS]
     parser = make_parser()
@@ -75,10 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = [flag for flag in args.parser._option_string_actions if flag.startswith("--")]
         args.parser.error(f"unknown argument '{unknown[0]}'{nearest(unknown[0].partition('=')[0], flags)}")
     try:
-        with _ended_in_order():
+        keep_freed_memory()
+        with _interrupted_by_sigterm():
             result = args.module.run(args, Reporter(args.quiet))
         _print_result(args, result)
-    except BrokenPipeError:  # whoever read our output has what it wanted, as `head` has
+    except BrokenPipeError:  # the reader, for example `head`, needs no more output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except NasError as error:
@@ -104,8 +110,8 @@ def _print_result(args: argparse.Namespace, result: Any) -> None:
 
 
 @contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Let SIGTERM, by which machines are taken back, end a command as Ctrl-C does: what is under way is released."""
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that it releases its candidates. Clusters send it first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

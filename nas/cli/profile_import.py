@@ -1,29 +1,33 @@
-"""`nas profile --import`: a table that others published, or the folder that a board has measured, as one of ours."""
+"""`nas profile --import`: converts a published table, or the folder of a finished bundle, into a latency table."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nas.utils.reporting import Reporter
 
 
-def run(args: argparse.Namespace, reporter: Reporter, fill: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Return what the import of a folder or of a published table's files gave; `fill` is how a live profile ends."""
-    from pathlib import Path
+def run(args: argparse.Namespace, reporter: Reporter, fill_table: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """Import one bundle folder or the files of one published table.
 
+    `fill_table` adds the bundle's samples to a table and returns the result, as for a live measurement.
+    """
     from nas.errors import UsageError
 
     paths = [Path(name) for name in args.imported]
     folders = [path for path in paths if path.is_dir()]
     if folders and len(paths) > 1:
-        raise UsageError(f"--import: a folder is imported alone: '{folders[0]}'")
-    return _folder(folders[0], args.table, reporter, fill) if folders else _published(args, reporter)
+        raise UsageError("a folder must be imported alone", key="import", value=str(folders[0]))
+    return _folder(folders[0], args.table, reporter, fill_table) if folders else _published(args, reporter)
 
 
-def _folder(folder: Any, table: str | None, reporter: Reporter, fill: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """Put what a board has measured into its table."""
+def _folder(
+    folder: Path, table: str | None, reporter: Reporter, fill_table: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    """Add the samples that a device recorded in a bundle folder to the device's table."""
     from nas.latency.offline_bundle import read_bundle
     from nas.latency.profiler import make_header
     from nas.spaces.yaml_format import load_space
@@ -35,13 +39,11 @@ def _folder(folder: Any, table: str | None, reporter: Reporter, fill: Callable[.
     header = make_header(
         worker.device, about["runtime"], settings["runtime_version"], about["threads"], settings["host"]
     )
-    return fill(space, header, table, worker, reporter)
+    return fill_table(space, header, table, worker, reporter)
 
 
 def _published(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Convert the files of one published table and return where it lies and how far it covers its space."""
-    from pathlib import Path
-
+    """Convert the files of a published table; return the table's path and how many layers of its space it covers."""
     from nas.errors import UsageError
     from nas.latency.catalog import imported_path
     from nas.latency.published import read_published, source_of, uncovered, write_table
@@ -53,15 +55,15 @@ def _published(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     source = source_of(published, files[0].stem)
     path = Path(args.table) if args.table else imported_path(source.name)
     if path.resolve() in [file.resolve() for file in files]:
-        raise UsageError(f"--table: is one of the files to import: {path}")
+        raise UsageError("is one of the files to import", key="table", value=str(path))
     table = write_table(published, source, path)
     space = load_space(published.family)
     lacking, layers = uncovered(table, space)
     if source.url == "unknown":
-        reporter.warn(f"{path}: values that we do not know: device and runtime are not named in the files")
+        reporter.warn(f"{path}: unknown source: the files name neither device nor runtime")
     for layer in lacking[:1]:
         name = layer_name(layer.spec, layer.in_shape)
-        reporter.warn(f"{path}: lacks {len(lacking)} of {layers} layers of '{space.name}', the first {name}")
+        reporter.warn(f"{path}: lacks {len(lacking)} of {layers} layers of '{space.name}', first {name}")
     return {
         "table": str(path),
         "imported": [str(file) for file in files],
@@ -75,11 +77,11 @@ def _published(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print where the table lies, of which device it is, and which space it covers."""
+    """Print the table's path, its device and source, and how much of its space it covers."""
     settings = result["settings"]
     print(f"table    {result['table']}, {result['rows']} rows")
     print(f"device   {settings['device']['processor']}, {settings['runtime']}")
-    print(f"source   {settings['source']}, licence {settings['licence']}")
+    print(f"source   {settings['source']}, license {settings['licence']}")
     print(f"covers   {result['covered']} of {result['layers']} layers of '{result['space']}'")
     for note in result["notes"]:
         print(f"note     {note}")

@@ -1,4 +1,4 @@
-"""`nas profile --verify`: whether a latency table still holds."""
+"""`nas profile --verify`: checks that a latency table still predicts the latency of its device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Measure fresh networks of the table's space on its device, and return how far it is from them."""
+    """Measure new random networks on the table's device and compare them with the table's predictions.
+
+    Raises:
+        TableError: The table is published, or was measured on another device or runtime.
+    """
     from nas.errors import TableError
     from nas.latency.catalog import open_named
     from nas.latency.profiler import table_header
@@ -24,12 +28,12 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     device = args.device or "local"
     table = open_named(args.verify, "--verify")
     if is_published(table):
-        raise TableError(f"{table.path}: others measured it: there is nothing here to verify it by")
+        raise TableError("is a published table; its device is not available to verify it", where=table.path)
     here = table_header(table.header["runtime"], table.header["threads"], device)
     differences = table.differences(here)
     words = "; ".join(differences.values())
     if set(differences) - {"runtime_version"}:
-        raise TableError(f"{table.path}: {words}: it can be verified there only")
+        raise TableError(f"{words}; verify it on its own device", where=table.path)
     if differences:
         reporter.warn(f"{table.path}: {words}")
     space = _space(args.space, table)
@@ -38,23 +42,23 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _space(name: str | None, table: LatencyTable) -> Space:
-    """Return the space that the table is certified for, with the classes of its heads; `name` where it is a file."""
+    """Return the space that the table is calibrated for, with its number of classes; `name` overrides the space."""
     from nas.errors import UsageError
     from nas.spaces.yaml_format import load_space, space_names
 
     name = name or next((key.partition("@")[0] for key in table.certificates), "mnasnet")
     if not Path(name).is_file() and name not in space_names():
-        raise UsageError(f"--verify: {table.path} is of '{name}': give the file of that space as --space")
+        raise UsageError(f"{table.path} was made for '{name}'; give the file of that space as --space", key="verify")
     space = load_space(name)
     heads = [network.arch.head.kwargs for network in table.networks if network.space == space.key]
     return space.for_classes(int(heads[-1]["num_classes"])) if heads and "num_classes" in heads[-1] else space
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print the errors on fresh networks and the verdict."""
+    """Print the prediction errors on the new networks and the verdict."""
     from nas.latency.calibration import Certificate
 
     print(f"table    {result['table']}")
-    print(f"fresh    {Certificate.from_dict(result['certificate'])}")
+    print(f"accuracy {Certificate.from_dict(result['certificate'])}")
     print(f"factor   {result['factor']:.3f} (measured / predicted)")
     print(f"verdict  {result['verdict']}")

@@ -1,41 +1,47 @@
-"""`nas show`: a search space or a network, readable."""
+"""`nas show`: print a search space or a network."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nas.cli import show_latency
 from nas.utils.reporting import Reporter
 
-HELP = "print a search space's choices and size, or a network's layers and costs"
+HELP = "print the choices and size of a search space, or the layers and costs of a network"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument("name", metavar="NAME", help="a shipped space or network, or a YAML file")
-    parser.add_argument("--resolution", type=int, metavar="N", help="another input resolution, for a network")
-    parser.add_argument("--svg", metavar="FILE", help="also draw the network into this file")
+    """Add the command's arguments."""
+    parser.add_argument("name", metavar="NAME", help="name of a shipped space or network, or a YAML file")
+    parser.add_argument(
+        "--resolution",
+        type=int,
+        metavar="N",
+        help="input resolution of the network in pixels (default: the network's own)",
+    )
+    parser.add_argument("--svg", metavar="FILE", help="write a diagram of the network to this file")
     show_latency.add_arguments(parser)
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Return the space or the network as data."""
+    """Return the space or the network as a JSON-ready mapping."""
     from nas.errors import UsageError
     from nas.spaces.yaml_format import load_space
 
     space = load_space(args.name)
     if not space.is_network:
         if args.resolution is not None:
-            raise UsageError(f"--resolution: only a network has one to change, '{args.name}' has choices")
+            raise UsageError(f"applies to networks only, and '{args.name}' is a search space", key="resolution")
         if args.svg is not None:
-            raise UsageError(f"--svg: only a network can be drawn, '{args.name}' has {len(space.choices)} choices")
+            raise UsageError(f"applies to networks only, and '{args.name}' is a search space", key="svg")
         return {**_space(space), **show_latency.run(args, space, reporter)}
     for flag in show_latency.given(args):
-        raise UsageError(f"{flag}: only a space has a distribution of latency, '{args.name}' is one network")
+        raise UsageError(f"{flag}: applies to search spaces only, and '{args.name}' is a network")
     if args.resolution is not None and args.resolution < 1:
-        raise UsageError(f"--resolution: must be at least 1: {args.resolution}")
+        raise UsageError("must be at least 1", key="resolution", value=args.resolution)
     arch = space.decode({})
     arch = arch.at(args.resolution) if args.resolution else arch
     result = _network(space, arch)
@@ -83,11 +89,7 @@ def _network(space: Any, arch: Any) -> dict[str, Any]:
         "resolution": arch.resolution,
         **{key: getattr(whole, key) for key in _COSTS},
         "arithmetic_intensity": whole.arithmetic_intensity,
-        "guidelines": [
-            {"name": rule.name, "about": rule.about, "value": rule.value, "threshold": rule.threshold,
-             "verdict": rule.verdict}
-            for rule in guidelines(layers)
-        ],
+        "guidelines": [{**asdict(rule), "verdict": rule.verdict} for rule in guidelines(layers)],
         "layers": [
             {
                 "place": place,
@@ -98,7 +100,7 @@ def _network(space: Any, arch: Any) -> dict[str, Any]:
             }
             for place, layer in zip(places, layers, strict=True)
         ],
-    }  # fmt: skip
+    }
 
 
 def _draw(arch: Any, name: str, path: Path) -> str:
@@ -108,12 +110,12 @@ def _draw(arch: Any, name: str, path: Path) -> str:
     try:
         path.write_text(network_svg(arch, name), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"--svg: {path} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be written: {error.strerror}", key="svg") from error
     return str(path)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print a table."""
+    """Print the result as tables."""
     from rich.console import Console
 
     console = Console()
@@ -128,7 +130,7 @@ def print_result(result: dict[str, Any]) -> None:
 def _print_space(result: dict[str, Any], console: Any) -> None:
     from rich.table import Table
 
-    table = Table("stage", "blocks", "depth", "choices", "ways")
+    table = Table("stage", "blocks", "depth", "choices", "variants")
     for stage in result["stages"]:
         blocks = [_words(block["block"], {k: v for k, v in block.items() if k != "block"}) for block in stage["blocks"]]
         arguments = "\n".join(f"{key} {_values(values)}" for key, values in stage["arguments"].items())
@@ -165,17 +167,17 @@ def _print_network(result: dict[str, Any], console: Any) -> None:
         f"{result['activations']:,} activations\n"
         f"{result['memory_access']:,} elements read and written, "
         f"{result['arithmetic_intensity']:.1f} MACs per element\n"
-        f"{4 * result['peak_activation'] / 1e6:.2f} MB of maps at the peak (float32)\n"
+        f"{4 * result['peak_activation'] / 1e6:.2f} MB of feature maps at the peak (float32)\n"
         f"architecture {result['architecture']}"
     )
     console.print(text, highlight=False)
-    table = Table("guideline", "value", "up to", "verdict", "what the value is", box=SIMPLE_HEAD)
+    table = Table("guideline", "value", "limit", "verdict", "meaning of the value", box=SIMPLE_HEAD)
     for rule in result["guidelines"]:
         numbers = (f"{rule['value']:.3f}", f"{rule['threshold']:.3f}")
         table.add_row(rule["name"], *numbers, rule["verdict"], rule["about"])
     console.print(table)
     if "svg" in result:
-        console.print(f"picture  {result['svg']}", highlight=False)
+        console.print(f"diagram  {result['svg']}", highlight=False)
 
 
 def _words(name: str, arguments: dict[str, Any]) -> str:

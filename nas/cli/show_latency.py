@@ -1,4 +1,4 @@
-"""`nas show SPACE --table`: how latency is distributed over a space, by a latency table alone."""
+"""`nas show SPACE --table`: the latency distribution of a space, predicted by a latency table."""
 
 from __future__ import annotations
 
@@ -12,37 +12,41 @@ if TYPE_CHECKING:
     from nas.latency.table import LatencyTable
     from nas.spaces.latency_distribution import Distribution
 
-OWN = "default"
+DEFAULT_TABLE = "default"
 SHARES = (0.01, 0.1, 0.5, 0.9, 0.99)
 BINS = 100
 COLUMNS, LINES = 60, 5
-SHOWN = 0.995
-"""The terminal's histogram ends where this share of the networks ends: the slowest few would take most of it."""
+SHOWN_SHARE = 0.995
+"""The share of networks that the terminal's histogram covers; the slowest few would take most of its width."""
 _FLAGS = ("table", "runtime", "threads", "classes", "plot", "target_latency")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    group = parser.add_argument_group("the latencies of a space, without measuring")
+    group = parser.add_argument_group("latency distribution of a space, without measuring")
     group.add_argument(
-        "--table", metavar="FILE", help="a latency table by name or file, or 'default' for this machine's own"
+        "--table", metavar="FILE", help="latency table: a name, a file, or 'default' for this machine's table"
     )
-    group.add_argument("--runtime", metavar="NAME", help="find this machine's table of it (default: onnxruntime)")
-    group.add_argument("--threads", type=int, metavar="N", help="find this machine's table of them (default: 1)")
-    group.add_argument("--classes", type=int, metavar="N", help="classes of the head (default: the space's own)")
-    group.add_argument("--target-latency", metavar="T", help="also count the networks within, such as 20ms")
-    group.add_argument("--plot", metavar="FILE", help="also draw the distribution, as .png or .svg")
+    group.add_argument("--runtime", metavar="NAME", help="runtime of this machine's table (default: onnxruntime)")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="number of threads of this machine's table (default: 1)"
+    )
+    group.add_argument("--classes", type=int, metavar="N", help="number of output classes (default: as in the space)")
+    group.add_argument("--target-latency", metavar="T", help="also count the networks within T, such as 20ms")
+    group.add_argument("--plot", metavar="FILE", help="also plot the distribution to a .png or .svg file")
 
 
 def given(args: argparse.Namespace) -> list[str]:
-    """Return those of the flags that were given."""
+    """Return the flags that were given."""
     return [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(args, name) is not None]
 
 
 def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, Any]:
-    """Return {"latency": what the table says of the space}, nothing where no flag asks for it.
+    """Return {"latency": distribution of the space's latency}, or {} if none of the flags is given.
 
-    Raises UsageError for a wrong flag and TableError where the table does not cover the space.
+    Raises:
+        UsageError: A flag is invalid.
+        TableError: The table does not cover the space.
     """
     if not given(args):
         return {}
@@ -55,33 +59,33 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     from nas.utils.units import parse_latency
 
     if args.classes is not None and args.classes < 1:
-        raise UsageError(f"--classes: must be at least 1: {args.classes}")
+        raise UsageError("must be at least 1", key="classes", value=args.classes)
     target_ms = None if args.target_latency is None else parse_latency(args.target_latency)
-    plot = None if args.plot is None else check_picture(Path(args.plot), "--plot")
+    plot = None if args.plot is None else check_picture(Path(args.plot), "plot")
     table = _table(args)
     space = space.for_classes(args.classes) if args.classes is not None else space
-    reporter.say(f"listing the layers that '{space.name}' can have")
+    reporter.say(f"listing the layers of '{space.name}'")
     if is_published(table):
         for note in complete(table, reachable(space)):
             reporter.say(f"{table.path.stem}: {note}")
-    compiled = tabulate_costs(space, table.predictor(space.key).layer_ms)
-    distribution = latency_distribution(compiled)
+    space_costs = tabulate_costs(space, table.predictor(space.key).layer_ms)
+    distribution = latency_distribution(space_costs)
     header = table.header
     found = {
         "table": str(table.path),
         **{key: header[key] for key in ("device", "runtime", "runtime_version", "threads", "dtype")},
-        "networks": compiled.size,
-        "fastest_ms": compiled.fastest_ms,
+        "networks": space_costs.size,
+        "fastest_ms": space_costs.min_cost,
         "quantiles_ms": {f"{share:g}": distribution.quantile(share) for share in SHARES},
         "quantiles_error_ms": distribution.error_ms,
-        "slowest_ms": compiled.slowest_ms,
-        "histogram": _histogram(distribution, compiled.slowest_ms, BINS),
-        "shown": _histogram(distribution, distribution.quantile(SHOWN), COLUMNS),
+        "slowest_ms": space_costs.max_cost,
+        "histogram": _histogram(distribution, space_costs.max_cost, BINS),
+        "shown": _histogram(distribution, distribution.quantile(SHOWN_SHARE), COLUMNS),
     }
     if target_ms is not None:
-        found["target"] = _within(compiled, target_ms)
+        found["target"] = _within(space_costs, target_ms)
     if plot is not None:
-        title = f"{space.name} in {header['runtime']} {header['runtime_version']}, {_threads(header)}"
+        title = f"{space.name} in {header['runtime']} {header['runtime_version']}, {_format_threads(header)}"
         draw_distribution(distribution, title, target_ms, plot)
         found["plot"] = str(plot)
     return {"latency": found}
@@ -93,16 +97,16 @@ def _table(args: argparse.Namespace) -> LatencyTable:
     from nas.latency.profiler import default_table_path, table_header
     from nas.latency.table import LatencyTable
 
-    if args.table not in (None, OWN):
+    if args.table not in (None, DEFAULT_TABLE):
         for flag in set(given(args)) & {"--runtime", "--threads"}:
-            raise UsageError(f"{flag}: finds this machine's own table, and --table gives one: '{args.table}'")
+            raise UsageError(f"{flag}: selects this machine's table, but --table names one", value=args.table)
         return open_named(args.table)
     threads = 1 if args.threads is None else args.threads
     if threads < 1:
-        raise UsageError(f"--threads: must be at least 1: {threads}")
+        raise UsageError("must be at least 1", key="threads", value=threads)
     path = default_table_path(table_header(args.runtime or "onnxruntime", threads))
     if not path.is_file():
-        raise TableError(f"{path}: no such latency table; 'nas profile --space {args.name}' measures it")
+        raise TableError(f"no such latency table; 'nas profile --space {args.name}' measures it", where=path)
     return LatencyTable.open(path)
 
 
@@ -113,19 +117,19 @@ def _histogram(distribution: Distribution, end_ms: float, bins: int) -> dict[str
     return {"edges_ms": edges.tolist(), "shares": distribution.histogram(edges).tolist()}
 
 
-def _within(compiled: Any, target_ms: float) -> dict[str, Any]:
+def _within(space_costs: Any, target_ms: float) -> dict[str, Any]:
     from nas.spaces.latency_distribution import count_within
 
-    count = count_within(compiled, target_ms)
-    return {"target_ms": target_ms, "share": count.likely / compiled.size, "networks": count._asdict()}
+    count = count_within(space_costs, target_ms)
+    return {"target_ms": target_ms, "share": count.likely / space_costs.size, "networks": count._asdict()}
 
 
-def _threads(header: dict[str, Any]) -> str:
+def _format_threads(header: dict[str, Any]) -> str:
     return f"{header['threads']} thread{'' if header['threads'] == 1 else 's'}"
 
 
 def print_result(result: dict[str, Any], console: Any) -> None:
-    """Print quantiles, histogram and what lies within the target."""
+    """Print the quantiles, the histogram and the share of networks within the target."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -137,7 +141,7 @@ def print_result(result: dict[str, Any], console: Any) -> None:
     table.add_row(*map(format_latency, (result["fastest_ms"], *quantiles, result["slowest_ms"])))
     console.print(
         f"\nlatency of its {result['networks']:.3g} distinct networks by the table of "
-        f"{result['runtime']} {result['runtime_version']}, {_threads(result)}",
+        f"{result['runtime']} {result['runtime_version']}, {_format_threads(result)}",
         highlight=False,
     )
     console.print(table)
@@ -145,7 +149,7 @@ def print_result(result: dict[str, Any], console: Any) -> None:
     if "target" in result:
         target = result["target"]
         console.print(
-            f"{_percent(target['share'])} of them, about {target['networks']['likely']:.3g}, are within "
+            f"{_format_percent(target['share'])} of them, about {target['networks']['likely']:.3g}, are within "
             f"{format_latency(target['target_ms'])}",
             highlight=False,
         )
@@ -153,7 +157,7 @@ def print_result(result: dict[str, Any], console: Any) -> None:
         console.print(f"picture  {result['plot']}", highlight=False)
 
 
-def _percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     return f"{share:.1%}" if share == 0 or 0.001 <= share <= 0.999 or share == 1 else f"{100 * share:.6g}%"
 
 

@@ -1,4 +1,4 @@
-"""`nas train`: one network, fully."""
+"""`nas train`: train one network fully."""
 
 from __future__ import annotations
 
@@ -8,58 +8,73 @@ from typing import Any
 
 from nas.utils.reporting import Reporter
 
-HELP = "train a network, a run's winner or an architecture fully, and write what export takes"
+HELP = "train a network, a run's winner or an architecture fully, and write a folder for `nas export`"
+
+_TEXT: dict[str, Any] = {"metavar": "NAME"}
+_FOLDER: dict[str, Any] = {"metavar": "DIR"}
+_NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
+_REAL: dict[str, Any] = {"type": float, "metavar": "X"}
+_JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
+    "data": (_TEXT, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
+    "data-root": (_FOLDER, "folder of the named data sets; missing ones are downloaded to it"),
+    "resolution": (_NUMBER, "input resolution in pixels (default: the network's)"),
+    "images": (_NUMBER, "train on a stratified subset of N images (default: all)"),
+    "teacher": (_FOLDER, "run or exported folder whose network teaches this one (knowledge distillation)"),
+    "init-from": (_FOLDER, "initial weights: a run or exported folder, a weights file, or torchvision"),
+    "seed": (_NUMBER, "seed of the initial weights and the training (default: 0)"),
+    "runtime": (_TEXT, "runtime to export for, in addition to ONNX: see `nas list runtimes`"),
+    "out": (_FOLDER, "output folder; rerun the same command to resume (default: runs/train-ARCH-DATA)"),
+}
+_RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
+    "epochs": (_NUMBER, "passes over the training images (default: 30)"),
+    "batch-size": (_NUMBER, "images per step (default: 32)"),
+    "learning-rate": (_REAL, "peak learning rate (default: 0.003)"),
+    "optimizer": (_TEXT, "adamw (default), sgd or rmsprop"),
+    "momentum": (_REAL, "momentum of sgd and rmsprop (default: 0.9)"),
+    "weight-decay": (_REAL, "weight decay; sgd and rmsprop skip batch norms and biases (default: 0.01)"),
+    "schedule": (_TEXT, "onecycle (default) or cosine"),
+    "warmup-epochs": (_REAL, "epochs of linear warm-up before cosine (default: 0)"),
+    "label-smoothing": (_REAL, "share of the label given to all classes (default: 0.1)"),
+    "clip": (_REAL, "largest norm of the gradients (default: 5; 0 disables)"),
+    "ema-decay": (_REAL, "export an average of the weights with this decay, such as 0.999 (default: 0, none)"),
+    "mixup": (_REAL, "alpha of mixup (default: 0, none)"),
+    "cutmix": (_REAL, "alpha of CutMix (default: 0, none)"),
+    "randaugment": (_NUMBER, "magnitude of RandAugment, 1 to 30 (default: 0, none)"),
+    "drop-connect": (_REAL, "drop-connect rate at the last block (default: 0)"),
+    "distill-weight": (_REAL, "weight of the teacher's outputs in the loss (default: 0.5)"),
+    "distill-temperature": (_REAL, "temperature of distillation (default: 4)"),
+}
+"""The parser sets no defaults: the named recipe provides them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags; those of the recipe have their defaults in the named recipe."""
-    text: dict[str, Any] = {"metavar": "NAME"}
-    number: dict[str, Any] = {"type": int, "metavar": "N"}
-    real: dict[str, Any] = {"type": float, "metavar": "X"}
+    """Add the flags."""
     parser.add_argument(
-        "network", metavar="ARCH", help="a network's name or YAML, a run or exported folder, or an architecture's JSON"
+        "network",
+        metavar="ARCH",
+        help="network name, YAML file, run folder, exported folder, or JSON file of an architecture",
     )
-    job: dict[str, tuple[dict[str, Any], str]] = {
-        "data": (text, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
-        "data-root": ({"metavar": "DIR"}, "where named data sets lie or are downloaded to"),
-        "resolution": (number, "input resolution in pixels (default: the network's)"),
-        "images": (number, "train on a stratified part of so many images (default: all)"),
-        "teacher": ({"metavar": "DIR"}, "a run or exported folder whose network is distilled from"),
-        "init-from": ({"metavar": "DIR"}, "weights to start from: such a folder, a file of weights, or torchvision"),
-        "seed": (number, "decides first weights and training (default: 0)"),
-        "runtime": (text, "form to add to ONNX: see `nas list runtimes`"),
-        "out": ({"metavar": "DIR"}, "the folder; the same command continues there (default: runs/train-ARCH-DATA)"),
-    }
-    recipe: dict[str, tuple[dict[str, Any], str]] = {
-        "epochs": (number, "how often each image is seen (default: 30)"),
-        "batch-size": (number, "images of a step (default: 32)"),
-        "learning-rate": (real, "the largest (default: 0.003)"),
-        "optimizer": (text, "adamw (default), sgd or rmsprop"),
-        "momentum": (real, "of sgd and rmsprop (default: 0.9)"),
-        "weight-decay": (real, "with sgd and rmsprop not on batch norms and biases (default: 0.01)"),
-        "schedule": (text, "onecycle (default) or cosine"),
-        "warmup-epochs": (real, "linear warm-up before cosine (default: 0)"),
-        "label-smoothing": (real, "share of the label given to all classes (default: 0.1)"),
-        "clip": (real, "largest norm of the gradients (default: 5; 0: none)"),
-        "ema-decay": (real, "average the weights, as 0.999, and keep the average (default: 0, none)"),
-        "mixup": (real, "alpha of mixup (default: 0, none)"),
-        "cutmix": (real, "alpha of CutMix (default: 0, none)"),
-        "randaugment": (number, "magnitude of RandAugment, to 30 (default: 0, none)"),
-        "drop-connect": (real, "rate of drop-connect at the last block (default: 0)"),
-        "distill-weight": (real, "share of the teacher in the loss (default: 0.5)"),
-        "distill-temperature": (real, "softens both outputs (default: 4)"),
-    }
-    for flag, (options, text_of) in job.items():
-        parser.add_argument(f"--{flag}", help=text_of, **options)
-    group = parser.add_argument_group("how to train")
-    group.add_argument("--recipe", default="default", metavar="NAME", help="default, or imagenet: as MnasNet's")
-    for flag, (options, text_of) in recipe.items():
-        group.add_argument(f"--{flag}", help=text_of, **options)
-    group.add_argument("--amp", action="store_const", const=True, help="mixed precision: bfloat16 where there is")
+    for flag, (options, description) in _JOB_FLAGS.items():
+        parser.add_argument(f"--{flag}", help=description, **options)
+    group = parser.add_argument_group("training recipe")
+    group.add_argument(
+        "--recipe",
+        default="default",
+        metavar="NAME",
+        help="default, or imagenet (that of MnasNet and EfficientNet)",
+    )
+    for flag, (options, description) in _RECIPE_FLAGS.items():
+        group.add_argument(f"--{flag}", help=description, **options)
+    group.add_argument(
+        "--amp",
+        action="store_const",
+        const=True,
+        help="train in mixed precision (float16 on a GPU without bfloat16, bfloat16 otherwise)",
+    )
 
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
-    """Return the result of the training that the flags describe."""
+    """Train as the flags describe, and return the result."""
     import dataclasses
 
     from nas.errors import UsageError
@@ -67,25 +82,25 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.training.recipe import RECIPES, Recipe
     from nas.utils.registry import lookup
 
-    def given(kind: Any, left_out: str = "") -> dict[str, Any]:
-        names = [field.name for field in dataclasses.fields(kind) if field.name != left_out]
+    def given(kind: Any) -> dict[str, Any]:
+        names = [field.name for field in dataclasses.fields(kind) if field.name != "recipe"]
         return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
 
     settings = given(Recipe)
     for key in ("distill_weight", "distill_temperature"):
         if key in settings and args.teacher is None:
-            raise UsageError(f"--{key.replace('_', '-')}: means nothing without --teacher: {settings[key]:g}")
+            raise UsageError("has no effect without --teacher", key=key, value=settings[key])
     recipe = dataclasses.replace(lookup(RECIPES, args.recipe, "recipe", "--recipe"), **settings)
-    return run_train(TrainJob(recipe=recipe, **given(TrainJob, "recipe")), reporter)
+    return run_train(TrainJob(recipe=recipe, **given(TrainJob)), reporter)
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print what the network can do, and where it lies."""
+    """Print the network, its accuracy and size, and the files."""
     from nas.utils.units import format_count
 
+    tested = f"{result['test_accuracy']:.1%} on the test set of {result['data']['name']}"
     print(f"architecture  {result['architecture']}, {result['network']}")
-    print(f"accuracy      {result['test_accuracy']:.1%} on the test set of {result['data']['name']}, "
-          f"{result['validation_accuracy']:.1%} on held-out images")  # fmt: skip
+    print(f"accuracy      {tested}, {result['validation_accuracy']:.1%} on the validation set")
     print(f"size          {format_count(result['params'])} parameters, {format_count(result['macs'])} MACs")
     print(f"curve         {Path(result['model']).with_name('curve.png')}")
     print(f"model         {result['model']}")

@@ -1,7 +1,7 @@
-"""The controllers: what to try next. To add one: write a file, add a line here.
+"""Controllers: they propose the next candidate. To add one, write a file and add a line to CONTROLLERS.
 
-A controller keeps no random state and no store. What it asks is a function of the seed it is given and of what it
-was told, so a search that was killed goes on exactly where it stopped.
+A controller has no random state and stores nothing. Its proposals depend only on the seed of each call and on the
+trials that it learned from. So a search that resumes after a kill continues exactly as it would have.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nas.architecture import Scalar
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.cmaes import CMAESController
 from nas.controllers.evolution import EvolutionController
 from nas.controllers.exhaustive import ExhaustiveController
@@ -23,23 +23,32 @@ from nas.controllers.reinforce import reinforce
 from nas.controllers.surrogate import SurrogateController
 from nas.controllers.tpe import TPEController
 from nas.spaces.encoding import Choices
+from nas.study.trials import Trial
 
 
 class Controller(Protocol):
-    """What a controller file provides; it is made with `Controller(problem)`.
+    """The interface of a controller.
 
-    Where not every space suits it, or its library may be missing, it also has `check(domain)`, which raises UsageError
-    before anything is measured; the domain's facts cannot be asked for yet.
+    A controller that does not suit every space, or needs an optional library, also has a static method
+    `check(domain)`. It raises UsageError before anything is measured, so it must not use the domain's costs.
     """
 
     def __init__(self, problem: Problem):
-        """Begin with nothing told."""
+        """Start without any trials."""
 
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
-        """Return the active choices of a candidate, while those of `pending` are being evaluated."""
+        """Propose a candidate.
 
-    def tell(self, told: Observation) -> None:
-        """Take in a candidate that ended, or failed."""
+        Args:
+            seed: The seed of this call.
+            pending: The choices of the candidates that are being evaluated.
+
+        Returns:
+            The active choices of the candidate and their values.
+        """
+
+    def tell(self, trial: Trial) -> None:
+        """Learn from a trial that ended. A failed trial has neither metrics nor values."""
 
 
 CONTROLLERS: dict[str, Callable[[Problem], Controller]] = {

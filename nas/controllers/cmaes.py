@@ -1,9 +1,11 @@
-"""CMA-ES with margin (Hamano et al. 2022) over the ordinal choices: those whose values are all numbers, in order.
+"""CMA-ES with margin (Hamano et al. 2022) over the ordinal choices: those whose values are all numbers or booleans.
 
-Truth counts as 0 and 1. A choice between words is no place for a Gaussian; it takes its value in one of the better
-half of the last generation, and one time in five any. Where the objective has several values, its score is maximised.
+A choice with a word among its values is nominal, so a Gaussian does not fit it. It takes its value from a random member
+of the better half of the last generation, or a random value one time in five. If the objective has several values, the
+score is maximized.
 
-A generation is so many candidates that were told, whoever asked for them: each counts as a point of its own indices.
+A generation is a fixed number of trials, whether this controller proposed them or not. Each counts as a point with its
+own indices.
 """
 
 from __future__ import annotations
@@ -13,32 +15,33 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.seen_networks import SeenNetworks, scalar_score
 from nas.errors import UsageError
 from nas.spaces.encoding import Choices, EncodedSpace, Floats, Indices, Integers
+from nas.study.trials import Trial
 
 EXPLORE = 0.2
 TRIES = 16
-"""Points drawn for one candidate, to find one that is fresh."""
+"""Points drawn for each proposal. The first fresh one is proposed."""
 
 
 class CMAESController:
     """CMA-ES with margin (Hamano et al. 2022) over choices between numbers.
 
-    A point has the rank of each ordinal value, scaled to the unit cube: one step size serves choices of two values
-    and of ten.
+    A point contains the rank of each ordinal value, scaled to the unit cube. So one step size serves choices with two
+    values and choices with ten.
     """
 
     def __init__(self, problem: Problem):
         self.check(problem.domain)
         from cmaes import CMAwM
 
-        self._problem, self._known = problem, SeenNetworks(problem)
+        self._problem, self._seen = problem, SeenNetworks(problem)
         values = list(problem.domain.choices.values())
         self._ordinal = np.flatnonzero([_is_ordinal(each) for each in values])
-        self._named = np.setdiff1d(np.arange(len(values)), self._ordinal)
-        self._order = [np.argsort(values[place]) for place in self._ordinal]
+        self._nominal = np.setdiff1d(np.arange(len(values)), self._ordinal)
+        self._order = [np.argsort(values[choice]) for choice in self._ordinal]
         top = problem.domain.widths[self._ordinal] - 1.0
         bounds = np.stack([np.zeros(len(top)), top], axis=1)
         self._cma = CMAwM(np.full(len(top), 0.5), 0.3, bounds / top[:, None], 1.0 / top, seed=0)
@@ -48,34 +51,36 @@ class CMAESController:
 
     @staticmethod
     def check(domain: EncodedSpace) -> None:
-        """Raise UsageError where fewer than two choices are ordinal, or the library is missing."""
+        """Raise UsageError if there are fewer than two ordinal choices, or if the library is missing."""
         count = sum(map(_is_ordinal, domain.choices.values()))
         if count < 2:
-            raise UsageError(f"--controller cmaes: needs two choices between numbers at least, the space has {count}")
+            rule = f"needs at least two choices between numbers, the space has {count}"
+            raise UsageError(rule, key="controller", value="cmaes")
         try:
             import cmaes  # noqa: F401
         except ImportError:
-            raise UsageError("--controller cmaes: needs cmaes: pip install 'hwnas[cmaes]'") from None
+            rule = "needs the package cmaes: pip install 'hwnas[cmaes]'"
+            raise UsageError(rule, key="controller", value="cmaes") from None
 
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
-        """Return a point of the distribution by the seed, with the choices between words; fresh if one of 16 is."""
+        """Return a candidate drawn from the distribution: the first fresh one of 16, or the first if none is fresh."""
         domain, rng = self._problem.domain, np.random.default_rng(seed)
         self._cma.reseed_rng(seed)
         points = np.array([self._cma.ask()[0] for _ in range(TRIES)])
-        rows = domain.fill(TRIES, rng)
-        for column, (place, order) in enumerate(zip(self._ordinal, self._order, strict=True)):
-            rows[:, place] = order[np.rint(points[:, column] * self._top[column]).astype(int)]
-        if len(self._parents) and len(self._named):
-            drawn = self._parents[rng.integers(0, len(self._parents), (TRIES, len(self._named))), self._named]
+        rows = domain.random_rows(TRIES, rng)
+        for column, (choice, order) in enumerate(zip(self._ordinal, self._order, strict=True)):
+            rows[:, choice] = order[np.rint(points[:, column] * self._top[column]).astype(int)]
+        if len(self._parents) and len(self._nominal):
+            drawn = self._parents[rng.integers(0, len(self._parents), (TRIES, len(self._nominal))), self._nominal]
             inherits = (rng.random(drawn.shape) >= EXPLORE) & (drawn >= 0)
-            rows[:, self._named] = np.where(inherits, drawn, rows[:, self._named])
+            rows[:, self._nominal] = np.where(inherits, drawn, rows[:, self._nominal])
         rows = domain.activate(rows)
-        fresh = self._known.fresh(rows, pending)
+        fresh = self._seen.fresh(rows, pending)
         return domain.decode(fresh[0] if len(fresh) else rows[0])
 
-    def tell(self, told: Observation) -> None:
-        """Add a point to the generation; when it is whole, the distribution moves."""
-        row, score = self._known.add(told.choices), scalar_score(self._problem, told)
+    def tell(self, trial: Trial) -> None:
+        """Add a trial to the generation. A complete generation moves the distribution."""
+        row, score = self._seen.add(trial.choices), scalar_score(self._problem, trial)
         if score is None:
             return
         self._generation.append((row, score))
@@ -87,10 +92,10 @@ class CMAESController:
             self._generation = []
 
     def _point(self, row: Indices, number: int) -> Floats:
-        """Return a point, (ordinal choices,), that stands for a row, (choices,), the `number`-th of its generation.
+        """Return a point, (ordinal choices,), for the row, (choices,), with this number in its generation.
 
-        It lies anywhere in the cell of the row's indices, as a drawn point would; at the cells' middles the
-        distribution would narrow too soon. Where a choice is inactive it is drawn from the distribution itself.
+        The point is random within the cell of the row's indices, like a drawn point. If it were the center of the
+        cell, the distribution would narrow too soon. Inactive choices are drawn from the distribution itself.
         """
         ranks: list[Integers] = [np.argsort(order) for order in self._order]
         given = row[self._ordinal]

@@ -1,4 +1,4 @@
-"""Every distinct network once, in random order: the answer where a space is small enough to try it all."""
+"""Exhaustive search: every distinct network once, in random order. Use it if a space is small enough."""
 
 from __future__ import annotations
 
@@ -10,63 +10,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.architecture import Scalar
-from nas.controllers.base import Observation, Problem
-from nas.controllers.seen_networks import SeenNetworks
+from nas.controllers.base import Problem
+from nas.controllers.seen_networks import SeenNetworks, network_keys
 from nas.errors import UsageError
 from nas.spaces.encoding import Choices, EncodedSpace, Indices
+from nas.study.trials import Trial
 
 LARGEST = 1_000_000
 
 
 class ExhaustiveController:
-    """Every distinct network once, in random order; for a million candidates at most.
+    """Every distinct network once, in random order; for spaces of at most a million candidates.
 
-    Draws from the networks that are left and that the objective admits; where none is left, any candidate.
+    It draws from the untried networks that the objective admits; if none is left, from all candidates.
     """
 
     def __init__(self, problem: Problem):
         self.check(problem.domain)
         self._problem = problem
-        self._told: list[Choices] = []
-        self._left: NDArray[np.bool_] | None = None
+        self._new: list[Choices] = []
+        self._untried: NDArray[np.bool_] | None = None
 
     @staticmethod
     def check(domain: EncodedSpace) -> None:
-        """Raise UsageError where there are too many candidates."""
+        """Raise UsageError if there are too many candidates."""
         if domain.size > LARGEST:
-            raise UsageError(
-                f"--controller exhaustive: the space has {domain.size:,} candidates, it is for {LARGEST:,} at most"
-            )
+            rule = f"needs a space of at most {LARGEST:,} candidates, this one has {domain.size:,}"
+            raise UsageError(rule, key="controller", value="exhaustive")
 
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
-        """Return one of the networks that are left, by the seed."""
-        self._left = np.ones(len(self._rows), np.bool_) if self._left is None else self._left
-        self._left[self._places(self._told)] = False
-        self._told = []
-        left = self._left.copy()
-        left[self._places(pending)] = False
+        """Return a random untried network."""
+        self._untried = np.ones(len(self._rows), np.bool_) if self._untried is None else self._untried
+        self._untried[self._indices(self._new)] = False
+        self._new = []
+        left = self._untried.copy()
+        left[self._indices(pending)] = False
         domain, rng = self._problem.domain, np.random.default_rng(seed)
         if not left.any():
             return domain.decode(domain.sample(1, rng)[0])
         return domain.decode(self._rows[rng.choice(np.flatnonzero(left))])
 
-    def tell(self, told: Observation) -> None:
-        """Leave the network out from now on, however it is spelled, and also where it failed."""
-        self._told.append(told.choices)
+    def tell(self, trial: Trial) -> None:
+        """Exclude the network of a trial, also if it failed and whatever choices give it."""
+        self._new.append(trial.choices)
 
     @cached_property
     def _rows(self) -> Indices:
-        return SeenNetworks(self._problem).fresh(self._problem.domain.every())
+        return SeenNetworks(self._problem).fresh(self._problem.domain.all_rows())
 
     @cached_property
-    def _place(self) -> dict[Any, int]:
-        """Where the network of each key stands among the rows."""
+    def _index(self) -> dict[Any, int]:
+        """The index of each network among the rows, by its key."""
         keys = self._problem.domain.facts(self._rows).keys.tolist()
-        return {key: place for place, key in enumerate(keys)}
+        return {key: index for index, key in enumerate(keys)}
 
-    def _places(self, candidates: Sequence[Choices]) -> list[int]:
-        if not candidates:
-            return []
-        domain = self._problem.domain
-        keys = domain.facts(np.array([domain.encode(choices) for choices in candidates])).keys.tolist()
-        return [self._place[key] for key in keys if key in self._place]
+    def _indices(self, candidates: Sequence[Choices]) -> list[int]:
+        keys = network_keys(self._problem.domain, candidates)
+        return [self._index[key] for key in keys if key in self._index]

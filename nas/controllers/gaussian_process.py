@@ -1,10 +1,10 @@
-"""A Gaussian process over mixed columns, fitted by maximum a posteriori: few points, many dimensions, known noise.
+"""A Gaussian process over mixed columns, fitted by maximum a posteriori: few points, many dimensions, noisy values.
 
-The kernel is `s^2 * exp(-sum_g w_g * distance_g)` with one weight for each group of columns: a choice in one-hot
-columns (distance 0 or 1) or one number (its squared difference). Small weights make it nearly additive, large ones let
-choices interact. The weights have log-normal priors whose median falls with the number of choices, which keeps some
-dozens of choices from explaining ten points (Hvarfner et al. 2024, section 4, for numbers). scikit-learn's regressor
-knows neither priors nor one weight for several columns.
+The kernel is `s^2 * exp(-sum_g w_g * distance_g)` with one weight for each group of columns. A group is a choice in
+one-hot columns (distance 0 or 1) or one number (its squared difference). Small weights make the process nearly
+additive; large ones let choices interact. The weights have log-normal priors whose median falls with the number of
+choices, so that dozens of choices do not overfit ten points (Hvarfner et al. 2024, section 4, for numbers).
+scikit-learn's regressor supports neither priors nor one weight for several columns.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ from numpy.typing import NDArray
 from nas.spaces.encoding import Floats
 
 SPREAD = 1.0
-"""The standard deviation of a log weight before anything is known."""
+"""The prior standard deviation of a log weight."""
 NOISE, NOISE_SPREAD = 1e-3, 1.5
-"""The median of the noise's variance, where the values' is 1, and the standard deviation of its logarithm."""
+"""The prior of the noise variance for values of variance 1: its median and the standard deviation of its logarithm."""
 ITERATIONS = 20
 JITTER = 1e-8
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which group each column belongs to, (columns,), and the prior's median of each group's weight, (groups,)."""
+    """The groups of the columns.
+
+    Attributes:
+        group: The group of each column, (columns,).
+        weight: The prior median of each group's weight, (groups,).
+    """
 
     group: NDArray[np.intp]
     weight: Floats
@@ -35,7 +40,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Fitted: the weight of each group, the signal's and the noise's variance where the values' is 1."""
+    """The fitted parameters.
+
+    Attributes:
+        weights: The weight of each group, (groups,).
+        signal: The variance of the signal, for values of variance 1.
+        noise: The variance of the noise, for values of variance 1.
+    """
 
     weights: Floats
     signal: float
@@ -44,7 +55,17 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is believed after the points, (N, columns): a mean and a standard deviation anywhere."""
+    """The process conditioned on N points.
+
+    Attributes:
+        columns: The groups of the columns.
+        kernel: The fitted parameters.
+        points: The points, (N, columns).
+        factor: The lower Cholesky factor of their covariance, (N, N).
+        solved: The inverse covariance times the standardized values, (N,).
+        mean: The mean of the values.
+        scale: The standard deviation of the values.
+    """
 
     columns: Columns
     kernel: Kernel
@@ -55,7 +76,7 @@ class Posterior:
     scale: float
 
     def predict(self, points: Floats) -> tuple[Floats, Floats]:
-        """Return the means and the standard deviations, both (M,), of a noiseless value at `points`, (M, columns)."""
+        """Return the means and standard deviations, (M,) each, of the noiseless values at `points`, (M, columns)."""
         from scipy.linalg import solve_triangular
 
         cross = self.kernel.signal * np.exp(-_distances(points, self.points, self.columns, self.kernel.weights))
@@ -77,17 +98,20 @@ def condition(columns: Columns, kernel: Kernel, points: Floats, values: Floats) 
 
 
 def fit(columns: Columns, points: Floats, values: Floats) -> Kernel:
-    """Return the kernel of the highest posterior density, from the priors' medians on: a function of its arguments."""
+    """Return the kernel with the highest posterior density of `values`, (N,), at `points`, (N, columns).
+
+    The optimization starts at the prior medians, so the result depends only on the arguments.
+    """
     from scipy.optimize import minimize
 
     groups = len(columns.weight)
-    known = np.stack([_distances(points, points, columns, np.eye(groups)[group]) for group in range(groups)])
+    distances = np.stack([_distances(points, points, columns, np.eye(groups)[group]) for group in range(groups)])
     values = (values - values.mean()) / (values.std() or 1.0)
     prior = np.concatenate([np.log(columns.weight), [0.0, np.log(NOISE)]])
     spread = np.concatenate([np.full(groups, SPREAD), [1.0, NOISE_SPREAD]])
 
     def loss(logs: Floats) -> tuple[float, Floats]:
-        value, slope = _negative_log_likelihood(logs, known, values)
+        value, slope = _negative_log_likelihood(logs, distances, values)
         away = (logs - prior) / spread
         return value + 0.5 * float(away @ away), slope + away / spread
 
@@ -96,13 +120,16 @@ def fit(columns: Columns, points: Floats, values: Floats) -> Kernel:
     return Kernel(np.exp(found[:groups]), float(np.exp(found[-2])), float(np.exp(found[-1])))
 
 
-def _negative_log_likelihood(logs: Floats, known: Floats, values: Floats) -> tuple[float, Floats]:
-    """Return the value and its gradient over log weights, log signal and log noise; `known` is (groups, N, N)."""
+def _negative_log_likelihood(logs: Floats, distances: Floats, values: Floats) -> tuple[float, Floats]:
+    """Return the value and its gradient with respect to log weights, log signal and log noise.
+
+    `distances` is (groups, N, N).
+    """
     from scipy.linalg import cho_solve
 
     *weights, signal, noise = np.exp(logs)
-    flat = known.reshape(len(known), -1)
-    covariance = signal * np.exp(-(np.array(weights) @ flat)).reshape(known.shape[1:])
+    flat = distances.reshape(len(distances), -1)
+    covariance = signal * np.exp(-(np.array(weights) @ flat)).reshape(distances.shape[1:])
     matrix = covariance.copy()
     matrix[np.diag_indices(len(values))] += noise + JITTER
     try:
@@ -118,7 +145,7 @@ def _negative_log_likelihood(logs: Floats, known: Floats, values: Floats) -> tup
 
 
 def _distances(left: Floats, right: Floats, columns: Columns, weights: Floats) -> Any:
-    """Return the weighted sum of the groups' distances, (N, M)."""
+    """Return the weighted sum of the groups' distances between N and M points, (N, M)."""
     scale = np.sqrt(weights[columns.group])
     used = scale > 0
     left, right = left[:, used] * scale[used], right[:, used] * scale[used]

@@ -1,6 +1,6 @@
 """Optuna's Gaussian process (Matern kernel over Hamming distances, log expected improvement; Ament et al. 2023).
 
-Its cost grows with the cube of the trials.
+Its cost grows with the cube of the number of trials.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.optuna_sampler import OptunaStudy
 from nas.spaces.encoding import Choices
+from nas.study.trials import Trial
 
 
 class GPController:
-    """Optuna's Gaussian process with its own defaults, one or several objectives; slow beyond some hundred trials.
+    """Optuna's Gaussian process with its defaults, for one or several objectives; slow beyond a few hundred trials.
 
     An inactive choice counts as its first value.
     """
@@ -26,12 +27,12 @@ class GPController:
         self._filling = np.zeros(len(problem.domain.widths), np.int16)
 
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
-        """Return the candidate that a sampler of this seed proposes after what was told; the first ten are random."""
+        """Return the candidate that a sampler with this seed proposes; the first ten are random."""
         import optuna
 
         sampler = optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
         return self._study.ask(sampler, full=True)
 
-    def tell(self, told: Observation) -> None:
-        """Add a finished trial."""
-        self._study.tell(told, self._filling)
+    def tell(self, trial: Trial) -> None:
+        """Add a trial."""
+        self._study.add(trial, self._filling)

@@ -1,7 +1,7 @@
-"""Optuna's NSGA-II (Deb et al. 2002) and NSGA-III (Deb and Jain 2014), with one or several objectives.
+"""Optuna's NSGA-II (Deb et al. 2002) and NSGA-III (Deb and Jain 2014), for one or several objectives.
 
-A generation is 50 candidates, Optuna's default, in the order in which they were told: an earlier run's and reference
-networks are members like any other. Constraints are not told to it: what is out of reach is never evaluated.
+A generation is 50 trials, Optuna's default, in the order in which they ended. Trials of an earlier run count like any
+other. The samplers get no constraints, because candidates out of reach are never evaluated.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.optuna_sampler import OptunaStudy
 from nas.spaces.encoding import Choices
+from nas.study.trials import Trial
 
 POPULATION = 50
 
 
 class NSGAController:
-    """One of Optuna's two samplers.
+    """A controller that uses one of Optuna's NSGA samplers.
 
-    An inactive choice of a parent has a random value: nothing is inherited there.
+    An inactive choice of a parent gets a random value, so a child inherits nothing there.
     """
 
     def __init__(self, problem: Problem, sampler: str):
@@ -31,19 +32,19 @@ class NSGAController:
         self._count = 0
 
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
-        """Return a child of the last whole generation's parents, by the seed; a random candidate in the first."""
+        """Return a child of the last complete generation's parents; a random candidate in the first generation."""
         return self._study.ask(self._sampler(seed), full=True)
 
-    def tell(self, told: Observation) -> None:
-        """Add a finished trial; a generation that it completes gives the next one's parents."""
-        filling = self._domain.fill(1, np.random.default_rng(self._count))[0]
+    def tell(self, trial: Trial) -> None:
+        """Add a trial. A complete generation gives the parents of the next one."""
+        filling = self._domain.random_rows(1, np.random.default_rng(self._count))[0]
         generation = self._count // POPULATION
-        if not self._study.tell(told, filling, {f"{self._name}:generation": generation}):
+        if not self._study.add(trial, filling, {f"{self._name}:generation": generation}):
             return
         self._count += 1
         if self._count % POPULATION == 0:
-            # The first ask of a generation chooses its parents, NSGA-III partly at random: a seed of the generation
-            # makes them a function of what was told. What this ask proposes is not needed.
+            # The first proposal of a generation selects its parents, and NSGA-III does so partly at random. A seed
+            # that depends on the generation alone makes the selection reproducible. The proposal is not used.
             self._study.ask(self._sampler(generation), full=True)
 
     def _sampler(self, seed: int) -> Any:
@@ -55,10 +56,10 @@ class NSGAController:
 
 
 def nsga2(problem: Problem) -> NSGAController:
-    """Optuna's NSGA-II (Deb et al. 2002), one or several objectives."""
+    """Optuna's NSGA-II (Deb et al. 2002), for one or several objectives."""
     return NSGAController(problem, "NSGAIISampler")
 
 
 def nsga3(problem: Problem) -> NSGAController:
-    """Optuna's NSGA-III (Deb and Jain 2014), one or several objectives."""
+    """Optuna's NSGA-III (Deb and Jain 2014), for one or several objectives."""
     return NSGAController(problem, "NSGAIIISampler")

@@ -1,7 +1,7 @@
-"""What the controllers that are Optuna's samplers share: a study in memory that holds what was told, and that alone.
+"""An in-memory Optuna study for the controllers that use Optuna's samplers.
 
-A sampler is made anew for each ask, from the ask's seed: what one remembers of earlier asks would make the next
-proposal depend on more than what was told.
+Each call of `ask` uses a new sampler with the seed of the call. A sampler that remembers earlier calls would make the
+next proposal depend on more than the trials.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.spaces.encoding import Indices
+from nas.study.trials import Trial, TrialState
 
 
 class OptunaStudy:
-    """The told candidates as complete trials of an Optuna study, each choice a categorical parameter.
+    """The trials of a search as complete trials of an Optuna study; each choice is a categorical parameter.
 
-    A sampler that looks only at parameters which every trial has (all but TPE) is blind to choices that are not
-    always active. For these a candidate is made `full`: its inactive choices have a value too, and no meaning.
+    All samplers but TPE look only at parameters that every trial has, so they ignore choices that are not always
+    active. For these samplers a candidate is `full`: its inactive choices have a value too, which has no effect.
     """
 
     def __init__(self, problem: Problem):
@@ -32,14 +33,16 @@ class OptunaStudy:
         self.study = optuna.create_study(directions=list(problem.objective.directions))
 
     def ask(self, sampler: Any, full: bool) -> dict[str, Scalar]:
-        """Return the active choices that the sampler proposes; where `full`, it is asked for the others too."""
+        """Return the active choices that a sampler proposes. With `full` the sampler chooses inactive ones too."""
         import optuna
 
         self.study.sampler = sampler
         trial = self.study.ask()
 
         def choose(key: str, values: tuple[Scalar, ...]) -> Scalar:
-            return _plain(trial.suggest_categorical(key, values))
+            value = trial.suggest_categorical(key, values)
+            assert isinstance(value, Scalar)
+            return value
 
         if full:
             pairs = self._domain.choices.items()
@@ -47,38 +50,38 @@ class OptunaStudy:
             chosen = self._domain.decode(self._domain.activate(row)[0])
         else:
             chosen = self._domain.walk(choose)
-        # The proposal is forgotten: only what is told may count, or a restarted search would ask for others.
+        # Discard the proposal: if it counted, a search that resumes would get other proposals.
         self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return chosen
 
-    def tell(
-        self, told: Observation, filling: Indices | None = None, attributes: Mapping[str, Any] | None = None
-    ) -> bool:
-        """Add a finished trial; of a failed one there is nothing to learn. Return whether it was added.
+    def add(self, trial: Trial, filling: Indices | None = None, attributes: Mapping[str, Any] | None = None) -> bool:
+        """Add a trial that ended. A failed trial is not added.
 
-        Inactive choices take the indices of `filling`, (choices,), where it is given. `attributes` are the trial's
-        system attributes.
+        Args:
+            trial: The trial.
+            filling: The values of inactive choices as indices, (choices,); None leaves these choices out.
+            attributes: The system attributes of the Optuna trial.
+
+        Returns:
+            Whether the trial was added.
         """
         import optuna
 
-        if told.values is None:
+        if trial.state is TrialState.FAILED:
             return False
         domain = self._domain
-        choices = dict(told.choices)
+        choices = dict(trial.choices)
         if filling is not None:
             row = domain.encode(choices)
             choices = domain.decode(np.where(row >= 0, row, filling))
         distributions = {key: optuna.distributions.CategoricalDistribution(domain.choices[key]) for key in choices}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial = optuna.trial.create_trial(
-                params=choices, distributions=distributions, values=list(told.values),
+            added = optuna.trial.create_trial(
+                params=choices,
+                distributions=distributions,
+                values=list(trial.values),
                 system_attrs=dict(attributes or {}),
-            )  # fmt: skip
-            self.study.add_trial(trial)
+            )
+            self.study.add_trial(added)
         return True
-
-
-def _plain(value: Any) -> Scalar:
-    assert isinstance(value, Scalar)
-    return value

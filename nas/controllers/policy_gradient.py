@@ -1,6 +1,7 @@
-"""A search by a recurrent policy: what REINFORCE and PPO share. They differ in how a batch of rewards moves the policy.
+"""Policy-gradient search with a recurrent policy: the part that REINFORCE and PPO share.
 
-Where the search's objective has several values, its score is the reward. A candidate that failed moves nothing.
+They differ in how a batch of rewards updates the policy. If the objective has several values, its score is the reward.
+Failed trials are ignored.
 """
 
 from __future__ import annotations
@@ -11,44 +12,51 @@ from typing import Any
 import numpy as np
 
 from nas.architecture import Scalar
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.seen_networks import SeenNetworks, scalar_score
 from nas.spaces.encoding import Choices, Floats, Indices
+from nas.study.trials import Trial
 
 LEARNING_RATE, DECAY = 0.01, 0.9
-Learn = Callable[[Any, Any, Indices, Floats, float], None]
-"""Moves a Policy by its optimizer, given rows, (N, choices), their rewards, (N,), and what rewards have been so far."""
+Update = Callable[[Any, Any, Indices, Floats, float], None]
+"""Updates a Policy with its optimizer, given rows, (N, choices), their rewards, (N,), and the baseline."""
 
 
 class PolicySearch:
-    """Draws candidates from a policy, which `learn` moves after every `batch` of them; the baseline is a mean."""
+    """Draws candidates from a policy and updates it after every batch.
 
-    def __init__(self, problem: Problem, batch: int, learn: Learn):
+    Args:
+        problem: The candidates and the objective.
+        batch: The number of trials for one update.
+        update: Updates the policy. Its baseline is a moving mean of earlier batches' rewards.
+    """
+
+    def __init__(self, problem: Problem, batch: int, update: Update):
         import torch
 
         from nas.controllers.recurrent_policy import Policy
 
-        self._problem, self._known, self._size, self._learn = problem, SeenNetworks(problem), batch, learn
+        self._problem, self._seen, self._size, self._update = problem, SeenNetworks(problem), batch, update
         self._policy = Policy(problem.domain)
         self._optimizer = torch.optim.Adam(self._policy.parameters(), LEARNING_RATE)
         self._batch: list[tuple[Indices, float]] = []
         self._baseline: float | None = None
 
     def ask(self, seed: int, pending: Sequence[Choices] = ()) -> dict[str, Scalar]:
-        """Return a candidate that the policy draws by the seed; fresh if one of eight is."""
+        """Return a candidate drawn from the policy: the first fresh one of eight, or the first if none is fresh."""
         rows = self._policy.sample(seed)
-        fresh = self._known.fresh(rows, pending)
+        fresh = self._seen.fresh(rows, pending)
         return self._problem.domain.decode(fresh[0] if len(fresh) else rows[0])
 
-    def tell(self, told: Observation) -> None:
-        """Take in the reward of a candidate; a whole batch moves the policy."""
-        row, reward = self._known.add(told.choices), scalar_score(self._problem, told)
+    def tell(self, trial: Trial) -> None:
+        """Add the reward of a trial. A complete batch updates the policy."""
+        row, reward = self._seen.add(trial.choices), scalar_score(self._problem, trial)
         if reward is not None:
             self._batch.append((row, reward))
         if len(self._batch) == self._size:
             rows, rewards = map(np.array, zip(*self._batch, strict=True))
             mean = float(rewards.mean())
             baseline = mean if self._baseline is None else self._baseline
-            self._learn(self._policy, self._optimizer, rows, rewards, baseline)
+            self._update(self._policy, self._optimizer, rows, rewards, baseline)
             self._baseline = DECAY * baseline + (1 - DECAY) * mean
             self._batch = []

@@ -1,8 +1,8 @@
-"""Proximal policy optimization over a recurrent policy: MnasNet's controller (Tan et al. 2019, section 4.2).
+"""Proximal policy optimization with a recurrent policy: MnasNet's controller (Tan et al. 2019, section 4.2).
 
-The clipped objective is that of Schulman et al. (2017, section 3). The policy stands still within a batch, so that its
-own probabilities at the batch's end are those with which the candidates were drawn; one that was told and never asked
-for (a random one, an earlier run's, a reference network) counts as if it had been drawn with these.
+The clipped objective is that of Schulman et al. (2017, section 3). The policy does not change within a batch, so its
+probabilities at the end of the batch are those with which it drew the candidates. Candidates that it did not draw, such
+as random ones and those of an earlier run, count as if it had.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from nas.controllers.policy_gradient import PolicySearch
 from nas.spaces.encoding import Floats, Indices
 
 ENTROPY = 0.3
-"""The weight of a choice's mean entropy beside advantages of unit spread; with little, a policy narrows by luck."""
+"""The weight of a choice's mean entropy, with advantages of unit deviation. A small one lets luck narrow the policy."""
 BATCH, EPOCHS, CLIP = 8, 8, 0.2
 
 
 def ppo(problem: Problem) -> PolicySearch:
-    """PPO, MnasNet's controller: a recurrent policy, eight clipped steps after every eight candidates."""
-    return PolicySearch(problem, BATCH, _learn)
+    """PPO, MnasNet's controller: a recurrent policy, updated by eight clipped steps after every eight trials."""
+    return PolicySearch(problem, BATCH, _update)
 
 
-def _learn(policy: Any, optimizer: Any, rows: Indices, rewards: Floats, baseline: float) -> None:
+def _update(policy: Any, optimizer: Any, rows: Indices, rewards: Floats, baseline: float) -> None:
     import torch
 
     spread = max(float(rewards.std()), 1e-6)

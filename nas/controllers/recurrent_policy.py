@@ -1,8 +1,8 @@
 """The recurrent policy of MnasNet's controller (Tan et al. 2019, section 4.2; Zoph and Le 2017, section 3.1).
 
-A candidate is a sequence of tokens, one for each active choice in the domain's order. One LSTM cell reads the
-embedding of the token before and a linear head for each choice gives the probabilities of its values; choices that
-are not active are skipped.
+A candidate is a sequence of tokens, one for each active choice, in the domain's order. An LSTM cell reads the
+embedding of the previous token, and a linear head for each choice gives the probabilities of its values. Inactive
+choices are skipped.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from nas.spaces.encoding import EncodedSpace, Indices
 
 HIDDEN = 64
 SAMPLES = 8
-"""Candidates drawn for one ask, to find one that is fresh: as a batch they cost little more than one."""
+"""Candidates drawn for each proposal, to find a fresh one. As a batch they cost little more than one."""
 
 
 class Policy(nn.Module):
-    """Probabilities of candidates. All values of all choices are one vocabulary; a choice's own ones are a slice of it.
+    """The probabilities of candidates. The vocabulary contains all values of all choices; each choice owns a slice.
 
-    The weights are the same at every start. They lie on the processor: so small a network is fastest there.
+    The initial weights are always the same. They are on the CPU, where such a small network is fastest.
     """
 
     def __init__(self, domain: EncodedSpace):
@@ -34,15 +34,15 @@ class Policy(nn.Module):
         self.register_buffer("offered", place_of == torch.arange(len(widths))[:, None])  # (choices, vocabulary)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.embedding = nn.Embedding(size + 1, HIDDEN)  # the last is the beginning
+            self.embedding = nn.Embedding(size + 1, HIDDEN)  # the last embedding starts a sequence
             self.cell = nn.LSTM(HIDDEN, HIDDEN, batch_first=True)
             self.head = nn.Linear(HIDDEN, size)
-        nn.init.zeros_(self.head.weight)  # begin uniform, whatever the seed of the weights
+        nn.init.zeros_(self.head.weight)  # start uniform
         nn.init.zeros_(self.head.bias)
 
     @torch.no_grad()
     def sample(self, seed: int, count: int = SAMPLES) -> Indices:
-        """Return rows, (count, choices), drawn by a generator of this seed."""
+        """Draw rows, (count, choices), with a generator of this seed."""
         generator = torch.Generator(self.head.bias.device).manual_seed(seed)
         rows = np.full((count, len(self._first)), -1, np.int16)
         token = torch.full((count, 1), self.head.out_features, device=self.head.bias.device)

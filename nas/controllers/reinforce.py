@@ -1,7 +1,6 @@
-"""REINFORCE with a moving baseline over a recurrent policy (Williams 1992; Zoph and Le 2017, section 3.2).
+"""REINFORCE with a moving baseline and a recurrent policy (Williams 1992; Zoph and Le 2017, section 3.2).
 
-A candidate that was told and never asked for (a random one, an earlier run's, a reference network) moves the policy by
-its log-probability like any other, though it was not drawn from it.
+Candidates that the policy did not draw, such as random ones and those of an earlier run, update it like any other.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from nas.spaces.encoding import Floats, Indices
 
 ENTROPY = 1e-3
 BATCH = 4
-"""Candidates for one step of the policy."""
+"""Trials for one update of the policy."""
 
 
 def reinforce(problem: Problem) -> PolicySearch:
-    """REINFORCE (Zoph and Le 2017): a recurrent policy over the choices, which steps after every four candidates."""
-    return PolicySearch(problem, BATCH, _learn)
+    """REINFORCE (Zoph and Le 2017): a recurrent policy, updated after every four trials."""
+    return PolicySearch(problem, BATCH, _update)
 
 
-def _learn(policy: Any, optimizer: Any, rows: Indices, rewards: Floats, baseline: float) -> None:
+def _update(policy: Any, optimizer: Any, rows: Indices, rewards: Floats, baseline: float) -> None:
     import torch
 
     advantages = torch.tensor(rewards - baseline, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What a controller need not ask for: networks that were told, however each is spelled, and those out of reach."""
+"""Seen networks: filters out candidates that were tried, are pending or are out of reach."""
 
 from __future__ import annotations
 
@@ -7,51 +7,57 @@ from typing import Any
 
 import numpy as np
 
-from nas.controllers.base import Observation, Problem
-from nas.spaces.encoding import Choices, Indices
+from nas.controllers.base import Problem
+from nas.spaces.encoding import Choices, EncodedSpace, Indices
+from nas.study.trials import Trial, TrialState
 
 DRAWS = (64, 4096)
-"""How many random rows are looked at for one that is fresh: the second lot where the first has none."""
+"""How many random rows to draw for a fresh one: the second number if the first gives none."""
 
 
 class SeenNetworks:
-    """The networks that were told, by the keys of the domain's facts."""
+    """The networks that were tried, by their keys."""
 
     def __init__(self, problem: Problem):
         self._problem = problem
         self._keys: set[Any] = set()
-        self._waiting: list[Indices] = []
+        self._new_rows: list[Indices] = []
 
     def add(self, choices: Choices) -> Indices:
-        """Take in a candidate that was told, and return its row, (choices,)."""
+        """Add a candidate and return its row, (choices,)."""
         row = self._problem.domain.encode(choices)
-        self._waiting.append(row)  # keys are found together when they are needed: one at a time is slow
+        self._new_rows.append(row)  # keys are computed together on demand: one at a time is slow
         return row
 
     def fresh(self, rows: Indices, pending: Sequence[Choices] = ()) -> Indices:
-        """Return those of `rows`, (N, choices), that were not told, are not pending and that the objective admits.
+        """Return the rows that are new, not pending and admitted by the objective.
 
-        Each network comes once, in the order of `rows`.
+        Args:
+            rows: Candidates, (N, choices).
+            pending: The choices of the candidates that are being evaluated.
+
+        Returns:
+            One row of each network, (M, choices), in the order of `rows`.
         """
         domain, objective = self._problem.domain, self._problem.objective
-        if self._waiting:
-            self._keys.update(domain.facts(np.array(self._waiting)).keys.tolist())
-            self._waiting = []
+        if self._new_rows:
+            self._keys.update(domain.facts(np.array(self._new_rows)).keys.tolist())
+            self._new_rows = []
         if not len(rows):
             return rows
-        taken = set(self._keys) if not pending else self._keys | self._pending(pending)
+        taken = self._keys | set(network_keys(domain, pending))
         facts = domain.facts(rows)
         kept = []
         admitted = np.broadcast_to(objective.admits(facts.latency_ms), len(rows)).tolist()
-        for place, (key, within) in enumerate(zip(facts.keys.tolist(), admitted, strict=True)):
+        for index, (key, within) in enumerate(zip(facts.keys.tolist(), admitted, strict=True)):
             if within and key not in taken:
                 taken.add(key)
-                kept.append(place)
+                kept.append(index)
         found: Indices = rows[kept]
         return found
 
     def random(self, rng: np.random.Generator, pending: Sequence[Choices] = ()) -> Indices:
-        """Return a random row, (choices,), that is fresh; any random one where none was found."""
+        """Return a random fresh row, (choices,), or any random row if none was found."""
         domain = self._problem.domain
         for count in DRAWS:
             drawn = domain.sample(count, rng)
@@ -61,11 +67,15 @@ class SeenNetworks:
         row: Indices = drawn[0]
         return row
 
-    def _pending(self, pending: Sequence[Choices]) -> set[Any]:
-        domain = self._problem.domain
-        return set(domain.facts(np.array([domain.encode(choices) for choices in pending])).keys.tolist())
+
+def network_keys(domain: EncodedSpace, candidates: Sequence[Choices]) -> list[Any]:
+    """Return the key of each candidate's network. Choices that give the same network have the same key."""
+    if not candidates:
+        return []
+    keys: list[Any] = domain.facts(np.array([domain.encode(choices) for choices in candidates])).keys.tolist()
+    return keys
 
 
-def scalar_score(problem: Problem, told: Observation) -> float | None:
-    """Return the number to maximise, also where the objective has several values; None for a candidate that failed."""
-    return None if told.metrics is None else problem.objective.score(told.metrics)
+def scalar_score(problem: Problem, trial: Trial) -> float | None:
+    """Return the one number to maximize, also if the objective has several values; None for a failed trial."""
+    return None if trial.state is TrialState.FAILED else problem.objective.score(trial.metrics)

@@ -1,1 +1,1 @@
-"""A device that runs and times exported graphs: this machine, one over ssh, or a board without a connection."""
+"""Devices that run and time exported graphs: this machine, a machine reached over ssh, or an offline one."""

@@ -1,4 +1,4 @@
-"""The device that is measured: a worker process on this machine, or on another that ssh reaches."""
+"""Client of a device: starts its worker process, on this machine or over ssh, and requests measurements."""
 
 from __future__ import annotations
 
@@ -15,26 +15,32 @@ from typing import Any
 
 from nas.devices.process_pipe import ProcessPipe
 from nas.devices.ssh import Address, parse_address, start_remote
-from nas.devices.timing import COSTS, Protocol, Visit
+from nas.devices.timing import COSTS, Protocol, Sample
 from nas.errors import DeviceError, LostError
 
 DTYPE = "float32"
 LOCAL = "local"
 FOLDER = "graphs"
-"""Where graphs lie on a device, below the worker's working directory."""
+"""Folder of the graphs on a device, in the worker's working directory."""
 
 MOST_LINES = 10_000
-"""How many lines a login shell may print before the first answer."""
+"""Number of lines that a login shell may print before the worker's first answer."""
 
-# How long to wait before each new try, in s: a worker may crash, a board may start again.
 PAUSES_S = {"local": (0.2, 1.0), "remote": (1.0, 2.0, 5.0, 10.0, 20.0, 30.0)}
+"""Pauses in s before each new attempt to start a worker that crashed or lost its connection."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """An exported model to measure: its key, its file here, the shapes of its inputs with batch, also its memory?
+    """An exported model to measure.
 
-    What lies beside the file under the same stem belongs to it, and so does all in it where it is a directory.
+    Files next to `path` with the same stem belong to the model; a directory belongs to it with all its files.
+
+    Attributes:
+        key: Its key in samples.
+        path: Its file on this machine.
+        shapes: The shapes of its inputs, with batch.
+        memory: Whether to measure its peak memory as well.
     """
 
     key: str
@@ -44,45 +50,55 @@ class Graph:
 
 
 class Worker(typing.Protocol):
-    """What measures: a context manager. `settings` is what the process got, `device` the processor it runs on.
+    """A context manager that measures graphs on one device.
 
-    `doing` is what its visits are in messages.
+    Attributes:
+        settings: What the worker process was granted: processors, scheduler, versions.
+        device: The processor it runs on.
+        activity: What it does, for the progress bar.
     """
 
     settings: dict[str, Any]
     device: dict[str, Any]
-    doing: str
+    activity: str
 
     def __enter__(self) -> Worker: ...
 
     def __exit__(self, *error: object) -> None: ...
 
-    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
-        """Yield the visits of the graphs, interleaved. Raises DeviceError."""
+    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Sample]:
+        """Yield the samples of the graphs, interleaved. Raises DeviceError."""
 
 
 @typing.runtime_checkable
-class Recorded(typing.Protocol):
-    """What a board that cannot be reached has measured."""
+class RecordedSamples(typing.Protocol):
+    """Samples that an offline device recorded earlier."""
 
-    def recorded(self, key: str) -> list[Visit]:
-        """Return the visits of a graph, in order. Raises DeviceError where there are none."""
+    def recorded(self, key: str) -> list[Sample]:
+        """Return the samples of a graph, in order. Raises DeviceError if on_device are none."""
 
 
 def open_worker(device: str, runtime: str, threads: int, say: Callable[[str], None] | None = None) -> Worker:
-    """Return a worker on "local" or "ssh://user@host:port/path/to/python" that outlives lost connections.
+    """Return a worker that restarts after a crash or a lost connection. It starts when it is entered.
 
-    Nothing is started before it is entered. `say` is told of lost connections. Raises UsageError for a malformed URL.
+    Args:
+        device: "local" or "ssh://user@host:port/path/to/python".
+        runtime: Name of the runtime.
+        threads: Number of runtime threads.
+        say: Receives a message for each restart.
+
+    Raises:
+        UsageError: The URL is malformed.
     """
     if device == LOCAL:
-        return SteadyWorker(lambda: local_worker(runtime, threads), PAUSES_S["local"], say)
+        return RestartingWorker(lambda: local_worker(runtime, threads), PAUSES_S["local"], say)
     address = parse_address(device)
-    return SteadyWorker(lambda: ssh_worker(address, runtime, threads), PAUSES_S["remote"], say)
+    return RestartingWorker(lambda: ssh_worker(address, runtime, threads), PAUSES_S["remote"], say)
 
 
 @functools.cache
 def inspect_device(device: str, runtime: str, threads: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the processor and the settings of a worker on the device, asked once in a process. Raises DeviceError."""
+    """Return the processor and the settings of a worker on the device; cached per process. Raises DeviceError."""
     with open_worker(device, runtime, threads) as worker:
         return worker.device, worker.settings
 
@@ -101,16 +117,16 @@ def local_worker(runtime: str, threads: int) -> ProcessWorker:
 
 
 def ssh_worker(address: Address, runtime: str, threads: int) -> ProcessWorker:
-    """Return a worker process on another machine; graphs travel to it with each batch."""
+    """Return a worker process on another machine. Graphs are sent to it with each batch."""
     return ProcessWorker(
         lambda: start_remote(address, worker_environment(threads)), runtime, threads, host=str(address)
     )
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Return what a worker needs in its environment before it starts."""
+    """Return the environment variables that a worker needs."""
     return {
-        # glibc returns large buffers to the kernel and faults them in again at every call; see mallopt(3).
+        # By default glibc returns large buffers to the kernel and faults them in again at each call; see mallopt(3).
         "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
         "MALLOC_TOP_PAD_": str(1 << 28),
@@ -120,69 +136,69 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 class ProcessWorker:
-    """A worker behind a link, here or on `host`. Raises LostError where the link ends, DeviceError for all else."""
+    """A worker process behind a pipe. Raises LostError if the pipe ends, and DeviceError for other failures."""
 
     def __init__(self, start: Callable[[], ProcessPipe], runtime: str, threads: int, host: str = ""):
         self.settings: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
         self._start, self._setup, self._host = start, {"runtime": runtime, "threads": threads}, host
-        self._link: ProcessPipe
+        self._pipe: ProcessPipe
 
     def __enter__(self) -> ProcessWorker:
-        self._link = self._start()
+        self._pipe = self._start()
         try:
-            self._link.send(_line(self._setup))
+            self._pipe.send(_line(self._setup))
             answer = self._answer()
             self.settings, self.device = answer["settings"], answer["device"]
         except BaseException:
-            self._link.close(politely=False)
+            self._pipe.close(politely=False)
             raise
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        self._link.close(politely=error is None)
+        self._pipe.close(politely=error is None)
 
-    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
-        """Yield the visits of the graphs, interleaved. Raises DeviceError."""
+    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Sample]:
+        """Yield the samples of the graphs, interleaved. Raises DeviceError."""
         if self._host:
             for name, path in graph_files(graphs).items():
-                self._link.send(_line({"put": name, "size": path.stat().st_size}), path)
-        self._link.send(_line(request(graphs, protocol, seed, there=bool(self._host))))
+                self._pipe.send(_line({"put": name, "size": path.stat().st_size}), path)
+        self._pipe.send(_line(batch_request(graphs, protocol, seed, on_device=bool(self._host))))
         while "done" not in (answer := self._answer()):
             if "ms" in answer:
                 costs = {name: answer[name] for name in COSTS if name in answer}
-                yield Visit(answer["key"], answer["at"], tuple(answer["ms"]), costs)
+                yield Sample(answer["key"], answer["at"], tuple(answer["ms"]), costs)
 
     def _answer(self) -> dict[str, Any]:
-        """Return the next answer; what a login shell prints before is skipped."""
+        """Return the next answer; skip what a login shell prints before the first one."""
         for _ in range(MOST_LINES):
-            if (line := self._link.line()).startswith(b"{"):
+            if (line := self._pipe.line()).startswith(b"{"):
                 break
         else:
-            raise DeviceError(f"{self._host or 'the worker'}: prints and never answers, the last line: {line[:80]!r}")
+            raise DeviceError("prints no answers; its last line", where=self._host or "the worker", value=line[:80])
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError as error:
             raise LostError(f"an answer was cut off: {line[:80]!r}") from error
         if "error" in answer:
-            raise DeviceError(f"{self._host}: {answer['error']}" if self._host else answer["error"])
+            raise DeviceError(answer["error"], where=self._host)
         return answer
 
 
-class SteadyWorker:
-    """A worker that is started again where its process or connection ended; nothing that was answered is lost."""
+class RestartingWorker:
+    """A worker that restarts after its process or connection ended. Samples received so far are kept."""
 
     def __init__(
         self, make: Callable[[], ProcessWorker], pauses_s: Sequence[float], say: Callable[[str], None] | None = None
     ):
         self.settings: dict[str, Any] = {}
         self.device: dict[str, Any] = {}
-        self.doing = "measuring"
+        self.activity = "measuring"
         self._make, self._pauses_s, self._say = make, pauses_s, say or (lambda _: None)
-        self._tries = 0
+        self._attempts = 0
         self._worker: ProcessWorker
 
-    def __enter__(self) -> SteadyWorker:
+    def __enter__(self) -> RestartingWorker:
         self._worker = self._make().__enter__()
         self.settings, self.device = self._worker.settings, self._worker.device
         return self
@@ -190,47 +206,47 @@ class SteadyWorker:
     def __exit__(self, *error: object) -> None:
         self._worker.__exit__(*error)
 
-    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Visit]:
-        """Yield the visits of the graphs; after a loss, those that are still to come. Raises DeviceError."""
-        left = {graph.key: protocol.visits for graph in graphs}
-        while any(left.values()):
-            visits = min(count for count in left.values() if count)
-            batch = [graph for graph in graphs if left[graph.key] == visits]
+    def measure(self, graphs: Sequence[Graph], protocol: Protocol, seed: int) -> Iterator[Sample]:
+        """Yield the samples of the graphs; after a restart, only the remaining ones. Raises DeviceError."""
+        missing = {graph.key: protocol.visits for graph in graphs}
+        while any(missing.values()):
+            samples = min(count for count in missing.values() if count)
+            batch = [graph for graph in graphs if missing[graph.key] == samples]
             try:
-                for visit in self._worker.measure(batch, replace(protocol, visits=visits), seed):
-                    left[visit.key] -= 1
-                    self._tries = 0
-                    yield visit
+                for sample in self._worker.measure(batch, replace(protocol, visits=samples), seed):
+                    missing[sample.key] -= 1
+                    self._attempts = 0
+                    yield sample
             except LostError as error:
-                self._again(error)
+                self._restart(error)
 
-    def _again(self, error: LostError) -> None:
-        """Start the worker again, with growing pauses. Raises DeviceError after the last."""
+    def _restart(self, error: LostError) -> None:
+        """Restart the worker, with growing pauses. Raises DeviceError after the last attempt."""
         self._worker.__exit__(error)
-        while self._tries < len(self._pauses_s):
-            pause_s = self._pauses_s[self._tries]
-            self._tries += 1
+        while self._attempts < len(self._pauses_s):
+            pause_s = self._pauses_s[self._attempts]
+            self._attempts += 1
             self._say(f"{error}; trying again in {pause_s:g} s")
             time.sleep(pause_s)
             try:
                 worker = self._make().__enter__()
-            except LostError as again:
-                error = again
+            except LostError as restart_error:
+                error = restart_error
                 continue
             self._worker = worker
             if worker.device != self.device:
-                raise DeviceError(f"another device answers now: {worker.device}, before {self.device}")
+                raise DeviceError(f"another device answers after the restart: {worker.device}, not {self.device}")
             return
-        raise DeviceError(f"{error} (after {self._tries} more tries); the same command continues") from error
+        raise DeviceError(f"{error} (after {self._attempts} more attempts); the same command continues") from error
 
 
-def request(graphs: Sequence[Graph], protocol: Protocol, seed: int, there: bool) -> dict[str, Any]:
-    """Return the request of a batch; `there` for graphs that lie in FOLDER on the device."""
+def batch_request(graphs: Sequence[Graph], protocol: Protocol, seed: int, on_device: bool) -> dict[str, Any]:
+    """Return the request for a batch. With `on_device`, the graphs are in FOLDER on the device."""
     return {
         "graphs": [
             {
                 "key": graph.key,
-                "path": f"{FOLDER}/{Path(graph.path).name}" if there else graph.path,
+                "path": f"{FOLDER}/{Path(graph.path).name}" if on_device else graph.path,
                 "shapes": graph.shapes,
                 **({"memory": True} if graph.memory else {}),
             }

@@ -1,4 +1,4 @@
-"""Inputs for a graph that is timed: the same for the same shapes, on every device."""
+"""Example inputs of a timed graph, the same on each device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processor of the machine that this runs on. Standard library only: the worker takes it to the device."""
+"""Description of this machine's processor. Standard library only: it runs on the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def describe_processor() -> dict[str, Any]:
-    """Return what decides this machine's speed: processor, its model numbers, cores and memory architecture."""
+    """Return everything that decides this machine's speed: processor, model numbers, cores, machine and system."""
     info = {"processor": platform.processor() or platform.machine(), "machine": platform.machine()}
     cpuinfo, board = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
     if cpuinfo.is_file():
@@ -24,7 +24,7 @@ def describe_processor() -> dict[str, Any]:
     elif sys.platform == "darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         info["processor"] = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    if board.is_file():  # "Raspberry Pi 4 Model B Rev 1.4": on ARM the cpuinfo often names none
+    if board.is_file():  # "Raspberry Pi 4 Model B Rev 1.4": on ARM, cpuinfo often has no model name
         info["processor"] = board.read_text(errors="replace").strip("\0 \n") or info["processor"]
     return {**info, "cores": os.cpu_count() or 1, "system": platform.system()}
 

@@ -1,8 +1,8 @@
-"""A worker on another machine, over OpenSSH's own `ssh`: one connection, one process, nothing installed there.
+"""Workers on other machines, over OpenSSH's `ssh`: one connection, one process, nothing to install.
 
-The user's keys, config, agent and known_hosts apply. A small bootstrap starts on the device, takes the worker's
-sources as a zip from its stdin into a temporary directory, and starts the worker there on the same stdin. The
-directory goes with the worker: when it ends, when it crashes, and when the connection ends.
+The user's keys, config, agent and known_hosts apply. A small bootstrap starts on the device, reads the worker's sources
+as a zip file from stdin into a temporary directory, and starts the worker on the same stdin. It removes the directory
+when the worker ends or crashes, and when the connection ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nas.errors import UsageError
 
 SSH_VARIABLE = "NAS_SSH"
 FORM = "ssh://user@host:port/path/to/python"
-# Neither user nor host may begin with '-': ssh would take it for an option.
+# Neither user nor host may begin with '-': ssh would parse it as an option.
 URL = re.compile(
     r"ssh://((?P<user>\w[\w.+-]*)@)?(?P<host>\w[\w.-]*|\[[\w:.%]+\])(:(?P<port>\d{1,5}))?(?P<path>/.*[^/])?/?"
 )
@@ -40,9 +40,9 @@ DEVICE_MODULES = (
     "devices/timing",
     "devices/worker",
 )
-"""What runs on a device, beside nas/runtimes/: the standard library, numpy and one runtime."""
+"""The modules that run on a device, besides nas/devices/runtimes/: standard library, numpy and one runtime."""
 
-# Its first lines must be understood by every Python, so that an old one can say that it is too old.
+# The first lines must run on any Python, so that an old one can report that it is too old.
 BOOTSTRAP = """
 import sys
 if sys.version_info < (3, 9):
@@ -53,7 +53,7 @@ import json, os, select, shutil, signal, subprocess, tempfile, threading
 def watch():
     poll = select.poll()
     poll.register(1, 0)
-    poll.poll()  # returns when nobody can read the answers any more
+    poll.poll()  # returns when the answers can no longer be read
     child.kill()
 for number in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda *_: sys.exit(1))
@@ -82,7 +82,14 @@ finally:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a device is: what ssh is told, and the Python to start there."""
+    """The address of a device.
+
+    Attributes:
+        host: Host name for ssh.
+        user: User name; None for ssh's default.
+        port: Port; None for ssh's default.
+        python: The Python to start on the device.
+    """
 
     host: str
     user: str | None
@@ -94,17 +101,17 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Return what `ssh://user@host:port/path/to/python` says; `/~/x` is x in the home directory. Raises UsageError."""
+    """Parse `ssh://user@host:port/path/to/python`; a path `/~/x` is x in the home directory. Raises UsageError."""
     found = URL.fullmatch(url)
     port = int(found["port"] or 22) if found else 0
     if not found or not 0 < port < 1 << 16 or not url.isprintable():
-        raise UsageError(f"--device: must be 'local' or {FORM} (user, port and path can be left out): {url!r}")
+        raise UsageError(f"must be 'local' or {FORM} (user, port and path are optional)", key="device", value=url)
     python = re.sub("^/~/", "./", found["path"] or "")
     return Address(found["host"].strip("[]"), found["user"], port if found["port"] else None, python or "python3")
 
 
 def ssh_command(address: Address, arguments: list[str]) -> list[str]:
-    """Return the command that runs `arguments` on the device, and ends in bounded time where the device does not."""
+    """Return the ssh command that runs `arguments` on the device. It ends in bounded time if the device fails."""
     ssh = shlex.split(os.environ.get(SSH_VARIABLE) or "ssh")
     connect_s = max(1, min(CONNECT_S, round(timeout_s())))
     options = ["BatchMode=yes", f"ConnectTimeout={connect_s}", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
@@ -114,22 +121,22 @@ def ssh_command(address: Address, arguments: list[str]) -> list[str]:
 
 
 def start_remote(address: Address, environment: Mapping[str, str]) -> ProcessPipe:
-    """Return a link to a worker that is being started on the device."""
+    """Start a worker on the device and return the pipe to it."""
     sources = worker_sources()
     command = [address.python, "-c", BOOTSTRAP, str(len(sources)), json.dumps(dict(environment))]
-    link = ProcessPipe(f"the worker on {address}", ssh_command(address, command))
-    link.send(sources)
-    return link
+    pipe = ProcessPipe(f"the worker on {address}", ssh_command(address, command))
+    pipe.send(sources)
+    return pipe
 
 
 def device_files(package: Path) -> list[Path]:
-    """Return the files of the package `nas` that travel to a device."""
+    """Return the files of the package `nas` that are sent to a device."""
     runtimes = sorted((package / "devices" / "runtimes").glob("*.py"))
     return [*(package / f"{module}.py" for module in DEVICE_MODULES), *runtimes]
 
 
 def worker_sources() -> bytes:
-    """Return the sources that run on a device as a zip, always the same bytes for the same sources."""
+    """Return the sources that run on a device as a zip file; the bytes depend on the sources only."""
     package, stream = Path(__file__).parent.parent, io.BytesIO()
     paths = device_files(package)
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:

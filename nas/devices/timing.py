@@ -1,8 +1,8 @@
-"""How a latency is measured. Knows callables and a clock, neither networks nor runtimes.
+"""Timing of inferences: interleaved samples of callables on one clock.
 
-Many short visits in random order see the machine in all its moods; one long visit sees one of them. Every timed
-call starts with a cold second-level cache, as a layer inside a network does. What visits say of the truth is in
-nas/estimate.py. Standard library only.
+Many short samples in random order see a machine at all its speeds; one long measurement sees one speed. Each timed call
+starts with a cold second-level cache, as a layer inside a network does. `nas.latency.robust_estimation` turns the
+samples into latencies. Standard library only.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 Run = Callable[[], object]
 Clock = Callable[[], int]
 
 COSTS = ("energy_mj", "memory_bytes")
-"""What a visit may tell beside times: of one call, and of a fresh process."""
+"""The costs that a sample may hold besides its times: energy of one call, peak memory of a fresh process."""
 PREEMPTED_SHARE, PREEMPTED_NS = 0.03, 10_000
-"""A call that waited for its processor longer than this share of its time and this many ns was preempted."""
+"""A call was preempted if it waited for its processor longer than this share of its time plus this many ns."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The settings of a measurement; every table and result carries them.
+    """The settings of a measurement. Every table and result records them.
 
-    With `energy_ms`, each visit ends with calls for at least so long between two readings of the device's meter, if
-    it has one.
+    Attributes:
+        visits: Samples to take of each graph.
+        warmup: Untimed calls before the timed calls of a sample.
+        repeats: Timed calls of a sample.
+        flush_bytes: Bytes streamed through the caches before each timed call.
+        energy_ms: Duration of the calls between two readings of the device's energy meter; 0 measures no energy.
     """
 
     visits: int = 12
@@ -43,10 +48,14 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Visit:
-    """One visit: whom, when (seconds of an epoch that all visits share), and the milliseconds of its timed calls.
+class Sample:
+    """One short measurement of one graph.
 
-    `costs` holds what else was measured: "energy_mj" of one call, "memory_bytes".
+    Attributes:
+        key: The graph's key.
+        at: When it was taken, in seconds of an epoch that all samples of a worker share.
+        ms: The times of its timed calls.
+        costs: Other costs by name, see `COSTS`.
     """
 
     key: str
@@ -57,10 +66,17 @@ class Visit:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one inference: median and the 10 % and 90 % quantiles over all timed calls.
+    """The latency of one inference in ms, and its other costs.
 
-    `repeatability` is the relative difference of the medians of every other visit. Beside: the bytes of the exported
-    file, by how many a fresh process grew at its peak, and the millijoules of a call; None where not measured.
+    Attributes:
+        median: Median over all timed calls.
+        p10: 10 % quantile over all timed calls.
+        p90: 90 % quantile over all timed calls.
+        samples: Number of timed calls.
+        repeatability: Relative difference between the medians of the odd and the even samples.
+        size_bytes: Size of the exported file; None if not measured.
+        memory_bytes: Peak growth of a fresh process; None if not measured.
+        energy_mj: Energy of one call in millijoules; None if not measured.
     """
 
     median: float
@@ -73,13 +89,19 @@ class Latency:
     energy_mj: float | None = None
 
 
-def visit(
+def time_calls(
     run: Run, warmup: int, repeats: int, clock: Clock, flush: Run, processor_clock: Clock | None = None
 ) -> tuple[float, ...]:
-    """Call `run` `warmup` times, then return the milliseconds of `repeats` calls, each after `flush`.
+    """Return the times in ms of `repeats` calls of `run`, each after `flush`.
 
-    With `processor_clock`, which stands still while the processor is elsewhere, preempted calls are made anew; where
-    as many again were preempted as wanted, they count after all.
+    Args:
+        run: The call to time.
+        warmup: Untimed calls before the first timed one.
+        repeats: Number of times to return.
+        clock: Wall clock in ns.
+        flush: Evicts the caches.
+        processor_clock: Processor time in ns, which stops while the process is preempted. If given, preempted calls
+            are repeated, up to 2 * `repeats` of them; their times fill up what is then still missing.
     """
     for _ in range(warmup):
         run()
@@ -106,11 +128,20 @@ def interleave(
     epoch: float = 0.0,
     processor_clock: Clock | None = None,
     joules: Callable[[], float] | None = None,
-) -> Iterator[Visit]:
-    """Yield visits until every key had `protocol.visits` of them; `epoch` is the time in s of the clock's zero.
+) -> Iterator[Sample]:
+    """Yield `protocol.visits` samples of each key, in rounds: each round takes one sample per key in random order.
 
-    Each round visits every key once, in fresh random order; a first round is made and thrown away, since
-    runtimes allocate and choose kernels in their first calls.
+    A first round is discarded, because runtimes allocate and choose kernels in their first calls.
+
+    Args:
+        runs: The call to time for each key.
+        protocol: Settings of the measurement.
+        rng: Source of the random orders.
+        clock: Wall clock in ns.
+        flush: Evicts the caches; default: streams `protocol.flush_bytes` through them.
+        epoch: Time in s of the clock's zero.
+        processor_clock: See `time_calls`.
+        joules: Energy meter, read if `protocol.energy_ms` is not 0.
     """
     flush = flush or flusher(protocol.flush_bytes)
     order = list(runs)
@@ -118,20 +149,25 @@ def interleave(
     gc.disable()
     try:
         for key in order:
-            visit(runs[key], protocol.warmup, 1, clock, flush)
+            time_calls(runs[key], protocol.warmup, 1, clock, flush)
         for _ in range(protocol.visits):
             rng.shuffle(order)
             for key in order:
-                times_ms = visit(runs[key], protocol.warmup, protocol.repeats, clock, flush, processor_clock)
-                costs = energy(runs[key], times_ms, protocol.energy_ms, joules) if joules else {}
-                yield Visit(key, epoch + clock() / 1e9, times_ms, costs)
+                times_ms = time_calls(runs[key], protocol.warmup, protocol.repeats, clock, flush, processor_clock)
+                costs = measure_energy(runs[key], times_ms, protocol.energy_ms, joules) if joules else {}
+                yield Sample(key, epoch + clock() / 1e9, times_ms, costs)
     finally:
         if collecting:
             gc.enable()
 
 
-def energy(run: Run, times_ms: Sequence[float], least_ms: float, joules: Callable[[], float]) -> dict[str, float]:
-    """Return the millijoules of one call, over as many as take `least_ms`; nothing where none are wanted."""
+def measure_energy(
+    run: Run, times_ms: Sequence[float], least_ms: float, joules: Callable[[], float]
+) -> dict[str, float]:
+    """Return {"energy_mj": energy of one call}, averaged over at least `least_ms` of calls.
+
+    Returns {} if `least_ms` is 0, or if the meter has not moved.
+    """
     if not least_ms:
         return {}
     calls = max(1, round(least_ms / min(times_ms)))
@@ -139,46 +175,28 @@ def energy(run: Run, times_ms: Sequence[float], least_ms: float, joules: Callabl
     for _ in range(calls):
         run()
     spent = joules() - before
-    return {"energy_mj": 1e3 * spent / calls} if spent > 0 else {}  # a meter that did not move yet tells nothing
+    return {"energy_mj": 1e3 * spent / calls} if spent > 0 else {}
 
 
-def measure(
-    run: Run,
-    *,
-    warmup: int = 3,
-    repeats: int = 30,
-    clock: Clock = time.perf_counter_ns,
-    flush: Run | None = None,
-) -> Latency:
-    """Return the latency of one callable, measured alone."""
-    return summary([visit(run, warmup, repeats, clock, flush or flusher(Protocol().flush_bytes))])
-
-
-def summary(visits: Sequence[Sequence[float]]) -> Latency:
-    """Return median and spread over all calls of all visits, in ms."""
-    times = _flat(visits)
-    odd, even = (_flat(visits[start::2]) or times for start in (0, 1))
+def summarize(samples: Sequence[Sequence[float]]) -> Latency:
+    """Return the median and the spread of the calls of all samples; `samples` holds their times in ms."""
+    times = _flat(samples)
+    odd, even = (_flat(samples[start::2]) or times for start in (0, 1))
     return Latency(
-        median=quantile(times, 0.5),
+        median=median(times),
         p10=quantile(times, 0.1),
         p90=quantile(times, 0.9),
         samples=len(times),
-        repeatability=abs(quantile(odd, 0.5) / quantile(even, 0.5) - 1),
+        repeatability=abs(median(odd) / median(even) - 1),
     )
 
 
-def _flat(visits: Sequence[Sequence[float]]) -> list[float]:
-    return sorted(time_ms for times_ms in visits for time_ms in times_ms)
-
-
-def middle(values: Sequence[float]) -> float:
-    """Return the median."""
-    return quantile(sorted(values), 0.5)
+def _flat(samples: Sequence[Sequence[float]]) -> list[float]:
+    return sorted(time_ms for times_ms in samples for time_ms in times_ms)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """Return the quantile of sorted values, interpolated linearly."""
-    assert ordered, "a quantile of nothing"
+    """Return a quantile of sorted values by linear interpolation. Equal values give exactly their value."""
     position = share * (len(ordered) - 1)
     low = int(position)
     high = min(low + 1, len(ordered) - 1)

@@ -1,13 +1,20 @@
-"""`python -m nas.devices.worker`: measures exported models on the device. Standard library, numpy and one runtime.
+"""Worker: `python -m nas.devices.worker` measures exported models on the device.
 
-Reads one JSON object a line from stdin. The first is {"runtime", "threads"}. {"put": name, "size": n} is followed by
-the n bytes of a file, which is kept under the working directory until the next batch is done. Every other is a batch,
-{"graphs": [{"key", "path", "shapes"[, "memory": true]}], "protocol": {...}, "seed"}.
+Requests are JSON objects, one per line of stdin:
+    {"runtime", "threads"}: the first line.
+    {"put": name, "size": n}: the n bytes of a file follow; it is kept under the working directory until the next batch
+        is done.
+    {"graphs": [{"key", "path", "shapes"[, "memory": true]}], "protocol": {...}, "seed"}: a batch to measure.
 
-Answers one JSON object a line: {"settings", "device"}, what the process got and where it runs; for a batch
-{"loaded": key} for each graph, {"key", "at", "ms": [...]} for each visit, with "energy_mj" and "memory_bytes" where
-they were asked for and the device tells, {"alive": true} where nothing else was said
-for some seconds, and {"done": true}; or {"error": text}, after which it ends. Runs on Python 3.9 and later.
+Answers are JSON objects, one per line of stdout:
+    {"settings", "device"}: what the process was granted and the processor, after the first line.
+    {"loaded": key}: for each graph of a batch.
+    {"key", "at", "ms": [...]}: for each sample; with "energy_mj" and "memory_bytes" if requested and available.
+    {"alive": true}: after some seconds without another answer.
+    {"done": true}: at the end of a batch.
+    {"error": text}: the worker ends after it.
+
+Python 3.9 or later, standard library, numpy and one runtime.
 """
 
 from __future__ import annotations
@@ -34,11 +41,12 @@ from nas.errors import DeviceError, NasError
 from nas.utils.registry import lookup
 
 BEAT_S = 5.0
+"""Time in s between two {"alive": true}."""
 Answer = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
-    """Serve batches until stdin ends or nobody reads the answers."""
+    """Serve requests until stdin ends or the answers can no longer be written."""
     answers = _private_stdout()
 
     def answer(content: dict[str, Any]) -> None:
@@ -51,13 +59,13 @@ def main() -> None:
             answer({"error": str(error)})
         except BrokenPipeError:
             raise
-        except Exception as error:  # whatever a runtime throws at a graph that it cannot take
+        except Exception as error:  # runtimes raise many types for graphs that they cannot load
             traceback.print_exc()
             answer({"error": f"the worker failed: {type(error).__name__}: {' '.join(str(error).split())}"})
 
 
 def _private_stdout() -> TextIO:
-    """Return stdout for the answers alone; what libraries print goes to stderr."""
+    """Return stdout for the answers only; what libraries print goes to stderr."""
     private = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return private
@@ -68,9 +76,9 @@ def _serve(requests: BinaryIO, answer: Answer) -> None:
     runtime, threads = lookup(RUNTIMES, setup["runtime"], "runtime")(), setup["threads"]
     answer({"settings": _settings(runtime, threads), "device": describe_processor()})
     clock = getattr(runtime, "clock", time.perf_counter_ns)
-    real = clock is time.perf_counter_ns
-    epoch = time.time() - clock() / 1e9 if real else 0.0
-    busy = time.process_time_ns if real and threads == 1 else None
+    is_wall_clock = clock is time.perf_counter_ns
+    epoch = time.time() - clock() / 1e9 if is_wall_clock else 0.0
+    busy = time.process_time_ns if is_wall_clock and threads == 1 else None
     stored: set[str] = set()
     for line in iter(requests.readline, b""):
         request = json.loads(line)
@@ -101,37 +109,37 @@ def _settings(runtime: Runtime, threads: int) -> dict[str, Any]:
 
 
 def _store(name: str, size: int, requests: BinaryIO) -> str:
-    """Write the next `size` bytes to the file `name` and return the folder that it made for that."""
+    """Write the next `size` bytes to the file `name`; return the top folder of the name."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
-        raise DeviceError(f"a file must lie in a folder under the working directory: {name!r}")
+        raise DeviceError("a file must be in a folder under the working directory", value=name)
     data = requests.read(size)
     if len(data) < size:
-        raise DeviceError(f"{name}: ended after {len(data)} of {size} bytes")
+        raise DeviceError(f"ended after {len(data)} of {size} bytes", where=name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path.parts[0]
 
 
 def _measure(
-    batch: dict[str, Any], runtime: Runtime, threads: int, time_base: tuple[Clock, float, Clock | None], answer: Answer
+    batch: dict[str, Any], runtime: Runtime, threads: int, clocks: tuple[Clock, float, Clock | None], answer: Answer
 ) -> None:
     runs = {}
     for graph in batch["graphs"]:
         runs[graph["key"]] = runtime.load(graph["path"], example_inputs(graph["shapes"]), threads)
         answer({"loaded": graph["key"]})
     protocol = Protocol(**batch["protocol"])
-    own = getattr(runtime, "flusher", lambda size: None)(protocol.flush_bytes)
-    flush = _beating(own or flusher(protocol.flush_bytes), answer)
-    clock, epoch, busy = time_base
+    runtime_flush = getattr(runtime, "flusher", lambda size: None)(protocol.flush_bytes)
+    flush = _with_heartbeat(runtime_flush or flusher(protocol.flush_bytes), answer)
+    clock, epoch, busy = clocks
     joules = energy_meter(batch["runtime"].endswith("_cuda")) if protocol.energy_ms else None
-    memory = _peaks(batch, threads, answer)
-    for visit in interleave(runs, protocol, random.Random(batch["seed"]), clock, flush, epoch, busy, joules):
-        costs = {**visit.costs, **memory.pop(visit.key, {})}
-        answer({"key": visit.key, "at": round(visit.at, 4), "ms": [round(ms, 6) for ms in visit.ms], **costs})
+    memory = _peak_memories(batch, threads, answer)
+    for sample in interleave(runs, protocol, random.Random(batch["seed"]), clock, flush, epoch, busy, joules):
+        costs = {**sample.costs, **memory.pop(sample.key, {})}
+        answer({"key": sample.key, "at": round(sample.at, 4), "ms": [round(ms, 6) for ms in sample.ms], **costs})
 
 
-def _peaks(batch: dict[str, Any], threads: int, answer: Answer) -> dict[str, dict[str, float]]:
+def _peak_memories(batch: dict[str, Any], threads: int, answer: Answer) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for graph in batch["graphs"]:
         if not graph.get("memory"):
@@ -142,8 +150,8 @@ def _peaks(batch: dict[str, Any], threads: int, answer: Answer) -> dict[str, dic
     return found
 
 
-def _beating(flush: Run, answer: Answer) -> Run:
-    """Return `flush` that, before a timed call, says every BEAT_S that the worker lives: a slow round is not a hang."""
+def _with_heartbeat(flush: Run, answer: Answer) -> Run:
+    """Return `flush` that answers {"alive": true} every BEAT_S: a slow round is not a crash."""
     last = time.monotonic()
 
     def beat() -> None:
@@ -157,21 +165,21 @@ def _beating(flush: Run, answer: Answer) -> Run:
 
 
 def claim_processor(threads: int) -> dict[str, Any]:
-    """Ask for undisturbed time on the processor as far as this user may, and return what was granted."""
-    got: dict[str, Any] = {"pinned": [], "scheduler": "default", "malloc": bool(os.environ.get("MALLOC_TOP_PAD_"))}
+    """Request undisturbed processor time, as far as this user may, and return what was granted."""
+    granted: dict[str, Any] = {"pinned": [], "scheduler": "default", "malloc": bool(os.environ.get("MALLOC_TOP_PAD_"))}
     with contextlib.suppress(AttributeError, OSError):
         allowed = sorted(os.sched_getaffinity(0))
         if threads < len(allowed):
             os.sched_setaffinity(0, allowed[-threads:])
-        got["pinned"] = sorted(os.sched_getaffinity(0))
+        granted["pinned"] = sorted(os.sched_getaffinity(0))
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-        got["scheduler"] = "fifo"
+        granted["scheduler"] = "fifo"
     except (AttributeError, OSError):
         with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:  # noqa: PTH123
             autogroup.write("-19")
-            got["scheduler"] = "autogroup -19"
-    return got
+            granted["scheduler"] = "autogroup -19"
+    return granted
 
 
 if __name__ == "__main__":

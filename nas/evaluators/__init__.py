@@ -1,7 +1,7 @@
-"""How accurate a candidate is. To add one: write a file, add a line in `nas.evaluators.registry`.
+"""Evaluators: how accurate a candidate is. To add one, write a file and add a line in `nas.evaluators.registry`.
 
-The registry imports every evaluator, and with them torch. It is loaded at its first use, so that a worker process
-imports only what its own evaluator needs.
+The registry imports every evaluator, and torch with them. It is loaded on first use, so that a worker process imports
+only what its own evaluator needs.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.evaluators.registry import EVALUATORS, Evaluator, epochs_of, find_evaluator
+    from nas.evaluators.registry import EVALUATORS, epochs_of, find_evaluator
 
-__all__ = ["EVALUATORS", "Evaluator", "epochs_of", "find_evaluator"]
+__all__ = ["EVALUATORS", "epochs_of", "find_evaluator"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,13 @@
-"""What an evaluator is made from."""
+"""The protocol of evaluators, and the context that an evaluator is created from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
+from nas.architecture import Architecture
 from nas.spaces.search_space import Searched
 from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
@@ -12,10 +15,15 @@ from nas.utils.reporting import Reporter
 
 @dataclass(frozen=True)
 class EvaluatorContext:
-    """The task, the space with its proxy and a head for the task's classes, and where an evaluator may keep its state.
+    """Everything that an evaluator is created from.
 
-    `source` is what the user points the evaluator at: a supernet's folder, a table of accuracies; None where nothing
-    was given. `folder` is the run's; an evaluator writes into a folder of its own name in it, if at all.
+    Attributes:
+        task: The task with its data.
+        space: The search space, with its proxy settings and a head for the task's classes.
+        folder: The run folder. An evaluator may keep its state in a subfolder of its own name.
+        source: The file or folder that the evaluator reads (a supernet, a table of accuracies), or None.
+        seed: The seed of the search.
+        reporter: Prints progress and warnings.
     """
 
     task: Classification
@@ -24,3 +32,23 @@ class EvaluatorContext:
     source: Path | None = None
     seed: int = 0
     reporter: Reporter = field(default_factory=Reporter)
+
+
+class Evaluator(Protocol):
+    """Estimates the accuracy of architectures. It is created with an EvaluatorContext.
+
+    The constructor loads data and trains whatever all candidates share. An evaluator may also define:
+
+    * `deterministic = True`: the seed does not change the accuracies, so candidates are not evaluated again.
+    * `epochs(context)`, a static method: returns how many accuracies one evaluation yields, which allows early
+      stopping, or None if it yields only one.
+    * `longer(times)`: returns an evaluator that trains `times` as many epochs; used for finalists.
+    * `trained(arch)`: returns a network whose weights the training of the winner starts from.
+    """
+
+    def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
+        """Yield increasingly precise accuracies in [0, 1]. The last one counts; callers may stop earlier."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that determine the accuracies, as JSON values with the key "evaluator"."""

@@ -1,4 +1,4 @@
-"""Training from scratch, short and at a small resolution, on the real images (MnasNet, section 5)."""
+"""Proxy training: trains each candidate from scratch, briefly and at a low resolution (MnasNet, section 5)."""
 
 from __future__ import annotations
 
@@ -15,44 +15,45 @@ from nas.networks.network import build
 from nas.training.loop import Recipe, Watch, train
 from nas.training.tasks.image_datasets import ImageDataset
 
-KEPT = 3
+MAX_RESOLUTIONS = 3
+"""For how many further resolutions the images are kept."""
 
 
 class ProxyTraining:
-    """Trains each candidate for `proxy.epochs` at `proxy.resolution`, or where that is a share, at that share."""
+    """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution."""
 
-    def __init__(self, setup: EvaluatorContext):
-        self._setup = setup
-        self._task, self._proxy = task, proxy = setup.task, setup.space.proxy
+    def __init__(self, context: EvaluatorContext):
+        self._context = context
+        self._task, self._proxy = task, proxy = context.task, context.space.proxy
         self._recipe = Recipe(proxy.epochs)
-        self._train = task.train_set(proxy.resolution, proxy.images)
-        self._validation = task.validation_set(proxy.resolution)
+        self._train_set = task.train_set(proxy.resolution, proxy.images, context.reporter)
+        self._validation = task.validation_set(proxy.resolution, 0, context.reporter)
         self._sets: OrderedDict[int, tuple[ImageDataset, ImageDataset]] = OrderedDict()
 
     @staticmethod
-    def epochs(setup: EvaluatorContext) -> int:
+    def epochs(context: EvaluatorContext) -> int:
         """Return how many accuracies an evaluation yields."""
-        return setup.space.proxy.epochs
+        return context.space.proxy.epochs
 
     def longer(self, times: int) -> ProxyTraining:
-        """Return an evaluator that trains so many times as long."""
-        space: Any = self._setup.space
+        """Return an evaluator that trains `times` as many epochs."""
+        space: Any = self._context.space
         proxy = replace(space.proxy, epochs=times * space.proxy.epochs)
-        return ProxyTraining(replace(self._setup, space=replace(space, proxy=proxy)))
+        return ProxyTraining(replace(self._context, space=replace(space, proxy=proxy)))
 
     @property
     def digest(self) -> str:
-        """What images it trains on."""
-        return self._train.digest
+        """The digest of the training images."""
+        return self._train_set.digest
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return resolution (a share `of` another where candidates differ in theirs), images and recipe."""
+        """Return resolution, numbers of images and recipe. With `of`, the resolution is relative to that resolution."""
         return {
             "evaluator": "proxy_training",
             "resolution": self._proxy.resolution,
             **({"of": self._proxy.of} if self._proxy.of else {}),
-            "train_images": len(self._train),
+            "train_images": len(self._train_set),
             "validation_images": len(self._validation),
             **self._recipe.to_dict(),
         }
@@ -63,18 +64,18 @@ class ProxyTraining:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = build(arch.at(resolution))
-        watch = Watch(warn=self._setup.reporter.warn)
+        watch = Watch(warn=self._context.reporter.warn)
         train_set, validation = self._sets_at(resolution)
         yield from train(model, self._task, train_set, validation, self._recipe, seed, watch=watch)
 
     def _sets_at(self, resolution: int) -> tuple[ImageDataset, ImageDataset]:
-        """Return the images at a resolution; those of the last few are kept."""
-        if resolution == self._train.resolution:
-            return self._train, self._validation
+        """Return the training and validation images at a resolution. Those of the last few resolutions are cached."""
+        if resolution == self._train_set.resolution:
+            return self._train_set, self._validation
         if resolution not in self._sets:
             task, images = self._task, self._proxy.images
             self._sets[resolution] = task.train_set(resolution, images), task.validation_set(resolution)
         self._sets.move_to_end(resolution)
-        if len(self._sets) > KEPT:
+        if len(self._sets) > MAX_RESOLUTIONS:
             self._sets.popitem(last=False)
         return self._sets[resolution]

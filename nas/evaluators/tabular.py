@@ -1,4 +1,4 @@
-"""A table of accuracies as the evaluator: public benchmarks, and one's own past results."""
+"""The tabular evaluator: looks accuracies up in a table, such as a public benchmark or an earlier run."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from nas.training.loop import TrainingError
 
 
 class Tabular:
-    """Accuracies of a CSV or Parquet file, or of an earlier run: `--accuracies`."""
+    """Looks accuracies up in a CSV or Parquet file, or in an earlier run (`--accuracies`)."""
 
-    def __init__(self, setup: EvaluatorContext):
-        self._table = read_accuracies(_source(setup), setup.space)
+    def __init__(self, context: EvaluatorContext):
+        self._table = read_accuracies(_source(context), context.space)
 
     @staticmethod
-    def epochs(setup: EvaluatorContext) -> int | None:
-        """Return how many fidelities the table has, None where it has one only. Raises DataError."""
-        fidelities = read_accuracies(_source(setup), setup.space).fidelities
+    def epochs(context: EvaluatorContext) -> int | None:
+        """Return the number of fidelities in the table, or None if there is only one. Raises DataError."""
+        fidelities = read_accuracies(_source(context), context.space).fidelities
         return len(fidelities) if len(fidelities) > 1 else None
 
     @property
     def deterministic(self) -> bool:
-        """Whether the table is of one seed."""
+        """Whether the table has only one seed."""
         return all(len(fidelity) == 1 for fidelity in self._table.fidelities)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return the file, and what it holds."""
+        """Return the file and a summary of its contents."""
         table = self._table
         return {
             "evaluator": "tabular",
@@ -44,9 +44,14 @@ class Tabular:
         }
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
-        """Yield the accuracy at each fidelity, the cheapest first; `seed` modulo their number says which of several.
+        """Yield the accuracy in [0, 1] at each fidelity, cheapest first.
 
-        Raises TrainingError where the table lacks the architecture, with the nearest that it has.
+        Args:
+            arch: The architecture.
+            seed: Selects one of several accuracies: `seed` modulo their number.
+
+        Raises:
+            TrainingError: The table does not contain the architecture.
         """
         digest = canonical(arch).digest
         row = self._table.rows.get(digest)
@@ -56,7 +61,7 @@ class Tabular:
             yield accuracies[seed % len(accuracies)]
 
 
-def _source(setup: EvaluatorContext) -> Path:
-    if setup.source is None:
-        raise UsageError("--evaluator tabular: needs --accuracies FILE")
-    return setup.source
+def _source(context: EvaluatorContext) -> Path:
+    if context.source is None:
+        raise UsageError("needs --accuracies FILE", key="evaluator", value="tabular")
+    return context.source

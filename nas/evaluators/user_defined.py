@@ -1,4 +1,4 @@
-"""Evaluators that a user brings: `package.module:function`, or what an installed package registers by name."""
+"""User-defined evaluators: `package.module:function`, or the name that an installed package registers."""
 
 from __future__ import annotations
 
@@ -23,180 +23,206 @@ from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
 from nas.evaluators.base import EvaluatorContext
 from nas.training.loop import TrainingError
-from nas.utils.registry import nearest
+from nas.utils.registry import closest, nearest
 
-FLAG = "--evaluator"
+FLAG = "evaluator"
+"""The setting that names the evaluator."""
 OPTIONAL = ("deterministic", "longer", "trained")
-"""What an evaluator may have beside the protocol, once it is made; `epochs` is asked of the class."""
+"""The optional members of an evaluator. `epochs` is read from the class instead."""
 
 
-class OwnEvaluator:
-    """A function `f(arch, seed)` that returns an accuracy or yields several, or an evaluator class made of a Setup.
+class UserEvaluator:
+    """An evaluator made from a user's function or class.
 
-    Whatever it does wrong is a TrainingError, with its kind, message and place: the trial fails, the search goes on.
+    Exceptions and invalid accuracies become TrainingErrors with type, message and place. The trial fails and the
+    search continues.
+
+    Args:
+        name: The name that the user gave.
+        function: A function `f(arch, seed)` that returns or yields accuracies, or a class that is created with an
+            EvaluatorContext and implements `nas.evaluators.base.Evaluator`.
+        context: Passed to a class.
+
+    Raises:
+        UsageError: The class cannot be instantiated.
     """
 
-    def __init__(self, name: str, thing: Callable[..., Any], setup: EvaluatorContext):
-        self._name, self._thing = name, thing
-        self._made: Any = None
-        if inspect.isclass(thing):
-            kind: Any = thing
+    def __init__(self, name: str, function: Callable[..., Any], context: EvaluatorContext):
+        self._name, self._function = name, function
+        self._instance: Any = None
+        if inspect.isclass(function):
+            evaluator_class: Any = function
             try:
-                self._made = kind(setup)
+                self._instance = evaluator_class(context)
             except NasError:
                 raise
             except Exception as error:
-                raise UsageError(f"{FLAG}: {name} cannot be made: {told(error, thing)}") from error
+                rule = f"cannot be instantiated ({describe_exception(error, function)})"
+                raise UsageError(rule, key=FLAG, value=name) from error
 
     def __getattr__(self, name: str) -> Any:
-        """Return an optional member of what the user wrote, where it has one; what it does is checked."""
-        made = self.__dict__.get("_made")
+        """Return an optional member, if the user's function or class has it. Its results are checked."""
+        instance = self.__dict__.get("_instance")
         if name not in OPTIONAL:
             raise AttributeError(name)
-        member = getattr(self.__dict__.get("_thing") if made is None else made, name)
+        member = getattr(self.__dict__.get("_function") if instance is None else instance, name)
         if name == "deterministic":
             return bool(member)
         return self._longer if name == "longer" else self._trained
 
-    def _longer(self, times: int) -> OwnEvaluator:
+    def _longer(self, times: int) -> UserEvaluator:
         result = copy.copy(self)
-        result._made = self._called("longer", times)
+        result._instance = self._call("longer", times)
         return result
 
     def _trained(self, arch: Architecture) -> nn.Module:
-        model = self._called("trained", arch)
+        model = self._call("trained", arch)
         if not isinstance(model, nn.Module):
-            raise UsageError(f"{FLAG}: {self._name}: trained() must return a torch module: {type(model).__name__}")
+            rule = f"trained() must return a torch module, not {type(model).__name__}"
+            raise UsageError(rule, key=FLAG, value=self._name)
         return model
 
-    def _called(self, member: str, argument: Any) -> Any:
-        target = self._thing if self._made is None else self._made
+    def _call(self, member: str, argument: Any) -> Any:
+        target = self._function if self._instance is None else self._instance
         try:
             return getattr(target, member)(argument)
         except NasError:
             raise
         except Exception as error:
-            raise UsageError(f"{FLAG}: {self._name}: {member}(): {told(error, self._thing)}") from error
+            rule = f"{member}() failed ({describe_exception(error, self._function)})"
+            raise UsageError(rule, key=FLAG, value=self._name) from error
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return the name, the source file, and what the class itself says decides its accuracies."""
-        own = getattr(self._made, "settings", {})
-        plain: Any = json.loads(json.dumps(own, default=repr))
-        return {**(plain if isinstance(plain, dict) else {}), "evaluator": self._name, "file": _file(self._thing)}
+        """Return the name, the source file, and the `settings` of the user's class."""
+        declared = getattr(self._instance, "settings", {})
+        plain: Any = json.loads(json.dumps(declared, default=repr))
+        file = _source_file(self._function)
+        return {**(plain if isinstance(plain, dict) else {}), "evaluator": self._name, "file": file}
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
-        """Yield what it gives, each checked to lie in [0, 1]. Raises TrainingError."""
+        """Yield the accuracies, checked to be in [0, 1]. Raises TrainingError."""
         try:
-            for value in self._given(arch, seed):
-                yield accuracy_of(value)
+            for value in self._values(arch, seed):
+                yield to_accuracy(value)
         except TrainingError as error:
             raise TrainingError(f"{self._name}: {error}") from error
         except (Exception, SystemExit) as error:
-            raise TrainingError(f"{self._name}: {told(error, self._thing)}") from error
+            raise TrainingError(f"{self._name}: {describe_exception(error, self._function)}") from error
 
-    def _given(self, arch: Architecture, seed: int) -> Iterator[Any]:
-        function = self._thing if self._made is None else self._made.evaluate
-        given: Any = function(arch, seed)
-        if isinstance(given, Iterable) and not isinstance(given, str | bytes) and getattr(given, "ndim", None) != 0:
+    def _values(self, arch: Architecture, seed: int) -> Iterator[Any]:
+        function = self._function if self._instance is None else self._instance.evaluate
+        result: Any = function(arch, seed)
+        if isinstance(result, Iterable) and not isinstance(result, str | bytes) and getattr(result, "ndim", None) != 0:
             empty = True
-            for value in given:
+            for value in result:
                 empty = False
                 yield value
             if empty:
-                raise TrainingError("it gave no accuracy")
+                raise TrainingError("it yielded no accuracy")
         else:
-            yield given
+            yield result
 
 
-def told(error: BaseException, thing: Any) -> str:
-    """Return kind, message and place of an exception in one line; the place in the file of `thing`, if it is there."""
+def describe_exception(error: BaseException, function: Any) -> str:
+    """Return type, message and place of an exception in one line.
+
+    The place is the innermost line in the source file of `function`, or the innermost line at all.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == _file(thing)]
+    own = [frame for frame in frames if frame.filename == _source_file(function)]
     frame = (own or list(frames))[-1]
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
 
 
-def own_epochs(name: str, thing: Callable[..., Any], setup: EvaluatorContext) -> int | None:
-    """Return what `epochs(setup)` of a user's evaluator says, None where it has none.
+def user_epochs(name: str, function: Callable[..., Any], context: EvaluatorContext) -> int | None:
+    """Return `epochs(context)` of a user's evaluator, or None if it has no `epochs`.
 
-    Raises UsageError where it raises, or says what is no number of epochs.
+    Raises:
+        UsageError: `epochs` fails, or returns neither None nor a positive integer.
     """
-    member = getattr(thing, "epochs", None)
+    member = getattr(function, "epochs", None)
     if member is None:
         return None
     try:
-        epochs = member(setup)
+        epochs = member(context)
     except NasError:
         raise
     except Exception as error:
-        raise UsageError(f"{FLAG}: {name}: epochs(): {told(error, thing)}") from error
+        rule = f"epochs() failed ({describe_exception(error, function)})"
+        raise UsageError(rule, key=FLAG, value=name) from error
     if epochs is None or (type(epochs) is int and epochs > 0):
         return epochs
-    raise UsageError(f"{FLAG}: {name}: epochs() must be a whole number above 0: {epochs!r}")
+    raise UsageError(f"epochs() must return a positive integer or None, not {epochs!r}", key=FLAG, value=name)
 
 
-def accuracy_of(value: Any) -> float:
-    """Return a number, also of numpy or of torch, as an accuracy. Raises TrainingError where it is none in [0, 1]."""
+def to_accuracy(value: Any) -> float:
+    """Convert a number (also of numpy or torch) to an accuracy. Raises TrainingError if it is not in [0, 1]."""
     item: Any = value.item() if hasattr(value, "item") and getattr(value, "size", None) is not None else value
     number = float(item) if isinstance(item, numbers.Real) and item is not True and item is not False else math.nan
     if not 0 <= number <= 1:
-        raise TrainingError(f"an accuracy must lie in [0, 1]: {value!r}")
+        raise TrainingError(f"an accuracy must be in [0, 1]: {value!r}")
     return number
 
 
-def load_own(name: str) -> Callable[..., Any]:
-    """Return what `package.module:function` names, of the current directory or installed.
+def load_callable(name: str) -> Callable[..., Any]:
+    """Import a function or class.
 
-    Raises UsageError where it cannot be imported or called, with the nearest name or the place of the error.
+    Args:
+        name: `package.module:function`. The module is installed or in the current directory.
+
+    Raises:
+        UsageError: The module cannot be imported, or has no such callable.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise UsageError(f"{FLAG}: write package.module:function, not '{name}'")
-    module = _imported(module_name, name)
-    thing = getattr(module, attribute, None)
-    if not callable(thing):
+        raise UsageError("must be package.module:function", key=FLAG, value=name)
+    module = _import_module(module_name, name)
+    function = getattr(module, attribute, None)
+    if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        what = "has no function" if thing is None else f"has {type(thing).__name__}, not a function:"
-        raise UsageError(f"{FLAG}: {module_name} {what} '{attribute}'{nearest(attribute, known)}")
-    return thing  # type: ignore[no-any-return]
+        problem = f"not a function but {type(function).__name__}" if function is not None else "no such function"
+        raise UsageError(f"{problem} in {module_name}", key=FLAG, value=attribute, nearest=nearest(attribute, known))
+    return function  # type: ignore[no-any-return]
 
 
-def _imported(module_name: str, name: str) -> ModuleType:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # an installed `nas` does not look into the current directory
+def _import_module(module_name: str, name: str) -> ModuleType:
+    current = str(Path.cwd())
+    if current not in sys.path:
+        sys.path.insert(0, current)  # the script of an installed `nas` does not search the current directory
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise UsageError(f"{FLAG}: no module '{error.name}'{_nearest_module(error.name)}") from None
-        raise UsageError(f"{FLAG}: {name}: it imports '{error.name}', which is not installed") from error
+            raise _no_module(error.name) from None
+        raise UsageError(f"imports '{error.name}', which is not installed", key=FLAG, value=name) from error
     except (Exception, SystemExit) as error:
-        place = _place(error)
-        raise UsageError(f"{FLAG}: {name}: {type(error).__name__}: {' '.join(str(error).split())}{place}") from error
+        rule = f"cannot be imported ({type(error).__name__}: {' '.join(str(error).split())}{_import_place(error)})"
+        raise UsageError(rule, key=FLAG, value=name) from error
 
 
-def _nearest_module(name: str) -> str:
-    """Return the nearest module beside where `name` was looked for; "" where none is close."""
+def _no_module(name: str) -> UsageError:
+    """Return the error for a module that was not found, with the closest name in the same folder."""
     parent, _, last = name.rpartition(".")
     if parent and not hasattr(sys.modules.get(parent), "__path__"):
-        return f": '{parent}' is a module, not a package"
+        return UsageError(f"no such module, because '{parent}' is not a package", key=FLAG, value=name)
     paths = list(sys.modules[parent].__path__) if parent else [str(Path.cwd())]
-    close = nearest(last, [module.name for module in pkgutil.iter_modules(paths)])
-    return close if "mean" in close else f", neither in {paths[0]} nor installed"
+    close = closest(last, [module.name for module in pkgutil.iter_modules(paths)])
+    if close is None:
+        return UsageError(f"no such module, neither in {paths[0]} nor installed", key=FLAG, value=name)
+    return UsageError("no such module", key=FLAG, value=name, nearest=f"; did you mean '{close}'?")
 
 
-def _place(error: BaseException) -> str:
+def _import_place(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
-        return ""  # its message has the file and the line
+        return ""  # its message contains the file and the line
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
-def _file(thing: Any) -> str:
+def _source_file(function: Any) -> str:
     try:
-        return inspect.getsourcefile(thing) or ""
+        return inspect.getsourcefile(function) or ""
     except TypeError:
         return ""

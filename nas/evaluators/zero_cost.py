@@ -1,6 +1,7 @@
-"""Zero-cost scores as evaluators: a candidate's accuracy is its score's place among random networks of the space.
+"""Zero-cost evaluators: map a zero-cost score to [0, 1] by its rank among random networks of the space.
 
-It ranks as the score does, and says nothing of the accuracy itself: 0.9 is a score above nine tenths of the space.
+The value ranks candidates as the score does. It does not estimate the accuracy: 0.9 means that the score is higher
+than that of 90 % of the random networks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from nas.architecture import Architecture
+from nas.errors import UsageError
 from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.zero_cost_scores import SIZES, ZERO_COST, draw_batch, score
 from nas.spaces.sampling import sample_networks
@@ -20,25 +22,30 @@ from nas.training.loop import TrainingError
 from nas.utils.files import write_json
 
 REFERENCE = 64
-"""Random networks of the space that say what a score is worth."""
+"""Number of random networks whose scores are the reference."""
 REFERENCE_SEED = 0
 ATTEMPTS = 20
-"""Draws for each of them; a small space has fewer networks than REFERENCE."""
+"""Draws per random network. A small space may have fewer networks than REFERENCE."""
 
 
 class ZeroCost:
-    """One score of nas/zero_cost.py as an evaluator."""
+    """An evaluator for one score of `nas.evaluators.zero_cost_scores`.
 
-    def __init__(self, name: str, setup: EvaluatorContext):
-        self._name, self._proxy = name, setup.space.proxy
+    Args:
+        name: A key of ZERO_COST.
+        context: Where the evaluator is used.
+    """
+
+    def __init__(self, name: str, context: EvaluatorContext):
+        self._name, self._proxy = name, context.space.proxy
         self.deterministic = name in SIZES
-        self._task, self._batch = setup.task, draw_batch(setup.task, self._proxy.resolution, REFERENCE_SEED)
+        self._task, self._batch = context.task, draw_batch(context.task, self._proxy.resolution, REFERENCE_SEED)
         self._batches = {self._proxy.resolution: self._batch}
-        self._reference = self._scores(setup)
+        self._reference = self._reference_scores(context)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return the score, what it looks at, and how it becomes a value in [0, 1]."""
+        """Return the score, its input, and how it is mapped to [0, 1]."""
         return {
             "evaluator": self._name,
             "resolution": self._proxy.resolution,
@@ -47,8 +54,8 @@ class ZeroCost:
         }
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
-        """Yield the place of the score in (0, 1). Raises TrainingError where the network has none."""
-        yield place(self._score(arch, seed), self._reference)
+        """Yield the rank of the score, in (0, 1). Raises TrainingError if the network has no finite score."""
+        yield relative_rank(self._score(arch, seed), self._reference)
 
     def _score(self, arch: Architecture, seed: int) -> float:
         resolution = self._proxy.at(arch.resolution)
@@ -56,32 +63,32 @@ class ZeroCost:
             self._batches[resolution] = draw_batch(self._task, resolution, REFERENCE_SEED)
         return score(self._name, arch, self._batches[resolution], seed)
 
-    def _scores(self, setup: EvaluatorContext) -> list[float]:
-        """Return the scores of the reference, kept in the run's folder: a search that goes on needs no new ones."""
+    def _reference_scores(self, context: EvaluatorContext) -> list[float]:
+        """Return the scores of the random networks. The run folder keeps them, for searches that resume."""
         identity = {
-            "space": setup.space.key,
-            "data": setup.task.data.name,
-            "train_images": len(setup.task.data.train),
+            "space": context.space.key,
+            "data": context.task.data.name,
+            "train_images": len(context.task.data.train),
             "resolution": self._proxy.resolution,
             "reference": REFERENCE,
             "torch": torch.__version__,
         }
-        path = setup.folder / self._name / "reference.json"
+        path = context.folder / self._name / "reference.json"
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["identity"] == identity:
                 return [float(value) for value in stored["scores"]]
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # there is none yet, or a broken one: scores can be had again
-        scores = self._score_reference(setup)
+            pass  # missing or broken: compute the scores again
+        scores = self._score_random_networks(context)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"identity": identity, "scores": scores})
         return scores
 
-    def _score_reference(self, setup: EvaluatorContext) -> list[float]:
+    def _score_random_networks(self, context: EvaluatorContext) -> list[float]:
         scores, reason = [], None
-        archs = sample_networks(setup.space, REFERENCE, REFERENCE_SEED, ATTEMPTS)
-        with setup.reporter.task(f"{self._name} of random networks", len(archs)) as advance:
+        archs = sample_networks(context.space, REFERENCE, REFERENCE_SEED, ATTEMPTS)
+        with context.reporter.task(f"{self._name} of random networks", len(archs)) as advance:
             for arch in archs:
                 try:
                     scores.append(self._score(arch, REFERENCE_SEED))
@@ -89,25 +96,26 @@ class ZeroCost:
                     reason = error
                 advance(1)
         if not scores:
-            raise TrainingError(f"--evaluator: no network of '{setup.space.name}' has this score: {reason}")
+            rule = f"no random network of the space '{context.space.name}' has a finite score ({reason})"
+            raise UsageError(rule, key="evaluator", value=self._name)
         return scores
 
 
 def zero_cost_evaluator(name: str) -> Callable[[EvaluatorContext], ZeroCost]:
-    """Return what makes the evaluator of the score called `name` from a Setup."""
+    """Return the factory of the evaluator for the score called `name`, with the docstring of the score."""
 
-    def make(setup: EvaluatorContext) -> ZeroCost:
-        return ZeroCost(name, setup)
+    def make(context: EvaluatorContext) -> ZeroCost:
+        return ZeroCost(name, context)
 
     make.__doc__ = ZERO_COST[name].__doc__
     return make
 
 
-def place(value: float, reference: list[float]) -> float:
-    """Return where `value` stands among the reference scores, in (0, 1), strictly increasing.
+def relative_rank(value: float, reference: list[float]) -> float:
+    """Return the rank of a score among the reference scores, strictly increasing and in (0, 1).
 
-    The empirical distribution function, halfway up its steps and linear between them. Beyond the ends it approaches
-    0 and 1 as 1 / (1 + distance / span), so that scores which the reference does not reach keep their order.
+    This is the empirical distribution function, interpolated linearly between the middles of its steps. Outside the
+    range of the reference it approaches 0 and 1 as 1 / (1 + distance / range), so higher scores always rank higher.
     """
     points, counts = np.unique(np.asarray(reference, dtype=np.float64), return_counts=True)
     heights = (np.cumsum(counts) - counts / 2) / len(reference)

@@ -1,14 +1,14 @@
-"""What an untrained network tells of its accuracy: zero-cost scores, and the two sizes that they must beat.
+"""Zero-cost scores: predict the ranking of networks from untrained weights. Two network sizes serve as baselines.
 
-Each score is one function of a Probe, higher is better; `zero_cost_score` calls one by name. What they share:
-weights are those that `build` gives for a seed; a batch norm takes the statistics of its own batch, since a fresh
-one's running statistics say nothing; dropout is off. Weights are those of convolutions and linear layers.
+Each score is a function of a Probe; higher is better. All scores use the initial weights of `build` for a seed, batch
+statistics in batch norms (the running statistics of an untrained network are meaningless), and no dropout. "Weights"
+means the weights of convolutions and linear layers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,22 +16,27 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.networks.network import Totals, build, totals, trace
-from nas.spaces.search_space import Proxy
 from nas.training.loop import TrainingError, pick_device
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import normalize
 from nas.utils.registry import lookup
 
 BATCH = 64
-"""Images that a score looks at."""
+"""Images of a batch."""
 ZICO_BATCHES = 4
-"""Parts of the batch whose gradients ZiCo compares."""
+"""Into how many parts ZiCo splits the batch."""
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Training images as uint8 (B, 3, R, R) with labels (B,), of a task."""
+    """A batch of training images.
+
+    Attributes:
+        images: (B, 3, R, R), uint8.
+        labels: (B,).
+        task: The task, which defines the loss.
+    """
 
     images: Tensor
     labels: Tensor
@@ -40,7 +45,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a score may look at: an architecture, a batch, and the seed of the weights."""
+    """The input of a score.
+
+    Attributes:
+        arch: The architecture.
+        batch: The images.
+        seed: The seed of the initial weights.
+    """
 
     arch: Architecture
     batch: Batch
@@ -52,7 +63,7 @@ class Probe:
         return totals(trace(self.arch))
 
     def network(self) -> nn.Module:
-        """Return the untrained network for the batch's resolution, where the batch lies."""
+        """Return the untrained network for the resolution of the batch, on the device of the batch."""
         torch.manual_seed(self.seed)
         network = build(self.arch.at(self.batch.images.shape[-1])).to(self.batch.images.device).eval()
         for module in network.modules():
@@ -61,23 +72,31 @@ class Probe:
 
 
 def draw_batch(task: Classification, resolution: int, seed: int) -> Batch:
-    """Return BATCH training images, or all where there are fewer, on the device that trains.
+    """Draw BATCH training images (or all, if there are fewer) onto the training device.
 
-    The same seed draws the same images in the same augmentation; torch's global random state stays as it was.
+    The same seed draws the same images with the same augmentation. torch's global random state is not changed.
     """
-    pictures = task.train_set(resolution, max(BATCH, task.num_classes))
+    train_set = task.train_set(resolution, max(BATCH, task.num_classes))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        items = [pictures[int(index)] for index in torch.randperm(len(pictures))[:BATCH]]
+        items = [train_set[int(index)] for index in torch.randperm(len(train_set))[:BATCH]]
     device = pick_device()
     images = torch.stack([image for image, _ in items]).to(device)
     return Batch(images, torch.tensor([label for _, label in items], device=device), task)
 
 
 def score(name: str, arch: Architecture, batch: Batch, seed: int) -> float:
-    """Return the score called `name`, of weights of `seed`; torch's global random state stays as it was.
+    """Return a zero-cost score of a network. torch's global random state is not changed.
 
-    Raises UsageError for an unknown name and TrainingError where the network has no finite score.
+    Args:
+        name: A key of ZERO_COST, or an installed plug-in.
+        arch: The architecture.
+        batch: The images.
+        seed: The seed of the initial weights.
+
+    Raises:
+        UsageError: The name is unknown.
+        TrainingError: The network has no finite score.
     """
     function = lookup(ZERO_COST, name, "zero-cost score")
     with torch.random.fork_rng(), torch.enable_grad():
@@ -90,34 +109,21 @@ def score(name: str, arch: Architecture, batch: Batch, seed: int) -> float:
     return value
 
 
-def zero_cost_score(name: str, arch: Architecture, task: Classification, proxy: Proxy, seed: int) -> float:
-    """Return the raw score called `name` of `arch` at the proxy's resolution, higher is better. Raises as `score`."""
-    return score(name, arch, draw_batch(task, proxy.resolution, seed), seed)
-
-
-def zero_cost_features(
-    arch: Architecture, task: Classification, proxy: Proxy, seed: int, names: Iterable[str] = ()
-) -> dict[str, float]:
-    """Return the raw scores by name, all of ZERO_COST or those of `names`, on one batch. Raises as `score`."""
-    batch = draw_batch(task, proxy.resolution, seed)
-    return {name: score(name, arch, batch, seed) for name in names or ZERO_COST}
-
-
 def synflow(probe: Probe) -> float:
-    """Log of the synaptic flow of an all-ones image (Tanaka et al. 2020; Abdelfattah et al. 2021, section 3)."""
+    """Logarithm of the synaptic flow of an all-ones image (Tanaka et al. 2020; Abdelfattah et al. 2021, section 3)."""
     images = probe.batch.images
     ones = torch.ones((1, *images.shape[1:]), dtype=torch.float64, device=images.device)
     return float(synaptic_flow(probe.network(), ones).log())
 
 
 def naswot(probe: Probe) -> float:
-    """Log-determinant of how many activation codes pairs of images share (Mellor et al. 2021, section 3)."""
+    """Log-determinant of the number of activation codes that pairs of images share (Mellor et al. 2021, section 3)."""
     shared = shared_codes(probe.network(), normalize(probe.batch.images))
     return float(torch.linalg.slogdet(shared).logabsdet)
 
 
 def zico(probe: Probe) -> float:
-    """Log of gradients' means over their deviations between batches, summed over layers (Li et al. 2023, eq. 10)."""
+    """Log ratio of gradient means to their deviations between batches, summed over layers (Li et al. 2023, eq. 10)."""
     batch, network = probe.batch, probe.network()
     parts = zip(batch.images.chunk(ZICO_BATCHES), batch.labels.chunk(ZICO_BATCHES), strict=True)
     gradients = [_gradients(network, batch.task.loss(network, images, labels)) for images, labels in parts]
@@ -132,7 +138,7 @@ def grad_norm(probe: Probe) -> float:
 
 
 def jacob_cov(probe: Probe) -> float:
-    """How little the images' input gradients correlate (Mellor et al. 2020; Abdelfattah et al. 2021, section 3)."""
+    """Lack of correlation between input gradients (Mellor et al. 2020; Abdelfattah et al. 2021, section 3)."""
     images = normalize(probe.batch.images).requires_grad_()
     (jacobian,) = torch.autograd.grad(probe.network()(images).sum(), images)
     return independence(jacobian.flatten(1))
@@ -158,18 +164,21 @@ ZERO_COST: dict[str, Callable[[Probe], float]] = {
     "macs": macs,
 }
 SIZES = ("params", "macs")
-"""Those that depend on no weights, hence on no seed."""
+"""The scores that do not depend on weights, so not on the seed."""
 
 
 def synaptic_flow(network: nn.Module, ones: Tensor) -> Tensor:
-    """Return the sum over weights of |w dR/dw|, R the sum of outputs of the linear network with weights |w|.
+    """Return the sum over all weights w of |w dR/dw|, where R is the sum of the outputs with weights |w|.
 
-    `ones` is (1, C, H, W) in float64, as R grows by a factor with each layer. Batch norms and activations become
-    the identity: Abdelfattah's code switches the former off, and ReLU is the identity where nothing is negative;
-    ReLU6 would saturate, so the flow of its network would be 0. Sigmoid gates stay; large inputs open them.
-    The network's weights are changed.
+    Batch norms and activations are replaced by the identity. The code of Abdelfattah et al. disables batch norms too.
+    ReLU is the identity for inputs that are not negative; ReLU6 would saturate, so that the flow would be 0. Sigmoid
+    gates are kept; large inputs open them.
+
+    Args:
+        network: The network. It is changed.
+        ones: An image of ones, (1, C, H, W). Must be float64, because R grows by a factor with each layer.
     """
-    network = _linear(network).to(ones.device, torch.float64).eval()
+    network = _remove_nonlinearities(network).to(ones.device, torch.float64).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_()
@@ -177,20 +186,30 @@ def synaptic_flow(network: nn.Module, ones: Tensor) -> Tensor:
     return torch.stack([(w.detach() * g).sum() for w, g in zip(_weights(network), gradients, strict=True)]).sum()
 
 
-def _linear(module: nn.Module) -> nn.Module:
+def _remove_nonlinearities(module: nn.Module) -> nn.Module:
     """Replace batch norms and activations in `module` by the identity."""
     for name, child in module.named_children():
-        setattr(module, name, nn.Identity() if isinstance(child, (nn.BatchNorm2d, *ACTIVATIONS)) else _linear(child))
+        replaced = isinstance(child, (nn.BatchNorm2d, *ACTIVATIONS))
+        setattr(module, name, nn.Identity() if replaced else _remove_nonlinearities(child))
     return module
 
 
 def shared_codes(network: nn.Module, images: Tensor) -> Tensor:
-    """Return K (B, B) in float64: the number of activation units that are on, or off, for both images.
+    """Count, for each pair of images, the activation units that are on for both or off for both.
 
-    A unit is on where its input is above 0, as the authors' code reads ReLU. Our other activations (ReLU6,
-    hard-swish, swish) keep the sign of their input above 0 and are at most 0 elsewhere, so it is on where its output
-    is above 0: one rule for all, also where they work in place. ReLU6's second kink has no code.
-    Raises TrainingError where nothing is activated.
+    A unit is on if its output is above 0. For ReLU this equals "its input is above 0", as in the code of the authors.
+    It also holds for ReLU6, hard-swish and swish, and for activations that work in place. The upper limit of ReLU6 is
+    ignored.
+
+    Args:
+        network: The network.
+        images: Normalized images, (B, 3, R, R).
+
+    Returns:
+        The counts, (B, B) in float64.
+
+    Raises:
+        TrainingError: The network has no activations.
     """
     shared = torch.zeros((len(images), len(images)), dtype=torch.float64, device=images.device)
 
@@ -204,32 +223,41 @@ def shared_codes(network: nn.Module, images: Tensor) -> Tensor:
     for hook in hooks:
         hook.remove()
     if not shared.any():
-        raise TrainingError("the network has no activation whose code could be read")
+        raise TrainingError("the network has no activations, so its images have no codes")
     return shared
 
 
 def sum_of_log_ratios(layers: list[Tensor]) -> float:
     """Return the sum over layers of log(sum over weights of mean |g| / deviation of |g|).
 
-    A layer is (batches, ...) of gradients. As the equation is printed: each batch alone, and the deviation of
-    absolute values. The authors' code lets gradients add up from batch to batch and takes that of signed values.
-    Weights whose gradient does not vary count nothing, as there; NaN where no weight of any layer varies.
+    This is the equation as printed: gradients of separate batches, and the deviation of absolute values. The code of
+    the authors accumulates gradients over batches and uses the deviation of signed values. Weights whose gradient
+    does not vary are ignored, as in their code.
+
+    Args:
+        layers: The gradients of each layer, (batches, ...).
+
+    Returns:
+        The sum, or NaN if no gradient varies.
     """
     logs = []
     for layer in layers:
-        size = layer.abs().double()
-        deviation = size.std(0, correction=0)
+        magnitude = layer.abs().double()
+        deviation = magnitude.std(0, correction=0)
         varies = deviation > 0
-        ratio = (size.mean(0)[varies] / deviation[varies]).sum()
+        ratio = (magnitude.mean(0)[varies] / deviation[varies]).sum()
         if ratio > 0:
             logs.append(ratio.log().item())
     return sum(logs) if logs else math.nan
 
 
 def independence(jacobian: Tensor) -> float:
-    """Return -sum(log(v + k) + 1 / (v + k)) over the eigenvalues v of the rows' correlations, k = 1e-5; (B, N).
+    """Return -sum(log(v + k) + 1 / (v + k)) over the eigenvalues v of the correlation matrix of the rows, k = 1e-5.
 
-    The log-likelihood of no correlation: highest, -B, where all eigenvalues are 1.
+    This is the log-likelihood of uncorrelated rows. The maximum is -B, when all eigenvalues are 1.
+
+    Args:
+        jacobian: Gradients with respect to the inputs, (B, N).
     """
     values = torch.linalg.eigvalsh(torch.corrcoef(jacobian.double())) + 1e-5
     return -float((values.log() + 1 / values).sum())
@@ -240,6 +268,6 @@ def _weights(network: nn.Module) -> list[Tensor]:
 
 
 def _gradients(network: nn.Module, loss: Tensor) -> list[Tensor]:
-    """Return the gradient of `loss` in each layer's weights, zeros where it does not depend on them."""
+    """Return the gradient of the loss for the weights of each layer; zeros if the loss does not depend on them."""
     weights = _weights(network)
     return list(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))

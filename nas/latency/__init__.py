@@ -1,1 +1,1 @@
-"""Latency tables: measured, calibrated on whole networks, certified, verified and imported."""
+"""Latency tables: measurement, calibration on whole networks, verification, import of published tables."""

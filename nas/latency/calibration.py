@@ -1,10 +1,10 @@
-"""From the sum over a table to the latency of a whole network: a correction fitted to some, checked on others.
+"""Calibration: corrects the sum of layer latencies to the latency of a whole network.
 
-A layer in a network is not the layer alone: alone it must take its input and give its output in the layout of the
-outside, and be called; between two layers a runtime keeps its own layout. What is saved at a seam is measured as
-2 T(A) - T(A after A) for a 1x1 convolution A at every shape that layers hand over. The correction is additive over
-layers, so that searching on the table stays exact, and has no constant: one fitted to common networks is wrong by
-a large part of a fast one.
+A layer that is measured alone converts its input and output between the runtime's own layout and the outside one, and
+pays for a call. Inside a network it does not: each layer boundary saves that time. The saving is measured as
+2 T(A) - T(A after A), for a 1x1 convolution A at each shape that a layer outputs. The correction is a sum over layers,
+so that searches on the table stay exact. It has no constant term: fitted on common networks, a constant would be a
+large error for a fast network.
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from nas.errors import TableError
 T = TypeVar("T")
 
 PRIOR = {"scale": (1.0, 1.0), "seam": (1.0, 0.15), "ms_per_layer": (0.0, 0.05), "ms_per_mega": (0.0, 0.05)}
-"""What each coefficient is without evidence, and the share of a network's latency by which its term may be wrong."""
+"""Prior mean of each coefficient, and the standard deviation of its term as a share of a network's latency."""
 NOISE = 0.025
-"""The relative error that a network's measurement and a sum of rows are taken to have."""
+"""Assumed relative error of a network's measured latency and of a sum of rows."""
 TOLERANCE = 0.05
-"""A table predicts well while its mean relative error on networks that it has not seen is within this."""
+"""A table is accurate if its mean relative error on held-out networks is at most this."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """What predicts a network, or one layer of it: table times in ms, what its seams save in ms, layers, elements.
+class Features:
+    """What the calibration predicts the latency of a network, or of one layer in it, from.
 
-    `elements` counts what the layers put out, `measured_ms` is the network's latency where it is known.
+    Attributes:
+        table_ms: Sum of the layers' latencies by the table.
+        boundary_saving_ms: Sum of the savings at the layers' output boundaries.
+        layers: Number of layers.
+        elements: Number of elements that the layers output.
+        measured_ms: Measured latency of the network; 0 if not measured.
     """
 
     table_ms: float
@@ -40,12 +45,29 @@ class Sample:
     elements: int
     measured_ms: float = 0.0
 
+    def terms(self) -> dict[str, float]:
+        """Return the factor of each coefficient of a `Calibration`."""
+        return {
+            "scale": self.table_ms,
+            "seam": -self.boundary_saving_ms,
+            "ms_per_layer": self.layers,
+            "ms_per_mega": self.elements / 1e6,
+        }
+
 
 @dataclass(frozen=True)
 class Calibration:
-    """latency_ms = scale * table_ms - seam * seam_ms + ms_per_layer * layers + ms_per_mega * elements / 10^6.
+    """A linear model of latency.
 
-    `error` is the mean relative error on each calibrating network, fitted on the others.
+    latency_ms = scale * table_ms - seam * boundary_saving_ms + ms_per_layer * layers + ms_per_mega * elements / 10^6
+
+    Attributes:
+        scale: Coefficient of the sum of layer latencies.
+        seam: Coefficient of the boundary savings (its name in table files).
+        ms_per_layer: Milliseconds per layer.
+        ms_per_mega: Milliseconds per million output elements.
+        networks: Number of networks that it was fitted to.
+        error: Mean relative leave-one-out error on these networks.
     """
 
     scale: float = 1.0
@@ -55,9 +77,9 @@ class Calibration:
     networks: int = 0
     error: float | None = None
 
-    def latency_ms(self, sample: Sample) -> float:
-        """Return the latency in ms of a network, or what a layer adds to it."""
-        return float(sum(getattr(self, name) * value for name, value in _terms(sample).items()))
+    def latency_ms(self, features: Features) -> float:
+        """Return the latency in ms of a network, or the share of one layer in it."""
+        return float(sum(getattr(self, name) * value for name, value in features.terms().items()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the coefficients by name."""
@@ -65,16 +87,24 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Calibration:
-        """Return what `to_dict` gave. Raises TableError."""
+        """Return the calibration that `to_dict` wrote. Raises TableError."""
         return _checked(cls, data)
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far predictions are from networks that the calibration has not seen; errors are relative fractions.
+    """Accuracy of the predictions on held-out networks. Errors are relative fractions.
 
-    `repeatability` is the mean difference between estimates of the same networks from every other visit, after one
-    common factor: what the device itself differs by, on that day.
+    Attributes:
+        networks: Number of held-out networks.
+        mean_error: Mean error.
+        worst_error: Largest error.
+        within_5: Share of the networks with an error of at most 5 %.
+        within_10: Share of the networks with an error of at most 10 %.
+        spearman: Rank correlation of predictions and measurements.
+        repeatability: Mean difference between estimates from the odd and from the even samples of the same networks,
+            after one common factor: the device's own variation on that day.
+        created: Date and time in ISO format.
     """
 
     networks: int
@@ -92,60 +122,51 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Certificate:
-        """Return what `to_dict` gave. Raises TableError."""
+        """Return the certificate that `to_dict` wrote. Raises TableError."""
         return _checked(cls, data)
 
     def __str__(self) -> str:
         return (
             f"mean error {self.mean_error:.1%}, worst {self.worst_error:.1%}, within 5 % {self.within_5:.0%}, "
-            f"within 10 % {self.within_10:.0%}, Spearman {self.spearman:.3f} on {self.networks} networks it has not "
-            f"seen; the device repeats itself to {self.repeatability:.1%}"
+            f"within 10 % {self.within_10:.0%}, Spearman {self.spearman:.3f} on {self.networks} held-out networks; "
+            f"repeatability of the device {self.repeatability:.1%}"
         )
 
 
-def _terms(sample: Sample) -> dict[str, float]:
-    return {
-        "scale": sample.table_ms,
-        "seam": -sample.boundary_saving_ms,
-        "ms_per_layer": sample.layers,
-        "ms_per_mega": sample.elements / 1e6,
-    }
+def fit(networks: Sequence[Features]) -> Calibration:
+    """Fit a calibration to measured networks by Bayesian linear regression on relative errors.
 
-
-def fit(samples: Sequence[Sample]) -> Calibration:
-    """Return the calibration by Bayesian linear regression on relative errors: few networks move it little.
-
-    Raises TableError without samples.
+    Few networks move the coefficients little from their priors. Raises TableError without networks.
     """
-    if not samples:
+    if not networks:
         raise TableError("a calibration needs at least one measured network")
     errors = [
-        abs(_solve([*samples[:index], *samples[index + 1 :]]).latency_ms(sample) / sample.measured_ms - 1)
-        for index, sample in enumerate(samples)
+        abs(_solve([*networks[:index], *networks[index + 1 :]]).latency_ms(network) / network.measured_ms - 1)
+        for index, network in enumerate(networks)
     ]
-    return replace(_solve(samples), networks=len(samples), error=sum(errors) / len(errors))
+    return replace(_solve(networks), networks=len(networks), error=sum(errors) / len(errors))
 
 
-def _solve(samples: Sequence[Sample]) -> Calibration:
-    """Return the most likely coefficients; the prior's where there are no samples."""
+def _solve(networks: Sequence[Features]) -> Calibration:
+    """Return the most likely coefficients; without networks, the means of the priors."""
     import numpy as np
 
-    if not samples:
+    if not networks:
         return Calibration(**{name: prior[0] for name, prior in PRIOR.items()})  # type: ignore[arg-type]
-    shares = np.array([[value / sample.measured_ms for value in _terms(sample).values()] for sample in samples])
+    shares = np.array([[value / network.measured_ms for value in network.terms().values()] for network in networks])
     means, deviations = (np.array([prior[part] for prior in PRIOR.values()]) for part in (0, 1))
-    certain = np.diag(np.mean(shares**2, axis=0) / deviations**2) + 1e-12 * np.eye(len(means))
-    evidence = shares.T @ shares / NOISE**2
-    solution = np.linalg.solve(evidence + certain, shares.sum(axis=0) / NOISE**2 + certain @ means)
+    prior_precision = np.diag(np.mean(shares**2, axis=0) / deviations**2) + 1e-12 * np.eye(len(means))
+    precision = shares.T @ shares / NOISE**2
+    solution = np.linalg.solve(precision + prior_precision, shares.sum(axis=0) / NOISE**2 + prior_precision @ means)
     return Calibration(**dict(zip(PRIOR, map(float, solution), strict=True)))  # type: ignore[arg-type]
 
 
 def certify(predicted_ms: Sequence[float], measured_ms: Sequence[float], repeatability: float) -> Certificate:
-    """Return the certificate of predictions beside measurements, two at least, in ms."""
+    """Return the certificate of predicted latencies, compared with measured ones; at least two of each, in ms."""
     import numpy as np
     from scipy.stats import spearmanr
 
-    ranked = min(np.ptp(predicted_ms), np.ptp(measured_ms)) > 0  # else no rank is defined
+    has_ranks = min(np.ptp(predicted_ms), np.ptp(measured_ms)) > 0  # equal values have no rank correlation
     errors = np.abs(np.asarray(predicted_ms) / np.asarray(measured_ms) - 1)
     return Certificate(
         networks=len(errors),
@@ -153,7 +174,7 @@ def certify(predicted_ms: Sequence[float], measured_ms: Sequence[float], repeata
         worst_error=float(errors.max()),
         within_5=float((errors <= 0.05).mean()),
         within_10=float((errors <= 0.10).mean()),
-        spearman=float(spearmanr(predicted_ms, measured_ms).statistic) if ranked else 0.0,
+        spearman=float(spearmanr(predicted_ms, measured_ms).statistic) if has_ranks else 0.0,
         repeatability=repeatability,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
@@ -161,13 +182,14 @@ def certify(predicted_ms: Sequence[float], measured_ms: Sequence[float], repeata
 
 def _checked(kind: type[T], data: dict[str, Any]) -> T:
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    title = kind.__name__.lower()
     if not isinstance(data, dict) or set(data) != set(names):
-        raise TableError(f"a {kind.__name__.lower()} must have {', '.join(names)}")
+        raise TableError(f"must have the keys {', '.join(names)}", key=title)
     for name, value in data.items():
         if name == "created":
-            right, rule = isinstance(value, str), "a date"
+            valid, rule = isinstance(value, str), "a date"
         else:
-            right, rule = type(value) in (int, float) and math.isfinite(value), "a finite number"
-        if not right and (name, value) != ("error", None):
-            raise TableError(f"{name} of a {kind.__name__.lower()} must be {rule}: {value!r}")
+            valid, rule = type(value) in (int, float) and math.isfinite(value), "a finite number"
+        if not valid and (name, value) != ("error", None):
+            raise TableError(f"must be {rule}", key=f"{title}.{name}", value=value)
     return kind(**data)

@@ -1,4 +1,4 @@
-"""The whole networks that a table is calibrated by and held against, chosen from the space by a fixed rule."""
+"""Calibration networks: the whole networks that calibrate and certify a table, chosen from its space."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from nas.architecture import Architecture
 from nas.errors import UsageError
-from nas.latency.calibration import Sample, certify, fit
+from nas.latency.calibration import Features, certify, fit
 from nas.latency.rows import CALIBRATION, HELD_OUT, MeasuredNetwork
 from nas.latency.table import LatencyTable
 from nas.networks.network import canonical, trace
@@ -18,15 +18,16 @@ from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 
 CALIBRATING, CERTIFYING = 20, 25
+"""Number of networks that calibrate a table, and of held-out networks that certify it."""
 LEAST_NETWORKS = 4
 """A space with fewer networks is not calibrated: all of them can be measured."""
 
 
 def whole_networks(space: Space) -> list[MeasuredNetwork]:
-    """Return the networks of `space` to measure along with its layers, the same each time.
+    """Return the networks of `space` to measure together with its layers. The choice is deterministic.
 
-    Those that certify are drawn as a search draws, every choice uniformly. Those that calibrate are spread over all
-    that networks of the space can cost, so that a fast one is not predicted from common ones.
+    Held-out networks are sampled as a search samples: each choice uniformly. Calibration networks are spread over the
+    whole range of MACs, so that predictions for fast networks do not extrapolate from common ones.
     """
     drawn = sample_networks(space, 2 * CERTIFYING + CALIBRATING, f"{space.name} networks")
     held_out = drawn[: min(CERTIFYING, len(drawn) // 2)]
@@ -40,39 +41,39 @@ def whole_networks(space: Space) -> list[MeasuredNetwork]:
 
 
 def spread(space: Space, count: int) -> list[Architecture]:
-    """Return up to `count` networks whose MACs are spread evenly, by logarithm, from the fewest to the most."""
+    """Return up to `count` networks whose MACs are spaced evenly on a log scale, from the fewest to the most."""
     import numpy as np
 
-    compiled = tabulate_costs(space, lambda layer: layer.macs / 1e6)
-    edges = np.geomspace(max(compiled.fastest_ms, 1e-6), max(compiled.slowest_ms, 1e-6), count + 1)
+    costs = tabulate_costs(space, lambda layer: layer.macs / 1e6)
+    edges = np.geomspace(max(costs.min_cost, 1e-6), max(costs.max_cost, 1e-6), count + 1)
     rng = np.random.default_rng(0)
     found = []
     for low, high in pairwise(edges.tolist()):
-        with contextlib.suppress(UsageError):  # no network has MACs in this span
-            codes = sample_within(compiled, high, 1, rng, low)
-            found.append(canonical(compiled.architecture(codes[:, 0])))
+        with contextlib.suppress(UsageError):  # no network has MACs in this interval
+            codes = sample_within(costs, high, 1, rng, low)
+            found.append(canonical(costs.architecture(codes[:, 0])))
     return found
 
 
 def calibrate(space: Space, table: LatencyTable, networks: Sequence[MeasuredNetwork]) -> None:
-    """Fit the table's sums to those of `networks` that calibrate, and certify them on the others."""
-    calibration = fit([sample(table, network) for network in networks if network.role == CALIBRATION])
+    """Calibrate the table for `space` on the calibration networks, and certify it on the held-out ones."""
+    calibration = fit([network_features(table, network) for network in networks if network.role == CALIBRATION])
     held_out = [network for network in networks if network.role == HELD_OUT]
     certificate = certify(
-        [calibration.latency_ms(sample(table, network)) for network in held_out],
+        [calibration.latency_ms(network_features(table, network)) for network in held_out],
         [table.network_ms(network) for network in held_out],
         table.repeatability(held_out),
     )
     table.append_calibration(space.key, calibration, certificate)
 
 
-def sample(table: LatencyTable, network: MeasuredNetwork) -> Sample:
-    """Return what a calibration needs to know of a measured network."""
-    parts = [table.sample(layer) for layer in trace(network.arch)]
-    return Sample(
-        sum(part.table_ms for part in parts),
-        sum(part.boundary_saving_ms for part in parts),
-        len(parts),
-        sum(part.elements for part in parts),
+def network_features(table: LatencyTable, network: MeasuredNetwork) -> Features:
+    """Return the features and the measured latency of a network."""
+    layers = [table.features_of(layer) for layer in trace(network.arch)]
+    return Features(
+        sum(layer.table_ms for layer in layers),
+        sum(layer.boundary_saving_ms for layer in layers),
+        len(layers),
+        sum(layer.elements for layer in layers),
         table.network_ms(network),
     )

@@ -1,4 +1,4 @@
-"""Latency tables by name: those that ship, those that were imported, and those of this machine."""
+"""Catalog of latency tables: shipped tables, imported tables, and tables of this machine."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ SUFFIX = ".jsonl"
 
 
 def imported_path(name: str) -> Path:
-    """Return where an imported table of that name lies by default."""
+    """Return the default path of the imported table with this name."""
     return user_cache() / FOLDER / "published" / f"{name}{SUFFIX}"
 
 
 def named_tables() -> dict[str, Path]:
-    """Return the tables that a name finds: the imported ones and, first where both have a name, the shipped ones."""
+    """Return the tables with a name: imported and shipped ones. A shipped table hides an imported one."""
     folders = (user_cache() / FOLDER / "published", shipped(FOLDER))
     return {path.stem: path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
 def find_table(name: str, where: str = "--table") -> Path:
-    """Return the path of the table that `name` spells: a file, else a shipped or imported table's name.
+    """Return the path of a table: `name` is a file, or the name of a shipped or imported table.
 
-    Raises TableError with the nearest name where there is neither.
+    Raises:
+        TableError: There is no such table; with the nearest name.
     """
     path = Path(name)
     if path.is_file():
         return path
     if len(path.parts) > 1 or path.suffix == SUFFIX:
-        raise TableError(f"{path}: no such latency table")
+        raise TableError("no such latency table", where=path)
     known = named_tables()
     if name not in known:
-        raise TableError(f"{where}: unknown latency table '{name}'{nearest(name, known)}")
+        raise TableError("unknown latency table", where=where, value=name, nearest=nearest(name, known))
     return known[name]
 
 
 def open_named(name: str, where: str = "--table") -> LatencyTable:
-    """Return the table that `name` spells. Raises TableError as `find_table` does, and for a broken table."""
+    """Return the table called `name`, see `find_table`. Raises TableError if it is missing or broken."""
     return LatencyTable.open(find_table(name, where))
 
 
 def all_tables() -> Iterator[tuple[str, Path]]:
-    """Yield (name, path) of every shipped table and of every table in the user's cache.
+    """Yield (name, path) of each shipped table and of each table in the user's cache.
 
-    A table of this machine has no name that finds it: it yields its path instead.
+    Tables of this machine have no name; their path is yielded instead.
     """
     named = named_tables()
     yield from named.items()
@@ -60,13 +61,13 @@ def all_tables() -> Iterator[tuple[str, Path]]:
 
 
 def processor(table: LatencyTable) -> str:
-    """Return the name of the processor that a table is of."""
+    """Return the name of the processor that a table was measured on."""
     device = table.header["device"]
     return str(device.get("processor", "unknown")) if isinstance(device, dict) else str(device)
 
 
 def describe(name: str, table: LatencyTable) -> dict[str, Any]:
-    """Return a table in a line: name, device, runtime, the space that it is of, rows and source."""
+    """Return a summary of a table: name, device, runtime, space, rows and source."""
     header = table.header
     version = header["runtime_version"]
     return {

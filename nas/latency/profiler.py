@@ -1,6 +1,6 @@
-"""Measures layers and networks on a device: build, deploy, export, visit; they go into a latency table.
+"""Profiler: exports layers and networks, measures them on a device and adds the samples to a latency table.
 
-Whole networks of the space are visited between the layers: some calibrate the sum, others certify it.
+Whole networks of the space are measured between its layers. Some of them calibrate the table, the others certify it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.devices.client import DTYPE, LOCAL, Graph, Recorded, Worker, inspect_device, open_worker
+from nas.devices.client import DTYPE, LOCAL, Graph, RecordedSamples, Worker, inspect_device, open_worker
 from nas.devices.processor import describe_processor, processor_slug
 from nas.devices.runtimes import Runtime, find_runtime, make_runtime
-from nas.devices.timing import COSTS, Latency, Protocol, Visit, middle, summary
+from nas.devices.timing import COSTS, Latency, Protocol, Sample, summarize
 from nas.errors import NasError
 from nas.latency.calibration_networks import LEAST_NETWORKS, calibrate, whole_networks
 from nas.latency.rows import (
@@ -30,10 +31,11 @@ from nas.latency.rows import (
     Measurable,
     MeasuredNetwork,
     RepeatedLayer,
+    Samples,
     boundary_layer,
     layer_key,
     layer_name,
-    name_of,
+    row_key,
 )
 from nas.latency.table import LatencyTable
 from nas.networks.condensenet import set_progress
@@ -44,27 +46,26 @@ from nas.utils.paths import user_cache
 from nas.utils.reporting import Reporter
 
 PASSES = 3
-"""A layer's visits are spread over several passes, minutes apart, so that a slow minute does not decide."""
+"""Each layer is measured in several passes, minutes apart, so that one slow minute does not decide its latency."""
 GRAPHS_PER_BATCH = 200
-"""How many layers the worker holds at once; a crash loses at most one batch of one pass."""
+"""Number of layers that the worker holds at once. A crash loses at most one batch of one pass."""
 NETWORK_BATCHES = 12
-"""In how many batches each whole network takes part."""
-
+"""Number of batches in which each whole network is measured."""
 
 ENERGY_MS = 20.0
-"""How long a visit calls on between two readings of the meter, where energy is measured."""
+"""Duration in ms of the calls between two readings of the energy meter, if energy is measured."""
 
 
 @dataclass
 class Subject:
-    """What is measured, exported."""
+    """An exported item and its graph."""
 
     graph: Graph
-    what: Measurable
+    item: Measurable
 
 
 def table_header(runtime: str, threads: int, device: str = LOCAL) -> dict[str, Any]:
-    """Return what decides speed on the device: the header of a table that is measured now. Raises DeviceError."""
+    """Return the header of a new table for a device: everything that decides speed. Raises DeviceError."""
     if device == LOCAL:
         return make_header(describe_processor(), runtime, make_runtime(runtime).version(), threads)
     description, settings = inspect_device(device, runtime, threads)
@@ -72,7 +73,7 @@ def table_header(runtime: str, threads: int, device: str = LOCAL) -> dict[str, A
 
 
 def make_header(device: dict[str, Any], runtime: str, version: str, threads: int, host: str = "") -> dict[str, Any]:
-    """Return a table's header; `host` is the name that another machine gives itself."""
+    """Return a table's header; `host` is the host name of a device that is not this machine."""
     return {
         "device": device,
         "runtime": runtime,
@@ -86,9 +87,9 @@ def make_header(device: dict[str, Any], runtime: str, version: str, threads: int
 
 
 def default_table_path(header: dict[str, Any]) -> Path:
-    """Return where the table of this device and runtime lies: one file for each combination that decides speed.
+    """Return the path in the cache of the table of this device, runtime, version and thread count.
 
-    Other machines have their name in it: two boards of one make differ in cooling, clock and what else they do.
+    The path contains the host name of other machines: two devices of one model differ in cooling, clock and load.
     """
     name = f"{header['runtime']}-{header['runtime_version']}-t{header['threads']}-{header['dtype']}.jsonl"
     host = re.sub(r"[^a-z0-9]+", "-", f"-{header.get('host', '')}".lower()).rstrip("-")
@@ -102,116 +103,132 @@ def profile(
     protocol: Protocol | None = None,
     worker: Worker | None = None,
 ) -> int:
-    """Measure those layers of `space` that `table` lacks, with `worker` or here, and return how many there were.
+    """Measure the layers of `space` that `table` lacks, and calibrate the table for the space if it is not calibrated.
 
-    A table that was not calibrated for the space is: whole networks are measured along. Continues where an
-    interrupted run stopped. Raises DeviceError where the runtime fails.
+    An interrupted run can be repeated: it measures what is still missing.
+
+    Args:
+        space: The space to cover.
+        table: The table to fill.
+        reporter: Shows the progress.
+        protocol: Settings of the measurement.
+        worker: Worker of the device; default: one on this machine.
+
+    Returns:
+        The number of layers that were missing.
+
+    Raises:
+        DeviceError: The device or the runtime failed.
     """
     protocol = protocol or Protocol()
     layers = reachable(space)
-    seams = boundary_layers(layers)
-    pairs = table.missing(list(map(RepeatedLayer, seams)), protocol.visits)
-    calibrated = space.key in table.calibrations and not pairs
-    networks = [] if calibrated else whole_networks(space)
+    boundaries = boundary_layers(layers)
+    missing_repeated = table.missing(list(map(RepeatedLayer, boundaries)), protocol.visits)
+    is_calibrated = space.key in table.calibrations and not missing_repeated
+    networks = [] if is_calibrated else whole_networks(space)
     if len(networks) < LEAST_NETWORKS:
-        networks, seams, pairs = [], [], []
+        networks, boundaries, missing_repeated = [], [], []
     missing = table.missing(layers, protocol.visits)
-    alone = table.missing(seams, protocol.visits)
-    layers_first: list[Measurable] = [*dict.fromkeys([*missing, *alone]), *pairs]
-    # Networks are visited between layers, however often they were before a run was cut off.
-    whats = [*layers_first, *(networks if layers_first else table.missing(networks, protocol.visits))]
-    if whats:
+    missing_boundaries = table.missing(boundaries, protocol.visits)
+    missing_items: list[Measurable] = [*dict.fromkeys([*missing, *missing_boundaries]), *missing_repeated]
+    # While layers are missing, networks are measured again between them, also after an interrupted run.
+    items = [*missing_items, *(networks if missing_items else table.missing(networks, protocol.visits))]
+    if items:
         worker = worker or open_worker(LOCAL, table.header["runtime"], table.header["threads"], reporter.say)
-        _export_and_measure(whats, table, protocol, worker, reporter)
+        _export_and_measure(items, table, protocol, worker, reporter)
     if networks:
         calibrate(space, table, networks)
     return len(missing)
 
 
 def time_networks(
-    networks: Sequence[MeasuredNetwork], table: LatencyTable, visits: int, worker: Worker, reporter: Reporter
+    networks: Sequence[MeasuredNetwork], table: LatencyTable, samples: int, worker: Worker, reporter: Reporter
 ) -> None:
-    """Add so many visits of whole networks, beside each other, to a table that holds nothing else."""
-    _export_and_measure(networks, table, Protocol(visits=visits, warmup=2, repeats=4), worker, reporter)
+    """Add `samples` interleaved samples of each network to a table of whole networks."""
+    _export_and_measure(networks, table, Protocol(visits=samples, warmup=2, repeats=4), worker, reporter)
 
 
 def _export_and_measure(
-    whats: Sequence[Measurable], table: LatencyTable, protocol: Protocol, worker: Worker, reporter: Reporter
+    items: Sequence[Measurable], table: LatencyTable, protocol: Protocol, worker: Worker, reporter: Reporter
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="nas-profile-") as folder, worker as opened:
         table.header.setdefault("worker", opened.settings)
         table.header.setdefault("protocol", protocol.to_dict())
-        table.append(())  # a table that cannot be written is noticed before hours of work
-        if isinstance(opened, Recorded):
-            _take_recorded(whats, opened, table)
+        table.append(())  # fails now, not after hours of work, if the table is not writable
+        if isinstance(opened, RecordedSamples):
+            _take_recorded(items, opened, table)
             return
         runtime = find_runtime(table.header["runtime"])
-        with one_thread(), reporter.task("exporting", len(whats)) as advance:
+        with one_thread(), reporter.task("exporting", len(items)) as advance:
             subjects = []
-            for what in whats:
-                subjects.append(Subject(_export(runtime, what, Path(folder)), what))
+            for item in items:
+                subjects.append(Subject(_export(runtime, item, Path(folder)), item))
                 advance(1)
         _measure_all(subjects, table, opened, protocol, reporter)
 
 
-def _take_recorded(whats: Sequence[Measurable], worker: Recorded, table: LatencyTable) -> None:
-    """Append, at once, what a board has recorded of `whats` and the table has not. Raises DeviceError for a gap."""
+def _take_recorded(items: Sequence[Measurable], worker: RecordedSamples, table: LatencyTable) -> None:
+    """Append the recorded samples of `items` that the table lacks. Raises DeviceError if an item was not recorded."""
     rows, costs = [], {}
-    for what in whats:
-        name = name_of(what)
-        known = {at for at, _ in table.rows.get(name, ())}
-        visits = [visit for visit in worker.recorded(_key(what)) if round(visit.at, 3) not in known]
-        if visits:
-            rows.append((what, [(visit.at, middle(visit.ms)) for visit in visits]))
-            costs[name] = _gathered(visits)
+    for item in items:
+        key = row_key(item)
+        known = {at for at, _ in table.rows.get(key, ())}
+        samples = [sample for sample in worker.recorded(_graph_key(item)) if round(sample.at, 3) not in known]
+        if samples:
+            rows.append((item, _median_times(samples)))
+            costs[key] = _costs_by_column(samples)
     table.append(rows, costs)
 
 
-def _gathered(visits: Sequence[Visit]) -> dict[str, list[float]]:
-    """Return what the visits tell beside times, by column; a column that none tells is not there."""
-    found = {column: [visit.costs[column] for visit in visits if column in visit.costs] for column in COSTS}
+def _median_times(samples: Sequence[Sample]) -> Samples:
+    return [(sample.at, median(sample.ms)) for sample in samples]
+
+
+def _costs_by_column(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Return the samples' other costs by column, without the columns that no sample has."""
+    found = {column: [sample.costs[column] for sample in samples if column in sample.costs] for column in COSTS}
     return {column: values for column, values in found.items() if values}
 
 
-def _key(what: Measurable) -> str:
-    """Return the name of a graph, the same in every process."""
-    if isinstance(what, RepeatedLayer):
-        return f"{layer_key(what.layer)}-twice"
-    return layer_key(what) if isinstance(what, Layer) else what.arch.digest
+def _graph_key(item: Measurable) -> str:
+    """Return the key of an item's graph, the same in each process."""
+    if isinstance(item, RepeatedLayer):
+        return f"{layer_key(item.layer)}-twice"
+    return layer_key(item) if isinstance(item, Layer) else item.arch.digest
 
 
-def _batch_shapes(what: Measurable) -> tuple[tuple[int, ...], ...]:
-    if isinstance(what, MeasuredNetwork):
-        return ((1, IMAGE_CHANNELS, what.arch.resolution, what.arch.resolution),)
-    return tuple((1, *shape) for shape in input_shapes(what.layer if isinstance(what, RepeatedLayer) else what))
+def _batch_shapes(item: Measurable) -> tuple[tuple[int, ...], ...]:
+    if isinstance(item, MeasuredNetwork):
+        return ((1, IMAGE_CHANNELS, item.arch.resolution, item.arch.resolution),)
+    return tuple((1, *shape) for shape in input_shapes(item.layer if isinstance(item, RepeatedLayer) else item))
 
 
-def _export(runtime: Runtime, what: Measurable, folder: Path) -> Graph:
-    """Write what is measured, with weights from a fixed seed, and return its graph."""
+def _export(runtime: Runtime, item: Measurable, folder: Path) -> Graph:
+    """Export an item, with weights from a fixed seed, and return its graph."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build(what.arch) if isinstance(what, MeasuredNetwork) else _layer_graph(what)
+        model = build(item.arch) if isinstance(item, MeasuredNetwork) else _layer_graph(item)
     set_progress(model, 1.0)
-    graph = Graph(_key(what), str(folder / f"{_key(what)}{runtime.suffix}"), _batch_shapes(what))
+    graph = Graph(_graph_key(item), str(folder / f"{_graph_key(item)}{runtime.suffix}"), _batch_shapes(item))
     try:
         runtime.export(deploy(model), [torch.zeros(shape) for shape in graph.shapes], Path(graph.path))
     except NasError as error:
-        layer = what.layer if isinstance(what, RepeatedLayer) else what
+        layer = item.layer if isinstance(item, RepeatedLayer) else item
         name = layer_name(layer.spec, layer.in_shape) if isinstance(layer, Layer) else f"network {layer.arch.digest}"
-        raise type(error)(f"{name}: {error}") from error
+        raise type(error)(str(error), where=name) from error
     return graph
 
 
-def _layer_graph(what: Layer | RepeatedLayer) -> nn.Module:
-    layer = what.layer if isinstance(what, RepeatedLayer) else what
-    blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(what, RepeatedLayer) else 1)]
-    several = isinstance(layer.in_shape[0], tuple)
-    return LayerGraph(blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), several)
+def _layer_graph(item: Layer | RepeatedLayer) -> nn.Module:
+    layer = item.layer if isinstance(item, RepeatedLayer) else item
+    blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(item, RepeatedLayer) else 1)]
+    many_inputs = isinstance(layer.in_shape[0], tuple)
+    return LayerGraph(blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), many_inputs)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep torch on one thread: tracing small graphs, several threads only wait for each other."""
+    """Keep torch on one thread; more threads slow down the tracing of small graphs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -221,66 +238,66 @@ def one_thread() -> Iterator[None]:
 
 
 def boundary_layers(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers that tell, alone and as pairs, what the seams between `layers` save."""
+    """Return the layers that, alone and repeated, measure the savings at the boundaries of `layers`."""
     shapes = dict.fromkeys(layer.out_shape for layer in layers if len(layer.out_shape) == 3)
     return [boundary_layer(shape) for shape in shapes]
 
 
 class LayerGraph(nn.Module):
-    """One block as a graph of its own, with a tensor for each feature map that it reads."""
+    """One block as a graph, with one input tensor per feature map that it reads."""
 
-    def __init__(self, block: nn.Module, several: bool):
+    def __init__(self, block: nn.Module, many_inputs: bool):
         super().__init__()
         self.block = block
-        self.several = several
+        self.many_inputs = many_inputs
 
     def forward(self, *maps: Tensor) -> Any:
-        """[(1, C, H, W), ...] -> what the block gives."""
-        return self.block(list(maps)) if self.several else self.block(*maps)
+        """[(1, C, H, W), ...] -> the block's output."""
+        return self.block(list(maps)) if self.many_inputs else self.block(*maps)
 
 
 def _measure_all(
     subjects: Sequence[Subject], table: LatencyTable, worker: Worker, protocol: Protocol, reporter: Reporter
 ) -> None:
     batches = schedule(subjects, PASSES)
-    rounds = replace(protocol, visits=-(-protocol.visits // PASSES))
-    with reporter.task(worker.doing, rounds.visits * sum(map(len, batches))) as advance:
+    pass_protocol = replace(protocol, visits=-(-protocol.visits // PASSES))
+    with reporter.task(worker.activity, pass_protocol.visits * sum(map(len, batches))) as advance:
         for number, batch in enumerate(batches):
-            wanted = {subject.graph.key: subject for subject in batch if _lacks_visits(subject.what, table, protocol)}
-            advance(rounds.visits * (len(batch) - len(wanted)))
-            first = number < len(batches) // PASSES
-            graphs = [_with_memory(subject, table) if first else subject.graph for subject in wanted.values()]
-            visits: dict[str, list[Visit]] = {}
-            for visit in worker.measure(graphs, rounds, seed=number):
-                visits.setdefault(visit.key, []).append(visit)
+            by_key = {subject.graph.key: subject for subject in batch if _needs_samples(subject.item, table, protocol)}
+            advance(pass_protocol.visits * (len(batch) - len(by_key)))
+            is_first_pass = number < len(batches) // PASSES
+            graphs = [_with_memory(subject, table) if is_first_pass else subject.graph for subject in by_key.values()]
+            samples: dict[str, list[Sample]] = {}
+            for sample in worker.measure(graphs, pass_protocol, seed=number):
+                samples.setdefault(sample.key, []).append(sample)
                 advance(1)
-            costs = {name_of(wanted[key].what): _gathered(seen) for key, seen in visits.items()}
-            for subject in wanted.values() if first else ():
-                costs[name_of(subject.what)] |= _size(subject.graph)
+            costs = {row_key(by_key[key].item): _costs_by_column(seen) for key, seen in samples.items()}
+            for subject in by_key.values() if is_first_pass else ():
+                costs[row_key(subject.item)]["size_bytes"] = [float(_size_bytes(subject.graph))]
             table.append(
-                ((wanted[key].what, [(visit.at, middle(visit.ms)) for visit in seen]) for key, seen in visits.items()),
+                ((by_key[key].item, _median_times(seen)) for key, seen in samples.items()),
                 costs,
             )
 
 
-def _lacks_visits(what: Measurable, table: LatencyTable, protocol: Protocol) -> bool:
-    return isinstance(what, MeasuredNetwork) or table.visits(what) < protocol.visits
+def _needs_samples(item: Measurable, table: LatencyTable, protocol: Protocol) -> bool:
+    return isinstance(item, MeasuredNetwork) or table.sample_count(item) < protocol.visits
 
 
 def _with_memory(subject: Subject, table: LatencyTable) -> Graph:
-    """Return the graph, of a held-out network with the wish to learn its peak memory too."""
-    held_out = isinstance(subject.what, MeasuredNetwork) and subject.what.role == HELD_OUT
-    return replace(subject.graph, memory=held_out and table.cost("memory_bytes", subject.what) is None)
+    """Return the graph; for a held-out network without a peak memory yet, ask for it as well."""
+    is_held_out = isinstance(subject.item, MeasuredNetwork) and subject.item.role == HELD_OUT
+    return replace(subject.graph, memory=is_held_out and table.cost("memory_bytes", subject.item) is None)
 
 
-def _size(graph: Graph) -> dict[str, list[float]]:
-    return {"size_bytes": [float(Path(graph.path).stat().st_size)]}
+def _size_bytes(graph: Graph) -> int:
+    return Path(graph.path).stat().st_size
 
 
 def schedule(subjects: Sequence[Subject], passes: int) -> list[list[Subject]]:
-    """Return batches: every layer once in each pass, in random order, and every network in some of the batches."""
-    layers = [subject for subject in subjects if not isinstance(subject.what, MeasuredNetwork)]
-    networks = [subject for subject in subjects if isinstance(subject.what, MeasuredNetwork)]
+    """Return batches that contain each layer once per pass, in random order, and each network in some batches."""
+    layers = [subject for subject in subjects if not isinstance(subject.item, MeasuredNetwork)]
+    networks = [subject for subject in subjects if isinstance(subject.item, MeasuredNetwork)]
     rng = random.Random(0)
     batches: list[list[Subject]] = []
     for _ in range(passes):
@@ -300,7 +317,16 @@ def measure_networks(
     device: str = LOCAL,
     seed: int = 0,
 ) -> list[Latency]:
-    """Return the latency of whole networks, exported here and measured on the device, interleaved with each other."""
+    """Return the latency of each network, exported on this machine and measured on the device, interleaved.
+
+    Args:
+        archs: The networks.
+        runtime_name: Name of the runtime.
+        threads: Number of runtime threads.
+        reporter: Shows the progress.
+        device: URL of the device, or "local".
+        seed: Seed of the order of the samples.
+    """
     protocol = Protocol(visits=30, warmup=2, repeats=4, energy_ms=ENERGY_MS)
     runtime = find_runtime(runtime_name)
     with (
@@ -310,18 +336,18 @@ def measure_networks(
     ):
         with one_thread():
             graphs = [_export(runtime, MeasuredNetwork("", HELD_OUT, arch), Path(folder)) for arch in archs]
-        visits: dict[str, list[Visit]] = {graph.key: [] for graph in graphs}
-        for visit in worker.measure([replace(graph, memory=True) for graph in graphs], protocol, seed):
-            visits[visit.key].append(visit)
+        samples: dict[str, list[Sample]] = {graph.key: [] for graph in graphs}
+        for sample in worker.measure([replace(graph, memory=True) for graph in graphs], protocol, seed):
+            samples[sample.key].append(sample)
             advance(1)
-        return [_latency(visits[graph.key], graph) for graph in graphs]
+        return [_latency(samples[graph.key], graph) for graph in graphs]
 
 
-def _latency(visits: Sequence[Visit], graph: Graph) -> Latency:
-    costs = _gathered(visits)
+def _latency(samples: Sequence[Sample], graph: Graph) -> Latency:
+    costs = _costs_by_column(samples)
     return replace(
-        summary([visit.ms for visit in visits]),
-        size_bytes=int(_size(graph)["size_bytes"][0]),
+        summarize([sample.ms for sample in samples]),
+        size_bytes=_size_bytes(graph),
         memory_bytes=int(costs["memory_bytes"][0]) if "memory_bytes" in costs else None,
-        energy_mj=middle(costs["energy_mj"]) if "energy_mj" in costs else None,
+        energy_mj=median(costs["energy_mj"]) if "energy_mj" in costs else None,
     )

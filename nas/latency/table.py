@@ -1,8 +1,7 @@
-"""The latency table of one device and runtime: measured layers, and the prediction of a network as their sum.
+"""Latency tables: the measured layers of one device and runtime, and predictions as sums over layers.
 
-A table is a file of JSON lines: a header that says of what it is, then measured rows, appended as they come: layers,
-whole networks, and the calibration that was fitted to them. A row may stand several times, once for each pass; a last
-line that a crash cut off is dropped.
+A table is a file of JSON lines: a header that identifies device and runtime, then rows in the order of measurement:
+layers, whole networks and calibrations. An item has one row per pass. A last line that a crash cut off is ignored.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 from nas.architecture import Architecture
-from nas.devices.timing import middle
 from nas.errors import SpaceError, TableError
-from nas.latency.calibration import Calibration, Certificate, Sample
+from nas.latency.calibration import Calibration, Certificate, Features
 from nas.latency.robust_estimation import estimate
 from nas.latency.rows import (
     Key,
@@ -26,11 +25,11 @@ from nas.latency.rows import (
     MeasuredNetwork,
     RepeatedLayer,
     RowKey,
-    Visits,
+    Samples,
     boundary_layer,
     layer_name,
-    name_of,
     read_row,
+    row_key,
     row_to_dict,
 )
 from nas.networks.network import Layer, trace
@@ -41,22 +40,26 @@ W = TypeVar("W", bound=Measurable)
 
 FORMAT = 2
 
-# What decides speed, and so what a table must agree in with the device that it is used for.
 IDENTITY = ("device", "runtime", "runtime_version", "threads", "dtype")
+"""The header keys that decide speed. A table must agree in them with the device that it is used for."""
 
 
 @dataclass
 class LatencyTable:
-    """Every measured layer and network.
+    """A latency table and its file.
 
-    `rows` holds the visits by name: (spec, in_shape) for a layer, (spec, in_shape, 2) for it twice in series, and the
-    whole networks themselves. `costs` holds what else was measured by column and name; `calibrations` and
-    `certificates` are keyed by the space's key.
+    Attributes:
+        path: The file.
+        header: Device, runtime and settings of the measurements.
+        rows: Samples by row key, see `row_key`.
+        costs: Other measured costs, by column and row key.
+        calibrations: Calibration of each space, by the space's key.
+        certificates: Accuracy on held-out networks of each space, by the space's key.
     """
 
     path: Path
     header: dict[str, Any]
-    rows: dict[RowKey, Visits] = field(default_factory=dict)
+    rows: dict[RowKey, Samples] = field(default_factory=dict)
     costs: dict[str, dict[RowKey, list[float]]] = field(default_factory=dict)
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
@@ -64,19 +67,20 @@ class LatencyTable:
 
     @classmethod
     def open(cls, path: Path, header: dict[str, Any] | None = None) -> LatencyTable:
-        """Return the table at `path`; with `header`, a new one is begun where there is no file.
+        """Return the table at `path`; with `header`, a new table if there is no file.
 
-        Raises TableError with file, line and reason for a broken table.
+        Raises:
+            TableError: There is no file and no `header`, or the file is broken.
         """
         if not path.is_file():
             if header is None:
-                raise TableError(f"{path}: no such latency table")
+                raise TableError("no such latency table", where=path)
             return cls(path, {"format": FORMAT, **header})
         try:
             lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise TableError(f"{path}: cannot be read: {error}") from error
-        cut_off = len(lines) == 1 and '{"format": '.startswith(lines[0][:11])  # before the first line was whole
+            raise TableError(f"cannot be read: {error}", where=path) from error
+        cut_off = len(lines) == 1 and '{"format": '.startswith(lines[0][:11])  # a crash cut off the header
         if cut_off and header is not None:
             return cls(path, {"format": FORMAT, **header})
         table = cls(path, _header(lines[0], f"{path}, line 1"))
@@ -86,152 +90,156 @@ class LatencyTable:
 
     def append(
         self,
-        rows: Iterable[tuple[Measurable, Visits]],
+        rows: Iterable[tuple[Measurable, Samples]],
         costs: Mapping[RowKey, Mapping[str, Sequence[float]]] | None = None,
     ) -> None:
-        """Add visits, and costs by name, and write them to the file before returning. Raises TableError."""
+        """Add samples, and costs by row key; both are in the file when this returns. Raises TableError."""
         rows, costs = list(rows), costs or {}
-        self._write([row_to_dict(what, visits, costs.get(name_of(what), {})) for what, visits in rows])
-        for what, visits in rows:
-            name = name_of(what)
-            self._add(name, visits, costs.get(name, {}))
+        self._write([row_to_dict(item, samples, costs.get(row_key(item), {})) for item, samples in rows])
+        for item, samples in rows:
+            key = row_key(item)
+            self._add(key, samples, costs.get(key, {}))
 
     def append_calibration(self, space: str, calibration: Calibration, certificate: Certificate) -> None:
-        """Add what the sums of a space are calibrated by, and how far it holds; the last one counts."""
-        self._write([
-            {"space": space, "calibration": calibration.to_dict(), "certificate": certificate.to_dict()}
-        ])  # fmt: skip
+        """Add the calibration of a space and its certificate. The last one counts."""
+        row = {"space": space, "calibration": calibration.to_dict(), "certificate": certificate.to_dict()}
+        self._write([row])
         self.calibrations[space], self.certificates[space] = calibration, certificate
 
     def check_same(self, header: dict[str, Any], advice: str) -> None:
-        """Raise TableError where this table is of another device or runtime than `header`."""
+        """Raise TableError, with `advice`, if this table was made for another device or runtime than `header`."""
         for difference in self.differences(header).values():
-            raise TableError(f"{self.path}: {difference}: {advice}")
+            raise TableError(f"{difference}; {advice}", where=self.path)
 
     def assume(self, key: Key, ms: float) -> None:
-        """Let a layer that nobody measured count `ms`, in memory only."""
+        """Assume `ms` for a layer that was not measured, in memory only."""
         self._add(key, [(0.0, ms)], {})
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         try:
             append_rows(self.path, self.header, rows)
         except OSError as error:
-            raise TableError(f"{self.path}: cannot be written: {error}") from error
+            raise TableError(f"cannot be written: {error}", where=self.path) from error
 
     def _read(self, line: str, where: str) -> None:
         try:
             data = json.loads(line)
             if "device" in data:
-                raise TableError("a second header: a file is the table of one device and runtime")
+                raise TableError("a second header; a table belongs to one device and runtime")
             if "calibration" in data:
                 self.calibrations[data["space"]] = Calibration.from_dict(data["calibration"])
                 self.certificates[data["space"]] = Certificate.from_dict(data["certificate"])
             else:
-                self._add(*read_row(data, where))
+                self._add(*read_row(data))
         except (SpaceError, TableError) as error:
-            text = str(error)
-            raise TableError(text if text.startswith(where) else f"{where}: {text}") from error
+            raise TableError(
+                error.rule, where=where, key=error.key, value=error.value, nearest=error.nearest
+            ) from error
         except (ValueError, OverflowError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            raise TableError(f"{where}: a row needs a block or a network, 'in' and 'ms': {error!r}") from error
+            raise TableError(f"a row needs a block or a network, 'in' and 'ms': {error!r}", where=where) from error
 
-    def _add(self, name: RowKey, visits: Visits, costs: Mapping[str, Sequence[float]]) -> None:
-        self.rows.setdefault(name, []).extend(visits)
+    def _add(self, key: RowKey, samples: Samples, costs: Mapping[str, Sequence[float]]) -> None:
+        self.rows.setdefault(key, []).extend(samples)
         for column, values in costs.items():
-            self.costs.setdefault(column, {}).setdefault(name, []).extend(values)
+            self.costs.setdefault(column, {}).setdefault(key, []).extend(values)
         self._estimates.clear()
 
     @property
     def networks(self) -> list[MeasuredNetwork]:
-        """The whole networks that were measured."""
-        return [name for name in self.rows if isinstance(name, MeasuredNetwork)]
+        """The measured whole networks."""
+        return [key for key in self.rows if isinstance(key, MeasuredNetwork)]
 
-    def visits(self, what: Measurable) -> int:
-        """Return how often it was visited."""
-        return len(self.rows.get(name_of(what), ()))
+    def sample_count(self, item: Measurable) -> int:
+        """Return the number of samples of an item."""
+        return len(self.rows.get(row_key(item), ()))
 
-    def cost(self, column: str, what: Measurable) -> float | None:
-        """Return the median of what one of `COLUMNS` says, None where it was not measured."""
-        values = self.costs.get(column, {}).get(name_of(what))
-        return middle(values) if values else None
+    def cost(self, column: str, item: Measurable) -> float | None:
+        """Return the median of an item's values in one of `COLUMNS`, or None if it was not measured."""
+        values = self.costs.get(column, {}).get(row_key(item))
+        return median(values) if values else None
 
     def latency_ms(self, layer: Layer) -> float:
-        """Return the layer's latency in ms. Raises TableError, naming layer and nearest row, when not covered."""
+        """Return the layer's latency in ms. Raises TableError, with the nearest row, if the table lacks the layer."""
         key = (layer.spec, layer.in_shape)
         if key not in self.rows:
-            raise TableError(f"{self.path}: {layer_name(*key)} is not covered{self._nearest(key)}")
+            raise TableError(f"{layer_name(*key)} is not covered", where=self.path, nearest=self._nearest(key))
         return self._estimated()[key]
 
     def predict_cost(self, column: str, arch: Architecture) -> float | None:
-        """Return the sum of a column over the network's layers, None where it was not measured for each of them.
+        """Return the sum of a column over the network's layers, or None if the table lacks one of them.
 
-        Means something for size_bytes and energy_mj; a peak of memory is no sum.
+        The sum is meaningful for size_bytes and energy_mj; peak memory is not a sum over layers.
         """
         costs = [self.cost(column, layer) for layer in trace(arch)]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def boundary_saving_ms(self, shape: Any) -> float:
-        """Return what is saved in ms where layers hand over a feature map of this shape. Raises TableError."""
+        """Return the time in ms saved at a boundary where one layer passes a feature map of this shape to the next.
+
+        Raises TableError if it was not measured.
+        """
         layer = boundary_layer(shape)
-        alone, twice = name_of(layer), name_of(RepeatedLayer(layer))
+        alone, twice = row_key(layer), row_key(RepeatedLayer(layer))
         if alone not in self.rows or twice not in self.rows:
-            raise TableError(f"{self.path}: two of {layer_name(*alone)} in series are not covered")
+            raise TableError(f"two of {layer_name(*alone)} in series are not covered", where=self.path)
         return 2 * self._estimated()[alone] - self._estimated()[twice]
 
     def network_ms(self, network: MeasuredNetwork) -> float:
-        """Return the latency in ms of a measured network, estimated as the layers' are."""
+        """Return the latency in ms of a measured network, estimated together with the layers."""
         return self._estimated()[network]
 
     def _estimated(self) -> dict[Any, float]:
-        """Return the estimates of all rows: every visit tells something of the machine's mood at the others."""
+        """Return the latency of each row. Rows are estimated together: all samples show the machine's slowdowns."""
         if not self._estimates:
             self._estimates = _estimate(self.rows)
         return self._estimates
 
     def predictor(self, space: str) -> LatencyPredictor:
-        """Return what predicts networks of the space of that key; plain sums where it was not calibrated."""
+        """Return the predictor for the space with this key. Without a calibration it sums layer latencies."""
         return LatencyPredictor(self, self.calibrations.get(space, Calibration()))
 
-    def sample(self, layer: Layer, seams: bool = True) -> Sample:
-        """Return what predicts a layer's share in a network's latency. Raises TableError when it is not covered."""
-        hands_over = seams and len(layer.out_shape) == 3
-        boundary_saving_ms = self.boundary_saving_ms(layer.out_shape) if hands_over else 0.0
-        return Sample(self.latency_ms(layer), boundary_saving_ms, 1, prod(layer.out_shape))
+    def features_of(self, layer: Layer, boundaries: bool = True) -> Features:
+        """Return the calibration features of a layer. Raises TableError if the table lacks it."""
+        has_boundary = boundaries and len(layer.out_shape) == 3
+        boundary_saving_ms = self.boundary_saving_ms(layer.out_shape) if has_boundary else 0.0
+        return Features(self.latency_ms(layer), boundary_saving_ms, 1, prod(layer.out_shape))
 
-    def repeatability(self, names: Sequence[RowKey]) -> float:
-        """Return the mean relative difference of networks' estimates from their odd and their even visits.
+    def repeatability(self, keys: Sequence[RowKey]) -> float:
+        """Return the mean relative difference between estimates from the odd and from the even samples of networks.
 
-        After one common factor: which of the machine's speeds is its common one may differ between the halves, and
-        that moves rows and networks alike.
+        One common factor is divided out: the halves may disagree on the machine's usual speed, which scales rows and
+        networks alike.
         """
-        halves = []
-        for parity in (0, 1):
-            halves.append(_estimate({name: sorted(visits)[parity::2] for name, visits in self.rows.items()}))
-        odd, even = halves
-        ratios = [odd[name] / even[name] for name in names if name in odd and name in even]
-        return sum(abs(ratio / middle(ratios) - 1) for ratio in ratios) / len(ratios) if ratios else 0.0
+        even, odd = (
+            _estimate({key: sorted(samples)[parity::2] for key, samples in self.rows.items()}) for parity in (0, 1)
+        )
+        ratios = [even[key] / odd[key] for key in keys if key in odd and key in even]
+        return sum(abs(ratio / median(ratios) - 1) for ratio in ratios) / len(ratios) if ratios else 0.0
 
     def digest(self, layers: Iterable[Layer], space: str) -> str:
-        """Return sixteen hex digits of all that decides the predictions of a space with these layers.
+        """Return sixteen hex digits of everything that decides predictions for a space with these layers.
 
-        They stay the same while the table grows by the layers and calibrations of other spaces.
+        The digest does not change if the table grows by layers or calibrations of other spaces.
         """
         measured = {
-            json.dumps(row_to_dict(what, [], {})): self.rows.get(name_of(what), []) for what in _rows_of(layers)
+            json.dumps(row_to_dict(item, [], {})): self.rows.get(row_key(item), []) for item in _rows_of(layers)
         }
-        rows = {row: [(round(at, 3), round(ms, 6)) for at, ms in visits] for row, visits in measured.items() if visits}
+        rows = {
+            row: [(round(at, 3), round(ms, 6)) for at, ms in samples] for row, samples in measured.items() if samples
+        }
         return json_digest([rows, self.calibrations.get(space, Calibration()).to_dict()])
 
-    def missing(self, whats: Iterable[W], visits: int = 1) -> list[W]:
-        """Return those of `whats` that were visited less than `visits` times."""
-        return [what for what in whats if self.visits(what) < visits]
+    def missing(self, items: Iterable[W], samples: int = 1) -> list[W]:
+        """Return the items with fewer than `samples` samples."""
+        return [item for item in items if self.sample_count(item) < samples]
 
     def check_covers(self, layers: Iterable[Layer]) -> None:
-        """Raise TableError, with the first layer that the table lacks and the nearest that it has."""
+        """Raise TableError, with the nearest row, for the first layer that the table lacks."""
         for layer in self.missing(layers)[:1]:
             self.latency_ms(layer)
 
     def differences(self, header: dict[str, Any]) -> dict[str, str]:
-        """Return in words, for each key, where this table is of another device or runtime than `header`."""
+        """Return a description, by key, of each difference between this table's device and runtime and `header`."""
         return {
             key: f"{key} is {_words(self.header.get(key))} in the table and {_words(header.get(key))} here"
             for key in (*IDENTITY, "host")
@@ -239,22 +247,27 @@ class LatencyTable:
         }
 
     def _nearest(self, key: Key) -> str:
-        layers = [name for name in self.rows if isinstance(name, tuple) and len(name) == 2]
-        names = {layer_name(*layer): layer for layer in layers if layer[0].op == key[0].op}
-        close = difflib.get_close_matches(layer_name(*key), list(names), n=1, cutoff=0.0)
+        layers = [row for row in self.rows if isinstance(row, tuple) and len(row) == 2]
+        names = [layer_name(*layer) for layer in layers if layer[0].op == key[0].op]
+        close = difflib.get_close_matches(layer_name(*key), names, n=1, cutoff=0.0)
         return f"; nearest is {close[0]}" if close else ""
 
 
 @dataclass(frozen=True)
 class LatencyPredictor:
-    """The latency of any network of one space by a table: a sum over its layers, in ms."""
+    """Predicts the latency of any network of one space, as a sum over its layers.
+
+    Attributes:
+        table: The layers' latencies.
+        calibration: The correction from layers to whole networks.
+    """
 
     table: LatencyTable
     calibration: Calibration
 
     def layer_ms(self, layer: Layer) -> float:
-        """Return what the layer adds. Raises TableError, naming layer and nearest row, when not covered."""
-        return self.calibration.latency_ms(self.table.sample(layer, seams=bool(self.calibration.seam)))
+        """Return the layer's share of a network's latency. Raises TableError as `LatencyTable.latency_ms`."""
+        return self.calibration.latency_ms(self.table.features_of(layer, boundaries=bool(self.calibration.seam)))
 
     def predict(self, arch: Architecture) -> float:
         """Return the network's latency in ms. Raises TableError as `layer_ms`."""
@@ -262,17 +275,17 @@ class LatencyPredictor:
 
 
 def _rows_of(layers: Iterable[Layer]) -> Iterator[Measurable]:
-    """Yield the layers, and what tells of the seams between them."""
+    """Yield the layers, and the layers that measure the savings at their boundaries."""
     for layer in layers:
         yield layer
         if len(layer.out_shape) == 3:
-            seam = boundary_layer(layer.out_shape)
-            yield from (seam, RepeatedLayer(seam))
+            boundary = boundary_layer(layer.out_shape)
+            yield from (boundary, RepeatedLayer(boundary))
 
 
-def _estimate(rows: Mapping[RowKey, Visits]) -> dict[RowKey, float]:
-    visits = [(name, at, ms) for name, visits in rows.items() for at, ms in visits]
-    return estimate(*([visit[part] for visit in visits] for part in range(3)))
+def _estimate(rows: Mapping[RowKey, Samples]) -> dict[RowKey, float]:
+    samples = [(key, at, ms) for key, samples in rows.items() for at, ms in samples]
+    return estimate(*([sample[part] for sample in samples] for part in range(3)))
 
 
 def _words(value: object) -> str:
@@ -285,11 +298,14 @@ def _header(line: str, where: str) -> dict[str, Any]:
     try:
         header = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise TableError(f"{where}: not a latency table: {error}") from error
+        raise TableError(f"not a latency table: {error}", where=where) from error
     if not isinstance(header, dict) or any(key not in header for key in ("format", *IDENTITY)):
-        raise TableError(f"{where}: the header must have {', '.join(('format', *IDENTITY))}")
+        raise TableError(f"the header must have {', '.join(('format', *IDENTITY))}", where=where)
     if header["format"] != FORMAT:
         raise TableError(
-            f"{where}: format must be {FORMAT}: {header['format']!r}; move the table away and profile anew"
+            f"must be {FORMAT}; move the table away and run 'nas profile'",
+            where=where,
+            key="format",
+            value=header["format"],
         )
     return header

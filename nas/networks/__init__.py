@@ -1,1 +1,1 @@
-"""From an architecture to a network: blocks, build, trace, deploy, pretrained weights, diagram and export."""
+"""Networks: blocks, and how an architecture is built, traced, deployed, drawn and exported."""

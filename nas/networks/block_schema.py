@@ -1,24 +1,30 @@
-"""A block's signature is its schema: keywords, types and defaults are read from `__init__`, nowhere else."""
+"""Block schema: the keywords, types, defaults and declared traits of each block, read from its class."""
 
 from __future__ import annotations
 
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Literal
 
 from nas.architecture import BlockSpec, Scalar
 from nas.errors import SpaceError
 from nas.networks.blocks import BLOCKS
-from nas.networks.blocks.layers import skip_layer
 from nas.utils.registry import lookup, nearest
 
 
 @dataclass(frozen=True)
 class Keyword:
-    """One keyword of a block: `type` is bool, int, float or str; `words` are the allowed strings, if listed."""
+    """One keyword of a block.
+
+    Attributes:
+        name: The keyword.
+        type: bool, int, float or str.
+        default: The default value; `inspect.Parameter.empty` if there is none.
+        words: The allowed strings, for a keyword annotated with a Literal.
+    """
 
     name: str
     type: type
@@ -27,29 +33,62 @@ class Keyword:
 
     @property
     def required(self) -> bool:
-        """Whether the block cannot be built without it."""
+        """Whether the keyword has no default."""
         return self.default is inspect.Parameter.empty
 
     def check(self, value: object, where: str) -> Scalar:
-        """Return `value` in this keyword's type. Raises SpaceError with the rule and the value."""
+        """Return `value` in this keyword's type. Raises SpaceError if the value is invalid."""
         if self.words:
             if value not in self.words:
                 known = nearest(value, self.words) if isinstance(value, str) else ""
-                raise SpaceError(f"{where}: {self.name} must be one of {', '.join(self.words)}: {value!r}{known}")
+                rule = f"must be one of {', '.join(self.words)}"
+                raise SpaceError(rule, where=where, key=self.name, value=value, nearest=known)
             return str(value)
         if self.type is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         if type(value) is not self.type:
-            raise SpaceError(f"{where}: {self.name} must be of type {self.type.__name__}: {value!r}")
+            raise SpaceError(f"must be of type {self.type.__name__}", where=where, key=self.name, value=value)
         if self.type is int and self.name != "padding" and int(typing.cast(int, value)) < 0:
-            raise SpaceError(f"{where}: {self.name} must not be negative: {value!r}")
+            raise SpaceError("must not be negative", where=where, key=self.name, value=value)
         return typing.cast(Scalar, value)
+
+
+def _default_canonical_args(in_channels: int, args: Mapping[str, Any]) -> dict[str, Scalar]:
+    return {}
+
+
+@dataclass(frozen=True)
+class BlockTraits:
+    """What a block declares in addition to its signature.
+
+    A block declares a trait by a class attribute (or static method) of the same name. Blocks of installed
+    packages can declare them too. Every trait has a default.
+
+    Attributes:
+        canonical_args: `(in_channels, args) -> changes`, where `args` holds all keywords of the block. Returns
+            new values for keywords, such that the block stays the same at this input. All spellings of one
+            block must lead to the same values, so that it is measured and trained only once.
+        width_keywords: The keywords that a width factor multiplies. Default: all that end in "_channels".
+        alternating_keywords: Keywords whose values alternate from layer to layer. When a stage of two layers that
+            differ only in these is repeated, both layers are repeated in turn.
+        repeatable: Whether a depth factor may repeat the block. False for blocks between stages.
+        repeats_alone: Whether a depth factor may repeat a stage that consists of one such block without a skip.
+    """
+
+    width_keywords: tuple[str, ...]
+    canonical_args: Callable[[int, Mapping[str, Any]], dict[str, Scalar]] = _default_canonical_args
+    alternating_keywords: tuple[str, ...] = ()
+    repeatable: bool = True
+    repeats_alone: bool = True
+
+
+TRAITS = tuple(field.name for field in fields(BlockTraits))
 
 
 @cache
 def keywords(op: str) -> dict[str, Keyword]:
     """Return the keywords of the block `op`, in the order of its signature."""
-    init = BLOCKS[op].__init__ if op in BLOCKS else lookup(BLOCKS, op, "block", error=SpaceError).__init__
+    init = lookup(BLOCKS, op, "block", error=SpaceError).__init__
     hints = typing.get_type_hints(init)
     table = {}
     for name, parameter in inspect.signature(init).parameters.items():
@@ -62,70 +101,63 @@ def keywords(op: str) -> dict[str, Keyword]:
 
 
 @cache
+def traits(op: str) -> BlockTraits:
+    """Return what the block `op` declares, with defaults for the rest."""
+    block = lookup(BLOCKS, op, "block", error=SpaceError)
+    declared = {name: getattr(block, name) for name in TRAITS if hasattr(block, name)}
+    widths = tuple(key for key in keywords(op) if key.endswith("_channels"))
+    return BlockTraits(**{"width_keywords": widths, **declared})
+
+
+@cache
 def takes_maps(op: str) -> bool:
-    """Whether `op` is a neck or a head, which reads several feature maps."""
+    """Whether `op` reads several feature maps, as necks and heads do."""
     block = lookup(BLOCKS, op, "block", error=SpaceError)
     origin: object = typing.get_origin(typing.get_type_hints(block.__init__).get("in_channels"))
     return origin is tuple
 
 
 def block_spec(op: str, args: Mapping[str, Any], where: str = "block") -> BlockSpec:
-    """Return the canonical spec of `op`: checked, in the types of its schema, defaults left out.
+    """Return the canonical spec of the block `op`: checked and typed by its schema, without default values.
 
-    Raises SpaceError for an unknown block or keyword, a missing one, or a value of the wrong type.
+    Raises:
+        SpaceError: The block or a keyword is unknown, a required keyword is missing, or a value is invalid.
     """
     lookup(BLOCKS, op, "block", where, SpaceError)
     known = keywords(op)
     checked = {}
     for key, value in args.items():
         if key not in known:
-            raise SpaceError(f"{where}: block '{op}' has no keyword '{key}'{nearest(key, known)}")
+            raise SpaceError(f"block '{op}' has no keyword '{key}'", where=where, nearest=nearest(key, known))
         checked[key] = known[key].check(value, where)
     for key, keyword in known.items():
         if keyword.required and key not in checked:
-            raise SpaceError(f"{where}: block '{op}' needs the keyword '{key}'")
-    return BlockSpec.of(op, {key: value for key, value in checked.items() if value != known[key].default})
+            raise SpaceError(f"block '{op}' needs the keyword '{key}'", where=where)
+    return BlockSpec.of(op, _without_defaults(op, checked))
 
 
 def arguments(spec: BlockSpec) -> dict[str, Scalar]:
-    """Return every keyword of a block with its value, the defaults included."""
+    """Return all keywords of a block with their values, including defaults."""
     return {key: spec.kwargs.get(key, keyword.default) for key, keyword in keywords(spec.op).items()}
 
 
-def _no_skip(in_channels: int, args: Mapping[str, Any]) -> bool:
-    """Whether the skip is none here whatever it is called: as written, and as the block's own default has it."""
-    words = ("identity", args["skip"])
-    return all(skip_layer(word, in_channels, args["out_channels"], args["stride"]) is None for word in words)
-
-
-def _no_identity(in_channels: int, args: Mapping[str, Any]) -> bool:
-    return bool(args["stride"] != 1 or in_channels != args["out_channels"])
-
-
-_INERT: dict[str, Callable[[int, Mapping[str, Any]], bool]] = {
-    "skip": _no_skip,
-    "identity": _no_identity,
-    "se_from": lambda _, args: not args["se_ratio"],
-    "bypass": lambda in_channels, args: args["bypass"] == "identity" and in_channels != args["out_channels"],
-    "shortcut": _no_identity,
-    "compression": lambda _, args: bool(args["out_channels"]),
-}
-_SAME: dict[tuple[str, Scalar], Callable[[int, Mapping[str, Any]], Scalar]] = {
-    ("bypass", "conv"): lambda in_channels, args: "identity" if in_channels == args["out_channels"] else "conv",
-}
+def widths(spec: BlockSpec) -> dict[str, int]:
+    """Return the channel counts that a block sets itself, by keyword. A count of 0 means unset and is left out."""
+    names = traits(spec.op).width_keywords
+    return {key: int(value) for key, value in arguments(spec).items() if key in names and value}
 
 
 def simplify(spec: BlockSpec, in_channels: int) -> BlockSpec:
-    """Drop the keywords that change nothing at this input, so that equal blocks have equal specs.
+    """Return the one spec that all equivalent spellings of a block share at this input.
 
-    A skip around a block that changes the channels is no skip: left in, it would be measured and trained
-    as another block.
+    For example, a skip around a block that changes the channels does nothing. Without simplification, the
+    block with the skip and the one without would be measured and trained as two different blocks.
     """
-    written = [key for key, _ in spec.args if key in _INERT]
-    if not written or spec.op not in BLOCKS:  # what a keyword of another package's block means is not known
-        return spec
     full = arguments(spec)
-    inert = {key for key in written if _INERT[key](in_channels, full)}
-    kept = {key: value for key, value in spec.args if key not in inert}
-    same = {key: _SAME[key, value](in_channels, full) for key, value in kept.items() if (key, value) in _SAME}
-    return BlockSpec.of(spec.op, {**kept, **same})
+    changes = traits(spec.op).canonical_args(in_channels, full)
+    return BlockSpec.of(spec.op, _without_defaults(spec.op, {**full, **changes})) if changes else spec
+
+
+def _without_defaults(op: str, args: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    known = keywords(op)
+    return {key: value for key, value in args.items() if value != known[key].default}

@@ -1,4 +1,4 @@
-"""What one forward run costs, counted operator by operator on any device, the meta device included."""
+"""Cost counter: MACs, memory access and activations of a forward pass, per operator. Works on the meta device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution of a layer: its channels, kernel (height, width), groups and multiply-accumulates."""
+    """One convolution of a layer.
+
+    Attributes:
+        in_channels: Channels of its input.
+        out_channels: Channels of its output.
+        kernel: Height and width of the kernel.
+        groups: Number of groups.
+        macs: Multiply-accumulates.
+    """
 
     in_channels: int
     out_channels: int
@@ -24,7 +32,7 @@ class Convolution:
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each input channel has a group of its own."""
+        """Whether each input channel is its own group."""
         return self.groups > 1 and self.groups == self.in_channels
 
     @property
@@ -34,14 +42,20 @@ class Convolution:
 
 
 class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what runs inside, in elements at the batch that runs; batch norm and activations count as fused.
+    """Context manager that counts the costs of the operators that run inside.
 
-    `macs`: multiply-accumulates of convolutions and linear layers. `activations`: their output elements, as
-    pycls counts them (Radosavovic et al. 2020, section 3.2). `memory_access`: elements that operators read and
-    write, weights included; `element_wise_access` is the part of those that multiply no weights: additions,
-    gates, pooling, concatenation, shuffles. `peak_activation`: elements of the feature maps, without weights,
-    that the most demanding single operator reads and writes; a map that waits for a later operator, as a skip
-    around a convolution does, is not in it. `convolutions`: one record each, in the order of execution.
+    All counts include the batch dimension. Batch norm and activations count as fused, that is, as free.
+
+    Attributes:
+        macs: Multiply-accumulates of convolutions and linear layers.
+        activations: Output elements of convolutions and linear layers, as in pycls (Radosavovic et al. 2020,
+            section 3.2).
+        memory_access: Elements that operators read and write, including weights.
+        element_wise_access: The part of `memory_access` of operators without weights: additions, gates, pooling,
+            concatenation and shuffles.
+        peak_activation: Most feature-map elements that a single operator reads and writes, without weights.
+            Maps that are kept for a later operator, as for a skip connection, do not count.
+        convolutions: The convolutions, in the order of execution.
     """
 
     def __init__(self) -> None:
@@ -65,23 +79,23 @@ class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.memory_access += moved
         if packet in flop_registry:
             macs = flop_registry[packet](*args, **(kwargs or {}), out_val=out) // 2
-            self._multiplied(name, args, out, macs)
+            self._count_weighted(name, args, out, macs)
         else:
             self.element_wise_access += moved
-            self._reached(_maps((args, out)))
+            self._update_peak(_maps((args, out)))
         return out
 
-    def _multiplied(self, name: str, args: Any, out: Tensor, macs: int) -> None:
-        """Record an operator with weights: a convolution or a matrix product."""
+    def _count_weighted(self, name: str, args: Any, out: Tensor, macs: int) -> None:
+        """Count an operator with weights: a convolution or a matrix product."""
         self.macs += macs
         self.activations += out.numel()
-        self._reached([args[_INPUT.get(name, 0)], out])
+        self._update_peak([args[_INPUT.get(name, 0)], out])
         if name == "convolution":
             x, weight, groups = args[0], args[1], args[8]
             kernel = (weight.shape[2], weight.shape[3])
             self.convolutions.append(Convolution(x.shape[1], weight.shape[0], kernel, groups, macs))
 
-    def _reached(self, maps: list[Tensor]) -> None:
+    def _update_peak(self, maps: list[Tensor]) -> None:
         self.peak_activation = max(self.peak_activation, sum(tensor.numel() for tensor in maps))
 
 
@@ -91,11 +105,11 @@ _FUSED = frozenset(
 )
 _FREE = frozenset(["detach", "empty", "alias"])
 _INPUT = {"addmm": 1}
-"""Where an operator's feature map stands among its arguments, if not first."""
+"""Position of an operator's feature map among its arguments, if not the first."""
 
 
 def _shape_only(name: str, x: Tensor) -> Any:
-    """What a fused operator gives on the meta device, without torch's own slow way (3 ms for a batch norm)."""
+    """Return the output of a fused operator on the meta device. Torch itself takes 3 ms for a batch norm."""
     if name == _BATCH_NORM:
         return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
     return x if name.endswith("_") else torch.empty_like(x)
@@ -112,6 +126,7 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 def _maps(tree: Any) -> list[Tensor]:
     """Return the feature maps: (B, C, H, W), (B, C), or (B, G, C / G, H, W) in a shuffle.
 
-    An index has one dimension, the weights that a learned group convolution masks have three.
+    Other tensors have other numbers of dimensions: an index has 1, the masked weights of a learned group
+    convolution have 3.
     """
     return [tensor for tensor in _tensors(tree) if tensor.dim() in (2, 4, 5)]

@@ -1,4 +1,4 @@
-"""A network as one SVG picture: a box for each block, as high as its map, as wide as its channels."""
+"""Network diagram: an SVG with one box per block, whose height shows the resolution and whose width the channels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nas.networks.network import Layer, input_shapes, totals, trace
 MARGIN, GAP, STAGE_GAP = 24.0, 4.0, 14.0
 TOP, TALLEST, LABELS, LEGEND = 96.0, 150.0, 190.0, 30.0
 LEGEND_STEP, CHARACTER = 130.0, 7.0
-"""Lengths in pixels: heights of the titles with the braces, of the boxes, of their labels, and of the legend."""
+"""Lengths in pixels. TOP, TALLEST, LABELS and LEGEND are the heights of titles and braces, boxes, labels and legend."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class _Box:
 
 
 def network_svg(arch: Architecture, name: str) -> str:
-    """Return the SVG text of the network `arch`, titled `name`.
+    """Return an SVG diagram of `arch` with the title `name`.
 
-    Height grows with the logarithm of a block's output in pixels, width with the root of its channels; the
-    colour is the family's in every picture; a pointer over a box shows shapes and costs.
+    The height of a box grows with the logarithm of the block's output resolution, the width with the square root
+    of its channels. Each block family has the same color in all diagrams. The tooltip of a box shows shapes and
+    costs.
     """
     layers = trace(arch)
     boxes = _boxes(arch, layers)
@@ -87,14 +88,14 @@ def _box_svg(box: _Box) -> str:
     middle, below = box.x + box.width / 2 + 4, TOP + TALLEST + 8
     return (
         f'<g><rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" rx="2" '
-        f'fill="{_colour(layer.spec.op)}" stroke="#333" stroke-width="0.7"><title>{escape(tip)}</title></rect>'
+        f'fill="{_color(layer.spec.op)}" stroke="#333" stroke-width="0.7"><title>{escape(tip)}</title></rect>'
         f'<text transform="translate({middle:.1f} {below:.1f}) rotate(-90)" text-anchor="end">'
         f"{escape(_label(layer))}</text></g>"
     )
 
 
 def _label(layer: Layer) -> str:
-    """Return the family, the kernel and the ratio where they are given, and the output channels."""
+    """Return the label of a box: family, given arguments in short form, and output channels."""
     given = dict(layer.spec.args)
     short = {"kernel_size": "k", "expand_ratio": "e", "groups": "g", "num_layers": "n", "stride": "/"}
     words = [f"{mark}{given[key]:g}" for key, mark in short.items() if key in given]
@@ -102,7 +103,7 @@ def _label(layer: Layer) -> str:
 
 
 def _brace_svg(stage: str, boxes: list[_Box]) -> str:
-    """Return the brace above the boxes of a stage, with its place and the size of its last map."""
+    """Return the brace above the boxes of a stage, with the stage's name and output size."""
     left, right, y = boxes[0].x, boxes[-1].right, TOP - 8
     middle, bend = (left + right) / 2, min(8.0, (right - left) / 4)
     size = "x".join(map(str, boxes[-1].layer.out_shape[1:]))
@@ -118,14 +119,14 @@ def _brace_svg(stage: str, boxes: list[_Box]) -> str:
 def _legend_svg(index: int, family: str, y: float) -> str:
     x = MARGIN + index * LEGEND_STEP
     return (
-        f'<g><rect x="{x}" y="{y - 9}" width="11" height="11" fill="{_colour(family)}" stroke="#333"/>'
+        f'<g><rect x="{x}" y="{y - 9}" width="11" height="11" fill="{_color(family)}" stroke="#333"/>'
         f'<text x="{x + 16}" y="{y}">{escape(family)}</text></g>'
     )
 
 
-def _colour(family: str) -> str:
-    """Return the colour of a block family, the same in every picture: hues a golden section apart."""
-    known = list(BLOCKS)  # a block of another package comes after ours, at a place that its name decides
+def _color(family: str) -> str:
+    """Return the color of a block family. Successive families differ in hue by the golden ratio."""
+    known = list(BLOCKS)  # blocks of other packages follow, at an index that depends on their name only
     index = known.index(family) if family in known else len(known) + crc32(family.encode()) % len(known)
     red, green, blue = hls_to_rgb(index * 0.618034 % 1, 0.62 + 0.12 * (index % 2), 0.6)
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"

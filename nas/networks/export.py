@@ -1,4 +1,4 @@
-"""A network as a folder that runs without us: model.py, model.safetensors, model.onnx and a card, all checked."""
+"""Export: write a network as a folder with model.py, weights, ONNX and a card, and check that it runs alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nas import __version__
 from nas.architecture import Architecture
 from nas.devices.runtimes import find_runtime, make_runtime
-from nas.errors import DeviceError, ExportError, RunError
+from nas.errors import DeviceError, ExportError, RunError, one_line
 from nas.networks.network import build, deploy, totals, trace
 from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nas.networks.standalone_source import standalone_source
@@ -27,19 +27,30 @@ from nas.utils.files import write_json
 from nas.utils.units import format_count
 
 TOLERANCE = 1e-4
-"""Largest difference of an exported output, relative to the largest output (at least 1)."""
+"""Largest allowed difference of an exported network's output, relative to the largest output (at least 1)."""
 
 
 def export_folder(
     arch: Architecture, model: nn.Module, folder: Path, runtime: str, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write `model`, of `arch`, as a folder and return its card; the folder appears only when it is checked.
+    """Export a network. The folder appears, or is replaced, only after the exported files have been checked.
 
-    `facts` are what the card says besides. Raises ExportError where the exported network's output differs, and
-    RunError where the folder is not an export of ours.
+    Args:
+        arch: The architecture.
+        model: Its network with weights.
+        folder: The folder to write.
+        runtime: The runtime whose format to write in addition to ONNX.
+        facts: Further entries of the card.
+
+    Returns:
+        The card, as written to card.json.
+
+    Raises:
+        ExportError: The output of an exported file differs from the network's.
+        RunError: The folder exists and is not an exported network.
     """
     if folder.exists() and not (folder / "card.json").is_file():
-        raise RunError(f"{folder}: exists and is not an exported network")
+        raise RunError("exists and is not an exported network", where=folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -64,41 +75,39 @@ def export_folder(
 
 
 def exported_in(folder: Path) -> Path:
-    """Return the folder of a run's winner, or `folder` itself. Raises RunError where a run has several winners."""
+    """Return the folder of a run's winner, or `folder` itself. Raises RunError if a run has several winners."""
     if (folder / "model").is_dir():
         return folder / "model"
     several = sorted(path.name for path in folder.glob("model-*") if path.is_dir())
     if several and not (folder / "card.json").exists():
-        raise RunError(
-            f"{folder}: has a winner for each of its goals, give one of them: "
-            f"{', '.join(str(folder / name) for name in several)}"
-        )
+        winners = ", ".join(str(folder / name) for name in several)
+        raise RunError(f"has one winner per goal; give one of them: {winners}", where=folder)
     return folder
 
 
 def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]]:
-    """Return architecture, network and card of an exported folder. Raises RunError where it is not one."""
+    """Return architecture, network and card of an exported network. Raises RunError if the folder is not one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (folder / "card.json").is_file():
-        raise RunError(f"{folder}: not an exported network: it holds neither card.json nor, as a finished run, model/")
+        raise RunError("not an exported network: it has neither card.json nor, as a finished run, model/", where=folder)
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         arch = Architecture.from_dict(card["blocks"], str(folder / "card.json"))
         weights = load_file(folder / "model.safetensors")
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise RunError(f"{folder}: not an exported network: {error}") from error
+        raise RunError(f"not an exported network: {one_line(error)}", where=folder) from error
     model = build(arch)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise RunError(f"{folder / 'model.safetensors'}: {' '.join(str(error).split())[:200]}") from error
+        raise RunError(one_line(error), where=folder / "model.safetensors") from error
     return arch, model.eval(), card
 
 
 def check_input(resolution: int) -> Tensor:
-    """Return the input whose output the card holds: (1, 3, R, R) from -1 to 1."""
+    """Return the input for the check: (1, 3, R, R), from -1 to 1. The card holds the network's output for it."""
     return torch.linspace(-1, 1, 3 * resolution**2).reshape(1, 3, resolution, resolution)
 
 
@@ -118,7 +127,7 @@ def _card(arch: Architecture, output: Tensor) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of the packages that a result depends on."""
     names = ("torch", "torchvision", "optuna", "onnxruntime", "numpy", "scikit-learn")
     return {
         "hwnas": __version__,
@@ -142,23 +151,23 @@ def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, car
 
 
 def _check_python(folder: Path) -> None:
-    """Run the exported file as a user would, in a process of its own that cannot see us."""
+    """Run the exported model.py as a user would: in a new process that cannot import this package."""
     command = [sys.executable, "-I", str((folder / "model.py").resolve())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise ExportError(f"{folder / 'model.py'}: does not run: {last}")
+        raise ExportError(f"does not run: {last}", where=folder / "model.py")
 
 
 def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor) -> None:
     try:
         runtime = make_runtime(name)
-    except DeviceError:  # the library is on the device that was searched for, not here
+    except DeviceError:  # only the target device has the library
         return
     path = folder / f"model{runtime.suffix}"
     outputs = runtime.load(str(path), [check_input(arch.resolution).numpy()], 1)()
-    if not outputs:  # the null runtime runs nothing
+    if not outputs:  # the null runtime computes nothing
         return
     difference = (torch.as_tensor(np.array(outputs[0])) - expected).abs().max().item()
     if difference > TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise ExportError(f"{path}: its output differs from the network's by {difference:.2g}")
+        raise ExportError(f"its output differs from the network's by {difference:.2g}", where=path)

@@ -1,4 +1,4 @@
-"""From an architecture to a network, and the one walk over it that serves shapes, parameters, MACs and latency."""
+"""Networks: trace an architecture (shapes and costs per layer), build it, and prepare it for inference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.architecture import Architecture, BlockSpec, Shape
-from nas.errors import SpaceError
+from nas.errors import SpaceError, one_line
 from nas.networks.block_schema import block_spec, simplify, takes_maps
 from nas.networks.blocks import BLOCKS
 from nas.networks.blocks.layers import DropConnect
@@ -25,13 +25,20 @@ IMAGE_CHANNELS = 3
 
 @dataclass(frozen=True)
 class Layer:
-    """One block at its place. (spec, in_shape) is the key of a latency table.
+    """One block of a network with its shapes and costs. (spec, in_shape) is its key in a latency table.
 
-    `params` counts nn.Parameter elements, `macs` the multiply-accumulates of convolutions and linear layers
-    at batch 1, `memory_access` the elements read and written when batch norm and activations are fused
-    (ShuffleNetV2, section 2, G1; here also over element-wise additions, pooling and concatenation).
-    `activations`, `element_wise_access`, `peak_activation` (elements) and `convolutions` are those of
-    `CostCounter`. Heads and necks take a tuple of shapes.
+    Attributes:
+        spec: The block.
+        in_shape: Input shape (C, H, W). Heads and necks have a tuple of shapes.
+        out_shape: Output shape.
+        params: Number of parameter elements.
+        macs: Multiply-accumulates of convolutions and linear layers at batch 1.
+        memory_access: Elements read and written, with fused batch norm and activations (ShuffleNetV2, section 2,
+            G1). It includes element-wise additions, pooling and concatenation.
+        activations: See `CostCounter`, as for all following attributes.
+        element_wise_access: Elements read and written by operators without weights.
+        peak_activation: Most feature-map elements of one operator.
+        convolutions: The convolutions in the block.
     """
 
     spec: BlockSpec
@@ -48,7 +55,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Totals:
-    """The costs of a whole network: sums over its layers, `peak_activation` the largest. In elements."""
+    """The costs of a whole network, named as in `Layer`: sums over the layers, but the maximum of `peak_activation`."""
 
     params: int
     macs: int
@@ -59,12 +66,12 @@ class Totals:
 
     @property
     def arithmetic_intensity(self) -> float:
-        """Multiply-accumulates per element read or written (Williams et al. 2009, in elements for bytes)."""
+        """Multiply-accumulates per element read or written (Williams et al. 2009, who count bytes)."""
         return self.macs / self.memory_access
 
 
 class Network(nn.Module):
-    """Stages of blocks in series and a head on the last feature map."""
+    """Stages of blocks in series, and a head on the last feature map."""
 
     def __init__(self, stages: list[list[nn.Module]], head: nn.Module):
         super().__init__()
@@ -72,16 +79,17 @@ class Network(nn.Module):
         self.head = head
 
     def forward(self, x: Tensor) -> Any:
-        """(B, 3, H, W) -> what the head gives; logits (B, num_classes) for a classifier."""
+        """(B, 3, H, W) -> the head's output: logits (B, num_classes) for a classifier."""
         for stage in self.stages:
             x = stage(x)
         return self.head([x])
 
 
 def trace(arch: Architecture) -> tuple[Layer, ...]:
-    """Return the layers of `arch` in order, the head last.
+    """Return the layers of `arch` in order, with the head last.
 
-    Raises SpaceError with stage and layer where a block cannot be built or a stride leaves no pixels.
+    Raises:
+        SpaceError: A block cannot be built, or a stride leaves no pixels. The error names stage and layer.
     """
     layers = []
     shape: Shape = (IMAGE_CHANNELS, arch.resolution, arch.resolution)
@@ -95,7 +103,7 @@ def trace(arch: Architecture) -> tuple[Layer, ...]:
 
 
 def totals(layers: Sequence[Layer]) -> Totals:
-    """Return what the layers of a network cost together."""
+    """Return the total costs of the layers of a network."""
     sums = {
         name: sum(getattr(layer, name) for layer in layers)
         for name in ("params", "macs", "activations", "memory_access", "element_wise_access")
@@ -104,11 +112,11 @@ def totals(layers: Sequence[Layer]) -> Totals:
 
 
 def traced(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...], where: str = "block") -> Layer:
-    """Return the layer that `spec` makes at `in_shape`, cached. Raises SpaceError as `trace` does."""
+    """Return the layer of `spec` at the input `in_shape`. The result is cached. Raises SpaceError as `trace` does."""
     try:
         return _layer(_simplified(spec, in_shape), in_shape)
     except SpaceError as error:
-        raise SpaceError(f"{where}: {error}") from error
+        raise SpaceError(str(error), where=where) from error
 
 
 @lru_cache(maxsize=200_000)
@@ -132,25 +140,33 @@ def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
         try:
             out = module(maps if takes_maps(spec.op) else maps[0])
         except RuntimeError as error:
-            raise SpaceError(f"{spec}: {str(error).splitlines()[0]}") from error
+            raise SpaceError(one_line(error), where=spec) from error
     params = sum(parameter.numel() for parameter in module.parameters())
     return Layer(
-        spec, in_shape, tuple(out.shape[1:]), params, cost.macs, cost.memory_access, cost.activations,
-        cost.element_wise_access, cost.peak_activation, tuple(cost.convolutions),
-    )  # fmt: skip
+        spec=spec,
+        in_shape=in_shape,
+        out_shape=tuple(out.shape[1:]),
+        params=params,
+        macs=cost.macs,
+        memory_access=cost.memory_access,
+        activations=cost.activations,
+        element_wise_access=cost.element_wise_access,
+        peak_activation=cost.peak_activation,
+        convolutions=tuple(cost.convolutions),
+    )
 
 
 def make_block(spec: BlockSpec, in_channels: tuple[int, ...]) -> nn.Module:
-    """Return the module of `spec`. Raises SpaceError where its rules forbid it."""
+    """Return the module of `spec`. Raises SpaceError if its arguments are invalid for these input channels."""
     kind = lookup(BLOCKS, spec.op, "block", error=SpaceError)
     try:
         return kind(in_channels if takes_maps(spec.op) else in_channels[0], **spec.kwargs)
     except (ValueError, TypeError) as error:
-        raise SpaceError(f"{spec.op}: {error}") from error
+        raise SpaceError(str(error), where=spec.op) from error
 
 
 def canonical(arch: Architecture) -> Architecture:
-    """Return the same network in the one spelling that all its equivalents share."""
+    """Return the one spelling that all equivalent architectures share."""
     specs = iter([layer.spec for layer in trace(arch)])
     stages = tuple(tuple(next(specs) for _ in stage) for stage in arch.stages)
     return Architecture(arch.resolution, stages, next(specs))
@@ -159,12 +175,12 @@ def canonical(arch: Architecture) -> Architecture:
 def build(arch: Architecture) -> Network:
     """Return the network of `arch` with fresh weights from torch's default generator.
 
-    Convolutions start from He's normal distribution over the fan-out (He et al. 2015), linear layers from
-    a normal with deviation 0.01, as torchvision's mobile networks do.
+    Convolutions are initialized from He's normal distribution over the fan-out (He et al. 2015), linear layers
+    from a normal distribution with a standard deviation of 0.01, as in torchvision's mobile networks.
     """
-    layers = iter(trace(arch))
-    blocks = [[_built(next(layers)) for _ in stage] for stage in arch.stages]
-    network = Network(blocks, _built(next(layers)))
+    modules = (make_block(layer.spec, in_channels(layer)) for layer in trace(arch))
+    blocks = [[next(modules) for _ in stage] for stage in arch.stages]
+    network = Network(blocks, next(modules))
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             for name, parameter in module.named_parameters(recurse=False):
@@ -174,7 +190,7 @@ def build(arch: Architecture) -> Network:
 
 @torch.no_grad()
 def initialize(parameter: Tensor, owner: type[nn.Module], name: str) -> Tensor:
-    """Fill the parameter `name` of an `owner` with fresh values, as `build` does, and return it."""
+    """Initialize the parameter `name` of a module of class `owner` as `build` does, and return it."""
     if name == "bias":
         return parameter.zero_()
     if issubclass(owner, nn.Conv2d):
@@ -185,12 +201,13 @@ def initialize(parameter: Tensor, owner: type[nn.Module], name: str) -> Tensor:
 
 
 def set_drop_connect(network: Network, rate: float) -> None:
-    """Let the blocks after the stem drop their residual branch in training, 0 at the first, `rate` past the last.
+    """Set the drop-connect rate of each block after the stem.
 
-    Linear in depth (EfficientNet, section 5; Huang et al. 2016). Raises ValueError outside [0, 1).
+    The rate grows linearly with depth from 0 at the first block, and would reach `rate` after the last one
+    (EfficientNet, section 5; Huang et al. 2016). Raises ValueError if `rate` is not in [0, 1).
     """
     if not 0 <= rate < 1:
-        raise ValueError(f"the drop-connect rate must lie in [0, 1): {rate}")
+        raise ValueError(f"the drop-connect rate must be in [0, 1): {rate}")
     blocks = [block for stage in network.stages for block in cast(nn.Sequential, stage)][1:]
     for index, block in enumerate(blocks):
         for module in block.modules():
@@ -198,27 +215,23 @@ def set_drop_connect(network: Network, rate: float) -> None:
                 module.rate = rate * index / len(blocks)
 
 
-def _built(layer: Layer) -> nn.Module:
-    return make_block(layer.spec, in_channels(layer))
-
-
 def in_channels(layer: Layer) -> tuple[int, ...]:
-    """Return the channels of each feature map that the layer reads."""
+    """Return the channels of each input feature map of a layer."""
     return tuple(shape[0] for shape in input_shapes(layer))
 
 
 def input_shapes(layer: Layer) -> tuple[Shape, ...]:
-    """Return the shapes that the layer reads, one for a block of a stage."""
+    """Return the input shapes of a layer. A block of a stage has one."""
     return as_shapes(layer.in_shape)
 
 
 def as_shapes(in_shape: Any) -> tuple[Shape, ...]:
-    """Return the shapes of a layer's `in_shape`, which is one shape or a tuple of them."""
+    """Return `in_shape`, one shape or a tuple of shapes, as a tuple of shapes."""
     return in_shape if isinstance(in_shape[0], tuple) else (in_shape,)
 
 
 def deploy(model: nn.Module) -> nn.Module:
-    """Return a copy for inference: eval mode, each block's own `deploy()`, batch norm folded into convolutions."""
+    """Return a copy for inference: eval mode, each module's `deploy()` and batch norm folded into convolutions."""
     model = _deployed(copy.deepcopy(model).eval())
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):

@@ -1,4 +1,4 @@
-"""How images are normalized before a network reads them: the input contract of every network here."""
+"""Normalization of images. Every network of this project expects inputs that are normalized in this way."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Weights of torchvision's and timm's networks for ours: the same layers in order, under other names.
+"""Pretrained weights: load checkpoints of torchvision and timm, whose layers have other names but the same order.
 
-A layer is a module that owns tensors. Ours are listed in the order in which a forward pass calls them, a
-checkpoint's in the order in which its network defines them, which is the same for the networks of TORCHVISION
-and for timm's mobile families. Every shape is compared before one is written: a mismatch changes nothing.
+A layer is a module that owns tensors. Our layers are listed in the order in which a forward pass calls them, a
+checkpoint's in the order in which its network defines them. Both orders agree for the networks in TORCHVISION
+and for timm's mobile families. All shapes are checked before anything is copied.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas.errors import WeightsError
+from nas.errors import WeightsError, one_line
 from nas.utils.registry import nearest
 
 TORCHVISION = {
@@ -38,10 +38,10 @@ TORCHVISION = {
     "squeezenet_1.1": "squeezenet1_1",
     "densenet121": "densenet121",
 }
-"""Our networks' names to those of their counterparts in torchvision."""
+"""Maps our networks to their counterparts in torchvision."""
 
 BATCH_NORM_EPS = 1e-5
-"""What a checkpoint's batch norms are taken to have, as in torch and timm; torchvision's is looked up."""
+"""The epsilon of torch's and timm's batch norms. It is assumed for every checkpoint except torchvision's."""
 
 _INVERTED = ("conv_pw", "bn1", "conv_dw", "bn2", "se", "conv_pwl", "bn3")
 _TIMM = (
@@ -49,7 +49,7 @@ _TIMM = (
     *("conv_pw", "conv_pwl", "conv_head", "bn2", "head", "classifier", "conv_reduce", "conv_expand"),
     *("conv_mid", "conv_concat", "attn", "fc", "weight", "bias", "running_mean", "running_var"),
 )
-"""timm's names of layers in the order of definition; within an inverted residual block, that of _INVERTED."""
+"""timm's layer names in the order of definition. Within an inverted residual block the order is _INVERTED."""
 
 
 @dataclass(frozen=True)
@@ -59,28 +59,41 @@ class _Layer:
 
 
 def load_weights(network: nn.Module, source: str, name: str, *, classifier: bool = True) -> str:
-    """Load `source` into `network`, our network called `name`, and return what was loaded.
+    """Load pretrained weights.
 
-    `source` is "torchvision", for its default ImageNet weights, or the path of a .pth or .safetensors file of
-    torchvision, timm or ourselves. Without `classifier` the last layer keeps its weights: it may have other
-    classes. Raises WeightsError where there is no counterpart, the file is no checkpoint, or a layer differs.
+    Args:
+        network: The network to load into.
+        source: "torchvision" for its default ImageNet weights, or the path of a .pth or .safetensors file from
+            torchvision, timm or this project.
+        name: The name of our network, to find its counterpart in torchvision.
+        classifier: Whether to load the last layer too. If not, it may have another number of classes.
+
+    Returns:
+        A description of the loaded weights.
+
+    Raises:
+        WeightsError: There is no counterpart, the file is not a checkpoint, or a layer differs.
     """
     if source == "torchvision":
         state, eps, loaded = torchvision_weights(name)
     else:
         state, loaded = read_checkpoint(Path(source)), source
-        state, eps = _in_order(state, network, name, Path(source))
+        state, eps = _restore_order(state, network, name, Path(source))
     try:
         copy_weights(state, network, eps=eps, classifier=classifier)
     except WeightsError as error:
-        raise WeightsError(f"{loaded}: {error}") from error
+        raise WeightsError(str(error), where=loaded) from error
     return loaded
 
 
 def load_fitting(network: nn.Module, source: str, name: str) -> str:
-    """Load `source` as `load_weights` does, but where only the last layer differs, as of other classes, leave that.
+    """Load weights as `load_weights` does, but keep the last layer fresh if only that one differs.
 
-    Returns what was loaded, and says so where the classifier was not. Raises WeightsError.
+    Returns:
+        A description of the loaded weights, which also reports a fresh classifier.
+
+    Raises:
+        WeightsError: As in `load_weights`.
     """
     try:
         return load_weights(network, source, name)
@@ -92,27 +105,32 @@ def load_fitting(network: nn.Module, source: str, name: str) -> str:
 
 
 def torchvision_weights(name: str) -> tuple[dict[str, Tensor], float, str]:
-    """Return the state dict of the counterpart of our network `name`, its batch norms' eps, and what it is.
+    """Return the weights of torchvision's counterpart of our network `name`, downloaded unless cached.
 
-    Downloads it where torch's hub folder does not have it. Raises WeightsError where torchvision has none.
+    Returns:
+        The state dict, the epsilon of its batch norms, and a description.
+
+    Raises:
+        WeightsError: torchvision has no counterpart, or the download failed.
     """
     from torchvision.models import get_model_weights
 
     if name not in TORCHVISION:
-        raise WeightsError(f"torchvision has no weights for '{name}'{nearest(name, TORCHVISION)}")
+        raise WeightsError(f"torchvision has no weights for '{name}'", nearest=nearest(name, TORCHVISION))
     counterpart = TORCHVISION[name]
     weights: Any = get_model_weights(counterpart).DEFAULT
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise WeightsError(f"torchvision {counterpart}: cannot be downloaded: {error}") from error
+        raise WeightsError(f"cannot be downloaded: {one_line(error)}", where=f"torchvision {counterpart}") from error
     return state, _eps(_on_meta(counterpart)), f"torchvision {counterpart} {weights.name}"
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors file or of what torch.save wrote, without running any of it.
+    """Return the tensors of a .safetensors file or of a file from torch.save, without executing code from it.
 
-    A state dict may stand under "state_dict" or "model", its names under "module.". Raises WeightsError.
+    The state dict may be nested under "state_dict" or "model". A prefix "module." of its names is removed.
+    Raises WeightsError if the file is not a checkpoint.
     """
     from safetensors.torch import load_file
 
@@ -122,41 +140,47 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file") from None
+        raise WeightsError("no such file", where=path) from None
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path}: holds more than tensors, it is not loaded") from error
-    except Exception as error:  # whatever a parser does with bytes that are no checkpoint
-        raise WeightsError(f"{path}: not a checkpoint: {(str(error).splitlines() or [''])[0]}") from error
+        raise WeightsError("not loaded: it contains more than tensors, which is unsafe", where=path) from error
+    except Exception as error:  # parsers raise all kinds of errors for bytes that are not a checkpoint
+        raise WeightsError(f"not a checkpoint: {one_line(error)}", where=path) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not state:
-        raise WeightsError(f"{path}: not a state dict: {type(state).__name__}")
+        raise WeightsError(f"not a state dict: {type(state).__name__}", where=path)
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{path}: '{key}' must be a tensor: {type(value).__name__}")
+            raise WeightsError(f"'{key}' must be a tensor: {type(value).__name__}", where=path)
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def copy_weights(
     source: Mapping[str, Tensor], network: nn.Module, *, eps: float = BATCH_NORM_EPS, classifier: bool = True
 ) -> None:
-    """Copy a state dict into `network`, layer by layer in order.
+    """Copy a state dict into a network, layer by layer in order. A 1x1 convolution matches a linear layer.
 
-    A difference between `eps`, of the source's batch norms, and ours goes into the running variance, which
-    leaves the output in eval mode as it was; a 1x1 convolution and a linear layer stand for each other.
-    Without `classifier` the last layer of both is left out. Raises WeightsError with the first layer that has
-    no counterpart, misses a tensor, has one too many, or has one of another shape; then nothing is copied.
+    Args:
+        source: The state dict, in the order of its network's layers.
+        network: The network to copy into.
+        eps: Epsilon of the source's batch norms. If ours differs, the running variance is shifted by the
+            difference, so that the output in eval mode stays the same.
+        classifier: Whether to copy the last layer.
+
+    Raises:
+        WeightsError: A layer has no counterpart, a missing or extra tensor, or one of another shape. The error
+            names the first such layer. Nothing is copied.
     """
-    theirs, ours = _layers(source), _called(network)
+    theirs, ours = _layers(source), _layers_in_call_order(network)
     if not classifier:
         theirs, ours = theirs[:-1], ours[:-1]
     pairs = []
     for mine, other in zip_longest(ours, theirs):
         if other is None:
-            raise WeightsError(f"the checkpoint has no layer for '{mine.name}', it ends before")
+            raise WeightsError(f"the checkpoint has no layer for '{mine.name}'")
         if mine is None:
-            raise WeightsError(f"the network has no layer for '{other.name}', it ends before")
+            raise WeightsError(f"the network has no layer for '{other.name}'")
         pairs += _matched(mine, other, network.get_submodule(mine.name), eps)
     with torch.no_grad():
         for target, value in pairs:
@@ -164,19 +188,19 @@ def copy_weights(
 
 
 def _matched(mine: _Layer, other: _Layer, module: nn.Module, eps: float) -> list[tuple[Tensor, Tensor]]:
-    """Return each tensor of our layer with the value that it takes."""
+    """Return each tensor of our layer with its new value."""
     for key in mine.tensors:
         if key not in other.tensors:
-            raise WeightsError(f"'{other.name}' has no {key}, '{mine.name}' needs one")
+            raise WeightsError(f"'{other.name}' has no {key}, but '{mine.name}' needs one")
     for key in other.tensors:
         if key not in mine.tensors:
-            raise WeightsError(f"'{other.name}' has a {key}, '{mine.name}' has none")
+            raise WeightsError(f"'{other.name}' has a {key}, but '{mine.name}' has none")
     pairs = []
     for key, target in mine.tensors.items():
         value = other.tensors[key]
         if _shape(value) != _shape(target):
             raise WeightsError(
-                f"'{other.name}.{key}' has the shape {tuple(value.shape)}, "
+                f"'{other.name}.{key}' has the shape {tuple(value.shape)}, but "
                 f"'{mine.name}.{key}' needs {tuple(target.shape)}"
             )
         if key == "running_var" and isinstance(module, nn.BatchNorm2d):
@@ -186,7 +210,7 @@ def _matched(mine: _Layer, other: _Layer, module: nn.Module, eps: float) -> list
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
-    """Return the shape, that of a 1x1 convolution's weight as of the linear layer that it is."""
+    """Return the shape of a tensor. A 1x1 convolution's weight has the shape of the equivalent linear layer."""
     shape = tuple(tensor.shape)
     return shape[:2] if shape[2:] == (1, 1) else shape
 
@@ -200,8 +224,8 @@ def _layers(state: Mapping[str, Tensor]) -> list[_Layer]:
     return list(layers.values())
 
 
-def _called(network: nn.Module) -> list[_Layer]:
-    """Return the network's layers in the order in which a forward pass calls them."""
+def _layers_in_call_order(network: nn.Module) -> list[_Layer]:
+    """Return the layers of a network in the order in which a forward pass calls them."""
     shadow = copy.deepcopy(network).to("meta", torch.float32).eval()
     names: dict[str, None] = {}
     for name, module in shadow.named_modules():
@@ -213,25 +237,29 @@ def _called(network: nn.Module) -> list[_Layer]:
     return [found[name] for name in names]
 
 
-def _in_order(state: dict[str, Tensor], network: nn.Module, name: str, path: Path) -> tuple[dict[str, Tensor], float]:
-    """Return a file's tensors in the order of its network's layers, and the eps of its batch norms.
+def _restore_order(
+    state: dict[str, Tensor], network: nn.Module, name: str, path: Path
+) -> tuple[dict[str, Tensor], float]:
+    """Return a checkpoint's tensors in the order of its network's layers, and the epsilon of its batch norms.
 
-    A .safetensors file keeps no order: it is found again by the names, whoever gave them.
+    A .safetensors file does not keep the order. It is restored by the names, which may be ours, torchvision's
+    or timm's.
     """
-    known = [(network, [f"{layer.name}.{kind}" for layer in _called(network) for kind in layer.tensors])]
+    known = [(network, [f"{layer.name}.{kind}" for layer in _layers_in_call_order(network) for kind in layer.tensors])]
     if name in TORCHVISION:
         counterpart = _on_meta(TORCHVISION[name])
-        known.append((counterpart, _named(counterpart.state_dict())))
+        known.append((counterpart, _without_counters(counterpart.state_dict())))
     for model, names in known:
         if 2 * len(state.keys() & set(names)) > len(names):
             return _ordered(state, names, path), _eps(model)
     words = {*_TIMM, *_INVERTED}
-    if all(part.isdigit() or part in words for key in _named(state) for part in key.split(".")):
+    if all(part.isdigit() or part in words for key in _without_counters(state) for part in key.split(".")):
         return timm_order(state), BATCH_NORM_EPS
     if path.suffix == ".safetensors":
         raise WeightsError(
-            f"{path}: its tensors have no order, and the name '{min(state)}' is neither ours nor "
-            "torchvision's nor timm's; give a .pth"
+            f"a .safetensors file has no order, and the name '{min(state)}' is unknown to this project, torchvision "
+            "and timm; give a .pth file",
+            where=path,
         )
     return state, BATCH_NORM_EPS
 
@@ -239,22 +267,22 @@ def _in_order(state: dict[str, Tensor], network: nn.Module, name: str, path: Pat
 def _ordered(state: Mapping[str, Tensor], names: list[str], path: Path) -> dict[str, Tensor]:
     for key in names:
         if key not in state:
-            raise WeightsError(f"{path}: the tensor '{key}' is missing")
-    for key in _named(state):
+            raise WeightsError(f"the tensor '{key}' is missing", where=path)
+    for key in _without_counters(state):
         if key not in names:
-            raise WeightsError(f"{path}: the tensor '{key}' is of no layer{nearest(key, names)}")
+            raise WeightsError(f"the tensor '{key}' belongs to no layer", where=path, nearest=nearest(key, names))
     return {key: state[key] for key in names}
 
 
 def timm_order(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of one of timm's mobile networks in the order in which timm defines the layers."""
+    """Return the tensors of one of timm's mobile networks in the order in which timm defines its layers."""
     children: dict[str, set[str]] = {}
     for key in state:
         parts = key.split(".")
         for index, part in enumerate(parts):
             children.setdefault(".".join(parts[:index]), set()).add(part)
 
-    def place(key: str) -> list[int]:
+    def position(key: str) -> list[int]:
         parts = key.split(".")
         places = []
         for index, part in enumerate(parts):
@@ -262,10 +290,10 @@ def timm_order(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             places.append(int(part) if part.isdigit() else (_INVERTED if inverted else _TIMM).index(part))
         return places
 
-    return {key: state[key] for key in sorted(_named(state), key=place)}
+    return {key: state[key] for key in sorted(_without_counters(state), key=position)}
 
 
-def _named(keys: Iterable[str]) -> list[str]:
+def _without_counters(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if not key.endswith("num_batches_tracked")]
 
 

@@ -1,20 +1,22 @@
-"""A network as one readable Python file of plain torch: the source of the parts that it uses, and how to build it."""
+"""Standalone source: a readable Python file of plain torch that holds the classes of a network and builds it."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.networks.block_schema import takes_maps
+from nas.networks.block_schema import TRAITS, takes_maps
 from nas.networks.blocks import BLOCKS
 from nas.networks.network import Layer, Network, in_channels, trace
 from nas.utils.registry import lookup
 
+ORIGIN = "Written by nas (https://pypi.org/project/hwnas). It needs torch and safetensors, but not nas."
 MAIN = '''
 def load(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Network:
     """Return the network in eval mode with the weights of a safetensors file."""
@@ -24,12 +26,12 @@ def load(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Ne
 
 
 def check_input() -> Tensor:
-    """Return the input that `card.json` holds the output of: (1, 3, R, R) from -1 to 1."""
+    """Return the input for the check: (1, 3, R, R), from -1 to 1. `card.json` holds the output for it."""
     return torch.linspace(-1, 1, 3 * RESOLUTION**2).reshape(1, 3, RESOLUTION, RESOLUTION)
 
 
 def main() -> None:
-    """Load the weights, run one image, and compare the output with the one that was exported."""
+    """Load the weights, run the network once, and compare the output with the one in `card.json`."""
     card = json.loads(Path(__file__).with_name("card.json").read_text(encoding="utf-8"))
     network = load()
     with torch.no_grad():
@@ -38,7 +40,7 @@ def main() -> None:
     difference = (output - expected).abs().max().item()
     params = sum(parameter.numel() for parameter in network.parameters())
     print(f"{params} parameters, input (1, 3, {RESOLUTION}, {RESOLUTION}), output {tuple(output.shape)}")
-    print(f"largest difference to the exported network's output: {difference:.2g}")
+    print(f"largest difference from the exported network's output: {difference:.2g}")
     if difference > 1e-4 * max(1.0, expected.abs().max().item()):
         raise SystemExit("the output differs from the exported network's")
 
@@ -56,25 +58,33 @@ MAIN_IMPORTS = {
 
 @dataclass
 class SourceBundle:
-    """Definitions in an order in which each stands after what it uses, and the imports that they need."""
+    """Classes and functions of this package with everything they use.
+
+    Attributes:
+        sources: Source code by name. Every definition follows those that it uses.
+        imports: The names to import from each other module. "" stands for the module itself.
+    """
 
     sources: dict[str, str] = field(default_factory=dict)
     imports: dict[str, set[str]] = field(default_factory=dict)
 
     def add(self, module: ModuleType, name: str) -> None:
-        """Add the definition of `name` in `module` and all that it uses of ours."""
+        """Add the definition of `name` in `module`, and all definitions of this package that it uses."""
         if name in self.sources:
             return
         tree = ast.parse(inspect.getsource(module))
         nodes, imported = _definitions(tree), _imports(tree)
         node = nodes[name]
+        omitted = _trait_declarations(node)
+        if isinstance(node, ast.ClassDef):
+            node.body = [part for part in node.body if part not in omitted]
         self.sources[name] = ""
         for used in sorted({part.id for part in ast.walk(node) if isinstance(part, ast.Name)} - {name}):
             if used in nodes:
                 self.add(module, used)
             elif used in imported:
                 self._import(used, *imported[used])
-        self.sources[name] = self.sources.pop(name) + _source(module, node)
+        self.sources[name] = self.sources.pop(name) + _source(module, node, omitted)
 
     def _import(self, used: str, origin: str, name: str) -> None:
         if origin.partition(".")[0] == __name__.partition(".")[0]:
@@ -94,7 +104,7 @@ def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
 
 
 def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
-    """Return {name used: (module, name there)}; the name is "" for a module itself."""
+    """Return {local name: (module, name in it)}. The name is "" for the module itself."""
     found: dict[str, tuple[str, str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
@@ -104,14 +114,40 @@ def _imports(tree: ast.Module) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _source(module: ModuleType, node: Any) -> str:
+def _trait_declarations(node: ast.stmt) -> list[ast.stmt]:
+    """Return the statements of a block's class that declare traits: the search needs them, the network does not."""
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    return [part for part in body if _declared_name(part) in TRAITS]
+
+
+def _declared_name(node: ast.stmt) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return node.name
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def _source(module: ModuleType, node: ast.stmt, omitted: Sequence[ast.stmt]) -> str:
+    """Return the source of `node` without the statements `omitted` and the blank line after each."""
     lines = inspect.getsource(module).splitlines()
-    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
-    return "\n".join(lines[first - 1 : node.end_lineno])
+    hidden = {number for part in omitted for number in range(_first_line(part), (part.end_lineno or 0) + 2)}
+    shown = range(_first_line(node), (node.end_lineno or 0) + 1)
+    return "\n".join(lines[number - 1] for number in shown if number not in hidden)
+
+
+def _first_line(node: ast.stmt) -> int:
+    """Return the number of the first line of a statement, including its decorators."""
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
 def standalone_source(arch: Architecture, title: str) -> str:
-    """Return the text of a Python file that builds `arch`, loads model.safetensors beside it, and checks itself."""
+    """Return a Python file that builds `arch`, loads model.safetensors from its folder, and checks the output.
+
+    Args:
+        arch: The architecture.
+        title: First line of the file's docstring.
+    """
     layers = trace(arch)
     bundle = SourceBundle(imports={key: set(names) for key, names in MAIN_IMPORTS.items()})
     for spec in dict.fromkeys(layer.spec.op for layer in layers):
@@ -119,7 +155,7 @@ def standalone_source(arch: Architecture, title: str) -> str:
         bundle.add(importlib.import_module(block.__module__), block.__name__)
     bundle.add(importlib.import_module(Network.__module__), Network.__name__)
     parts = [
-        f'"""{title}\n\nWritten by nas (https://pypi.org/project/hwnas); it needs torch and safetensors, not nas.\n"""',
+        f'"""{title}\n\n{ORIGIN}\n"""',
         "from __future__ import annotations",
         _import_lines(bundle.imports),
         f"RESOLUTION = {arch.resolution}",

@@ -1,4 +1,4 @@
-"""What a search for coefficients may spend, and what it maximises: accuracy by a budget of any resource."""
+"""Budgets of a coefficient search: latency, MACs or activations relative to the base, and objectives towards them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from nas.study.objectives import SOFT, Bools, Floats, Goal, Metrics, Objective, 
 from nas.utils.registry import lookup
 
 RESOURCES = ("latency", "macs", "activations")
-OBJECTIVES = ("soft", "hard", "constrained")
+BUDGET_OBJECTIVES = ("soft", "hard", "constrained")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`times` what the base spends of a resource, and the share by which a grid point may miss that.
+    """The cost that a network of phi 1 should have.
 
-    EfficientNet's is twice the MACs, Dollar et al. look at activations, latency-aware scaling at the device's ms.
+    EfficientNet budgets twice the MACs, Dollar et al. (2021) consider activations, and latency-aware scaling budgets
+    the latency of the device.
+
+    Attributes:
+        resource: The budgeted cost: "latency" in ms, "macs" or "activations".
+        base: The cost of the base.
+        times: The target, relative to the base.
+        tolerance: The relative deviation from the target that a grid point may have.
     """
 
     resource: str
@@ -30,37 +37,42 @@ class Budget:
 
     @property
     def target(self) -> float:
-        """What phi 1 should spend."""
+        """The cost of a network of phi 1."""
         return self.times * self.base
 
-    def admits(self, spent: ArrayLike) -> Bools:
-        """Whether so much is within the tolerance, elementwise."""
-        share = np.asarray(spent, np.float64) / self.target
+    def admits(self, cost: ArrayLike) -> Bools:
+        """Whether costs are within the tolerance, elementwise."""
+        share = np.asarray(cost, np.float64) / self.target
         return np.asarray((share >= 1 - self.tolerance - 1e-9) & (share <= 1 + self.tolerance + 1e-9))
 
-    def of(self, metrics: Metrics) -> float:
-        """Return what a network spends of the resource."""
+    def cost(self, metrics: Metrics) -> float:
+        """Return a network's cost in the budgeted resource."""
         return metrics.along(self.resource)[0]
 
 
 def check_budget(resource: str, times: float, tolerance: float, objective: str) -> None:
-    """Raise UsageError for the first setting that cannot be."""
+    """Raise UsageError for the first invalid setting."""
     lookup(dict.fromkeys(RESOURCES), resource, "budget", "--budget")
-    lookup(dict.fromkeys(OBJECTIVES), objective, "objective", "--objective")
+    lookup(dict.fromkeys(BUDGET_OBJECTIVES), objective, "objective", "--objective")
     if not 1 < times < 1000:
-        raise UsageError(f"--times: must be above 1 and below 1000: {times:g}")
+        raise UsageError("must be above 1 and below 1000", key="times", value=times)
     if not 0 < tolerance < 1:
-        raise UsageError(f"--tolerance: must lie between 0 and 1: {tolerance:g}")
+        raise UsageError("must be between 0 and 1", key="tolerance", value=tolerance)
 
 
 @dataclass(frozen=True)
-class Budgeted:
-    """An objective towards a budget: `ACC * (COST/T)^w` or the accuracy alone, of what is within its tolerance.
+class BudgetObjective:
+    """An objective towards a budget: `ACC * (COST/T)^w` or the accuracy alone, for networks within the tolerance.
 
-    What the objectives of a search call latency is the resource's cost here.
+    It implements `nas.study.objectives.Objective`. Where that protocol says latency, this class takes the cost in the
+    budgeted resource.
+
+    Attributes:
+        by_cost: The objective of a search, applied to the cost.
+        budget: The budget.
     """
 
-    towards: SingleTargetObjective
+    by_cost: SingleTargetObjective
     budget: Budget
 
     @property
@@ -70,47 +82,51 @@ class Budgeted:
 
     @property
     def goals(self) -> tuple[Goal, ...]:
-        """One goal."""
+        """The one goal."""
         return (Goal(self),)
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """No front: one number."""
+        """No axes: the objective is scalar."""
         return ()
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """One value, maximised."""
+        """The one value is maximized."""
         return ("maximize",)
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
-        """Return the score."""
+        """Return the score as the only value."""
         return (self.score(metrics),)
 
     def admits(self, latency_ms: ArrayLike) -> Bools:
-        """Only what is within the budget's tolerance."""
+        """Whether costs are within the budget's tolerance, elementwise."""
         return self.budget.admits(latency_ms)
 
     def holds(self, metrics: Metrics) -> bool:
         """Whether a network is within the budget's tolerance."""
-        return bool(self.budget.admits(self.budget.of(metrics)))
+        return bool(self.budget.admits(self.budget.cost(metrics)))
 
     def score(self, metrics: Metrics) -> float:
-        """Return the score of the accuracy at what is spent."""
-        return self.towards.score(replace(metrics, latency_ms=self.budget.of(metrics), latencies_ms=()))
+        """Return the score of a network's accuracy and cost; higher is better."""
+        return self.by_cost.score(replace(metrics, latency_ms=self.budget.cost(metrics), latencies_ms=()))
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
-        """Return what `score` gives for N candidates, (N,)."""
-        return self.towards.scores(accuracy, latency_ms)
+        """Return the scores of N candidates from their accuracies (N,) and costs (N,)."""
+        return self.by_cost.scores(accuracy, latency_ms)
 
 
-def make_budgeted(name: str, budget: Budget, exponent: float | None) -> Objective:
-    """Return the objective. The limit of `constrained` is the tolerance's upper end. Raises UsageError."""
+def make_budget_objective(name: str, budget: Budget, exponent: float | None) -> Objective:
+    """Return the objective `name` towards a budget. The limit of "constrained" is the upper end of the tolerance.
+
+    Raises:
+        UsageError: If `exponent` is outside [-10, 0], or is given for another objective than "soft".
+    """
     if exponent is not None and name != "soft":
-        raise UsageError(f"--exponent: is of the objective 'soft', not of '{name}'")
+        raise UsageError(f"applies only to the objective 'soft', not to '{name}'", key="exponent", value=exponent)
     if exponent is not None and not -10 <= exponent <= 0:
-        raise UsageError(f"--exponent: must lie in [-10, 0]: {exponent:g}")
+        raise UsageError("must be in [-10, 0]", key="exponent", value=exponent)
     limit = budget.target * (1 + budget.tolerance) if name == "constrained" else budget.target
     w = SOFT if exponent is None else exponent
-    made: Any = make_objective(name, limit, w, w) if name == "soft" else make_objective(name, limit)
-    return Budgeted(made, budget)
+    by_cost: Any = make_objective(name, limit, w, w) if name == "soft" else make_objective(name, limit)
+    return BudgetObjective(by_cost, budget)

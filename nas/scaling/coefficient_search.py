@@ -1,7 +1,8 @@
-"""`nas scale --search`: the coefficients of a network, found by evaluating a grid of them within a budget.
+"""`nas scale --search`: finds the coefficients of a network by evaluating a grid of them within a budget.
 
-The grid's points are measured, those within the budget evaluated by any evaluator and controller, the best evaluated
-again; then base, compound and single dimensions are compared at the same measured latency.
+The search measures the grid's points, evaluates those within the budget with any evaluator and controller, and
+evaluates the best ones again. It then compares the base, the compound rule and single dimensions at the same measured
+latency.
 """
 
 from __future__ import annotations
@@ -15,28 +16,29 @@ from typing import Any
 from nas.controllers import CONTROLLERS
 from nas.controllers.base import Problem
 from nas.errors import NasError, RunError, SpaceError, TableError, UsageError
-from nas.evaluators import Evaluator
-from nas.evaluators.executors import Executor
+from nas.evaluators.base import Evaluator
+from nas.evaluators.executors.base import Executor
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.zero_cost_scores import ZERO_COST
-from nas.scaling.budget import Budget, make_budgeted
-from nas.scaling.comparison import Entry, compare, compared_rules, contestants
-from nas.scaling.family_job import asked, device_facts, is_whole, make_family, make_network_latency
-from nas.scaling.grid import grid_domain
+from nas.scaling.budget import Budget, make_budget_objective
+from nas.scaling.comparison import ComparedNetwork, evaluate_networks, rules_to_compare, select_networks
+from nas.scaling.family_job import describe_device, is_complete, make_family, make_network_latency, requested
+from nas.scaling.grid import encode_grid
 from nas.scaling.grid_latencies import GridLatencies, measure_admitted, measure_grid
 from nas.scaling.latency_targets import LatencyEstimator
-from nas.scaling.network_latency import NETWORKS
+from nas.scaling.network_latency import NETWORKS_FILE
 from nas.scaling.parsing import Rule, parse_latencies, parse_phis
 from nas.scaling.plots import draw_scaling
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, missing_dimensions
-from nas.scaling.search_setup import CoefficientSearch, check_admitted, make_budget, prepare, spends
-from nas.scaling.settings import RESULT, ScaleSettings
+from nas.scaling.search_setup import CoefficientSearch, admitted_points, make_budget, point_cost, prepare_search
+from nas.scaling.settings import SCALE_RESULT, ScaleSettings
 from nas.searching.early_stopping import make_rungs
+from nas.searching.evaluation import make_evaluator, make_executor
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists
 from nas.searching.loop import SearchPlan, search
-from nas.searching.result import FINALIST_SETTINGS, trial_facts
-from nas.searching.settings import make_evaluator, make_executor, shown
+from nas.searching.result import FINALIST_SETTINGS, TrialRecord
+from nas.searching.settings import recorded_settings
 from nas.study.objectives import Objective
 from nas.study.study import FINISH, Study, Trial, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
@@ -45,259 +47,294 @@ from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
 
-PICTURE = "scaling.png"
-BENCH, CONTESTANTS, ACCURACIES = "grid.json", "contestants.json", "accuracies.jsonl"
-MAKING = "grid.lock"
-FRESH_SEEDS = 100
-"""The seeds of the comparison start so far above the search's: its networks were not chosen by them."""
+SCALING_PLOT = "scaling.png"
+GRID_FILE, COMPARED_FILE, ACCURACIES_FILE = "grid.json", "contestants.json", "accuracies.jsonl"
+GRID_LOCK = "grid.lock"
+COMPARISON_SEED_OFFSET = 100
+"""Distance of the comparison's seeds from the search's seed, so that no network was selected with them."""
 
 
-def run_scale_search(job: ScaleSettings, reporter: Reporter) -> dict[str, Any]:
-    """Find the coefficients, compare, and return what `scale.json` holds; continue where a kill left it.
+def run_scale_search(settings: ScaleSettings, reporter: Reporter) -> dict[str, Any]:
+    """Find the coefficients, run the comparison, and return the contents of `scale.json`.
 
-    Raises NasError for whatever is wrong in the input.
+    An interrupted search continues. Raises NasError for any error in the input.
     """
-    setting = prepare(job, reporter)
-    folder = job.folder
-    check_run(folder, setting.identity)
-    if finished := finished_result(setting):
+    prepared_search = prepare_search(settings, reporter)
+    folder = settings.folder
+    check_run(folder, prepared_search.identity)
+    if finished := finished_result(prepared_search):
         reporter.say(f"{folder}: finished on {finished['date']}; more --trials or --compare-seeds would continue it")
         return finished
-    for split in (setting.task.data.train, setting.task.data.validation):
-        check_images(split)
-    with open_study(folder, setting.identity, setting.grid, ("maximize",)) as study:
-        with exclusive(folder / MAKING):
-            ready = make_ready(setting, reporter)
-        try_points(ready, study, reporter)
+    check_images((prepared_search.task.data.train, prepared_search.task.data.validation), reporter)
+    with open_study(folder, prepared_search.identity, prepared_search.grid, ("maximize",)) as study:
+        with exclusive(folder / GRID_LOCK):
+            measured = measure_search(prepared_search, reporter)
+        evaluate_points(measured, study, reporter)
         with exclusive(folder / FINISH):
-            return finished_result(setting) or conclude(ready, study, reporter)
+            return finished_result(prepared_search) or conclude(measured, study, reporter)
 
 
 @dataclass(frozen=True)
-class PreparedSearch:
-    """A setting with what was made for it: the evaluator, the latencies, the objective, and the admitted points."""
+class MeasuredSearch:
+    """A coefficient search whose grid has been measured.
 
-    setting: CoefficientSearch
+    Attributes:
+        search: The search.
+        evaluator: Evaluates candidates.
+        grid_latencies: The latencies of the grid's points.
+        budget: The budget.
+        objective: The objective towards the budget.
+        admitted: The number of points that the budget admits.
+    """
+
+    search: CoefficientSearch
     evaluator: Evaluator
-    bench: GridLatencies
+    grid_latencies: GridLatencies
     budget: Budget
     objective: Objective
     admitted: int
 
 
-def make_ready(setting: CoefficientSearch, reporter: Reporter) -> PreparedSearch:
-    """Return what a search needs.
+def measure_search(search: CoefficientSearch, reporter: Reporter) -> MeasuredSearch:
+    """Make the evaluator, measure the grid, and return both with the budget.
 
-    What is wrong with the evaluator is told before minutes of measuring; but zero-cost scores write those of their
-    reference into the folder, which a budget that no point meets leaves free.
+    The evaluator is made first, so that its errors are reported before minutes of measurement. Zero-cost scores are
+    the exception: they write their reference into the folder, which must stay empty if the budget admits no point.
     """
-    experiment = setting.job.experiment
-    make = partial(make_evaluator, experiment, setting.task, setting.grid, reporter)
+    settings = search.settings
+    experiment = settings.experiment
+    make = partial(make_evaluator, experiment, search.task, search.grid, reporter)
     early = None if experiment.evaluator in ZERO_COST else make()
-    bench = ready_bench(setting, reporter)
-    for target_ms in parse_latencies(setting.job.latency) if setting.job.latency else ():
-        if target_ms < bench.base_ms:  # told before hours of training
-            taken = format_latency(bench.base_ms)
-            raise UsageError(f"--latency: '{format_latency(target_ms)}' is under what the base takes, {taken}")
-    budget = make_budget(setting, bench.base_ms)
-    objective = make_budgeted(setting.objective, budget, setting.job.exponent)
-    return PreparedSearch(setting, early or make(), bench, budget, objective, len(check_admitted(setting, bench)))
+    grid_latencies = load_or_measure_grid(search, reporter)
+    base_ms = grid_latencies.base_ms
+    for target_ms in parse_latencies(settings.latency) if settings.latency else ():
+        if target_ms < base_ms:  # reported before hours of training
+            rule = f"is below the latency of the base, {format_latency(base_ms)}, and scaling only adds to it"
+            raise UsageError(rule, key="latency", value=format_latency(target_ms))
+    budget = make_budget(search, base_ms)
+    objective = make_budget_objective(search.objective, budget, settings.exponent)
+    admitted = len(admitted_points(search, grid_latencies))
+    return MeasuredSearch(search, early or make(), grid_latencies, budget, objective, admitted)
 
 
-def ready_bench(setting: CoefficientSearch, reporter: Reporter) -> GridLatencies:
-    """Return the latencies of the grid: measured once for all, so that a search that goes on sees the same."""
-    job, folder = setting.job, setting.job.folder
-    if (path := folder / BENCH).is_file():
-        return read_bench(path)
-    stopwatch, first, every = make_network_latency(job, setting.base, reporter, "grid"), setting.first, setting.every
+def load_or_measure_grid(search: CoefficientSearch, reporter: Reporter) -> GridLatencies:
+    """Return the latencies of the grid. They are measured once and stored, so that a continued search uses the same."""
+    settings, folder, base = search.settings, search.settings.folder, search.base_point
+    if (path := folder / GRID_FILE).is_file():
+        return read_grid_latencies(path)
+    network_latency = make_network_latency(settings, search.base, reporter, "grid")
     try:
-        if setting.resource == "latency":
-            bench = measure_grid(first, every, job.times, job.tolerance, stopwatch, reporter)
+        if search.resource == "latency":
+            points, times, tolerance = search.distinct_points, settings.times, settings.tolerance
+            grid_latencies = measure_grid(base, points, times, tolerance, network_latency, reporter)
         else:
-            bench = measure_admitted(first, check_admitted(setting, GridLatencies(math.nan, {})), stopwatch, reporter)
-        check_admitted(setting, bench)
-    except NasError as error:  # a corrected command may use the folder, but what was measured of a device is kept
-        if isinstance(error, UsageError) or not stopwatch.sessions(first.architecture):
-            (folder / NETWORKS).unlink(missing_ok=True)
+            admitted = admitted_points(search, GridLatencies(math.nan, {}))
+            grid_latencies = measure_admitted(base, admitted, network_latency, reporter)
+        admitted_points(search, grid_latencies)
+    except NasError as error:  # leaves the folder free for a corrected command, but keeps measurements of a device
+        if isinstance(error, UsageError) or not network_latency.session_count(base.architecture):
+            (folder / NETWORKS_FILE).unlink(missing_ok=True)
         raise
-    bench = replace(bench, measured_on=device_facts(stopwatch))
-    write_json(path, asdict(bench))
-    return bench
+    grid_latencies = replace(grid_latencies, measured_on=describe_device(network_latency))
+    write_json(path, asdict(grid_latencies))
+    return grid_latencies
 
 
-def read_bench(path: Path) -> GridLatencies:
-    """Return the latencies that `ready_bench` wrote. Raises RunError for something else."""
+def read_grid_latencies(path: Path) -> GridLatencies:
+    """Return the stored latencies of a grid. Raises RunError if the file holds something else."""
     try:
         return GridLatencies(**read_json(path))
     except TypeError as error:
-        raise RunError(f"{path}: not the latencies of a grid: {error}") from error
+        raise RunError(f"not the latencies of a grid: {error}", where=path) from error
 
 
-def try_points(ready: PreparedSearch, study: Study, reporter: Reporter) -> None:
-    """Fill the study with points of the grid: --trials of those that the budget admits, or all."""
-    setting, bench, budget = ready.setting, ready.bench, ready.budget
-    experiment, grid = setting.job.experiment, setting.grid
+def evaluate_points(measured: MeasuredSearch, study: Study, reporter: Reporter) -> None:
+    """Evaluate --trials of the points that the budget admits, or all of them, and store them in the study."""
+    grid, budget, latency_ms = measured.search.grid, measured.budget, measured.grid_latencies.latency_ms
+    experiment = measured.search.settings.experiment
     reporter.say(
-        f"{ready.admitted} of {grid.size} grid points are within {budget.times:g} times the base's {budget.resource}"
+        f"{measured.admitted} of {grid.size} grid points are within {budget.times:g} times the base's {budget.resource}"
     )
-    domain = grid_domain(grid, setting.grid_points, partial(spends, setting, bench))
-    controller = lookup(CONTROLLERS, experiment.controller, "controller")(Problem(domain, ready.objective))
-    counts = {spot.architecture.digest: spot.activations for spot in setting.every}
+    cost = partial(point_cost, measured.search, measured.grid_latencies)
+    domain = encode_grid(grid, measured.search.grid_points, cost)
+    controller = lookup(CONTROLLERS, experiment.controller, "controller")(Problem(domain, measured.objective))
+    activations = {point.architecture.digest: point.activations for point in measured.search.distinct_points}
     plan = SearchPlan(
-        grid, controller, ready.evaluator, ready.objective,
-        predict=lambda arch: bench.latency_ms.get(arch.digest, math.inf),
+        grid, controller, measured.evaluator, measured.objective,
+        predict=lambda arch: latency_ms.get(arch.digest, math.inf),
         rungs=make_rungs("full", 2, 1, 1),
-        known=frozenset([setting.first.architecture.digest]),
-        executor=executor_of(ready, reporter),
-        extra_metrics=lambda arch: {"activations": counts.get(arch.digest, 0)},
-        spends=budget.of,
+        known=frozenset([measured.search.base_point.architecture.digest]),
+        executor=make_search_executor(measured, reporter),
+        extra_metrics=lambda arch: {"activations": activations.get(arch.digest, 0)},
+        budgeted_cost=budget.cost,
     )  # fmt: skip
-    trials = min(experiment.trials or ready.admitted, ready.admitted)
+    trials = min(experiment.trials or measured.admitted, measured.admitted)
     search(plan, study, trials, experiment.seed, reporter, experiment.retry_failed)
 
 
-def executor_of(ready: PreparedSearch, reporter: Reporter) -> Executor | None:
-    """Return what evaluates scaled networks, None for this process. Raises UsageError where there is no cluster."""
-    return make_executor(ready.setting.job.experiment, ready.setting.task, ready.setting.grid, reporter)
+def make_search_executor(measured: MeasuredSearch, reporter: Reporter) -> Executor | None:
+    """Return the executor that evaluates networks; None for this process. Raises UsageError without a cluster."""
+    return make_executor(measured.search.settings.experiment, measured.search.task, measured.search.grid, reporter)
 
 
-def conclude(ready: PreparedSearch, study: Study, reporter: Reporter) -> dict[str, Any]:
-    """Evaluate the best again, compare, make the family, and write the result."""
-    setting, job = ready.setting, ready.setting.job
-    experiment, (goal,) = job.experiment, ready.objective.goals
+def conclude(measured: MeasuredSearch, study: Study, reporter: Reporter) -> dict[str, Any]:
+    """Evaluate the best points again, run the comparison, make the family, and write the result."""
+    search, settings = measured.search, measured.search.settings
+    experiment, (goal,) = settings.experiment, measured.objective.goals
     stage = Stage(
         study, goal, experiment.seed, experiment.finalists, experiment.finalist_seeds, reporter,
-        partial(executor_of, ready, reporter),
+        partial(make_search_executor, measured, reporter),
     )  # fmt: skip
-    finals = evaluate_finalists(stage, ready.evaluator)
+    finals = evaluate_finalists(stage, measured.evaluator)
     if not study.trials:
-        raise UsageError("--evaluator: no grid point could be evaluated")
+        raise UsageError("failed for every grid point", key="evaluator", value=experiment.evaluator)
     best = max(
         study.trials,
-        key=lambda trial: goal.score(replace(trial.metrics, accuracy=finals.estimates[trial.digest])),
+        key=lambda trial: goal.score(replace(trial.metrics, accuracy=finals.accuracies[trial.digest])),
     )
-    found = setting.coefficients(best.digest)
-    warn_of_rounding(setting, found, best, reporter)
-    entries = compared(ready, found, reporter) if job.compare_seeds else []
-    family = family_of(ready, found, reporter)
+    found = search.coefficients(best.digest)
+    warn_about_rounding(search, found, best, reporter)
+    networks = compare_rules(measured, found, reporter) if settings.compare_seeds else []
+    family = make_search_family(measured, found, reporter)
     result = {
         **family,
-        "search": {**search_facts(ready, study, finals), "best": best.digest},
-        "comparison": [entry.to_dict(setting.base) for entry in entries],
-        "asked": asked(job),
-        "picture": str(job.folder / PICTURE),
+        "search": {**describe_search(measured, study, finals), "best": best.digest},
+        "comparison": [network.to_dict(search.base) for network in networks],
+        "asked": requested(settings),
+        "picture": str(settings.folder / SCALING_PLOT),
     }
-    draw_scaling(result, job.folder / PICTURE)
-    write_json(job.folder / RESULT, result)
+    draw_scaling(result, settings.folder / SCALING_PLOT)
+    write_json(settings.folder / SCALE_RESULT, result)
     return result
 
 
-def family_of(ready: PreparedSearch, found: Coefficients, reporter: Reporter) -> dict[str, Any]:
-    """Return the family that the settings ask for; where it cannot be made, the network that was found: phi 1."""
-    setting, job, base_ms = ready.setting, ready.setting.job, ready.bench.base_ms
-    rule = Rule("searched", setting.grid.rounding, found)
+def make_search_family(measured: MeasuredSearch, found: Coefficients, reporter: Reporter) -> dict[str, Any]:
+    """Return the requested family of the coefficients, or if it is invalid, only the network of phi 1."""
+    settings, base, base_ms = measured.search.settings, measured.search.base, measured.grid_latencies.base_ms
+    rule = Rule("searched", measured.search.grid.rounding, found)
     try:
-        return make_family(job, rule, setting.base, reporter, base_ms)
-    except (SpaceError, TableError, UsageError) as error:  # what was searched is not lost with it
-        reporter.warn(f"the family is that of phi 1 alone: {error}")
-        return make_family(replace(job, phi="1", latency=None), rule, setting.base, reporter, base_ms)
+        return make_family(settings, rule, base, reporter, base_ms)
+    except (SpaceError, TableError, UsageError) as error:  # must not lose the search's result
+        reporter.warn(f"the family has only the network of phi 1: {error}")
+        return make_family(replace(settings, phi="1", latency=None), rule, base, reporter, base_ms)
 
 
-def warn_of_rounding(setting: CoefficientSearch, found: Coefficients, best: Trial, reporter: Reporter) -> None:
-    """Say where the coefficients promise another growth than rounding gave the network that they were found by."""
-    promised, real = found.at(1).growth, best.metrics.macs / setting.first.macs
-    if abs(promised / real - 1) > setting.job.tolerance:
+def warn_about_rounding(search: CoefficientSearch, found: Coefficients, best: Trial, reporter: Reporter) -> None:
+    """Warn if rounding gave the best network another growth than its coefficients."""
+    exact, rounded = found.at(1).growth, best.metrics.macs / search.base_point.macs
+    if abs(exact / rounded - 1) > search.settings.tolerance:
         reporter.warn(
-            f"the coefficients promise {promised:.2f} times the MACs for each phi, rounding made it {real:.2f} in the "
-            "network that they were found by: a smaller --divisor, or --repeats round, brings them together"
+            f"the coefficients give {exact:.2f} times the MACs for each phi, but the network that they were found by "
+            f"has {rounded:.2f} times after rounding: a smaller --divisor or --repeats round reduces the difference"
         )
 
 
-def search_facts(ready: PreparedSearch, study: Study, finals: FinalistEstimates) -> dict[str, Any]:
-    """Return what the result says of the search as a whole."""
-    setting, grid, budget = ready.setting, ready.setting.grid, ready.budget
-    settings = {**shown(setting.job.experiment), **setting.identity, "evaluator_settings": ready.evaluator.settings}
+def describe_search(measured: MeasuredSearch, study: Study, finals: FinalistEstimates) -> dict[str, Any]:
+    """Return the search's part of the result file."""
+    search, grid, budget = measured.search, measured.search.grid, measured.budget
+    settings = {
+        **recorded_settings(search.settings.experiment),
+        **search.identity,
+        "evaluator_settings": measured.evaluator.settings,
+    }
     return {
         "budget": {**asdict(budget), "target": budget.target},
-        "objective": setting.objective,
+        "objective": search.objective,
         "grid": grid.size,
-        "timed": len(ready.bench.latency_ms),
+        "timed": len(measured.grid_latencies.latency_ms),
         "values": dict(zip(DIMENSIONS, grid.values, strict=True)),
-        "admissible": ready.admitted,
+        "admissible": measured.admitted,
         "trials": len(study.evaluated),
-        "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
-        "noise": finals.spread.noise if finals.spread else None,
+        "failed": [{"architecture": trial.digest, "error": trial.error} for trial in study.failed],
+        "noise": finals.noise_model.noise if finals.noise_model else None,
         "candidates": [
             {
-                **asdict(setting.coefficients(trial.digest)),
-                **trial_facts(trial),
-                "estimate": finals.estimates[trial.digest],
+                **asdict(search.coefficients(trial.digest)),
+                **TrialRecord.of(trial).summary(),
+                "estimate": finals.accuracies[trial.digest],
                 "curve": list(trial.curve),
             }
             for trial in study.trials
         ],
-        "base_ms": ready.bench.base_ms,
-        "measured_on": ready.bench.measured_on,
+        "base_ms": measured.grid_latencies.base_ms,
+        "measured_on": measured.grid_latencies.measured_on,
         "settings": settings,
     }
 
 
-def compared(ready: PreparedSearch, found: Coefficients, reporter: Reporter) -> list[Entry]:
-    """Return base, compound and single dimensions with their accuracies, at the same latency.
+def compare_rules(measured: MeasuredSearch, found: Coefficients, reporter: Reporter) -> list[ComparedNetwork]:
+    """Return the base, the compound rule and single dimensions at the same latency, with their accuracies.
 
-    None where there are no such networks, or a table that predicts latencies does not cover them.
+    Returns an empty list if there are no such networks.
     """
-    setting, bench, job = ready.setting, ready.bench, ready.setting.job
-    path, phis = job.folder / CONTESTANTS, parse_phis(job.compare_phi, "--compare-phi")
+    settings = measured.search.settings
+    networks = load_or_select_networks(measured, found, reporter)
+    if not networks:
+        return []
+    first = settings.experiment.seed + COMPARISON_SEED_OFFSET
+    return evaluate_networks(
+        networks,
+        lambda: make_search_executor(measured, reporter) or InProcessExecutor(measured.evaluator),
+        range(first, first + settings.compare_seeds),
+        settings.folder / ACCURACIES_FILE,
+        reporter,
+        settings.experiment.retry_failed,
+    )
+
+
+def load_or_select_networks(measured: MeasuredSearch, found: Coefficients, reporter: Reporter) -> list[ComparedNetwork]:
+    """Return the networks to compare. They are selected once for each result and stored.
+
+    Returns an empty list, with a warning, if the networks are invalid or not covered by the latency table.
+    """
+    search, settings = measured.search, measured.search.settings
+    path, phis = settings.folder / COMPARED_FILE, parse_phis(settings.compare_phi, "compare_phi")
     stored = read_json(path) if path.is_file() else {}
     chosen = {"compound": asdict(found), "phis": phis}
     if stored.get("chosen") == chosen:
-        entries = [Entry.from_dict(data) for data in stored["entries"]]
-    else:
-        stopwatch = make_network_latency(job, setting.base, reporter, "compare")
-        timed = [spot.architecture for spot in setting.every if stopwatch.sessions(spot.architecture)]
-        scout = LatencyEstimator(setting.base, stopwatch, timed if stopwatch.is_measured else ())
-        rules = compared_rules(found, job.times, missing_dimensions(setting.base))
-        try:
-            entries = contestants(scout, rules, job.times, phis, setting.grid.rounding, reporter)
-        except (TableError, SpaceError, UsageError) as error:  # what was searched is not lost with it
-            reporter.warn(f"nothing is compared: {error}")
-            return []
-        entries = on_bench(entries, bench)
-        write_json(path, {"chosen": chosen, "entries": [entry.to_dict(setting.base) for entry in entries]})
-    first = job.experiment.seed + FRESH_SEEDS
-    seeds = range(first, first + job.compare_seeds)
-    retry = job.experiment.retry_failed
-    return compare(
-        entries, lambda: executor_of(ready, reporter) or InProcessExecutor(ready.evaluator), seeds,
-        job.folder / ACCURACIES,
-        reporter, retry,
-    )  # fmt: skip
+        return [ComparedNetwork.from_dict(data) for data in stored["entries"]]
+    network_latency = make_network_latency(settings, search.base, reporter, "compare")
+    archs = [point.architecture for point in search.distinct_points]
+    known = [arch for arch in archs if network_latency.session_count(arch)] if network_latency.is_measured else ()
+    estimator = LatencyEstimator(search.base, network_latency, known)
+    rules = rules_to_compare(found, settings.times, missing_dimensions(search.base))
+    try:
+        networks = select_networks(estimator, rules, settings.times, phis, search.grid.rounding, reporter)
+    except (TableError, SpaceError, UsageError) as error:  # must not lose the search's result
+        reporter.warn(f"no comparison: {error}")
+        return []
+    networks = rescale_latencies(networks, measured.grid_latencies.base_ms)
+    write_json(path, {"chosen": chosen, "entries": [network.to_dict(search.base) for network in networks]})
+    return networks
 
 
-def on_bench(entries: list[Entry], bench: GridLatencies) -> list[Entry]:
-    """Return the entries with latencies as of the grid's sessions: the base takes the same in both."""
-    factor = bench.base_ms / entries[0].latency_ms
+def rescale_latencies(networks: list[ComparedNetwork], base_ms: float) -> list[ComparedNetwork]:
+    """Return the networks, the first of which is the base, with latencies scaled so that the base takes `base_ms`.
+
+    This makes latencies of the comparison's sessions comparable with those of the grid's sessions.
+    """
+    factor = base_ms / networks[0].latency_ms
     return [
-        replace(entry, latency_ms=factor * entry.latency_ms, target_ms=factor * entry.target_ms) for entry in entries
+        replace(network, latency_ms=factor * network.latency_ms, target_ms=factor * network.target_ms)
+        for network in networks
     ]
 
 
-def finished_result(setting: CoefficientSearch) -> dict[str, Any] | None:
-    """Return the result of a folder that has been searched so far and compared with as many seeds."""
-    path = setting.job.folder / RESULT
+def finished_result(search: CoefficientSearch) -> dict[str, Any] | None:
+    """Return the stored result if it has the requested trials, finalists, family and comparison; else None."""
+    settings, path = search.settings, search.settings.folder / SCALE_RESULT
     if not path.is_file():
         return None
-    stored, job = read_json(path), setting.job
+    stored, experiment = read_json(path), settings.experiment
     try:
-        search = stored["search"]
-        asked_for = min(job.experiment.trials or search["admissible"], search["admissible"])
-        done = search["trials"] + len(search["failed"]) >= asked_for
-        done = done and not (job.experiment.retry_failed and search["failed"])
-        same = stored["asked"] == asked(job) and all(
-            search["settings"][key] == getattr(job.experiment, key) for key in FINALIST_SETTINGS
+        result = stored["search"]
+        trials = min(experiment.trials or result["admissible"], result["admissible"])
+        is_done = result["trials"] + len(result["failed"]) >= trials
+        is_done = is_done and not (experiment.retry_failed and result["failed"])
+        is_same = stored["asked"] == requested(settings) and all(
+            result["settings"][key] == getattr(experiment, key) for key in FINALIST_SETTINGS
         )
-        there = (job.folder / PICTURE).is_file() and is_whole(job.folder, stored)
+        has_files = (settings.folder / SCALING_PLOT).is_file() and is_complete(settings.folder, stored)
     except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: not the result of a search for coefficients: {error!r}") from error
-    return stored if done and same and there else None
+        raise RunError(f"not the result of a coefficient search: {error!r}", where=path) from error
+    return stored if is_done and is_same and has_files else None

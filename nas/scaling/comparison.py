@@ -1,4 +1,4 @@
-"""Compound against single dimensions: networks of the same measured latency, evaluated with the same seeds."""
+"""Comparison of compound scaling with single dimensions at the same measured latency and with the same seeds."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
-from nas.evaluators.executors import Executor, Outcome, Task, evaluate_all
+from nas.evaluators.executors.base import Executor, Outcome, Task, evaluate_all
 from nas.networks.network import totals, trace
 from nas.scaling.family import BASE
-from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, meet
+from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, meet_targets
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, Rounding
 from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
 
 COMPOUND = "compound"
-FORMAT = {"format": 1, "rows": "accuracies of scaled networks"}
+ACCURACIES_HEADER = {"format": 1, "rows": "accuracies of scaled networks"}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A network that is compared, with the accuracy of each seed; `strays` as in `nas.scaling.latency_targets.Met`.
+class ComparedNetwork:
+    """A network of the comparison. Its target is `times^phi` the base's latency, whatever phi its rule needs for that.
 
-    It takes `times^phi` the base's latency, whatever its rule's own phi for that is.
+    Attributes:
+        name: "base", "compound" or a dimension.
+        phi: The phi of the target.
+        coefficients: The rule; None for the base.
+        architecture: The network.
+        latency_ms: Its latency in ms.
+        target_ms: The target in ms.
+        is_close: Whether the latency is close to the target, see `TargetResult`.
+        own_phis: Dimensions with a phi of their own, see `TargetResult`.
+        accuracies: The accuracies in [0, 1], one for each seed that could be evaluated.
     """
 
     name: str
@@ -40,20 +49,26 @@ class Entry:
     latency_ms: float
     target_ms: float
     is_close: bool = True
-    strays: tuple[tuple[str, float], ...] = ()
+    own_phis: tuple[tuple[str, float], ...] = ()
     accuracies: tuple[float, ...] = ()
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Entry:
-        """Return the entry that `to_dict` gave, without accuracies."""
+    def from_dict(cls, data: dict[str, Any]) -> ComparedNetwork:
+        """Return the network of a dict that `to_dict` returned, without accuracies."""
         found = data["coefficients"]
         return cls(
-            data["name"], data["phi"], Coefficients(**found) if found else None, Architecture.from_dict(data["blocks"]),
-            data["latency_ms"], data["target_latency_ms"], data["within_5_percent"], tuple(data["strays"].items()),
-        )  # fmt: skip
+            name=data["name"],
+            phi=data["phi"],
+            coefficients=Coefficients(**found) if found else None,
+            architecture=Architecture.from_dict(data["blocks"]),
+            latency_ms=data["latency_ms"],
+            target_ms=data["target_latency_ms"],
+            is_close=data["within_5_percent"],
+            own_phis=tuple(data["strays"].items()),
+        )
 
     def to_dict(self, base: Architecture) -> dict[str, Any]:
-        """Return what a result tells."""
+        """Return the network's entry in the result file."""
         macs = totals(trace(self.architecture)).macs
         return {
             "name": self.name,
@@ -65,7 +80,7 @@ class Entry:
             "latency_ms": self.latency_ms,
             "target_latency_ms": self.target_ms,
             "within_5_percent": self.is_close,
-            "strays": dict(self.strays),
+            "strays": dict(self.own_phis),
             "macs": macs,
             "macs_ratio": macs / totals(trace(base)).macs,
             "accuracies": list(self.accuracies),
@@ -75,31 +90,45 @@ class Entry:
         }
 
 
-def contestants(
-    scout: LatencyEstimator, rules: Mapping[str, Coefficients], times: float, phis: Sequence[float], rounding: Rounding,
+def select_networks(
+    estimator: LatencyEstimator,
+    rules: Mapping[str, Coefficients],
+    times: float,
+    phis: Sequence[float],
+    rounding: Rounding,
     reporter: Reporter,
-) -> list[Entry]:  # fmt: skip
-    """Return the base, and the network of each rule that takes `times^phi` the base's latency, for each phi."""
-    scout.look([])
-    asked = [(name, rule, phi) for phi in phis for name, rule in rules.items()]
-    met = meet(
-        scout,
-        [LatencyTarget(rule, times**phi, "--compare-phi", of_base=True) for _, rule, phi in asked],
-        rounding,
-        reporter,
-    )
-    found = [Entry(BASE, 0.0, None, scout.base, scout.ms(scout.base), scout.ms(scout.base))]
-    for (name, rule, phi), each in zip(asked, met, strict=True):
-        strays = tuple(each.strays.items())
-        arch = each.member.architecture
-        found.append(Entry(name, phi, rule, arch, each.latency_ms, each.target_ms, each.is_close, strays))
-    return found
+) -> list[ComparedNetwork]:
+    """Return the networks to compare: the base, and for each phi the network of each rule at the same latency.
+
+    Args:
+        estimator: Measures and estimates latencies.
+        rules: The rules by name.
+        times: The growth of the latency for one unit of phi; the target is `times^phi` the base's latency.
+        phis: The phis.
+        rounding: How scaled sizes are rounded.
+        reporter: Reports the rounds of measurement.
+
+    Raises:
+        UsageError: If a target cannot be reached.
+    """
+    estimator.measure([])
+    wanted = [(name, rule, phi) for phi in phis for name, rule in rules.items()]
+    targets = [LatencyTarget(rule, times**phi, "compare_phi", of_base=True) for _, rule, phi in wanted]
+    results = meet_targets(estimator, targets, rounding, reporter)
+    base_ms = estimator.ms(estimator.base)
+    networks = [ComparedNetwork(BASE, 0.0, None, estimator.base, base_ms, base_ms)]
+    for (name, rule, phi), result in zip(wanted, results, strict=True):
+        arch, own_phis = result.member.architecture, tuple(result.own_phis.items())
+        networks.append(
+            ComparedNetwork(name, phi, rule, arch, result.latency_ms, result.target_ms, result.is_close, own_phis)
+        )
+    return networks
 
 
-def compared_rules(compound: Coefficients, times: float, missing: Container[str]) -> dict[str, Coefficients]:
-    """Return the rule that was found and those of single dimensions, but for what the network does not have.
+def rules_to_compare(compound: Coefficients, times: float, missing: Container[str]) -> dict[str, Coefficients]:
+    """Return the compound rule and the rules of single dimensions, by name.
 
-    A rule of one dimension alone is not compared with that dimension.
+    Dimensions in `missing` are left out, and so is a dimension that the compound rule scales alone.
     """
     rules = {COMPOUND: compound}
     for dimension, coefficients in single_dimensions(times).items():
@@ -109,53 +138,68 @@ def compared_rules(compound: Coefficients, times: float, missing: Container[str]
 
 
 def single_dimensions(times: float) -> dict[str, Coefficients]:
-    """Return the coefficients that put all growth of the MACs into one dimension."""
+    """Return the coefficients that multiply the MACs by `times` in one dimension alone, by dimension."""
     root = math.sqrt(times)
-    return dict(
-        zip(DIMENSIONS, (Coefficients(times, 1, 1), Coefficients(1, root, 1), Coefficients(1, 1, root)), strict=True)
-    )
+    rules = (Coefficients(times, 1, 1), Coefficients(1, root, 1), Coefficients(1, 1, root))
+    return dict(zip(DIMENSIONS, rules, strict=True))
 
 
-def compare(
-    entries: Sequence[Entry], make: Callable[[], Executor], seeds: Sequence[int], path: Path, reporter: Reporter,
+def evaluate_networks(
+    networks: Sequence[ComparedNetwork],
+    make_executor: Callable[[], Executor],
+    seeds: Sequence[int],
+    path: Path,
+    reporter: Reporter,
     retry_failed: bool = False,
-) -> list[Entry]:  # fmt: skip
-    """Return the entries with the accuracy of each seed; every one is written when it is known, and not made again.
+) -> list[ComparedNetwork]:
+    """Return the networks with their accuracies.
 
-    What `make` makes evaluates them. A network that cannot be evaluated with a seed has no accuracy of it, and is
-    tried again only if that is asked for. Raises RunError where nothing can be evaluated.
+    Each accuracy is appended to `path` when it is known; stored accuracies are not evaluated again.
+
+    Args:
+        networks: The networks.
+        make_executor: Makes what evaluates them; called only if an evaluation is missing.
+        seeds: The seeds; a network that fails with a seed has no accuracy for it.
+        path: The file of accuracies.
+        reporter: Reports progress.
+        retry_failed: Whether to evaluate failed networks again.
+
+    Raises:
+        RunError: If evaluation is impossible.
     """
     known = read_accuracies(path)
     if retry_failed:
         known = {key: accuracy for key, accuracy in known.items() if accuracy is not None}
-    names = {entry.architecture.digest: entry.name for entry in entries[::-1]}
-    asked = {(entry.architecture.digest, seed): Task(entry.architecture, seed) for seed in seeds for entry in entries}
-    missing = [task for key, task in asked.items() if key not in known]
-    outcomes = evaluated(make, missing)
-    with reporter.task("comparing", len(asked)) as advance, contextlib.closing(outcomes):
-        advance(len(asked) - len(missing))
+    names = {network.architecture.digest: network.name for network in networks[::-1]}
+    tasks = {
+        (network.architecture.digest, seed): Task(network.architecture, seed) for seed in seeds for network in networks
+    }
+    missing = [task for key, task in tasks.items() if key not in known]
+    outcomes = _run_tasks(make_executor, missing)
+    with reporter.task("comparing", len(tasks)) as advance, contextlib.closing(outcomes):
+        advance(len(tasks) - len(missing))
         for outcome in outcomes:
-            key = (outcome.task.architecture.digest, outcome.task.seed)
-            known[key] = None if outcome.error else outcome.curve[-1]
-            row = {"architecture": key[0], "name": names[key[0]], "seed": key[1], "accuracy": known[key]}
-            append_rows(path, FORMAT, [row])
-            _say(names[key[0]], outcome, reporter)
+            digest, seed = outcome.task.architecture.digest, outcome.task.seed
+            known[digest, seed] = None if outcome.error else outcome.curve[-1]
+            row = {"architecture": digest, "name": names[digest], "seed": seed, "accuracy": known[digest, seed]}
+            append_rows(path, ACCURACIES_HEADER, [row])
+            _report(names[digest], outcome, reporter)
             advance(1)
-    found = []
-    for entry in entries:
-        reached = [known[entry.architecture.digest, seed] for seed in seeds]
-        found.append(replace(entry, accuracies=tuple(accuracy for accuracy in reached if accuracy is not None)))
-    return found
+    evaluated = []
+    for network in networks:
+        reached = [known[network.architecture.digest, seed] for seed in seeds]
+        evaluated.append(replace(network, accuracies=tuple(accuracy for accuracy in reached if accuracy is not None)))
+    return evaluated
 
 
-def evaluated(make: Callable[[], Executor], tasks: Sequence[Task]) -> Generator[Outcome]:
-    """Yield what becomes of each task; an executor is made only if there is any, and closed."""
+def _run_tasks(make_executor: Callable[[], Executor], tasks: Sequence[Task]) -> Generator[Outcome]:
+    """Yield the outcome of each task. The executor is made only if there are tasks, and closed at the end."""
     if tasks:
-        with contextlib.closing(make()) as executor:
+        with contextlib.closing(make_executor()) as executor:
             yield from evaluate_all(executor, tasks)
 
 
-def _say(name: str, outcome: Outcome, reporter: Reporter) -> None:
+def _report(name: str, outcome: Outcome, reporter: Reporter) -> None:
     if outcome.error:
         reporter.warn(f"{name} with seed {outcome.task.seed} failed: {outcome.error}")
     else:
@@ -163,14 +207,14 @@ def _say(name: str, outcome: Outcome, reporter: Reporter) -> None:
 
 
 def read_accuracies(path: Path) -> dict[tuple[str, int], float | None]:
-    """Return the accuracies of a file by digest and seed; a last line that a crash cut off is left out."""
+    """Return the accuracies of a file by digest and seed; None for failures. An incomplete last line is ignored."""
     if not path.is_file():
         return {}
-    found: dict[tuple[str, int], float | None] = {}
+    accuracies: dict[tuple[str, int], float | None] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[1:-1], start=2):
         try:
             row = json.loads(line)
-            found[row["architecture"], row["seed"]] = row["accuracy"]
+            accuracies[row["architecture"], row["seed"]] = row["accuracy"]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}, line {number}: not an accuracy: {error!r}") from error
-    return found
+            raise RunError(f"not an accuracy: {error!r}", where=f"{path}, line {number}") from error
+    return accuracies

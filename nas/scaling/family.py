@@ -1,4 +1,4 @@
-"""The networks that a rule or a table makes of a base, and what each costs beside what the rule aimed at."""
+"""Families of scaled networks: their members, and the cost of each relative to the base."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import Any
 
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import SpaceError
-from nas.networks.block_schema import arguments
+from nas.networks.block_schema import widths
 from nas.networks.network import Totals, canonical, totals, trace
 from nas.scaling.presets import Coefficients, Point
-from nas.scaling.scale import CHANNELS, Factors, Rounding, scale
+from nas.scaling.scale import Factors, Rounding, scale
 
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Member:
-    """A network of a family: what it was asked to be, and what rounding made of it. `phi` where a rule led there."""
+    """A network of a family.
+
+    Attributes:
+        name: Its name in the family: "phi 1", "b3".
+        factors: The factors before rounding.
+        architecture: The scaled network, canonical.
+        phi: The phi of the scaling rule; None if the factors come from a table or from the user.
+    """
 
     name: str
     factors: Factors
@@ -26,62 +33,68 @@ class Member:
     phi: float | None = None
 
 
-def member(base: Architecture, factors: Factors, rounding: Rounding, name: str, phi: float | None = None) -> Member:
-    """Return the network of the factors. Raises SpaceError with the member's name and what does not fit."""
+def make_member(
+    base: Architecture, factors: Factors, rounding: Rounding, name: str, phi: float | None = None
+) -> Member:
+    """Return the base scaled by the factors. Raises SpaceError with the member's name as `where`."""
     try:
         arch = canonical(scale(base, factors, rounding))
     except SpaceError as error:
-        raise SpaceError(f"{name}: {error}") from error
+        raise SpaceError(error.rule, where=name, key=error.key, value=error.value) from error
     return Member(name, factors, arch, phi)
 
 
-def by_phi(base: Architecture, coefficients: Coefficients, phis: Sequence[float], rounding: Rounding) -> list[Member]:
-    """Return the network of each phi: about 2^phi times the base's MACs where alpha * beta^2 * gamma^2 is 2."""
-    return [member(base, coefficients.at(phi), rounding, f"phi {phi:.12g}", phi) for phi in phis]
+def members_by_phi(
+    base: Architecture, coefficients: Coefficients, phis: Sequence[float], rounding: Rounding
+) -> list[Member]:
+    """Return the network of each phi: about 2^phi times the base's MACs if alpha * beta^2 * gamma^2 is 2."""
+    return [make_member(base, coefficients.at(phi), rounding, f"phi {phi:.12g}", phi) for phi in phis]
 
 
-def farthest(base: Architecture, coefficients: Coefficients, phi: float, rounding: Rounding) -> float:
-    """Return about the last phi from 0 on towards `phi`, of which no network can be made, that one can be made of."""
-    known, beyond = 0.0, phi
-    while abs(beyond - known) > 0.002 * max(1.0, abs(known)):
-        middle = (known + beyond) / 2
+def last_valid_phi(base: Architecture, coefficients: Coefficients, phi: float, rounding: Rounding) -> float:
+    """Return about the last phi between 0 and the invalid `phi` that gives a valid network, by bisection."""
+    valid, invalid = 0.0, phi
+    while abs(invalid - valid) > 0.002 * max(1.0, abs(valid)):
+        middle = (valid + invalid) / 2
         try:
             scale(base, coefficients.at(middle), rounding)
-            known = middle
+            valid = middle
         except SpaceError:
-            beyond = middle
-    return known
+            invalid = middle
+    return valid
 
 
-def by_points(base: Architecture, points: Sequence[Point], rounding: Rounding, reference: int = 224) -> list[Member]:
-    """Return the network of each point of a published table, its head as the table has it.
+def members_by_points(
+    base: Architecture, points: Sequence[Point], rounding: Rounding, reference: int = 224
+) -> list[Member]:
+    """Return the network of each point of a table, with the head arguments that the table gives.
 
-    The inputs of the points are those of a base for `reference` pixels, and not rounded any further.
+    The resolutions of the points hold for a base of `reference` pixels and are not rounded further.
     """
-    found = []
+    members = []
     for point in points:
         factors = Factors(point.depth, point.width, point.resolution / reference)
-        made = member(base, factors, replace(rounding, resolution_step=1), point.name)
-        head = made.architecture.head
+        member = make_member(base, factors, replace(rounding, resolution_step=1), point.name)
+        head = member.architecture.head
         if point.head:
-            head = BlockSpec.of(head.op, {**head.kwargs, **dict(point.head)})
-        found.append(replace(made, architecture=canonical(replace(made.architecture, head=head))))
-    return found
+            head = head.with_args(dict(point.head))
+        members.append(replace(member, architecture=canonical(replace(member.architecture, head=head))))
+    return members
 
 
-def member_facts(made: Member, base: Architecture) -> dict[str, Any]:
-    """Return what is told of a network: what was asked, what rounding made of it, and what it costs.
+def describe_member(member: Member, base: Architecture) -> dict[str, Any]:
+    """Return the entry of a network in a result file: factors, sizes after rounding, and cost.
 
-    `growth` is depth * width^2 * resolution^2 as asked, `macs_ratio` what the MACs really grew by, and `rounding` by
-    which share they differ: rounding, and what no rule sees, as a stem that is not repeated or layers that read all
-    layers before them.
+    `growth` is the exact depth * width^2 * resolution^2, and `macs_ratio` the real growth of the MACs. `rounding` is
+    their relative difference: rounding, plus what the formula ignores, such as a stem that is not repeated or layers
+    that read all previous layers.
     """
-    arch, own, first = made.architecture, _totals(made.architecture), _totals(base)
+    arch, own, first = member.architecture, _totals(member.architecture), _totals(base)
     ratio = own.macs / first.macs
     return {
-        "name": made.name,
-        "phi": made.phi,
-        "factors": asdict(made.factors),
+        "name": member.name,
+        "phi": member.phi,
+        "factors": asdict(member.factors),
         "architecture": arch.digest,
         "resolution": arch.resolution,
         "repeats": [len(stage) for stage in arch.stages],
@@ -92,29 +105,29 @@ def member_facts(made: Member, base: Architecture) -> dict[str, Any]:
         "macs_ratio": ratio,
         "params_ratio": own.params / first.params,
         "activations_ratio": own.activations / first.activations,
-        "growth": made.factors.growth,
-        "rounding": ratio / made.factors.growth - 1,
+        "growth": member.factors.growth,
+        "rounding": ratio / member.factors.growth - 1,
     }
 
 
-def family_facts(members: Sequence[Member], base: Architecture) -> list[dict[str, Any]]:
-    """Return `member_facts` of each; `same_as` names the one before that rounding made the same network of.
+def describe_family(members: Sequence[Member], base: Architecture) -> list[dict[str, Any]]:
+    """Return `describe_member` of each member.
 
-    That may be the base, of any factors that are not 1.
+    `same_as` names an earlier member, or the base, that rounding made the same network of; else it is None.
     """
     seen = {canonical(base).digest: BASE}
-    found = []
-    for made in members:
-        digest, is_base = made.architecture.digest, made.factors == Factors()
-        found.append({**member_facts(made, base), "same_as": None if is_base else seen.get(digest)})
+    entries = []
+    for member in members:
+        digest, is_base = member.architecture.digest, member.factors == Factors()
+        entries.append({**describe_member(member, base), "same_as": None if is_base else seen.get(digest)})
         if is_base or digest not in seen:
-            seen[digest] = made.name
-    return found
+            seen[digest] = member.name
+    return entries
 
 
 def _channels(spec: BlockSpec) -> int | None:
-    """Return the first of the channels that a block names; None for one that keeps those it reads."""
-    return next((int(value) for key, value in arguments(spec).items() if key in CHANNELS and value), None)
+    """Return the first channel argument of a block; None if the block keeps its input channels."""
+    return next(iter(widths(spec).values()), None)
 
 
 def _totals(arch: Architecture) -> Totals:

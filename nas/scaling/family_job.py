@@ -1,13 +1,11 @@
-"""The work of `nas scale`: the family of a rule, a table or latencies.
-
-`nas.scaling.coefficient_search` finds a rule first.
-"""
+"""The job of `nas scale`: makes, measures and writes the family of a rule, of a table or of latency targets."""
 
 from __future__ import annotations
 
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,255 +19,288 @@ from nas.latency.published import complete, is_published
 from nas.latency.table import LatencyPredictor
 from nas.networks.export import versions
 from nas.networks.network import canonical, trace
-from nas.scaling.family import BASE, Member, family_facts
-from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, TargetResult, meet
-from nas.scaling.network_latency import NETWORKS, MeasuredLatency, NetworkLatency, PredictedLatency
-from nas.scaling.parsing import (
-    Rule,
-    parse_latencies,
-)
+from nas.scaling.family import BASE, Member, describe_family
+from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, TargetResult, meet_targets
+from nas.scaling.network_latency import NETWORKS_FILE, MeasuredLatency, NetworkLatency, PredictedLatency
+from nas.scaling.parsing import Rule, parse_latencies
 from nas.scaling.plots import draw_family
 from nas.scaling.scale import Factors, missing_dimensions
-from nas.scaling.settings import FAMILY, ScaleSettings, make_rule, members_of, read_base
+from nas.scaling.settings import FAMILY_FOLDER, FAMILY_RESULT, ScaleSettings, make_members, make_rule, read_base
 from nas.study.storage import JOURNAL
 from nas.utils.files import LOCK, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 
-PICTURE = "family.png"
+FAMILY_PLOT = "family.png"
 
 
-def run_family(job: ScaleSettings, reporter: Reporter) -> dict[str, Any]:
-    """Return the family that the settings ask for, and write it with its picture. Raises NasError.
+def run_family(settings: ScaleSettings, reporter: Reporter) -> dict[str, Any]:
+    """Make the family of the settings, write it with its plot, and return the contents of `family.json`.
 
-    Latencies that were found and confirmed are not measured again by the same command.
+    A command that has finished returns its stored result, so that latencies are not measured again. Raises NasError.
     """
-    base = read_base(job.network)
-    rule = make_rule(job, base)
-    check_family(job, rule)
-    if not job.latency:
-        members_of(job, rule, base.architecture)  # raises before anything is written
-    is_new = not job.folder.exists()
-    with locked_folder(job):
-        if finished := finished_family(job, rule, base.architecture):
-            reporter.say(f"{job.folder}: finished on {finished['date']}; another --run measures anew")
+    base = read_base(settings.network)
+    rule = make_rule(settings, base)
+    check_family_settings(settings, rule)
+    if not settings.latency:
+        make_members(settings, rule, base.architecture)  # raises before anything is written
+    is_new = not settings.folder.exists()
+    with locked_folder(settings.folder):
+        if finished := finished_family(settings, rule, base.architecture):
+            reporter.say(f"{settings.folder}: finished on {finished['date']}; use another --run to measure again")
             return finished
         try:
-            return make_family(job, rule, base.architecture, reporter)
+            return make_family(settings, rule, base.architecture, reporter)
         except NasError as error:
             if is_new:
-                leave_free(job.folder, isinstance(error, (UsageError, SpaceError, TableError)))
+                clean_up_folder(settings.folder, isinstance(error, (UsageError, SpaceError, TableError)))
             raise
 
 
-def leave_free(folder: Path, is_input: bool) -> None:
-    """Remove a folder that was made for a command that failed; what was measured stays unless the input is wrong."""
-    if is_input:
-        (folder / NETWORKS).unlink(missing_ok=True)
+def clean_up_folder(folder: Path, is_input_error: bool) -> None:
+    """Remove the folder of a failed command, unless it holds measurements and the input was correct."""
+    if is_input_error:
+        (folder / NETWORKS_FILE).unlink(missing_ok=True)
     if {path.name for path in folder.iterdir()} <= {LOCK}:
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
 
-def check_family(job: ScaleSettings, rule: Rule) -> None:
-    """Raise NasError for the first setting that cannot be, or not with another."""
-    experiment = job.experiment
-    if job.latency and (rule.points or job.phi):
-        other = "--phi" if job.phi else "--preset of a table, --depth, --width, --resolution"
-        raise UsageError(f"--latency: finds the phi of each target, it does not go with {other}")
-    if rule.points and job.phi:
-        raise UsageError("--phi: does not go with --depth, --width, --resolution or a --preset's table")
-    if job.latency:
-        parse_latencies(job.latency)
+def check_family_settings(settings: ScaleSettings, rule: Rule) -> None:
+    """Raise NasError for the first setting that is invalid or contradicts another."""
+    experiment, by_hand = settings.experiment, "--depth, --width, --resolution"
+    if settings.latency and (rule.points or settings.phi):
+        other = "--phi" if settings.phi else f"the --preset of a table or {by_hand}"
+        raise UsageError(f"cannot be combined with {other}: it finds the phi of each target", key="latency")
+    if rule.points and settings.phi:
+        raise UsageError(f"cannot be combined with {by_hand}", key="phi")
+    if settings.latency:
+        parse_latencies(settings.latency)
     if experiment.tables:
         open_named(experiment.tables[0])
     find_runtime(experiment.runtime)
     if experiment.threads < 1:
-        raise UsageError(f"--threads: must be at least 1: {experiment.threads}")
-    open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises where it cannot be an address
-    if (job.folder / JOURNAL).is_file():
-        raise RunError(
-            f"--run: {job.folder} is a search's for coefficients: give another, or scale by what was found: "
-            f"nas scale {job.folder}"
-        )
+        raise UsageError("must be at least 1", key="threads", value=experiment.threads)
+    open_worker(experiment.device, experiment.runtime, experiment.threads)  # raises if the address is invalid
+    folder = settings.folder
+    if (folder / JOURNAL).is_file():
+        rule_text = f"holds a coefficient search: use another folder, or scale by its result: nas scale {folder}"
+        raise UsageError(rule_text, key="run", value=str(folder))
 
 
 def make_family(
-    job: ScaleSettings, rule: Rule, base: Architecture, reporter: Reporter, base_ms: float | None = None
+    settings: ScaleSettings, rule: Rule, base: Architecture, reporter: Reporter, base_ms: float | None = None
 ) -> dict[str, Any]:
-    """Return the rule's networks that the settings ask for, and write them with their picture.
+    """Make the networks of the settings, write them with their plot, and return the contents of `family.json`.
 
-    Without targets, latencies are as where the base takes `base_ms`, if that is given: a machine's speed changes.
+    Args:
+        settings: The settings.
+        rule: The rule.
+        base: The network to scale.
+        reporter: Reports progress.
+        base_ms: The latency of the base in an earlier session, in ms. Without latency targets, latencies are scaled to
+            it, because the speed of a machine varies.
+
+    Raises:
+        NasError: If a network is invalid or cannot be measured.
     """
-    replaced = stored_family(job.folder)
-    if replaced and (replaced["network"], replaced["rule"]) != (job.network, rule.name):
-        reporter.say(f"{job.folder}: replaces the family of {replaced['network']} by rule: {replaced['rule']}")
-    timed = job.latency or job.measure or job.experiment.tables or job.search
-    stopwatch = make_network_latency(job, base, reporter, FAMILY) if timed else None
-    if stopwatch and job.latency:
-        met = find_met(job, rule, base, stopwatch, reporter)
-        made = [each.member for each in met]
-    else:
-        met, made = [], members_of(job, rule, base)
-        stopwatch = timed_all(stopwatch, distinct(base, made), job, reporter) if stopwatch else None
-    return finish(job, rule, base, made, met, stopwatch, None if met else base_ms)
+    replaced = read_family(settings.folder)
+    if replaced and (replaced["network"], replaced["rule"]) != (settings.network, rule.name):
+        reporter.say(f"{settings.folder}: replaces the family of {replaced['network']} by rule: {replaced['rule']}")
+    is_timed = settings.latency or settings.measure or settings.experiment.tables or settings.search
+    network_latency = make_network_latency(settings, base, reporter, FAMILY_FOLDER) if is_timed else None
+    if network_latency and settings.latency:
+        results = find_targets(settings, rule, base, network_latency, reporter)
+        return write_family(settings, rule, base, [result.member for result in results], network_latency, results)
+    members = make_members(settings, rule, base)
+    if network_latency:
+        network_latency = measure_networks(network_latency, distinct_networks(base, members), settings, reporter)
+    return write_family(settings, rule, base, members, network_latency, base_ms=base_ms)
 
 
-def timed_all(
-    stopwatch: NetworkLatency, archs: Sequence[Architecture], job: ScaleSettings, reporter: Reporter
+def measure_networks(
+    network_latency: NetworkLatency, archs: Sequence[Architecture], settings: ScaleSettings, reporter: Reporter
 ) -> NetworkLatency | None:
-    """Time the networks; of those that a search found, a table need not know all: then none is told."""
+    """Measure the networks and return the source of their latencies.
+
+    Returns None, with a warning, if a latency table does not cover the family of a search.
+    """
     try:
-        stopwatch.session(archs)
+        network_latency.measure(archs)
     except TableError as error:
-        if not job.search:
+        if not settings.search:
             raise
         reporter.warn(f"no latencies of the family: {error}")
         return None
-    return stopwatch
+    return network_latency
 
 
-def stored_family(folder: Path) -> dict[str, Any]:
-    """Return the family that a folder holds; an empty one where there is none."""
-    path = folder / "family.json"
+def read_family(folder: Path) -> dict[str, Any]:
+    """Return the stored family of a folder; empty if there is none. Raises RunError for another file."""
+    path = folder / FAMILY_RESULT
     if not path.is_file():
         return {}
     stored = read_json(path)
     try:
-        return stored if stored["network"] and stored["rule"] and files_of(stored) else {}
+        return stored if stored["network"] and stored["rule"] and file_names(stored) else {}
     except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: not a family of networks: {error!r}") from error
+        raise RunError(f"not a family of networks: {error!r}", where=path) from error
 
 
-def files_of(stored: Mapping[str, Any]) -> set[str]:
-    """Return the names of the files that a family's networks are in."""
+def file_names(stored: Mapping[str, Any]) -> set[str]:
+    """Return the names of the files that hold a family's networks."""
     return {Path(entry["file"]).name for entry in stored["family"]}
 
 
-def is_whole(folder: Path, stored: Mapping[str, Any]) -> bool:
-    """Whether the networks and the picture that a family tells of are still there."""
-    return (folder / PICTURE).is_file() and all((folder / FAMILY / name).is_file() for name in files_of(stored))
+def is_complete(folder: Path, stored: Mapping[str, Any]) -> bool:
+    """Whether all networks and the plot of a stored family exist."""
+    return (folder / FAMILY_PLOT).is_file() and all(
+        (folder / FAMILY_FOLDER / name).is_file() for name in file_names(stored)
+    )
 
 
-def finished_family(job: ScaleSettings, rule: Rule, base: Architecture) -> dict[str, Any] | None:
-    """Return the family in the folder where its latencies are what this command would measure."""
-    stored = stored_family(job.folder)
-    if not (job.latency or job.measure) or job.experiment.tables or not stored:
+def finished_family(settings: ScaleSettings, rule: Rule, base: Architecture) -> dict[str, Any] | None:
+    """Return the stored family if it has the measured latencies that these settings ask for; else None."""
+    stored = read_family(settings.folder)
+    if not (settings.latency or settings.measure) or settings.experiment.tables or not stored:
         return None
-    wanted = {**family_identity(job, rule), "architecture": canonical(base).digest}
-    return stored if stored.get("identity") == wanted and is_whole(job.folder, stored) else None
+    is_same = stored.get("identity") == family_identity(settings, rule, base)
+    return stored if is_same and is_complete(settings.folder, stored) else None
 
 
-def family_identity(job: ScaleSettings, rule: Rule) -> dict[str, Any]:
-    """Return what makes a family another than the next, beside its base."""
-    experiment = job.experiment
-    device = {key: getattr(experiment, key) for key in ("runtime", "threads", "device", "table")}
-    return {**asked(job), **rule.to_dict(), "points": [point.name for point in rule.points], **device}
+def family_identity(settings: ScaleSettings, rule: Rule, base: Architecture) -> dict[str, Any]:
+    """Return the settings that identify a measured family."""
+    device = {key: getattr(settings.experiment, key) for key in ("runtime", "threads", "device", "table")}
+    points = [point.name for point in rule.points]
+    architecture = canonical(base).digest
+    return {**requested(settings), **rule.to_dict(), "points": points, **device, "architecture": architecture}
 
 
-def distinct(base: Architecture, made: Sequence[Member]) -> list[Architecture]:
-    """Return the base and the networks, canonical, each once."""
-    return list({arch.digest: arch for arch in (canonical(base), *(each.architecture for each in made))}.values())
+def distinct_networks(base: Architecture, members: Sequence[Member]) -> list[Architecture]:
+    """Return the base and the members' networks, canonical, without duplicates."""
+    archs = (canonical(base), *(member.architecture for member in members))
+    return list({arch.digest: arch for arch in archs}.values())
 
 
-def asked(job: ScaleSettings) -> dict[str, Any]:
-    """Return which networks of the rule the settings ask for, and which comparison."""
-    return {key: getattr(job, key) for key in ("phi", "latency", "measure", "compare_phi", "compare_seeds")}
+def requested(settings: ScaleSettings) -> dict[str, Any]:
+    """Return the settings that select the networks of a rule and the comparison."""
+    return {key: getattr(settings, key) for key in ("phi", "latency", "measure", "compare_phi", "compare_seeds")}
 
 
-def find_met(
-    job: ScaleSettings, rule: Rule, base: Architecture, stopwatch: NetworkLatency, reporter: Reporter
+def find_targets(
+    settings: ScaleSettings, rule: Rule, base: Architecture, network_latency: NetworkLatency, reporter: Reporter
 ) -> list[TargetResult]:
-    """Return the networks that meet the targets."""
-    assert rule.coefficients is not None and job.latency
-    wants = [LatencyTarget(rule.coefficients, target_ms) for target_ms in parse_latencies(job.latency)]
-    return meet(LatencyEstimator(base, stopwatch), wants, rule.rounding, reporter)
+    """Return the networks of the latency targets."""
+    assert rule.coefficients is not None and settings.latency
+    targets = [LatencyTarget(rule.coefficients, target_ms) for target_ms in parse_latencies(settings.latency)]
+    return meet_targets(LatencyEstimator(base, network_latency), targets, rule.rounding, reporter)
 
 
-def make_network_latency(job: ScaleSettings, base: Architecture, reporter: Reporter, purpose: str) -> NetworkLatency:
-    """Return what tells latencies: the device, or the table that --table names. Raises NasError.
+def make_network_latency(
+    settings: ScaleSettings, base: Architecture, reporter: Reporter, purpose: str
+) -> NetworkLatency:
+    """Return the source of latencies: the device, or the latency table of --table. Raises NasError.
 
-    `purpose` names what they are for in the run's folder.
+    `purpose` names the measurement sessions in the run folder.
     """
-    experiment = job.experiment
+    experiment = settings.experiment
     if not experiment.tables:
-        return MeasuredLatency(job.folder, experiment.runtime, experiment.threads, experiment.device, reporter, purpose)
+        return MeasuredLatency(
+            settings.folder, experiment.runtime, experiment.threads, experiment.device, reporter, purpose
+        )
     table = open_named(experiment.tables[0])
     if is_published(table):
         for note in complete(table, trace(base)):
             reporter.say(f"{table.path.stem}: {note}")
-    reporter.warn(f"{table.path}: predicts here, nothing is measured on its device")
+    reporter.warn(f"{table.path}: latencies are predicted, not measured on the device")
     return PredictedLatency(LatencyPredictor(table, Calibration()), processor(table))
 
 
-def finish(
-    job: ScaleSettings,
+def write_family(
+    settings: ScaleSettings,
     rule: Rule,
     base: Architecture,
-    made: Sequence[Member],
-    met: Sequence[TargetResult],
-    stopwatch: NetworkLatency | None,
-    base_ms: float | None,
+    members: Sequence[Member],
+    network_latency: NetworkLatency | None,
+    results: Sequence[TargetResult] = (),
+    base_ms: float | None = None,
 ) -> dict[str, Any]:
-    """Write every network as JSON, the picture and the result, and return the result."""
-    every, first = distinct(base, made), canonical(base)
-    latencies = {arch.digest: stopwatch.ms(arch) for arch in every} if stopwatch else {}
-    if stopwatch and base_ms:
-        latencies = {digest: base_ms * (ms / stopwatch.ms(first)) for digest, ms in latencies.items()}
-    family = family_facts(made, base)
+    """Write every network as JSON, the plot and the result file, and return the result.
+
+    `results` are the latency targets of the members; empty without targets. Latencies are scaled to `base_ms`.
+    """
+    first = canonical(base)
+    latencies = _family_latencies(distinct_networks(base, members), first, network_latency, base_ms)
+    family = describe_family(members, base)
     for entry in family:
         entry["latency_ms"] = latencies.get(entry["architecture"])
-    for entry, each in zip(family, met, strict=False):  # none without targets
+    for entry, result in zip(family, results, strict=False):  # no results without targets
         entry |= {
-            "target_latency_ms": each.target_ms,
-            "holds_target": each.holds,
-            "within_5_percent": each.is_close,
-            "strays": each.strays,
+            "target_latency_ms": result.target_ms,
+            "holds_target": result.holds,
+            "within_5_percent": result.is_close,
+            "strays": result.own_phis,
         }
-    stored = stored_family(job.folder)
-    before = files_of(stored) if stored else set()
-    (job.folder / "family.json").unlink(missing_ok=True)  # from here on its networks are not what it tells
-    for entry, network in zip(family, made, strict=True):
-        entry["file"] = write_network(job.folder / FAMILY, network)
-    whole = family_facts([Member(BASE, Factors(), first)], base)[0]
-    result = {
-        "network": job.network,
-        "base": {**whole, "latency_ms": latencies.get(first.digest), "blocks": base.to_dict()},
+    folder, stored = settings.folder, read_family(settings.folder)
+    old_files = file_names(stored) if stored else set()
+    (folder / FAMILY_RESULT).unlink(missing_ok=True)  # the networks change from here on
+    for entry, member in zip(family, members, strict=True):
+        entry["file"] = write_network(folder / FAMILY_FOLDER, member)
+    (base_entry,) = describe_family([Member(BASE, Factors(), first)], base)
+    family_result = {
+        "network": settings.network,
+        "base": {**base_entry, "latency_ms": latencies.get(first.digest), "blocks": base.to_dict()},
         **rule.to_dict(),
-        "preset": job.preset,
-        "identity": {**family_identity(job, rule), "architecture": first.digest},
+        "preset": settings.preset,
+        "identity": family_identity(settings, rule, base),
         "missing_dimensions": missing_dimensions(base),
         "family": family,
-        "measured_on": device_facts(stopwatch) if stopwatch else None,
-        "picture": str(job.folder / PICTURE),
+        "measured_on": describe_device(network_latency) if network_latency else None,
+        "picture": str(folder / FAMILY_PLOT),
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    draw_family(result, job.folder / PICTURE)
-    write_json(job.folder / "family.json", result)
-    for name in before - files_of(result):  # of what was asked for before
-        (job.folder / FAMILY / name).unlink(missing_ok=True)
-    return result
+    draw_family(family_result, folder / FAMILY_PLOT)
+    write_json(folder / FAMILY_RESULT, family_result)
+    for name in old_files - file_names(family_result):
+        (folder / FAMILY_FOLDER / name).unlink(missing_ok=True)
+    return family_result
 
 
-def write_network(folder: Path, network: Member) -> str:
+def _family_latencies(
+    archs: Sequence[Architecture], base: Architecture, network_latency: NetworkLatency | None, base_ms: float | None
+) -> dict[str, float]:
+    """Return the latencies in ms by digest, scaled so that the base takes `base_ms` if that is given."""
+    if network_latency is None:
+        return {}
+    latencies = {arch.digest: network_latency.ms(arch) for arch in archs}
+    if base_ms:
+        measured_ms = latencies[base.digest]
+        latencies = {digest: base_ms * (ms / measured_ms) for digest, ms in latencies.items()}
+    return latencies
+
+
+def write_network(folder: Path, member: Member) -> str:
     """Write a network as JSON under its name, and return the path."""
     folder.mkdir(exist_ok=True)
-    path = folder / f"{re.sub(r'[^0-9A-Za-z.-]+', '_', network.name)}.json"
-    write_json(path, network.architecture.to_dict())
+    path = folder / f"{re.sub(r'[^0-9A-Za-z.-]+', '_', member.name)}.json"
+    write_json(path, member.architecture.to_dict())
     return str(path)
 
 
-def device_facts(stopwatch: NetworkLatency) -> dict[str, Any]:
-    """Return what the latencies are of, and whether they were measured or a table predicted them."""
-    header = {key: value for key, value in stopwatch.settings.items() if key not in ("format", "protocol", "worker")}
-    return {"measured": stopwatch.is_measured, "place": stopwatch.place, **header}
+def describe_device(network_latency: NetworkLatency) -> dict[str, Any]:
+    """Return the device and runtime of latencies, and whether they were measured or predicted."""
+    settings = network_latency.settings
+    header = {key: value for key, value in settings.items() if key not in ("format", "protocol", "worker")}
+    return {"measured": network_latency.is_measured, "place": network_latency.place, **header}
 
 
-def locked_folder(job: ScaleSettings) -> Any:
-    """Hold the folder, made where there is none. Raises RunError where it is not a folder or in use."""
-    folder = job.folder
+def locked_folder(folder: Path) -> AbstractContextManager[None]:
+    """Create the folder and return its lock.
+
+    Raises UsageError if it cannot be created, and RunError from the lock if another process uses it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"--run: {folder} cannot be made: {error.strerror}") from error
+        raise UsageError(f"cannot be created: {error.strerror}", key="run", value=str(folder)) from error
     return locked(folder)

@@ -1,4 +1,4 @@
-"""The grid of coefficients as what a search walks: every point with the network that it makes of the base."""
+"""The grid of a coefficient search: values of alpha, beta and gamma, and the network of each combination."""
 
 from __future__ import annotations
 
@@ -20,16 +20,23 @@ from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.spaces.identity import hex_digest, record_text, tuple_text
 from nas.spaces.search_space import Choices, Proxy, Values
 
-LARGEST = 20_000
-FAR = 4000.0
-"""Where it is not known what a point spends, it is so many times the most that is known: beyond any budget."""
+MAX_POINTS = 20_000
+UNKNOWN_COST_FACTOR = 4000.0
+"""A point of unknown cost is assigned the largest known cost times this factor, which is beyond any budget."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Values of alpha, beta and gamma; a candidate is the base scaled once by them (phi = 1).
+    """A search space of coefficients; a candidate is the base scaled once by them (phi = 1).
 
-    The choices are called depth, width and resolution; a dimension of one value is no choice.
+    The choices are called depth, width and resolution. A dimension with a single value is not a choice.
+
+    Attributes:
+        base: The network to scale.
+        values: The values of alpha, beta and gamma.
+        rounding: How scaled sizes are rounded.
+        proxy: The cheap training of the candidates.
+        name: The name of the space.
     """
 
     base: Architecture
@@ -40,55 +47,66 @@ class Grid:
 
     @cached_property
     def key(self) -> str:
-        """The name and 8 digits of base, values and rounding."""
+        """The name, and 8 hex digits of base, values and rounding."""
         rounding = record_text("Rounding", **{key: repr(value) for key, value in vars(self.rounding).items()})
         text = tuple_text([repr(self.base.digest), repr(self.values), rounding])
         return f"{self.name}@{hex_digest(text, 8)}"
 
     @cached_property
     def choices(self) -> dict[str, Values]:
-        """The dimensions with their coefficients."""
+        """The coefficients of each dimension that has more than one."""
         return {key: values for key, values in zip(DIMENSIONS, self.values, strict=True) if len(values) > 1}
 
     def coefficients(self, choices: Choices) -> Coefficients:
-        """Return the coefficients of choices; those of a dimension without a choice are 1."""
+        """Return the coefficients of choices; a dimension without a choice has 1."""
         return Coefficients(*(float(choices.get(key, 1.0)) for key in DIMENSIONS))
 
     def decode(self, choices: Choices) -> Architecture:
-        """Return the network of choices. Raises SpaceError where the base cannot be scaled so."""
+        """Return the network of choices. Raises SpaceError if the base cannot be scaled by them."""
         found = self.coefficients(choices)
         return scale(self.base, Factors(found.alpha, found.beta, found.gamma), self.rounding)
 
     def sample(self, rng: random.Random) -> dict[str, Scalar]:
-        """Return choices, each drawn uniformly."""
+        """Return choices drawn uniformly."""
         return {key: rng.choice(values) for key, values in self.choices.items()}
 
     @property
     def size(self) -> int:
-        """How many points there are; rounding makes equal networks of some."""
+        """The number of points; rounding may give several points the same network."""
         return math.prod(len(values) for values in self.values)
 
-    def points(self) -> Iterator[dict[str, Scalar]]:
-        """Yield every point, the last dimension fastest."""
+    def enumerate_choices(self) -> Iterator[dict[str, Scalar]]:
+        """Yield the choices of every point; the last dimension varies fastest."""
         for values in product(*self.choices.values()):
             yield dict(zip(self.choices, values, strict=True))
 
 
 def make_grid(base: Architecture, step: float, times: float, by_macs: bool, rounding: Rounding, proxy: Proxy) -> Grid:
-    """Return the grid from 1 to where one dimension alone takes `times` the MACs; further for other resources.
+    """Return a grid from 1 to the values at which one dimension alone uses the whole budget.
 
-    Activations and latency may grow slower than MACs do. Raises UsageError for a step that makes too many points, or
-    none beside the base.
+    Args:
+        base: The network to scale.
+        step: The step between coefficients.
+        times: The budget, relative to the base.
+        by_macs: Whether the budget counts MACs. Activations and latency may grow more slowly than MACs, so for them
+            the grid extends further.
+        rounding: How scaled sizes are rounded.
+        proxy: The cheap training of the candidates.
+
+    Raises:
+        UsageError: If the step gives too many points, or none besides the base.
     """
     if not 0 < step < math.inf:
-        raise UsageError(f"--step: must be above zero: {step:g}")
+        raise UsageError("must be above zero", key="step", value=step)
     most = (times, math.sqrt(times), math.sqrt(times)) if by_macs else (1.25 * times, times, times**0.75)
     missing = missing_dimensions(base)
     ends = [1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True)]
-    size = math.prod(math.floor(min((end - 1) / step, LARGEST) + 1e-9) + 1 for end in ends)
-    if not 1 < size <= LARGEST:  # told before anything is made: a tiny step would fill the memory with points
-        many = f"makes more than {LARGEST:,} points up to {times:g} times the base, give a larger one or less --times"
-        raise UsageError(f"--step: {many if size > 1 else 'is over what may grow'}: {step:g}")
+    size = math.prod(math.floor(min((end - 1) / step, MAX_POINTS) + 1e-9) + 1 for end in ends)
+    if size <= 1:
+        raise UsageError("is larger than the allowed growth", key="step", value=step)
+    if size > MAX_POINTS:  # checked first: the points of a tiny step would fill the memory
+        rule = f"makes over {MAX_POINTS:,} points up to {times:g} times the base: use a larger step or smaller --times"
+        raise UsageError(rule, key="step", value=step)
     values = tuple(
         tuple(round(1 + index * step, 6) for index in range(math.floor((end - 1) / step + 1e-9) + 1)) for end in ends
     )
@@ -97,10 +115,18 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
 
 @dataclass(frozen=True)
 class GridPoint:
-    """A network of the grid, canonical, what it costs, and the point that stands for it.
+    """A network of the grid, its cost, and the choices that represent it.
 
-    Rounding makes one network of many points. The one stands for it whose coefficients promise the growth of the MACs
-    that the network really has: raised to another phi, they go on as they began.
+    Rounding may give several points the same network. The point whose coefficients come closest to the real growth of
+    the MACs represents it, because then the growth continues as expected at other phis.
+
+    Attributes:
+        choices: The choices.
+        architecture: The network, canonical.
+        params: Parameters.
+        macs: Multiply-accumulate operations.
+        activations: Output elements of all convolutions and linear layers.
+        layers: Blocks of all stages.
     """
 
     choices: dict[str, Scalar]
@@ -111,16 +137,19 @@ class GridPoint:
     layers: int
 
 
-def grid_points(grid: Grid, advance: Callable[[int], None]) -> list[GridPoint | None]:
-    """Return what each point of the grid makes, in the order of `points`; None where the base cannot be scaled so."""
-    made: dict[str, GridPoint] = {}
+def make_grid_points(grid: Grid, advance: Callable[[int], None]) -> list[GridPoint | None]:
+    """Return the network of each point of the grid, in the order of `enumerate_choices`; None if it is invalid.
+
+    `advance` is called for each point, for a progress bar.
+    """
+    found: dict[str, GridPoint] = {}
     digests: list[str] = []
-    base = totals(trace(grid.base)).macs
+    base_macs = totals(trace(grid.base)).macs
 
-    def misses(spot: GridPoint) -> float:
-        return round(abs(math.log(grid.coefficients(spot.choices).at(1).growth / (spot.macs / base))), 9)
+    def growth_error(point: GridPoint) -> float:
+        return round(abs(math.log(grid.coefficients(point.choices).at(1).growth / (point.macs / base_macs))), 9)
 
-    for choices in grid.points():
+    for choices in grid.enumerate_choices():
         advance(1)
         try:
             arch = canonical(grid.decode(choices))
@@ -128,33 +157,38 @@ def grid_points(grid: Grid, advance: Callable[[int], None]) -> list[GridPoint | 
             digests.append("")
             continue
         digests.append(arch.digest)
-        known = made.get(arch.digest) or grid_point(arch, choices)
-        made[arch.digest] = min(known, replace(known, choices=choices), key=misses)
-    return [made.get(digest) for digest in digests]
+        known = found.get(arch.digest) or make_grid_point(arch, choices)
+        found[arch.digest] = min(known, replace(known, choices=choices), key=growth_error)
+    return [found.get(digest) for digest in digests]
 
 
-def grid_point(arch: Architecture, choices: dict[str, Scalar]) -> GridPoint:
-    """Return a canonical network as what the choices make."""
+def make_grid_point(arch: Architecture, choices: dict[str, Scalar]) -> GridPoint:
+    """Return the point of a canonical network and its choices."""
     whole = totals(trace(arch))
     return GridPoint(choices, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
 
 
-def grid_domain(grid: Grid, each: list[GridPoint | None], spends: Callable[[GridPoint], float]) -> EncodedSpace:
-    """Return the grid for a controller: what each point spends, far too much where nothing can be made of it.
+def encode_grid(grid: Grid, points: list[GridPoint | None], cost: Callable[[GridPoint], float]) -> EncodedSpace:
+    """Return the grid as a controller sees it.
 
-    Finite all the same, also where `spends` says infinity: controllers standardise the logarithms.
+    Args:
+        grid: The grid.
+        points: The network of each point, as `make_grid_points` returns them.
+        cost: Returns the budgeted cost of a point. Invalid points and points of infinite cost get a large finite
+            cost, because controllers standardize the logarithms.
     """
-    empty = [spot is None for spot in each]
-    digests = np.array([spot.architecture.digest if spot else f"none {place}" for place, spot in enumerate(each)])
-    spent = np.array([spends(spot) if spot else np.inf for spot in each])
-    finite = spent[np.isfinite(spent)]
-    spent = np.where(np.isfinite(spent), spent, FAR * finite.max() if finite.size else FAR)
-    sizes = np.array([(spot.macs, spot.params) if spot else (1, 1) for spot in each], np.float64)
+    is_invalid = [point is None for point in points]
+    digests = np.array([point.architecture.digest if point else f"none {place}" for place, point in enumerate(points)])
+    costs = np.array([cost(point) if point else np.inf for point in points])
+    finite = costs[np.isfinite(costs)]
+    unknown = UNKNOWN_COST_FACTOR * finite.max() if finite.size else UNKNOWN_COST_FACTOR
+    costs = np.where(np.isfinite(costs), costs, unknown)
+    sizes = np.array([(point.macs, point.params) if point else (1, 1) for point in points], np.float64)
     widths = [len(values) for values in grid.choices.values()]
-    assert len(each) == math.prod(widths) and not all(empty)
+    assert len(points) == math.prod(widths) and not all(is_invalid)
 
-    def facts(rows: Indices) -> CandidateCosts:
+    def costs_of(rows: Indices) -> CandidateCosts:
         at = np.ravel_multi_index(tuple(rows.T.astype(np.intp)), tuple(widths))
-        return CandidateCosts(digests[at], spent[at], np.log(sizes[at]))
+        return CandidateCosts(digests[at], costs[at], np.log(sizes[at]))
 
-    return EncodedSpace(grid.choices, facts, {}, ("macs", "params"))
+    return EncodedSpace(grid.choices, costs_of, {}, ("macs", "params"))

@@ -1,4 +1,4 @@
-"""Latencies of a grid's points: of those within the budget, and near it where the budget is latency itself."""
+"""Latencies of grid points: of the points within a budget, or near a budget of latency."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ from nas.scaling.grid import GridPoint
 from nas.scaling.network_latency import NetworkLatency
 from nas.utils.reporting import Reporter
 
-SPREAD = 12
-"""So many points, spread over the grid's MACs, tell what the others will take."""
-NEARBY = 32
-"""At most so many points are measured because they may be within a budget of latency."""
-MARGIN = 0.1
-"""A guess may be off by so much: what it puts outside of the tolerance and the margin is not measured."""
-AT_ONCE = 16
+INITIAL_POINTS = 12
+"""Points spread over the grid's MACs; a regression on them estimates the latencies of all others."""
+MAX_NEAR_POINTS = 32
+"""At most this many of the points that are estimated near the budget are measured."""
+ESTIMATE_MARGIN = 0.1
+"""Relative error of the estimates; points beyond the tolerance plus this margin are not measured."""
+SESSION_SIZE = 16
+"""Networks that are measured in one session, without the base."""
 
 
 @dataclass(frozen=True)
 class GridLatencies:
-    """The base's latency in ms, that of each point by digest, and the device that they are of."""
+    """Latencies of grid points; the field names are the keys of `grid.json`.
+
+    Attributes:
+        base_ms: The base's latency in ms.
+        latency_ms: The latency in ms of each known point, by digest.
+        measured_on: The device, as `describe_device` returns it.
+    """
 
     base_ms: float
     latency_ms: dict[str, float]
@@ -34,103 +41,127 @@ class GridLatencies:
 
 
 def measure_admitted(
-    base: GridPoint, admitted: Sequence[GridPoint], stopwatch: NetworkLatency, reporter: Reporter
+    base: GridPoint, admitted: Sequence[GridPoint], network_latency: NetworkLatency, reporter: Reporter
 ) -> GridLatencies:
-    """Return the latencies of the points that a budget of MACs or activations admits: measured, to be compared."""
-    if not stopwatch.is_measured:
-        return _known(_covered([base, *admitted], stopwatch), base, stopwatch)
-    _measure([base, *admitted], base, stopwatch, reporter)
-    return _known([base, *admitted], base, stopwatch)
+    """Return the latencies of all points that a budget of MACs or activations admits.
+
+    A latency table gives only the points that it covers.
+    """
+    points = [base, *admitted]
+    if network_latency.is_measured:
+        _measure(points, base, network_latency, reporter)
+    else:
+        points = _covered(points, network_latency)
+    return _known_latencies(points, base, network_latency)
 
 
 def measure_grid(
     base: GridPoint,
-    every: Sequence[GridPoint],
+    points: Sequence[GridPoint],
     times: float,
     tolerance: float,
-    stopwatch: NetworkLatency,
+    network_latency: NetworkLatency,
     reporter: Reporter,
 ) -> GridLatencies:
-    """Return the latencies of the points around `times` that of the base: all that a guess puts there are measured.
+    """Return the latencies of the points near `times` the latency of the base.
 
-    The guess is a fit of log latency by log MACs, activations and layers to a spread of points, and then to all that
-    were measured. Of a table, every point's is known that the table covers.
+    A few points spread over the grid are measured. A regression of log latency on log MACs, activations and layers
+    then selects the points near the budget, which are measured too. A latency table gives all points that it covers.
+
+    Args:
+        base: The base.
+        points: The distinct networks of the grid.
+        times: The budget, relative to the base.
+        tolerance: The relative deviation from the budget that a point may have.
+        network_latency: Measures or predicts latencies.
+        reporter: Reports progress.
     """
-    if not stopwatch.is_measured:
-        return _known(_covered(every, stopwatch), base, stopwatch)
-    order = sorted(every, key=lambda spot: (spot.macs, spot.architecture.digest))
-    places = np.linspace(0, len(order) - 1, min(SPREAD, len(order))).round().astype(int)
-    seen = {spot.architecture.digest: spot for spot in [base, *(order[place] for place in places)]}
-    _measure(list(seen.values()), base, stopwatch, reporter)
-    low, high = (times * (1 + sign * (tolerance + MARGIN)) for sign in (-1, 1))
-    guessed = _guess(list(seen.values()), order, stopwatch) / stopwatch.ms(base.architecture)
-    near = [spot for spot, share in zip(order, guessed, strict=True) if low <= share <= high]
-    distance = {
-        spot.architecture.digest: abs(float(np.log(share / times))) for spot, share in zip(order, guessed, strict=True)
-    }
-    near = sorted(near, key=lambda spot: distance[spot.architecture.digest])[:NEARBY]
-    seen |= {spot.architecture.digest: spot for spot in near}
-    _measure(list(seen.values()), base, stopwatch, reporter)
-    return _known(list(seen.values()), base, stopwatch)
+    if not network_latency.is_measured:
+        return _known_latencies(_covered(points, network_latency), base, network_latency)
+    by_macs = sorted(points, key=lambda point: (point.macs, point.architecture.digest))
+    places = np.linspace(0, len(by_macs) - 1, min(INITIAL_POINTS, len(by_macs))).round().astype(int)
+    chosen = {point.architecture.digest: point for point in [base, *(by_macs[place] for place in places)]}
+    _measure(list(chosen.values()), base, network_latency, reporter)
+    low, high = (times * (1 + sign * (tolerance + ESTIMATE_MARGIN)) for sign in (-1, 1))
+    estimates = _estimate_ms(list(chosen.values()), by_macs, network_latency) / network_latency.ms(base.architecture)
+    near = [
+        (abs(float(np.log(share / times))), point)
+        for point, share in zip(by_macs, estimates, strict=True)
+        if low <= share <= high
+    ]
+    nearest = sorted(near, key=lambda entry: entry[0])[:MAX_NEAR_POINTS]
+    chosen |= {point.architecture.digest: point for _, point in nearest}
+    _measure(list(chosen.values()), base, network_latency, reporter)
+    return _known_latencies(list(chosen.values()), base, network_latency)
 
 
-def _covered(every: Sequence[GridPoint], stopwatch: NetworkLatency) -> list[GridPoint]:
-    """Return the points that a table covers. Raises its TableError where there is none."""
-    found, why = [], None
-    for spot in every:
+def _covered(points: Sequence[GridPoint], network_latency: NetworkLatency) -> list[GridPoint]:
+    """Return the points that a latency table covers. Raises the first TableError if it covers none."""
+    covered, first_error = [], None
+    for point in points:
         try:
-            stopwatch.session([spot.architecture])
-            found.append(spot)
+            network_latency.measure([point.architecture])
+            covered.append(point)
         except TableError as error:
-            why = why or error
-    if why and not found:
-        raise why
-    return found
+            first_error = first_error or error
+    if first_error and not covered:
+        raise first_error
+    return covered
 
 
-def _measure(spots: Sequence[GridPoint], base: GridPoint, stopwatch: NetworkLatency, reporter: Reporter) -> None:
-    """Measure those of the points that were in no session yet, some at once, each time beside the base."""
-    waiting = {
-        spot.architecture.digest: spot.architecture for spot in spots if not stopwatch.sessions(spot.architecture)
+def _measure(points: Sequence[GridPoint], base: GridPoint, network_latency: NetworkLatency, reporter: Reporter) -> None:
+    """Measure the points that have not been measured yet, in sessions that include the base."""
+    unmeasured = {
+        point.architecture.digest: point.architecture
+        for point in points
+        if not network_latency.session_count(point.architecture)
     }
-    archs = list(waiting.values())
-    for start in range(0, len(archs), AT_ONCE):
-        reporter.say(f"measuring {len(archs[start : start + AT_ONCE])} of {len(archs)} scaled networks")
-        batch = {arch.digest: arch for arch in (base.architecture, *archs[start : start + AT_ONCE])}
-        stopwatch.session(list(batch.values()))
+    archs = list(unmeasured.values())
+    for start in range(0, len(archs), SESSION_SIZE):
+        batch = archs[start : start + SESSION_SIZE]
+        reporter.say(f"measuring {len(batch)} of {len(archs)} scaled networks")
+        network_latency.measure(list({arch.digest: arch for arch in (base.architecture, *batch)}.values()))
 
 
-def _known(spots: Sequence[GridPoint], base: GridPoint, stopwatch: NetworkLatency) -> GridLatencies:
-    found = {spot.architecture.digest: stopwatch.ms(spot.architecture) for spot in spots}
-    return GridLatencies(stopwatch.ms(base.architecture), found)
+def _known_latencies(points: Sequence[GridPoint], base: GridPoint, network_latency: NetworkLatency) -> GridLatencies:
+    latency_ms = {point.architecture.digest: network_latency.ms(point.architecture) for point in points}
+    return GridLatencies(network_latency.ms(base.architecture), latency_ms)
 
 
-def _guess(seen: Sequence[GridPoint], every: Sequence[GridPoint], stopwatch: NetworkLatency) -> NDArray[np.float64]:
-    """Return the latencies in ms to expect, (N,), by a ridge regression in logarithms."""
+def _estimate_ms(
+    measured: Sequence[GridPoint], points: Sequence[GridPoint], network_latency: NetworkLatency
+) -> NDArray[np.float64]:
+    """Return the estimated latencies of `points` in ms, (N,), by a ridge regression in logarithms."""
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def columns(spots: Sequence[GridPoint]) -> NDArray[np.float64]:
-        return np.log([(spot.macs, spot.activations, spot.layers) for spot in spots])
+    def features(points: Sequence[GridPoint]) -> NDArray[np.float64]:
+        return np.log([(point.macs, point.activations, point.layers) for point in points])
 
     model = make_pipeline(StandardScaler(), Ridge(alpha=0.01))
-    model.fit(columns(seen), np.log([stopwatch.ms(spot.architecture) for spot in seen]))
-    return np.asarray(np.exp(model.predict(columns(every))), np.float64)
+    model.fit(features(measured), np.log([network_latency.ms(point.architecture) for point in measured]))
+    return np.asarray(np.exp(model.predict(features(points))), np.float64)
 
 
-def check_any(
-    admitted: Sequence[GridPoint], every: Sequence[GridPoint], shares: Sequence[float], budget: Budget
+def check_any_admitted(
+    admitted: Sequence[GridPoint], points: Sequence[GridPoint], shares: Sequence[float], budget: Budget
 ) -> None:
-    """Raise UsageError, with the nearest point, where the budget admits none."""
+    """Raise UsageError with the nearest point if the budget admits none.
+
+    `shares` are the costs of `points` relative to the base; infinite ones are unknown.
+    """
     if admitted:
         return
-    known = [(abs(np.log(share / budget.times)), share, spot) for spot, share in zip(every, shares, strict=True)
-             if np.isfinite(share) and share > 0]  # fmt: skip
-    _, share, spot = min(known, key=lambda entry: entry[0])
-    words = ",".join(f"{value:g}" for value in spot.choices.values())
+    known = [
+        (abs(np.log(share / budget.times)), share, point)
+        for point, share in zip(points, shares, strict=True)
+        if np.isfinite(share) and share > 0
+    ]
+    _, share, point = min(known, key=lambda entry: entry[0])
+    coefficients = ",".join(f"{value:g}" for value in point.choices.values())
     raise UsageError(
-        f"--budget: no grid point meets {budget.times:g} times the base's {budget.resource} to "
-        f"{100 * budget.tolerance:.3g}%: the nearest, {words}, has {share:.2f} times; "
-        "give a finer --step or a wider --tolerance"
+        f"no grid point is within {100 * budget.tolerance:.3g}% of {budget.times:g} times the base's {budget.resource}",
+        key="budget",
+        nearest=f"; the nearest, {coefficients}, has {share:.2f} times: use a smaller --step or a larger --tolerance",
     )

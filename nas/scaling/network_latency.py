@@ -1,4 +1,4 @@
-"""What whole networks take on a device: measured in sessions that add up, or predicted by a table of another device."""
+"""Latency of whole networks: measured on the device, or predicted by a latency table."""
 
 from __future__ import annotations
 
@@ -14,113 +14,137 @@ from nas.latency.rows import CALIBRATION, MeasuredNetwork
 from nas.latency.table import LatencyPredictor, LatencyTable
 from nas.utils.reporting import Reporter
 
-VISITS, MOST_VISITS = 24, 96
-"""Visits of each network in a session, in three passes; up to so many where the base is quick."""
-LONG_MS = 2000.0
-"""How long the calls of the base in a session should take together, for the machine's speed changes all the time."""
-CALLS = 6
-NETWORKS = "networks.jsonl"
+MIN_VISITS, MAX_VISITS = 24, 96
+"""Measurement rounds of each network in a session, in three passes; fast networks get more."""
+SESSION_MS = 2000.0
+"""Minimum total time of a network's calls in a session, because the machine's speed varies."""
+CALLS_PER_VISIT = 6
+NETWORKS_FILE = "networks.jsonl"
 
 
 class NetworkLatency(Protocol):
-    """Tells latencies of networks; `is_measured` tells whether they are the device's own."""
+    """A source of network latencies.
+
+    Attributes:
+        is_measured: Whether the latencies are measured on the device, and not predicted.
+        place: The device's name.
+    """
 
     is_measured: bool
     place: str
 
-    def session(self, archs: Sequence[Architecture]) -> None:
-        """Time networks beside each other, once more."""
+    def measure(self, archs: Sequence[Architecture]) -> None:
+        """Measure the networks in one more session."""
 
-    def sessions(self, arch: Architecture) -> int:
-        """Return in how many sessions a network was."""
+    def session_count(self, arch: Architecture) -> int:
+        """Return the number of sessions that measured a network."""
 
     def ms(self, arch: Architecture) -> float:
-        """Return the latency in ms of a network that was in a session."""
+        """Return the latency in ms of a network that has been measured."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what the latencies are of."""
+        """The device, runtime and protocol of the latencies."""
 
 
 class MeasuredLatency:
-    """Networks exported here and measured on the device, all visits kept in a latency table of whole networks.
+    """Latencies measured on a device; all samples are kept in a latency table of whole networks in the run folder.
 
-    Each session of the table is a space of its own. The machine's speed changes between sessions: what a network takes
-    is told by all sessions together, through the networks that they share (`nas.latency.robust_estimation.linked`).
-    The table is the
-    run's, its sessions are numbered by `purpose`: a command that was killed asks for the same sessions again, one after
-    the other, and is told what they measured, and no more than that, so that it decides as it did.
+    Each session is a space of its own in the table. The machine's speed varies between sessions, so a latency is
+    estimated from all sessions, which are linked by the networks that they share
+    (`nas.latency.robust_estimation.linked`).
+
+    Sessions are numbered by `purpose`. A command that was killed and restarted requests the same sessions in the same
+    order. It reads their stored samples one session at a time, so it makes the same decisions again.
+
+    Args:
+        folder: The run folder.
+        runtime: The runtime's name.
+        threads: Threads of the runtime.
+        device: The device's address.
+        reporter: Reports progress; the default is silent.
+        purpose: The name of the command's own sessions in the table.
     """
 
     is_measured = True
 
     def __init__(
-        self, folder: Path, runtime: str, threads: int, device: str = LOCAL, reporter: Reporter | None = None,
+        self,
+        folder: Path,
+        runtime: str,
+        threads: int,
+        device: str = LOCAL,
+        reporter: Reporter | None = None,
         purpose: str = "session",
-    ):  # fmt: skip
+    ):
         self._runtime, self._threads, self._device = runtime, threads, device
         self._reporter = reporter or Reporter(quiet=True)
         header = table_header(runtime, threads, device)
-        self.table = LatencyTable.open(folder / NETWORKS, header)
+        self.table = LatencyTable.open(folder / NETWORKS_FILE, header)
         self.table.check_same(header, "give another --run")
         self.place = header.get("host") or "this device"
-        self._levels: dict[str, float] = {}
-        self._purpose, self._asked = purpose, 0
+        self._latency_ms: dict[str, float] = {}
+        self._purpose, self._requested = purpose, 0
 
-    def session(self, archs: Sequence[Architecture]) -> None:
-        """Measure networks beside each other, if the session was not measured before; it is written pass by pass."""
-        visits, wanted = self._planned(archs), {arch.digest for arch in archs}
-        recorded = self._recorded()
-        place, whole = len(recorded), False
-        for number in range(self._asked, len(recorded)):  # those of another command stand between
-            known = {row.arch.digest for row in recorded[number]}
-            is_done = min(map(self.table.visits, recorded[number])) >= visits
-            if known == wanted if is_done else known <= wanted:
-                place, whole = number, is_done
+    def measure(self, archs: Sequence[Architecture]) -> None:
+        """Measure the networks in one session, or reuse the stored session of an earlier run of this command."""
+        visits, wanted = self._planned_visits(archs), {arch.digest for arch in archs}
+        stored = self._stored_sessions()
+        place, is_complete = len(stored), False
+        for number in range(self._requested, len(stored)):  # skips the sessions of other commands
+            digests = {row.arch.digest for row in stored[number]}
+            is_done = min(map(self.table.sample_count, stored[number])) >= visits
+            if digests == wanted if is_done else digests <= wanted:
+                place, is_complete = number, is_done
                 break
-        if not whole:
-            self._measure(archs, f"{self._purpose} {place}", visits)
-        self._asked = place + 1
-        self._levels.clear()
+        if not is_complete:
+            self._run_session(archs, f"{self._purpose} {place}", visits)
+        self._requested = place + 1
+        self._latency_ms.clear()
 
-    def _recorded(self) -> list[list[MeasuredNetwork]]:
-        """Return the networks of each session for this purpose, in order."""
-        found: dict[str, list[MeasuredNetwork]] = {}
+    def _stored_sessions(self) -> list[list[MeasuredNetwork]]:
+        """Return the rows of each session of this purpose, in order."""
+        sessions: dict[str, list[MeasuredNetwork]] = {}
         for row in self.table.networks:
             if row.space.rpartition(" ")[0] == self._purpose:
-                found.setdefault(row.space, []).append(row)
-        return list(found.values())
+                sessions.setdefault(row.space, []).append(row)
+        return list(sessions.values())
 
-    def _told(self) -> list[MeasuredNetwork]:
-        """Return the networks of the sessions that were asked for, and of those for other purposes."""
-        own = {row.space for rows in self._recorded()[self._asked :] for row in rows}
-        return [row for row in self.table.networks if row.space not in own]
+    def _visible_rows(self) -> list[MeasuredNetwork]:
+        """Return the rows of all sessions, except this purpose's sessions that have not been requested yet."""
+        later = {row.space for rows in self._stored_sessions()[self._requested :] for row in rows}
+        return [row for row in self.table.networks if row.space not in later]
 
-    def _planned(self, archs: Sequence[Architecture]) -> int:
-        """Return how often each network is visited in a session: the oftener the quicker they are known to be."""
-        known = [self.ms(arch) for arch in archs if self.sessions(arch)]
-        quickest = min(known, default=0.0)
-        return min(MOST_VISITS, max(VISITS, round(LONG_MS / (CALLS * quickest)))) if quickest > 0 else VISITS
+    def _planned_visits(self, archs: Sequence[Architecture]) -> int:
+        """Return the visits of each network in a session: more if the fastest known network is fast."""
+        known = [self.ms(arch) for arch in archs if self.session_count(arch)]
+        fastest = min(known, default=0.0)
+        if fastest <= 0:
+            return MIN_VISITS
+        return min(MAX_VISITS, max(MIN_VISITS, round(SESSION_MS / (CALLS_PER_VISIT * fastest))))
 
-    def _measure(self, archs: Sequence[Architecture], name: str, visits: int) -> None:
+    def _run_session(self, archs: Sequence[Architecture], name: str, visits: int) -> None:
         worker = open_worker(self._device, self._runtime, self._threads, self._reporter.say)
         rows = [MeasuredNetwork(name, CALIBRATION, arch) for arch in archs]
         time_networks(rows, self.table, visits, worker, self._reporter)
 
-    def sessions(self, arch: Architecture) -> int:
-        """Return in how many sessions a network was, those not counted that a kill cut short."""
-        return sum(row.arch.digest == arch.digest and self.table.visits(row) >= VISITS for row in self._told())
+    def session_count(self, arch: Architecture) -> int:
+        """Return the number of sessions that measured a network, without interrupted ones."""
+        return sum(
+            row.arch.digest == arch.digest and self.table.sample_count(row) >= MIN_VISITS
+            for row in self._visible_rows()
+        )
 
     def ms(self, arch: Architecture) -> float:
-        """Return the latency in ms of a network that was in a session."""
-        if not self._levels:
-            self._levels = linked(self._sessions())
-        return self._levels[arch.digest]
+        """Return the latency in ms of a network that has been measured."""
+        if not self._latency_ms:
+            self._latency_ms = linked(self._session_estimates())
+        return self._latency_ms[arch.digest]
 
-    def _sessions(self) -> dict[str, dict[str, float]]:
-        """Return what each network took in each session, by digest."""
+    def _session_estimates(self) -> dict[str, dict[str, float]]:
+        """Return the latency in ms of each network in each session, by session and digest."""
         visits: dict[str, list[tuple[str, float, float]]] = {}
-        for row in self._told():
+        for row in self._visible_rows():
             visits.setdefault(row.space, []).extend((row.arch.digest, at, ms) for at, ms in self.table.rows[row])
         return {
             name: estimate([digest for digest, _, _ in found], [at for _, at, _ in found], [ms for _, _, ms in found])
@@ -129,25 +153,28 @@ class MeasuredLatency:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what the latencies are of."""
+        """The device, runtime and protocol of the latencies."""
         return self.table.header
 
 
 class PredictedLatency:
-    """Networks as a latency table of a device that is not here predicts them. Raises TableError beyond its rows."""
+    """Latencies predicted by the latency table of a device that need not be available.
+
+    Methods raise TableError for layers that the table does not cover.
+    """
 
     is_measured = False
 
     def __init__(self, predictor: LatencyPredictor, place: str):
         self._predictor, self.place = predictor, place
 
-    def session(self, archs: Sequence[Architecture]) -> None:
-        """Nothing is to be measured; raises TableError, naming the layer and the nearest row, where one is missing."""
+    def measure(self, archs: Sequence[Architecture]) -> None:
+        """Check that the table covers the networks; TableError names the missing layer and the nearest row."""
         for arch in archs:
             self._predictor.predict(arch)
 
-    def sessions(self, arch: Architecture) -> int:
-        """Return enough: a prediction does not change."""
+    def session_count(self, arch: Architecture) -> int:
+        """Return 2: a prediction does not change, so it counts as confirmed."""
         return 2
 
     def ms(self, arch: Architecture) -> float:
@@ -156,5 +183,5 @@ class PredictedLatency:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return what the latencies are of."""
+        """The device, runtime and protocol of the latencies."""
         return self._predictor.table.header

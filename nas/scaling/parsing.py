@@ -1,4 +1,4 @@
-"""What `nas scale` is asked for, read from flags: a rule, the networks on it, and how to round."""
+"""Parsing of `nas scale` flags: texts to coefficients, phis, latencies, points and roundings."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.scaling.presets import PRESETS, Coefficients, Point, Preset
-from nas.scaling.scale import DIMENSIONS, Factors, Rounding, fine_step, missing_dimensions
+from nas.scaling.scale import DIMENSIONS, Factors, Rounding, default_resolution_step, missing_dimensions
 from nas.utils.registry import lookup, nearest
 from nas.utils.units import parse_latency
 
-UNNAMED = Preset("EfficientNet's coefficients", PRESETS["efficientnet"].source, PRESETS["efficientnet"].coefficients)
-"""What scales where no preset is named: the paper's coefficients, with a step of pixels that fits the base."""
-MOST = 1000
+DEFAULT_PRESET = Preset(
+    "EfficientNet's coefficients", PRESETS["efficientnet"].source, PRESETS["efficientnet"].coefficients
+)
+"""The preset without --preset: EfficientNet's coefficients, with a resolution step that fits the base."""
+MAX_PHIS = 1000
 HEADS = ("scaled", "never-narrower", "fixed")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a family is made: coefficients, or a published table's points, and the rounding; `name` says whose.
+    """How the networks of a family are made.
 
-    The points' inputs are those of a base for `reference` pixels.
+    Attributes:
+        name: The origin of the rule in result files: a preset's name, "given", "searched" or "by hand".
+        rounding: How scaled sizes are rounded.
+        coefficients: Coefficients of a compound scaling rule; None for a table of points.
+        points: The points of a table; empty for a compound scaling rule.
+        reference: The base resolution, in pixels, for which the points' resolutions hold.
     """
 
     name: str
@@ -35,7 +42,7 @@ class Rule:
     reference: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the rule as a result tells it."""
+        """Return the rule's part of a result file."""
         return {
             "rule": self.name,
             "coefficients": asdict(self.coefficients) if self.coefficients else None,
@@ -44,75 +51,80 @@ class Rule:
 
 
 def find_preset(name: str) -> Preset:
-    """Return a preset. Raises UsageError with the nearest name."""
+    """Return a preset by name. Raises UsageError with the nearest name."""
     return lookup(PRESETS, name, "preset", "--preset")
 
 
 def make_rounding(
     preset: Preset, arch: Architecture, divisor: int | None, repeats: str | None, step: int | None, head: str | None
 ) -> Rounding:
-    """Return the preset's rounding with what the flags say otherwise. Raises UsageError."""
+    """Return the preset's rounding, overridden by the flags that are not None. Raises UsageError."""
     given: dict[str, Any] = {"divisor": divisor, "repeats": repeats, "resolution_step": step, "head": head}
     for key in ("divisor", "resolution_step"):
         if given[key] is not None and (type(given[key]) is not int or given[key] < 1):
-            raise UsageError(f"--{key.replace('_', '-')}: must be a whole number of at least 1: {given[key]!r}")
+            raise UsageError("must be a whole number of at least 1", key=key, value=given[key])
     for key, known in (("repeats", ("ceil", "round")), ("head", HEADS)):
         value = given[key]
         if value is not None and value not in known:
-            raise UsageError(f"--{key}: unknown: {value!r}{nearest(str(value), known)}")
+            raise UsageError("unknown rounding", key=key, value=value, nearest=nearest(str(value), known))
     if head is not None:
         given["head"] = head.replace("-", " ")
     rounding = replace(preset.rounding, **{key: value for key, value in given.items() if value is not None})
-    return replace(rounding, resolution_step=rounding.resolution_step or fine_step(arch.resolution))
+    return replace(rounding, resolution_step=rounding.resolution_step or default_resolution_step(arch.resolution))
 
 
 def parse_coefficients(text: str) -> Coefficients:
-    """Return the coefficients that "1.2,1.1,1.15" spells. Raises UsageError where one is below 1, or all are 1."""
-    numbers = _numbers(text, "--coefficients")
+    """Return the coefficients of a text such as "1.2,1.1,1.15". Raises UsageError if one is below 1 or all are 1."""
+    numbers = _numbers(text, "coefficients")
     if len(numbers) != 3:
-        raise UsageError(f"--coefficients: are three, alpha,beta,gamma for depth, width, resolution: {text!r}")
-    found = Coefficients(*numbers)
-    for field in fields(found):
-        if getattr(found, field.name) < 1:
-            raise UsageError(f"--coefficients: {field.name} must be at least 1: {getattr(found, field.name):g}")
-    if found.at(1) == Factors():
-        raise UsageError("--coefficients: one of them must be above 1: '1,1,1' scales nothing")
-    return found
+        rule = "must be three numbers: alpha,beta,gamma for depth, width and resolution"
+        raise UsageError(rule, key="coefficients", value=text)
+    coefficients = Coefficients(*numbers)
+    for field in fields(coefficients):
+        value = getattr(coefficients, field.name)
+        if value < 1:
+            raise UsageError(f"{field.name} must be at least 1", key="coefficients", value=value)
+    if coefficients.at(1) == Factors():
+        raise UsageError("at least one of them must be above 1", key="coefficients", value=text)
+    return coefficients
 
 
-def parse_phis(text: str, flag: str = "--phi") -> list[float]:
-    """Return the phis that "0..7" or "0,1,2.5" spells. Raises UsageError."""
+def parse_phis(text: str, key: str = "phi") -> list[float]:
+    """Return the phis of a text such as "0..7" or "0,1,2.5"; `key` is the setting's name. Raises UsageError."""
     if ".." in text:
         ends = text.split("..")
         if len(ends) != 2 or "..." in text:
-            raise UsageError(f"{flag}: must be 'first..last': {text!r}")
-        first, last = (_number(end, flag) for end in ends)
+            raise UsageError("must be 'first..last'", key=key, value=text)
+        first, last = (_number(end, key) for end in ends)
         if first > last:
-            raise UsageError(f"{flag}: the first must not be above the last: {text!r}")
-        if last - first >= MOST:
-            raise UsageError(f"{flag}: {MOST} at most: {text!r}")
+            raise UsageError("the first phi must not be above the last", key=key, value=text)
+        if last - first >= MAX_PHIS:
+            raise UsageError(f"must be at most {MAX_PHIS} phis", key=key, value=text)
         return [first + step for step in range(math.floor(last - first) + 1)]
-    return _once(_numbers(text, flag), flag, text)
+    return _distinct(_numbers(text, key), key, text)
 
 
 def parse_latencies(text: str) -> list[float]:
-    """Return the targets in ms that "5ms,10ms" spells. Raises UsageError."""
-    return _once([parse_latency(part, "--latency") for part in text.split(",")], "--latency", text)
+    """Return the latencies in ms of a text such as "5ms,10ms". Raises UsageError."""
+    return _distinct([parse_latency(part, "latency") for part in text.split(",")], "latency", text)
 
 
 def parse_points(given: Mapping[str, str | None], base: Architecture) -> tuple[Point, ...]:
-    """Return every combination of the factors of `--depth` and `--width` and the pixels of `--resolution`.
+    """Return every combination of the values of --depth, --width and --resolution.
 
-    Raises UsageError where one is not above zero, or pixels are not whole.
+    Args:
+        given: The texts by dimension: factors of depth and width, and pixels of the resolution.
+        base: The network whose resolution is used if none is given.
+
+    Raises:
+        UsageError: If a value is not above zero, or pixels are not whole.
     """
-    values = {
-        key: [] if text is None else _once(_numbers(text, f"--{key}"), f"--{key}", text) for key, text in given.items()
-    }
+    values = {key: [] if text is None else _distinct(_numbers(text, key), key, text) for key, text in given.items()}
     for key, numbers in values.items():
         for number in numbers:
             if not 0 < number < math.inf or (key == "resolution" and number != int(number)):
-                rule = "pixels, a whole number above zero" if key == "resolution" else "a factor above zero"
-                raise UsageError(f"--{key}: must be {rule}: {number:g}")
+                kind = "whole number of pixels" if key == "resolution" else "factor"
+                raise UsageError(f"must be a {kind} above zero", key=key, value=number)
     depths, widths = values.get("depth") or [1.0], values.get("width") or [1.0]
     sizes = [int(size) for size in values.get("resolution") or [base.resolution]]
     return tuple(
@@ -121,29 +133,34 @@ def parse_points(given: Mapping[str, str | None], base: Architecture) -> tuple[P
     )
 
 
-def check_exists(base: Architecture, coefficients: Coefficients, flag: str) -> None:
-    """Raise UsageError where the rule scales what the network does not have."""
-    for dimension, why in missing_dimensions(base).items():
+def check_dimensions(base: Architecture, coefficients: Coefficients, *, key: str = "", where: str = "") -> None:
+    """Raise UsageError if the rule scales a dimension that the network does not have.
+
+    `key` is the setting that gives the rule; `where` is the network, for a rule that no setting gives.
+    """
+    missing = missing_dimensions(base)
+    for dimension, reason in missing.items():
         if dimension in coefficients.dimensions:
-            known = ", ".join(name for name in DIMENSIONS if name not in missing_dimensions(base))
-            raise UsageError(f"{flag}: this network has no {dimension} to scale: {why}; it has {known}")
+            known = ", ".join(name for name in DIMENSIONS if name not in missing)
+            rule = f"this network has no {dimension} to scale: {reason}; it has {known}"
+            raise UsageError(rule, key=key, where=where)
 
 
-def _once(numbers: list[float], flag: str, text: str) -> list[float]:
+def _distinct(numbers: list[float], key: str, text: str) -> list[float]:
     if len(set(numbers)) < len(numbers):
-        raise UsageError(f"{flag}: the same twice: {text!r}")
+        raise UsageError("values must be distinct", key=key, value=text)
     return numbers
 
 
-def _numbers(text: str, flag: str) -> list[float]:
-    return [_number(part, flag) for part in text.split(",")]
+def _numbers(text: str, key: str) -> list[float]:
+    return [_number(part, key) for part in text.split(",")]
 
 
-def _number(text: str, flag: str) -> float:
+def _number(text: str, key: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise UsageError(f"{flag}: not a number: {text!r}") from None
+        raise UsageError("not a number", key=key, value=text) from None
     if not math.isfinite(value):
-        raise UsageError(f"{flag}: must be finite: {text!r}")
+        raise UsageError("must be finite", key=key, value=text)
     return value

@@ -1,4 +1,4 @@
-"""Pictures of `nas scale`: what a family costs, and what the search for its coefficients saw."""
+"""Plots of `nas scale`: the cost of a family, and the candidates and comparison of a coefficient search."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from nas.utils.files import write_picture
 
-COLOURS = {"compound": "tab:red", "depth": "tab:blue", "width": "tab:green", "resolution": "tab:orange"}
+COLORS = {"compound": "tab:red", "depth": "tab:blue", "width": "tab:green", "resolution": "tab:orange"}
 
 
 def draw_family(result: Mapping[str, Any], path: Path) -> None:
-    """Draw by how much the MACs of each network grew beside what was asked, and what it takes where that is known."""
+    """Draw the growth of each network of a family, exact and after rounding, and its latency if that is known."""
     figure, axes = _figure(2 if result["base"]["latency_ms"] else 1)
     family = result["family"]
     places = range(len(family))
-    axes[0].plot(places, [entry["growth"] for entry in family], color="0.6", linestyle="--", label="asked")
+    axes[0].plot(places, [entry["growth"] for entry in family], color="0.6", linestyle="--", label="before rounding")
     axes[0].plot(places, [entry["macs_ratio"] for entry in family], color="tab:red", marker="o", label="MACs")
     axes[0].plot(
         places, [entry["activations_ratio"] for entry in family], color="tab:blue", marker=".", label="activations"
@@ -47,29 +47,40 @@ def _draw_latencies(axis: Any, base: Mapping[str, Any], family: Sequence[Mapping
 
 
 def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy over latency: the grid that was searched, and base, compound and single dimensions compared.
+    """Draw accuracy over latency: the evaluated grid points, and the comparison of the rule with single dimensions.
 
-    A compared network's bar is the standard deviation over its seeds; one that could not be evaluated is left out.
+    Error bars are standard deviations over seeds. Compared networks without accuracies are left out.
     """
     figure, (axis,) = _figure(1)
     grid = result["search"]["candidates"]
     axis.scatter(
-        [entry["latency_ms"] for entry in grid], [100 * entry["accuracy"] for entry in grid],
-        facecolors="none", edgecolors="0.6", s=22, label="grid, one seed", zorder=2,
-    )  # fmt: skip
+        [entry["latency_ms"] for entry in grid],
+        [100 * entry["accuracy"] for entry in grid],
+        facecolors="none",
+        edgecolors="0.6",
+        s=22,
+        label="grid, one seed",
+        zorder=2,
+    )
     compared = [entry for entry in result["comparison"] if entry["accuracies"]]
     base = [entry for entry in compared if entry["name"] == "base"]
     for name in dict.fromkeys(entry["name"] for entry in compared):
         points = base + [entry for entry in compared if entry["name"] == name != "base"]
         axis.errorbar(
-            [point["latency_ms"] for point in points], [100 * point["accuracy"] for point in points],
+            [point["latency_ms"] for point in points],
+            [100 * point["accuracy"] for point in points],
             yerr=[100 * (point["deviation"] or 0.0) for point in points],
-            color=COLOURS.get(name, "black"), marker="o", capsize=3, linewidth=1.2, label=_label(points[-1]), zorder=3,
-        )  # fmt: skip
+            color=COLORS.get(name, "black"),
+            marker="o",
+            capsize=3,
+            linewidth=1.2,
+            label=_label(points[-1]),
+            zorder=3,
+        )
     if result["search"]["budget"]["resource"] == "latency":
         axis.axvline(result["search"]["budget"]["target"], color="0.5", linestyle="--", linewidth=1, label="budget")
-    seen = "measured" if result["search"]["measured_on"]["measured"] else "predicted"
-    axis.set_xlabel(f"latency, ms ({seen}, {result['search']['measured_on']['runtime']})")
+    origin = "measured" if result["search"]["measured_on"]["measured"] else "predicted"
+    axis.set_xlabel(f"latency, ms ({origin}, {result['search']['measured_on']['runtime']})")
     axis.set_ylabel("validation accuracy, %")
     axis.set_title(f"{Path(result['network']).name} scaled {result['search']['budget']['times']:g} times", fontsize=9)
     axis.legend(fontsize=8)

@@ -1,7 +1,7 @@
-"""Depth, width and resolution of an architecture times a factor each, with every rounding explicit.
+"""Scaling of an architecture: multiply its depth, width and resolution by given factors.
 
-Repeats, channels and pixels are whole: how each is rounded is a value (`Rounding`), and what it costs is told
-(`nas.scaling.family`). A factor of 1 changes nothing, so the family's first network is the base to the bit.
+Repeats, channels and pixels are whole numbers. `Rounding` sets how each is rounded, and `nas.scaling.family` reports
+the effect. A factor of 1 changes nothing, so the first network of a family equals the base to the bit.
 """
 
 from __future__ import annotations
@@ -12,38 +12,34 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
-from nas.architecture import Architecture, BlockSpec, Scalar, Shape
+from nas.architecture import Architecture, BlockSpec, Shape
 from nas.errors import SpaceError
-from nas.networks.block_schema import arguments
+from nas.networks.block_schema import arguments, traits, widths
 from nas.networks.blocks.layers import make_divisible
 from nas.networks.network import IMAGE_CHANNELS, in_channels, trace, traced
 
 DIMENSIONS = ("depth", "width", "resolution")
-CHANNELS = ("out_channels", "mid_channels", "growth_rate", "hidden_channels", "pooled_channels")
-"""The keywords that the width multiplies; ratios (expand_ratio, se_ratio, compression) follow by themselves."""
-ONCE = frozenset({"pool", "transition", "pelee_stem"})
-"""Blocks that stand between stages: the depth never repeats them."""
-PLAIN = frozenset({"conv", "plain_conv"})
-TURNS = frozenset({"order"})
-"""Keywords whose words take turns from layer to layer: of two layers that differ in them alone both go on."""
-STEPS = 32
-"""Up to so many times the divisor is tried as a step, where groups ask for it."""
-MOST = {"depth": 1_000, "width": 100_000, "resolution": 20_000}
-"""Layers of a stage, channels of a block and pixels of the input, beyond which a factor is a slip of the hand."""
+MAX_STEP_MULTIPLE = 32
+"""Channel steps up to this multiple of the divisor are tried until the blocks can be built."""
+MAX_SIZES = {"depth": 1_000, "width": 100_000, "resolution": 20_000}
+"""Upper limits for layers of a stage, channels of a block and pixels of the input; larger factors are typing errors."""
 SLACK = 1e-9
-"""1.1 ** 3 times 10 must not be 14 because the product is 13.310000000000002."""
+"""Tolerance when rounding up: floating-point error must not add a layer."""
 
 Head = Literal["scaled", "never narrower", "fixed"]
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """How factors become whole numbers.
+    """How scaled sizes become whole numbers.
 
-    Channels go to the nearest multiple of `divisor`, or of a multiple of it where groups need that, and never more
-    than 10 % down (TF-slim's make_divisible). Repeats of a stage go up ("ceil", EfficientNet) or to the nearest
-    ("round", Dollar et al. 2021). The input goes to the nearest multiple of `resolution_step` pixels (0: `fine_step`).
-    `head` tells what becomes of the last channels before the classes: MobileNetV2 and V3 never make them narrower.
+    Attributes:
+        divisor: Channels are multiples of it, and at most 10 % below the exact value (TF-slim's make_divisible). A
+            multiple of the divisor is used where the groups of a block need it.
+        repeats: "ceil" rounds the repeats of a stage up (EfficientNet), "round" to the nearest (Dollar et al. 2021).
+        resolution_step: The input is a multiple of it, in pixels; 0 selects `default_resolution_step`.
+        head: What happens to the last channels before the classifier: "scaled", "never narrower" than in the base
+            (MobileNetV2 and V3) or "fixed".
     """
 
     divisor: int = 8
@@ -54,7 +50,7 @@ class Rounding:
 
 @dataclass(frozen=True)
 class Factors:
-    """What depth, width and resolution are multiplied with."""
+    """Factors of depth, width and resolution, relative to the base."""
 
     depth: float = 1.0
     width: float = 1.0
@@ -62,259 +58,274 @@ class Factors:
 
     @property
     def growth(self) -> float:
-        """Return by how much MACs grow before rounding: depth * width^2 * resolution^2 (EfficientNet, section 3.3)."""
+        """The growth of the MACs before rounding: depth * width^2 * resolution^2 (EfficientNet, section 3.3)."""
         return self.depth * self.width**2 * self.resolution**2
 
 
 def scale(arch: Architecture, factors: Factors, rounding: Rounding | None = None) -> Architecture:
-    """Return `arch` with the repeats of its stages, its channels and its input times the factors, rounded.
+    """Return the architecture with its repeats, channels and input multiplied by the factors and rounded.
 
-    Raises SpaceError, naming the dimension, where one does not exist in the network, where rounding leaves nothing
-    of it, where no multiple of the divisor lets a block be built, and where the input would be smaller than the
-    network's total stride.
+    Args:
+        arch: The base.
+        factors: The factors; those of 1 leave their dimension unchanged.
+        rounding: How sizes are rounded; the default is `Rounding()`.
+
+    Raises:
+        SpaceError: If the network lacks a dimension, if rounding leaves no layers or channels, if no multiple of the
+            divisor gives valid blocks, or if the input is smaller than the total stride. `key` is the dimension.
     """
     rounding = rounding or Rounding()
     for dimension in DIMENSIONS:
-        if not 0 < getattr(factors, dimension) < math.inf:
-            raise SpaceError(f"{dimension}: a factor must be above zero and finite: {getattr(factors, dimension)}")
-    for dimension, why in missing_dimensions(arch).items():
+        factor = getattr(factors, dimension)
+        if not 0 < factor < math.inf:
+            raise SpaceError("the factor must be above zero and finite", key=dimension, value=factor)
+    for dimension, reason in missing_dimensions(arch).items():
         if getattr(factors, dimension) != 1:
-            raise SpaceError(f"{dimension}: this network has none to scale: {why}")
-    deeper = replace(arch, stages=_repeated(arch.stages, factors.depth, rounding))
-    resolution = _resolution(arch, factors.resolution, rounding)
-    return _widened(deeper, resolution, factors.width, rounding)
+            raise SpaceError(f"this network has no {dimension} to scale: {reason}", key=dimension)
+    deeper = replace(arch, stages=_scale_depth(arch.stages, factors.depth, rounding))
+    resolution = _scale_resolution(arch, factors.resolution, rounding)
+    return _scale_width(deeper, resolution, factors.width, rounding)
 
 
-def fine_step(resolution: int) -> int:
-    """Return a power of two of pixels of at most 2 % of an input: 4 at 224, 1 at 32."""
+def default_resolution_step(resolution: int) -> int:
+    """Return the largest power of two that is at most 2 % of a resolution in pixels: 4 for 224, 1 for 32."""
     return int(2 ** max(0, math.floor(math.log2(resolution / 50))))
 
 
 def missing_dimensions(arch: Architecture) -> dict[str, str]:
-    """Return the dimensions that do not exist in a network, each with the reason; none for most."""
-    found = {}
-    if not any(_repeatable(arch.stages, group) for group in groups(arch.stages)):
+    """Return the dimensions that a network does not have, each with the reason. Most networks have all three."""
+    missing = {}
+    if not any(_repeatable(arch.stages, group) for group in repeat_groups(arch.stages)):
         ops = ", ".join(dict.fromkeys(spec.op for spec in arch.blocks()))
-        found["depth"] = f"no stage of it could be repeated ({ops})"
-    if not any(_widths(spec) for spec in (*arch.blocks(), arch.head)):
-        found["width"] = "no block of it has channels of its own"
-    return found
+        missing["depth"] = f"no stage can be repeated ({ops})"
+    if not any(widths(spec) for spec in (*arch.blocks(), arch.head)):
+        missing["width"] = "no block sets its number of channels"
+    return missing
 
 
 def total_stride(arch: Architecture) -> int:
-    """Return by how much the stages shrink the input."""
+    """Return the factor by which the stages reduce the resolution."""
     size = trace(arch)[-2].out_shape[1] if any(arch.stages) else arch.resolution
     return max(1, round(arch.resolution / size))
 
 
-def groups(stages: Sequence[Sequence[BlockSpec]]) -> list[tuple[int, ...]]:
-    """Return the indices of stages by what repeats together: a unit and its repeats may be written as two stages."""
+def repeat_groups(stages: Sequence[Sequence[BlockSpec]]) -> list[tuple[int, ...]]:
+    """Return the indices of the stages that repeat together.
+
+    A first unit and its repeats may be written as two stages; they form one group.
+    """
     found: list[tuple[int, ...]] = []
     for index, stage in enumerate(stages):
         if not stage:
             continue
-        before = stages[found[-1][-1]] if found else ()
-        if len(before) == 1 and _goes_on(before[0], stage[0]):
+        previous = stages[found[-1][-1]] if found else ()
+        if len(previous) == 1 and _is_repeat(previous[0], stage[0]):
             found[-1] = (*found[-1], index)
         else:
             found.append((index,))
     return found
 
 
-def repeats(stages: Sequence[Sequence[BlockSpec]]) -> list[int]:
-    """Return how many layers each group has."""
-    return [sum(len(stages[index]) for index in group) for group in groups(stages)]
-
-
-def _goes_on(before: BlockSpec, block: BlockSpec) -> bool:
-    """Whether a block repeats the one before it: the same operator with as many channels, and no stride."""
-    same = before.op == block.op and _widths(before) == _widths(block)
-    return same and bool(_widths(block)) and arguments(block).get("stride", 1) == 1
-
-
-def _widths(spec: BlockSpec) -> dict[str, Scalar]:
-    """Return the channels that a block names; 0 stands for none of its own."""
-    return {key: value for key, value in arguments(spec).items() if key in CHANNELS and value}
+def _is_repeat(previous: BlockSpec, block: BlockSpec) -> bool:
+    """Whether a block has the operator and channels of the previous block, and stride 1."""
+    same = previous.op == block.op and widths(previous) == widths(block)
+    return same and bool(widths(block)) and arguments(block).get("stride", 1) == 1
 
 
 def _repeatable(stages: Sequence[Sequence[BlockSpec]], group: Sequence[int]) -> bool:
-    """Whether the depth may repeat a group: not the stem, and not what only leads from one stage to the next."""
+    """Whether the depth may repeat a group: not the stem, and not a layer that only connects two stages."""
     if group[0] == next(index for index, stage in enumerate(stages) if stage):
         return False
     layers = [spec for index in group for spec in stages[index]]
-    if any(spec.op in ONCE for spec in layers):
+    if not all(traits(spec.op).repeatable for spec in layers):
         return False
-    bridge = len(layers) == 1 and layers[0].op in PLAIN and layers[0].kwargs.get("skip", "none") == "none"
-    return not bridge
+    has_skip = layers[0].kwargs.get("skip", "none") != "none"
+    return len(layers) > 1 or has_skip or traits(layers[0].op).repeats_alone
 
 
-def _repeated(
+def _scale_depth(
     stages: tuple[tuple[BlockSpec, ...], ...], factor: float, rounding: Rounding
 ) -> tuple[tuple[BlockSpec, ...], ...]:
-    """Return the stages with the repeats of each group times `factor`; what is added or dropped stands at its end."""
+    """Return the stages with the repeats of each group times `factor`; layers are added or dropped at its end."""
     if factor == 1:
         return stages
-    changed = list(stages)
-    for group in groups(stages):
+    scaled = list(stages)
+    for group in repeat_groups(stages):
         if not _repeatable(stages, group):
             continue
         layers = [spec for index in group for spec in stages[index]]
-        exact = _within("depth", factor, len(layers), "layers")
+        exact = _checked_product("depth", factor, len(layers), "layers")
         count = math.ceil(exact - SLACK) if rounding.repeats == "ceil" else int(exact + 0.5)
         if count < 1:
-            raise SpaceError(f"depth: {factor:g} times the {len(layers)} layers of stage {group[0]} leaves none")
-        grown = iter(_continued(layers, count))
+            raise SpaceError(f"{factor:g} times the {len(layers)} layers of stage {group[0]} leaves none", key="depth")
+        extended = iter(_extend_pattern(layers, count))
         for index in group[:-1]:
-            changed[index] = tuple(islice(grown, len(stages[index])))
-        changed[group[-1]] = tuple(grown)
-    return tuple(changed)
+            scaled[index] = tuple(islice(extended, len(stages[index])))
+        scaled[group[-1]] = tuple(extended)
+    return tuple(scaled)
 
 
-def _continued(layers: Sequence[BlockSpec], count: int) -> list[BlockSpec]:
-    """Return the first `count` layers of the pattern: the shortest period of what follows the first layer goes on."""
+def _extend_pattern(layers: Sequence[BlockSpec], count: int) -> list[BlockSpec]:
+    """Return `count` layers: the given ones, then repeats of the shortest period of all layers but the first."""
     if count <= len(layers):
         return list(layers[:count])
-    pattern = [_unstrided(spec) for spec in layers]
-    rest = pattern if _take_turns(pattern) else pattern[1:] or pattern
-    period = next(p for p in range(1, len(layers) + 1) if all(a == b for a, b in _apart(rest, p)))
-    grown = list(layers)
-    while len(grown) < count:
-        grown.append(_unstrided(grown[-min(period, len(grown))]))
-    return grown
+    pattern = [_without_stride(spec) for spec in layers]
+    rest = pattern if _alternates(pattern) else pattern[1:] or pattern
+    period = next(p for p in range(1, len(layers) + 1) if all(a == b for a, b in _pairs_at_distance(rest, p)))
+    extended = list(layers)
+    while len(extended) < count:
+        extended.append(_without_stride(extended[-min(period, len(extended))]))
+    return extended
 
 
-def _take_turns(pattern: Sequence[BlockSpec]) -> bool:
-    """Whether these are two layers that differ in nothing but whose turn it is."""
+def _alternates(pattern: Sequence[BlockSpec]) -> bool:
+    """Whether these are two layers that differ only in keywords that alternate from layer to layer."""
     if len(pattern) != 2 or pattern[0].op != pattern[1].op:
         return False
-    before, after = (arguments(spec) for spec in pattern)
-    return {key for key in before if before[key] != after[key]} <= TURNS
+    first, second = (arguments(spec) for spec in pattern)
+    return {key for key in first if first[key] != second[key]} <= set(traits(pattern[0].op).alternating_keywords)
 
 
-def _apart(items: Sequence[BlockSpec], distance: int) -> Iterator[tuple[BlockSpec, BlockSpec]]:
+def _pairs_at_distance(items: Sequence[BlockSpec], distance: int) -> Iterator[tuple[BlockSpec, BlockSpec]]:
     return zip(items, items[distance:], strict=False)
 
 
-def _unstrided(spec: BlockSpec) -> BlockSpec:
+def _without_stride(spec: BlockSpec) -> BlockSpec:
     return BlockSpec.of(spec.op, {key: value for key, value in spec.args if key != "stride"})
 
 
-def _within(dimension: str, factor: float, value: int, unit: str) -> float:
-    """Return the product. Raises SpaceError beyond what a network can be."""
-    if factor * value > MOST[dimension]:
-        raise SpaceError(f"{dimension}: {factor:g} times {value} {unit} is over {MOST[dimension]:,}")
+def _checked_product(dimension: str, factor: float, value: int, unit: str) -> float:
+    """Return `factor * value`. Raises SpaceError above the dimension's upper limit."""
+    if factor * value > MAX_SIZES[dimension]:
+        raise SpaceError(f"{factor:g} times {value} {unit} is over {MAX_SIZES[dimension]:,}", key=dimension)
     return factor * value
 
 
-def _resolution(arch: Architecture, factor: float, rounding: Rounding) -> int:
+def _scale_resolution(arch: Architecture, factor: float, rounding: Rounding) -> int:
     if factor == 1:
         return arch.resolution
-    step, stride = rounding.resolution_step or fine_step(arch.resolution), total_stride(arch)
-    resolution = int(_within("resolution", factor, arch.resolution, "px") / step + 0.5) * step
+    step, stride = rounding.resolution_step or default_resolution_step(arch.resolution), total_stride(arch)
+    resolution = int(_checked_product("resolution", factor, arch.resolution, "px") / step + 0.5) * step
     if resolution < stride:
         raise SpaceError(
-            f"resolution: {resolution} px ({factor:.3g} times {arch.resolution}, in steps of {step}) is under the "
-            f"total stride of {stride}: at least {stride} px"
+            f"{resolution} px ({factor:.3g} times {arch.resolution}, in steps of {step}) is below the total stride of "
+            f"{stride}: must be at least {stride} px",
+            key="resolution",
         )
     return resolution
 
 
-def _widened(arch: Architecture, resolution: int, factor: float, rounding: Rounding) -> Architecture:
-    """Return the network at `resolution` with its channels times `factor`, each group built before the next."""
+def _scale_width(arch: Architecture, resolution: int, factor: float, rounding: Rounding) -> Architecture:
+    """Return the network at `resolution` with its channels times `factor`."""
     if factor == 1:
         return arch.at(resolution)
     read = iter([in_channels(layer)[0] for layer in trace(arch)])
-    each = [
-        Group([(spec, next(read)) for index in group for spec in arch.stages[index]], f"stage {group[0]}")
-        for group in groups(arch.stages)
+    groups = [
+        _ChannelGroup([(spec, next(read)) for index in group for spec in arch.stages[index]], f"stage {group[0]}")
+        for group in repeat_groups(arch.stages)
     ]
-    widened = iter(_fitting(each, (IMAGE_CHANNELS, resolution, resolution), factor, rounding, {}))
+    widened = iter(_widen_groups(groups, (IMAGE_CHANNELS, resolution, resolution), factor, rounding, {}))
     stages = tuple(tuple(next(widened) for _ in stage) for stage in arch.stages)
-    return replace(arch, stages=stages, head=_widened_head(arch.head, factor, rounding), resolution=resolution)
+    return replace(arch, stages=stages, head=_widen_head(arch.head, factor, rounding), resolution=resolution)
 
 
 @dataclass(frozen=True)
-class Group:
-    """Layers that share a step of channels: blocks with the channels that each reads in the base."""
+class _ChannelGroup:
+    """Layers that share one channel step.
+
+    Attributes:
+        layers: Each block with its number of input channels in the base.
+        where: The stage, for error messages.
+    """
 
     layers: Sequence[tuple[BlockSpec, int]]
     where: str
 
 
-def _fitting(
-    each: Sequence[Group], shape: Shape, factor: float, rounding: Rounding, failed: dict[tuple[int, Shape], SpaceError]
+def _widen_groups(
+    groups: Sequence[_ChannelGroup],
+    shape: Shape,
+    factor: float,
+    rounding: Rounding,
+    failed: dict[tuple[int, Shape], SpaceError],
 ) -> list[BlockSpec]:
-    """Return the layers of all groups, each with the finest step that lets it and all after it be built.
+    """Return the widened layers of all groups, each group with the smallest channel step that works.
 
-    A stage of three groups may need a stem of a multiple of three: where nothing fits behind a group, it takes its
-    next step. `failed` holds what was tried in vain.
+    A step works if the group and all groups after it can be built: a stage of three groups may need a stem whose
+    channels are a multiple of three. `failed` holds the errors of combinations that were tried, by the number of
+    remaining groups and the input shape.
     """
-    if not each:
+    if not groups:
         return []
-    if (len(each), shape) in failed:
-        raise failed[len(each), shape]
-    why: SpaceError | None = None
+    if (len(groups), shape) in failed:
+        raise failed[len(groups), shape]
+    first_error: SpaceError | None = None
     seen: set[tuple[BlockSpec, ...]] = set()
-    for times in range(1, STEPS + 1):
+    for multiple in range(1, MAX_STEP_MULTIPLE + 1):
         try:
-            found, after = _stepped(each[0], shape, factor, rounding, times)
-            if tuple(found) not in seen:
-                seen.add(tuple(found))
-                return found + _fitting(each[1:], after, factor, rounding, failed)
+            layers, out_shape = _widen_group(groups[0], shape, factor, rounding, multiple)
+            if tuple(layers) not in seen:
+                seen.add(tuple(layers))
+                return layers + _widen_groups(groups[1:], out_shape, factor, rounding, failed)
         except SpaceError as error:
-            why = why or error
-    rule = f"width: {factor:g} times the channels fits no multiple of {rounding.divisor}: "
-    text = str(why)
-    failed[len(each), shape] = SpaceError(text if text.startswith("width") else f"{rule}{each[0].where}: {text}")
-    raise failed[len(each), shape]
+            first_error = first_error or error
+    assert first_error is not None
+    if first_error.key != "width":
+        rule = f"{factor:g} times the channels fits no multiple of {rounding.divisor}"
+        first_error = SpaceError(f"{rule}: {groups[0].where}: {first_error}", key="width")
+    failed[len(groups), shape] = first_error
+    raise first_error
 
 
-def _stepped(
-    group: Group, shape: Shape, factor: float, rounding: Rounding, times: int
+def _widen_group(
+    group: _ChannelGroup, shape: Shape, factor: float, rounding: Rounding, multiple: int
 ) -> tuple[list[BlockSpec], Shape]:
-    """Return a group's layers with channels of so many times the divisor, and the shape that they give."""
-    found = []
-    for spec, read in group.layers:
-        wide = _times(spec, factor, rounding.divisor * times, nearest=times > 1)
-        found.append(_whole_hidden(wide, spec, read, shape[0], rounding.divisor))
-        shape = traced(found[-1], shape).out_shape  # type: ignore[assignment]
-    return found, shape
+    """Return a group's layers with channels in steps of `multiple` times the divisor, and their output shape."""
+    widened = []
+    for spec, base_channels in group.layers:
+        wide = _widen_block(spec, factor, rounding.divisor * multiple, nearest=multiple > 1)
+        widened.append(_round_expansion(wide, spec, base_channels, shape[0], rounding.divisor))
+        shape = traced(widened[-1], shape).out_shape  # type: ignore[assignment]
+    return widened, shape
 
 
-def _times(spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (), nearest: bool = False) -> BlockSpec:
-    """Return a block with its own channels times `factor`, to multiples of `step`; those of `fixed` stay.
+def _widen_block(
+    spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (), nearest: bool = False
+) -> BlockSpec:
+    """Return a block with its channels times `factor`, rounded to multiples of `step`.
 
-    `nearest` leaves out the rule of 10 %, which is about small steps.
+    Channels named in `fixed` do not change. `nearest` rounds to the nearest multiple without the 10 % rule, which is
+    meant for small steps.
     """
     wide = {}
-    for key, value in _widths(spec).items():
+    for key, value in widths(spec).items():
         if key in fixed:
             continue
-        exact = _within("width", factor, int(value), key)
+        exact = _checked_product("width", factor, int(value), key)
         if exact < 1:
-            raise SpaceError(f"width: {factor:g} times the {value} {key} of '{spec.op}' leaves none")
+            raise SpaceError(f"{factor:g} times the {value} {key} of '{spec.op}' leaves none", key="width")
         wide[key] = max(step, int(exact / step + 0.5) * step) if nearest else make_divisible(exact, step)
-        if wide[key] > MOST["width"]:
-            raise SpaceError(f"width: {wide[key]:,} channels are over {MOST['width']:,}")
-        if factor < 1:  # the least is one step: narrower networks do not become wider by it
+        if wide[key] > MAX_SIZES["width"]:
+            raise SpaceError(f"{wide[key]:,} channels are over {MAX_SIZES['width']:,}", key="width")
+        if factor < 1:  # the minimum of one step must not make a narrower network wider
             wide[key] = min(wide[key], int(value))
-        elif wide[key] < int(value):  # nor wider ones narrower by a large step
+        elif wide[key] < int(value):  # a large step must not make a wider network narrower
             wide[key] += step
-    return BlockSpec.of(spec.op, {**spec.kwargs, **wide})
+    return spec.with_args(wide)
 
 
-def _widened_head(head: BlockSpec, factor: float, rounding: Rounding) -> BlockSpec:
-    """Return the head with its own channels times `factor`; the last of them are what the rule for heads is about."""
-    stays = rounding.head == "fixed" or (rounding.head == "never narrower" and factor < 1)
-    return _times(head, factor, rounding.divisor, list(_widths(head))[-1:] if stays else ())
+def _widen_head(head: BlockSpec, factor: float, rounding: Rounding) -> BlockSpec:
+    """Return the head with its channels times `factor`; `rounding.head` governs the last of them."""
+    keep_last = rounding.head == "fixed" or (rounding.head == "never narrower" and factor < 1)
+    return _widen_block(head, factor, rounding.divisor, list(widths(head))[-1:] if keep_last else ())
 
 
-def _whole_hidden(wide: BlockSpec, spec: BlockSpec, read: int, reads: int, divisor: int) -> BlockSpec:
-    """Return an inverted bottleneck whose expansion is a multiple of `divisor`, as it was in the base.
+def _round_expansion(wide: BlockSpec, spec: BlockSpec, base_channels: int, channels: int, divisor: int) -> BlockSpec:
+    """Return an inverted bottleneck whose expanded channels are a multiple of `divisor`, as they were in the base.
 
-    MobileNetV3 names its expansions in channels and rounds each; as a ratio of the input one may fall between.
+    MobileNetV3 gives its expansions in channels and rounds each one; a ratio of the input may fall in between.
     """
     ratio = arguments(spec).get("expand_ratio")
-    if not isinstance(ratio, float) or ratio == int(ratio) or round(read * ratio) % divisor:
+    if not isinstance(ratio, float) or ratio == int(ratio) or round(base_channels * ratio) % divisor:
         return wide
-    return BlockSpec.of(wide.op, {**wide.kwargs, "expand_ratio": make_divisible(reads * ratio, divisor) / reads})
+    return wide.with_args({"expand_ratio": make_divisible(channels * ratio, divisor) / channels})

@@ -1,4 +1,4 @@
-"""What a search for coefficients is made of: checked and worked out before anything is measured or written."""
+"""Setup of a coefficient search: checks every setting and builds the grid before anything is measured or written."""
 
 from __future__ import annotations
 
@@ -14,24 +14,35 @@ from nas.devices.runtimes import find_runtime
 from nas.errors import UsageError
 from nas.evaluators import find_evaluator
 from nas.networks.network import canonical
-from nas.scaling.budget import Budget, check_budget, make_budgeted
-from nas.scaling.grid import Grid, GridPoint, grid_domain, grid_point, grid_points, make_grid
-from nas.scaling.grid_latencies import GridLatencies, check_any
-from nas.scaling.parsing import UNNAMED, find_preset, make_rounding, parse_latencies, parse_phis
+from nas.scaling.budget import Budget, check_budget, make_budget_objective
+from nas.scaling.grid import Grid, GridPoint, encode_grid, make_grid, make_grid_point, make_grid_points
+from nas.scaling.grid_latencies import GridLatencies, check_any_admitted
+from nas.scaling.parsing import DEFAULT_PRESET, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.scaling.presets import PRESETS, Coefficients
 from nas.scaling.settings import ScaleSettings, read_base
 from nas.spaces.search_space import Proxy
-from nas.training.job import for_classes
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
+from nas.utils.settings import check_fields
 
 
 @dataclass(frozen=True)
 class CoefficientSearch:
-    """Everything of a search that is known before anything is measured or written."""
+    """A coefficient search before anything is measured or written.
 
-    job: ScaleSettings
+    Attributes:
+        settings: The settings.
+        task: The task that candidates are evaluated on.
+        base: The base, with a head for the task's classes.
+        grid: The grid of coefficients.
+        grid_points: The network of each point of the grid; None if it is invalid.
+        resource: The budgeted cost: "latency", "macs" or "activations".
+        objective: The objective's name.
+        identity: The settings that identify the search; a run folder holds one search.
+    """
+
+    settings: ScaleSettings
     task: Classification
     base: Architecture
     grid: Grid
@@ -41,119 +52,131 @@ class CoefficientSearch:
     identity: dict[str, Any]
 
     @cached_property
-    def first(self) -> GridPoint:
-        """The base as a point."""
-        return grid_point(canonical(self.base), {})
+    def base_point(self) -> GridPoint:
+        """The base as a point of the grid."""
+        return make_grid_point(canonical(self.base), {})
 
     def coefficients(self, digest: str) -> Coefficients:
-        """Return the coefficients that stand for a network of the grid."""
-        (spot,) = [spot for spot in self.every if spot.architecture.digest == digest]
-        return self.grid.coefficients(spot.choices)
+        """Return the coefficients that represent a network of the grid."""
+        (point,) = [point for point in self.distinct_points if point.architecture.digest == digest]
+        return self.grid.coefficients(point.choices)
 
     @cached_property
-    def every(self) -> list[GridPoint]:
+    def distinct_points(self) -> list[GridPoint]:
         """The distinct networks of the grid, without the base."""
-        base = self.first.architecture.digest
-        found = {spot.architecture.digest: spot for spot in self.grid_points if spot}
-        return [spot for digest, spot in found.items() if digest != base]
+        base = self.base_point.architecture.digest
+        found = {point.architecture.digest: point for point in self.grid_points if point}
+        return [point for digest, point in found.items() if digest != base]
 
 
-def prepare(job: ScaleSettings, reporter: Reporter) -> CoefficientSearch:
-    """Check every setting and return what they make. Raises NasError, before anything is written."""
-    experiment = job.experiment
-    preset = find_preset(job.preset) if job.preset else UNNAMED
-    if job.preset and not preset.budget:
+def prepare_search(settings: ScaleSettings, reporter: Reporter) -> CoefficientSearch:
+    """Check every setting and build the grid. Raises NasError before anything is written."""
+    experiment = settings.experiment
+    preset = find_preset(settings.preset) if settings.preset else DEFAULT_PRESET
+    if settings.preset and not preset.budget:
         known = ", ".join(name for name, each in PRESETS.items() if each.budget)
-        raise UsageError(f"--preset: '{job.preset}' says nothing of a search; {known} do")
-    resource, objective = job.budget or preset.budget or "latency", job.objective or preset.objective or "soft"
-    check_settings(job, resource, objective)
+        rule = "has no budget for a search"
+        raise UsageError(rule, key="preset", value=settings.preset, nearest=f"; presets with a budget: {known}")
+    resource = settings.budget or preset.budget or "latency"
+    objective = settings.objective or preset.objective or "soft"
+    check_settings(settings, resource, objective)
     task = Classification.load(experiment.data, experiment.data_root)
-    base = for_classes(read_base(job.network).architecture, task.num_classes)
-    rounding = make_rounding(preset, base, job.divisor, job.repeats, job.resolution_step, job.head)
-    own = Proxy()
-    proxy = Proxy(
-        experiment.proxy_resolution or min(own.resolution, base.resolution),
-        experiment.proxy_epochs or own.epochs, experiment.proxy_images, of=base.resolution,
-    )  # fmt: skip
-    grid = make_grid(base, job.step, job.times, resource == "macs", rounding, proxy)
+    base = read_base(settings.network).architecture.for_classes(task.num_classes)
+    grid = make_search_grid(settings, base, resource)
     controller: Any = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
     with reporter.task("listing the grid", grid.size) as advance:
-        made = grid_points(grid, advance)
-    if {spot.architecture.digest for spot in made if spot} == {canonical(base).digest}:
+        points = make_grid_points(grid, advance)
+    if {point.architecture.digest for point in points if point} == {canonical(base).digest}:
         raise UsageError(
-            "--step: rounding makes the base of every grid point: give a smaller --divisor or wider --times"
+            "every grid point rounds to the base network: use a smaller --divisor or larger --times",
+            key="step",
+            value=settings.step,
         )
     if hasattr(controller, "check"):
-        controller.check(grid_domain(grid, made, lambda spot: float(spot.macs)))
+        controller.check(encode_grid(grid, points, lambda point: float(point.macs)))
+    proxy = grid.proxy
     identity = {
-        "grid": grid.key, "base": base.digest, "budget": resource, "times": job.times, "tolerance": job.tolerance,
-        "objective": objective, "exponent": job.exponent, "data": task.data.name,
+        "grid": grid.key, "base": base.digest, "budget": resource, "times": settings.times,
+        "tolerance": settings.tolerance, "objective": objective, "exponent": settings.exponent, "data": task.data.name,
         "train_images": len(task.data.train), "proxy": [proxy.resolution, proxy.epochs, proxy.images],
         "evaluator": experiment.evaluator, "accuracies": experiment.accuracies, "controller": experiment.controller,
         "seed": experiment.seed, "runtime": experiment.runtime, "threads": experiment.threads,
         "device": experiment.device, "table": list(experiment.tables),
     }  # fmt: skip
-    setting = CoefficientSearch(job, task, base, grid, made, resource, objective, identity)
+    search = CoefficientSearch(settings, task, base, grid, points, resource, objective, identity)
     if resource != "latency":
-        check_admitted(setting, GridLatencies(math.nan, {}))
-    return setting
+        admitted_points(search, GridLatencies(math.nan, {}))
+    return search
 
 
-def check_settings(job: ScaleSettings, resource: str, objective: str) -> None:
-    """Raise UsageError for the first setting that cannot be."""
-    experiment = job.experiment
-    check_budget(resource, job.times, job.tolerance, objective)
-    make_budgeted(objective, Budget(resource, 1.0, job.times, job.tolerance), job.exponent)
-    _check_family(job)
+def make_search_grid(settings: ScaleSettings, base: Architecture, resource: str) -> Grid:
+    """Return the grid of the settings. Raises UsageError."""
+    experiment, default = settings.experiment, Proxy()
+    preset = find_preset(settings.preset) if settings.preset else DEFAULT_PRESET
+    rounding = make_rounding(preset, base, settings.divisor, settings.repeats, settings.resolution_step, settings.head)
+    proxy = Proxy(
+        experiment.proxy_resolution or min(default.resolution, base.resolution),
+        experiment.proxy_epochs or default.epochs,
+        experiment.proxy_images,
+        of=base.resolution,
+    )
+    return make_grid(base, settings.step, settings.times, resource == "macs", rounding, proxy)
+
+
+def check_settings(settings: ScaleSettings, resource: str, objective: str) -> None:
+    """Raise UsageError for the first invalid setting."""
+    experiment = settings.experiment
+    check_budget(resource, settings.times, settings.tolerance, objective)
+    make_budget_objective(objective, Budget(resource, 1.0, settings.times, settings.tolerance), settings.exponent)
+    _check_family_settings(settings)
     find_runtime(experiment.runtime)
     find_evaluator(experiment.evaluator)
     open_worker(experiment.device, experiment.runtime, experiment.threads)
-    experiment.limit_s  # noqa: B018 (raises)
-    for key, least in (("trials", 0), ("threads", 1), ("seed", 0), ("finalists", 2), ("finalist_seeds", 0),
-                       ("proxy_resolution", 0), ("proxy_epochs", 0), ("proxy_images", 0), ("workers", 0)):  # fmt: skip
-        if getattr(experiment, key) < least:
-            raise UsageError(f"--{key.replace('_', '-')}: must be at least {least}: {getattr(experiment, key)}")
-    if job.compare_seeds < 0:
-        raise UsageError(f"--compare-seeds: must not be negative: {job.compare_seeds}")
+    check_fields(experiment, without=("trials",))
+    if experiment.trials < 0:
+        raise UsageError("must be at least 0", key="trials", value=experiment.trials)
+    if settings.compare_seeds < 0:
+        raise UsageError("must be at least 0", key="compare_seeds", value=settings.compare_seeds)
 
 
-def _check_family(job: ScaleSettings) -> None:
-    """Raise UsageError where the networks to compare and to make with the coefficients cannot be."""
-    for flag in ("coefficients", "depth", "width", "resolution"):
-        if getattr(job, flag):
-            raise UsageError(f"--{flag}: --search finds the factors, leave it out")
-    if job.phi and job.latency:
-        raise UsageError("--latency: finds the phi of each target, it does not go with --phi")
-    if job.phi:
-        parse_phis(job.phi)
-    if job.latency:
-        parse_latencies(job.latency)
-    if min(parse_phis(job.compare_phi, "--compare-phi")) <= 0:
-        raise UsageError(f"--compare-phi: must be above 0, the base is compared anyway: '{job.compare_phi}'")
+def _check_family_settings(settings: ScaleSettings) -> None:
+    """Raise UsageError if the settings of the comparison or of the family are invalid in a search."""
+    for key in ("coefficients", "depth", "width", "resolution"):
+        if getattr(settings, key):
+            raise UsageError("cannot be combined with --search, which finds the factors", key=key)
+    if settings.phi and settings.latency:
+        raise UsageError("cannot be combined with --phi: it finds the phi of each target", key="latency")
+    if settings.phi:
+        parse_phis(settings.phi)
+    if settings.latency:
+        parse_latencies(settings.latency)
+    if min(parse_phis(settings.compare_phi, "compare_phi")) <= 0:
+        rule = "must be above 0 (the base is always compared)"
+        raise UsageError(rule, key="compare_phi", value=settings.compare_phi)
 
 
-def make_budget(setting: CoefficientSearch, base_ms: float) -> Budget:
-    """Return the budget: `times` what the base spends."""
-    base = base_ms if setting.resource == "latency" else counted(setting, setting.first)
-    return Budget(setting.resource, base, setting.job.times, setting.job.tolerance)
+def make_budget(search: CoefficientSearch, base_ms: float) -> Budget:
+    """Return the search's budget, for a base that takes `base_ms`."""
+    base = base_ms if search.resource == "latency" else _count(search, search.base_point)
+    return Budget(search.resource, base, search.settings.times, search.settings.tolerance)
 
 
-def check_admitted(setting: CoefficientSearch, bench: GridLatencies) -> list[GridPoint]:
-    """Return the points that the budget admits. Raises UsageError, with the nearest, where there is none."""
-    budget, every = make_budget(setting, bench.base_ms), setting.every
-    spent = [spends(setting, bench, spot) for spot in every]
-    admitted = [spot for spot, cost in zip(every, spent, strict=True) if budget.admits(cost)]
-    check_any(admitted, every, [cost / budget.base for cost in spent], budget)
+def admitted_points(search: CoefficientSearch, grid_latencies: GridLatencies) -> list[GridPoint]:
+    """Return the points that the budget admits. Raises UsageError with the nearest point if there is none."""
+    budget, points = make_budget(search, grid_latencies.base_ms), search.distinct_points
+    costs = [point_cost(search, grid_latencies, point) for point in points]
+    admitted = [point for point, cost in zip(points, costs, strict=True) if budget.admits(cost)]
+    check_any_admitted(admitted, points, [cost / budget.base for cost in costs], budget)
     return admitted
 
 
-def counted(setting: CoefficientSearch, spot: GridPoint) -> float:
+def _count(search: CoefficientSearch, point: GridPoint) -> float:
     """Return a point's MACs or activations."""
-    return float(spot.activations if setting.resource == "activations" else spot.macs)
+    return float(point.activations if search.resource == "activations" else point.macs)
 
 
-def spends(setting: CoefficientSearch, bench: GridLatencies, spot: GridPoint) -> float:
-    """Return what a point spends of the budget's resource; infinitely much where its latency is not known."""
-    if setting.resource == "latency":
-        return bench.latency_ms.get(spot.architecture.digest, math.inf)
-    return counted(setting, spot)
+def point_cost(search: CoefficientSearch, grid_latencies: GridLatencies, point: GridPoint) -> float:
+    """Return a point's cost in the budgeted resource; infinite if its latency is unknown."""
+    if search.resource == "latency":
+        return grid_latencies.latency_ms.get(point.architecture.digest, math.inf)
+    return _count(search, point)

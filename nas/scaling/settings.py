@@ -1,4 +1,4 @@
-"""What `nas scale` is asked for: its flags, the network that is scaled, the rule, and the networks of it."""
+"""Settings of `nas scale`: the flags, the base network, the scaling rule and the members of its family."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
 from nas.networks.network import trace
-from nas.scaling.family import Member, by_phi, by_points, farthest
+from nas.scaling.family import Member, last_valid_phi, members_by_phi, members_by_points
 from nas.scaling.parsing import (
-    UNNAMED,
+    DEFAULT_PRESET,
     Rule,
-    check_exists,
+    check_dimensions,
     find_preset,
     make_rounding,
     parse_coefficients,
@@ -24,21 +24,42 @@ from nas.scaling.parsing import (
     parse_points,
 )
 from nas.scaling.presets import Coefficients
-from nas.scaling.scale import Rounding
+from nas.scaling.scale import DIMENSIONS, Rounding
 from nas.searching.settings import SearchSettings, with_implied
 from nas.training.job import read_architecture
 from nas.utils.files import read_json
 
-RESULT = "scale.json"
-FAMILY = "family"
+SCALE_RESULT = "scale.json"
+FAMILY_RESULT = "family.json"
+FAMILY_FOLDER = "family"
 DEFAULT_PHIS = "0..3"
 
 
 @dataclass(frozen=True)
 class ScaleSettings:
-    """The settings of `nas scale`; None means what the preset says, or the default of the command.
+    """The settings of `nas scale`; None selects the preset's value or the command's default.
 
-    `experiment` holds the device, and for a search the data, the evaluator and the controller.
+    Attributes:
+        network: The base: a network's name, a YAML or JSON file, or a run folder.
+        coefficients: The rule, as "alpha,beta,gamma".
+        preset: The name of a published rule or family.
+        phi: The phis of the family, as "0..7" or "0,1,2.5".
+        latency: Latency targets of the family, as "5ms,10ms".
+        depth: Factors of the depth, as "1,1.5".
+        width: Factors of the width.
+        resolution: Inputs in pixels.
+        measure: Whether to measure the family on the device.
+        divisor: See `Rounding`, as for `repeats`, `resolution_step` and `head`.
+        search: Whether to search for the coefficients; the settings from here on are the search's.
+        budget: The budgeted resource: "latency", "macs" or "activations".
+        times: The budget, relative to the base.
+        tolerance: The relative deviation from the budget that a grid point may have.
+        step: The step between coefficients in the grid.
+        objective: "soft", "hard" or "constrained".
+        exponent: The exponent of the soft objective.
+        compare_phi: Phis at which the rule is compared with single dimensions.
+        compare_seeds: The number of seeds of that comparison; 0 disables it.
+        experiment: The device, and for a search the data, the evaluator and the controller.
     """
 
     network: str
@@ -67,14 +88,14 @@ class ScaleSettings:
 
     @property
     def folder(self) -> Path:
-        """The folder to write: --run, or a name made of the network's."""
+        """The run folder: --run, or a name derived from the network, data and budget."""
         searched = f"-{re.sub(r'[^A-Za-z0-9_.]+', '_', Path(self.experiment.data).name)}" if self.search else ""
         budget = f"-{self.budget}" if self.budget else ""
         return Path(self.experiment.run or Path("runs") / f"scale-{self.name}{searched}{budget}")
 
     @property
     def name(self) -> str:
-        """The network's name, fit for a folder."""
+        """The network's name as a part of a folder name."""
         return re.sub(r"[.](ya?ml|json)$", "", re.sub(r"[^\w.]+", "_", Path(self.network).name))
 
 
@@ -83,123 +104,139 @@ SEARCH_ONLY = (
     "objective", "controller", "trials", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs", "proxy_images",
     "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed", "seed",
 )  # fmt: skip
+"""Settings that have an effect only with --search."""
 
 
-def make_job(given: Mapping[str, Any]) -> ScaleSettings:
-    """Return the job of flags by name; what is not of the job is left out. Raises UsageError for flags in vain."""
+def make_scale_settings(given: Mapping[str, Any]) -> ScaleSettings:
+    """Return the settings of the given flags by name; unknown names are ignored.
+
+    Raises:
+        UsageError: If a flag is empty, has no effect, or contradicts another.
+    """
     if not given.get("search"):
         for key in SEARCH_ONLY:
             if key in given:
-                raise UsageError(f"--{key.replace('_', '-')}: is for the search of coefficients: give --search too")
+                raise UsageError("applies only to the coefficient search: add --search", key=key)
         for key in ("runtime", "threads", "device"):
             if key in given and not (given.get("measure") or given.get("latency")):
-                raise UsageError(f"--{key}: nothing is measured: give --measure or --latency too")
+                raise UsageError("has no effect, because nothing is measured: add --measure or --latency", key=key)
     if given.get("measure") and given.get("table"):
-        raise UsageError("--table: predicts, it does not go with --measure")
-    for key in ("phi", "latency", "coefficients", "preset", "depth", "width", "resolution"):
+        raise UsageError("predicts latencies and cannot be combined with --measure", key="table")
+    for key in ("phi", "latency", "coefficients", "preset", *DIMENSIONS):
         if given.get(key) == "":
-            raise UsageError(f"--{key}: is empty")
+            raise UsageError("must not be empty", key=key)
     own = {field.name for field in fields(ScaleSettings)}
     shared = {field.name for field in fields(SearchSettings)} - own
-    job = ScaleSettings(**{key: value for key, value in given.items() if key in own})
-    settings = with_implied({key: value for key, value in given.items() if key in shared})
-    job = replace(job, experiment=replace(job.experiment, **settings))
-    return replace(job, experiment=replace(job.experiment, run=str(job.folder)))
+    settings = ScaleSettings(**{key: value for key, value in given.items() if key in own})
+    search_settings = with_implied({key: value for key, value in given.items() if key in shared})
+    settings = replace(settings, experiment=replace(settings.experiment, **search_settings))
+    return replace(settings, experiment=replace(settings.experiment, run=str(settings.folder)))
 
 
 @dataclass(frozen=True)
-class Base:
-    """The network that is scaled; of a search's folder with the coefficients found for it and their rounding."""
+class BaseNetwork:
+    """The network to scale; from a search's folder also the coefficients that were found and their rounding."""
 
     architecture: Architecture
     coefficients: Coefficients | None = None
     rounding: Rounding | None = None
 
 
-def read_base(network: str) -> Base:
-    """Return the network of a name, YAML, JSON or run folder, or what a search for coefficients scaled and found."""
-    path = Path(network) / RESULT
-    if Path(network).name in (RESULT, "family.json"):
-        raise RunError(f"{network}: tells of a whole run: give its folder, '{Path(network).parent}'")
+def read_base(network: str) -> BaseNetwork:
+    """Return the base from a name, a YAML or JSON file, or a run folder. Raises NasError."""
+    path = Path(network) / SCALE_RESULT
+    if Path(network).name in (SCALE_RESULT, FAMILY_RESULT):
+        folder = Path(network).parent
+        raise RunError("is a result file: give its folder", where=network, nearest=f"; did you mean '{folder}'?")
     if not path.is_file():
-        if networks := sorted(path.parent.glob(f"{FAMILY}/*.json")):
-            raise RunError(f"{network}: holds a family of networks: name one of them, as {networks[0]}")
-        return Base(as_written(network))
+        if networks := sorted(path.parent.glob(f"{FAMILY_FOLDER}/*.json")):
+            rule = "is the folder of a family: name one of its networks"
+            raise RunError(rule, where=network, nearest=f", for example '{networks[0]}'")
+        return BaseNetwork(_read_valid_architecture(network))
     stored = read_json(path)
     try:
         arch = Architecture.from_dict(stored["base"]["blocks"], str(path))
         found = parse_coefficients(",".join(str(stored["coefficients"][key]) for key in ("alpha", "beta", "gamma")))
         divisor, repeats, step = (stored["rounding"][key] for key in ("divisor", "repeats", "resolution_step"))
         head = stored["rounding"]["head"].replace(" ", "-")
-        return Base(arch, found, make_rounding(UNNAMED, arch, divisor, repeats, step, head))
+        return BaseNetwork(arch, found, make_rounding(DEFAULT_PRESET, arch, divisor, repeats, step, head))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = error if isinstance(error, NasError) else repr(error)
-        raise RunError(f"{path}: not the result of a search for coefficients: {why}") from error
+        reason = error if isinstance(error, NasError) else repr(error)
+        raise RunError(f"not the result of a coefficient search: {reason}", where=path) from error
 
 
-def as_written(network: str) -> Architecture:
-    """Return a network as it is written: a repeated block keeps what its first copy had no use for."""
+def _read_valid_architecture(network: str) -> Architecture:
+    """Return a network as written, not canonical: repeats keep arguments that only some of their copies use."""
     arch = read_architecture(network)
-    trace(arch)  # raises where it cannot be built
+    trace(arch)  # raises if the network is invalid
     return arch
 
 
-def make_rule(job: ScaleSettings, base: Base) -> Rule:
-    """Return the rule that the flags name, else what a search found, else EfficientNet's. Raises UsageError."""
-    by_hand = {key: getattr(job, key) for key in ("depth", "width", "resolution") if getattr(job, key)}
-    named = [flag for flag in ("preset", "coefficients") if getattr(job, flag)]
+def make_rule(settings: ScaleSettings, base: BaseNetwork) -> Rule:
+    """Return the rule of the flags, else the rule that a search found, else EfficientNet's. Raises UsageError."""
+    by_hand = {key: getattr(settings, key) for key in DIMENSIONS if getattr(settings, key)}
+    named = [key for key in ("preset", "coefficients") if getattr(settings, key)]
     if by_hand and named:
-        raise UsageError(f"--{next(iter(by_hand))}: factors by hand do not go with --{named[0]}")
+        raise UsageError(f"cannot be combined with --{named[0]}", key=next(iter(by_hand)))
     if len(named) > 1:
-        raise UsageError("--preset, --coefficients: one rule, give one of them")
-    preset = find_preset(job.preset) if job.preset else replace(UNNAMED, rounding=base.rounding or UNNAMED.rounding)
-    rounding = make_rounding(preset, base.architecture, job.divisor, job.repeats, job.resolution_step, job.head)
-    as_told = replace(rounding, resolution_step=1)
+        raise UsageError("cannot be combined with --coefficients", key="preset")
+    preset = DEFAULT_PRESET
+    if settings.preset:
+        preset = find_preset(settings.preset)
+    elif base.rounding:
+        preset = replace(preset, rounding=base.rounding)
+    rounding = make_rounding(
+        preset, base.architecture, settings.divisor, settings.repeats, settings.resolution_step, settings.head
+    )
+    exact = replace(rounding, resolution_step=1)
     if by_hand:
+        _check_no_resolution_step(settings)
         points = parse_points(by_hand, base.architecture)
-        return pixels_given(job, Rule("by hand", as_told, points=points, reference=base.architecture.resolution))
-    if not job.preset:
-        found = parse_coefficients(job.coefficients) if job.coefficients else base.coefficients
-        name = "given" if job.coefficients else "searched" if base.coefficients else "efficientnet's"
-        return checked(Rule(name, rounding, found or preset.coefficients), base.architecture, job)
-    if preset.points and not job.phi and not job.latency:
-        return pixels_given(job, Rule(job.preset, as_told, points=preset.points, reference=preset.reference))
+        return Rule("by hand", exact, points=points, reference=base.architecture.resolution)
+    if not settings.preset:
+        found = parse_coefficients(settings.coefficients) if settings.coefficients else base.coefficients
+        name = "given" if settings.coefficients else "searched" if base.coefficients else "efficientnet's"
+        return _checked_rule(Rule(name, rounding, found or preset.coefficients), base.architecture, settings)
+    if preset.points and not settings.phi and not settings.latency:
+        _check_no_resolution_step(settings)
+        return Rule(settings.preset, exact, points=preset.points, reference=preset.reference)
     if preset.coefficients is None:
-        way = "it is a table, leave out --phi and --latency" if preset.points else "--search finds them"
-        raise UsageError(f"--preset: '{job.preset}' has no coefficients: {way}")
-    return checked(Rule(job.preset, rounding, preset.coefficients), base.architecture, job)
+        advice = "it is a table: omit --phi and --latency" if preset.points else "--search finds them"
+        raise UsageError(f"'{settings.preset}' has no coefficients: {advice}", key="preset")
+    return _checked_rule(Rule(settings.preset, rounding, preset.coefficients), base.architecture, settings)
 
 
-def pixels_given(job: ScaleSettings, rule: Rule) -> Rule:
-    """Return the rule of points, whose pixels nothing rounds. Raises UsageError where that is asked for."""
-    if job.resolution_step is not None:
-        raise UsageError(f"--resolution-step: the inputs are given in pixels here: {job.resolution_step}")
-    return rule
+def _check_no_resolution_step(settings: ScaleSettings) -> None:
+    """Raise UsageError if the resolutions are given in pixels but are to be rounded."""
+    if settings.resolution_step is not None:
+        rule = "cannot round resolutions that are given in pixels"
+        raise UsageError(rule, key="resolution_step", value=settings.resolution_step)
 
 
-def checked(rule: Rule, base: Architecture, job: ScaleSettings) -> Rule:
-    """Return the rule, if the network has what it scales. Raises UsageError."""
+def _checked_rule(rule: Rule, base: Architecture, settings: ScaleSettings) -> Rule:
+    """Return the rule. Raises UsageError if the network lacks a dimension that the rule scales."""
     assert rule.coefficients is not None
-    flag = "--coefficients" if job.coefficients else "--preset" if job.preset else job.network
-    check_exists(base, rule.coefficients, flag)
+    key = next((key for key in ("coefficients", "preset") if getattr(settings, key)), "")
+    check_dimensions(base, rule.coefficients, key=key, where="" if key else settings.network)
     return rule
 
 
-def members_of(job: ScaleSettings, rule: Rule, base: Architecture) -> list[Member]:
-    """Return the networks of the rule's points or phis. Raises UsageError where one cannot be."""
+def make_members(settings: ScaleSettings, rule: Rule, base: Architecture) -> list[Member]:
+    """Return the networks of the rule's points or of the phis. Raises UsageError if one is invalid."""
     if rule.points:
         try:
-            return by_points(base, rule.points, rule.rounding, rule.reference)
+            return members_by_points(base, rule.points, rule.rounding, rule.reference)
         except SpaceError as error:
-            _, _, why = str(error).partition(": ")  # behind the network's name
-            raise UsageError(f"--preset: {error}" if job.preset else f"--{why}") from error
+            if settings.preset:
+                raise UsageError(str(error), key="preset") from error
+            raise UsageError(error.rule, key=error.key, value=error.value) from error
     assert rule.coefficients is not None
-    found = []
-    for phi in parse_phis(job.phi or DEFAULT_PHIS):
+    members = []
+    for phi in parse_phis(settings.phi or DEFAULT_PHIS):
         try:
-            found += by_phi(base, rule.coefficients, [phi], rule.rounding)
+            members += members_by_phi(base, rule.coefficients, [phi], rule.rounding)
         except SpaceError as error:
-            last = farthest(base, rule.coefficients, phi, rule.rounding)
-            why = f"{str(error).removeprefix('phi ')}; {math.trunc(100 * last) / 100:g} can be built"
-            raise UsageError(f"--phi: {why}") from error
-    return found
+            valid = last_valid_phi(base, rule.coefficients, phi, rule.rounding)
+            nearest = f"; the nearest valid phi is about {math.trunc(100 * valid) / 100:g}"
+            raise UsageError(str(error), key="phi", nearest=nearest) from error
+    return members

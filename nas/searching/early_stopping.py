@@ -1,44 +1,35 @@
-"""When to stop a training early: successive halving, decided candidate by candidate, and Hyperband's brackets.
+"""Early stopping of trainings: successive halving, decided candidate by candidate, and Hyperband.
 
-A rung is a number of epochs. Whoever reaches it goes on if it is among the best 1/eta of all that reached it so far
-(asynchronous successive halving, Li et al. 2020, algorithm 2, as a rule to stop: nobody waits at a rung and nobody is
-taken up again, so that one training runs at a time and a search needs no checkpoints). Candidates are compared by the
-search's objective at the accuracy of that rung; their latency is known beforehand. What is decided depends on the
-curves of earlier candidates alone, so a search that was killed decides again as it did.
+A rung is a number of epochs. A candidate that reaches a rung continues if it is among the best 1/eta of all candidates
+that have reached it so far. This is asynchronous successive halving (Li et al. 2020, algorithm 2) as a stopping rule:
+no candidate waits at a rung, and no stopped candidate resumes. So trainings can run one at a time, and a search needs
+no checkpoints.
+
+The objective compares candidates by their accuracy at the rung; their latency is known before. A decision depends only
+on the curves of earlier candidates, so a search that resumes after a kill repeats its decisions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from nas.errors import UsageError
-from nas.study.objectives import Metrics, Objective
+from nas.study.objectives import Objective
 from nas.study.ranking import position
-
-FIDELITIES = ("full", "halving", "hyperband")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A candidate as the rungs see it: its place in the search from 0, accuracy after each epoch, and its costs.
-
-    The accuracy in `metrics` is not read.
-    """
-
-    number: int
-    curve: tuple[float, ...]
-    metrics: Metrics
-
-    def at(self, epochs: int) -> Metrics:
-        """Return its metrics after that many epochs."""
-        return replace(self.metrics, accuracy=self.curve[epochs - 1])
+from nas.study.trials import Trial
 
 
 @dataclass(frozen=True)
 class Rungs:
-    """The rule. Candidate i meets the rungs of `cycle[i % len(cycle)]`, in epochs; a full training has `epochs`."""
+    """The stopping rule.
+
+    Attributes:
+        eta: At each rung, the best 1/eta continue.
+        epochs: The epochs of a full training.
+        cycle: Tuples of rungs, in epochs. Candidate i has the rungs `cycle[i % len(cycle)]`.
+    """
 
     eta: int
     epochs: int
@@ -48,33 +39,44 @@ class Rungs:
         """Return the rungs of the candidate `number`."""
         return self.cycle[number % len(self.cycle)]
 
-    def stops(self, entry: Entry, others: Iterable[Entry], objective: Objective) -> bool:
-        """Whether `entry` ends after the epochs of its curve. Only `others` of the same rungs are its competitors.
+    def stops(self, trial: Trial, others: Iterable[Trial], objective: Objective) -> bool:
+        """Whether a trial ends after the epochs of its curve. It competes with those of `others` that share its rungs.
 
-        Of n that reached the rung, itself included, max(1, floor(n / eta)) go on; so do those that equal them. The
-        best score so far always goes on, hence the first candidate does, and something always finishes.
+        Of n candidates that have reached the rung, this one included, max(1, floor(n / eta)) continue, and so do all
+        that equal the last of them. The best score so far always continues. So the first candidate continues, and at
+        least one candidate completes.
         """
-        reached = len(entry.curve)
-        mine = self.of(entry.number)
-        if reached not in mine:
+        reached = len(trial.curve)
+        rungs = self.of(trial.number)
+        if reached not in rungs:
             return False
-        competitors = [other for other in others if len(other.curve) >= reached and self.of(other.number) == mine]
-        points = [entry.at(reached), *(other.at(reached) for other in competitors)]
+        competitors = [other for other in others if len(other.curve) >= reached and self.of(other.number) == rungs]
+        points = [each.metrics_after(reached) for each in (trial, *competitors)]
         return position(objective, points, 0) >= max(1, len(points) // self.eta)
 
 
 def make_rungs(fidelity: str, eta: int, min_epochs: int, epochs: int) -> Rungs:
-    """Return the rungs at min_epochs * eta^k below `epochs`, of the fidelity "full" (none), "halving" or "hyperband".
+    """Return the stopping rule of a fidelity, with rungs at min_epochs * eta^k epochs.
 
-    Hyperband (Li et al. 2018, algorithm 1) does not know which rung tells: with S rungs it has S + 1 brackets, whose
-    rungs begin at the first, the second, ... and the last of which stops nobody. The bracket of s rungs gets
-    ceil((S + 1) / (s + 1) * eta^s) candidates of each cycle, spread evenly. Raises UsageError where there is no rung.
+    Hyperband (Li et al. 2018, algorithm 1) does not rely on any one lowest rung. With S rungs it has S + 1 brackets:
+    the rungs of the first bracket begin at the first rung, those of the second at the second, and so on; the last
+    bracket has none. A bracket of s rungs gets ceil((S + 1) / (s + 1) * eta^s) candidates of each cycle, spread evenly.
+
+    Args:
+        fidelity: "full" (no rungs), "halving" or "hyperband".
+        eta: At each rung, the best 1/eta continue.
+        min_epochs: The first rung.
+        epochs: The epochs of a full training; all rungs are below it.
+
+    Raises:
+        UsageError: There is no rung below `epochs`.
     """
     if fidelity == "full":
         return Rungs(eta, epochs, ((),))
     levels = _levels(eta, min_epochs, epochs)
     if not levels:
-        raise UsageError(f"--min-epochs: must be below the {epochs} epochs of a full training: {min_epochs}")
+        rule = f"must be below the {epochs} epochs of a full training"
+        raise UsageError(rule, key="min_epochs", value=min_epochs)
     if fidelity == "halving":
         return Rungs(eta, epochs, (levels,))
     brackets = len(levels) + 1
@@ -95,5 +97,5 @@ def _levels(eta: int, min_epochs: int, epochs: int) -> tuple[int, ...]:
 
 
 def spent(curves: Iterable[Sequence[float]]) -> int:
-    """Return the epochs of all curves together."""
+    """Return the total epochs of the curves."""
     return sum(len(curve) for curve in curves)

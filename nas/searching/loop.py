@@ -1,4 +1,4 @@
-"""The loop: ask, decode, predict the latency, claim and evaluate what is worth it, record, tell."""
+"""The search loop: ask the controller, predict the costs, claim the candidate, evaluate it, record the trial."""
 
 from __future__ import annotations
 
@@ -12,40 +12,48 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from nas.architecture import Architecture, Scalar
+from nas.architecture import Architecture
 from nas.controllers import Controller
-from nas.controllers.base import Observation
 from nas.errors import UsageError
-from nas.evaluators import Evaluator
-from nas.evaluators.executors import Event, Executor, follow
+from nas.evaluators.base import Evaluator
+from nas.evaluators.executors.base import Event, Executor, follow
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.networks.network import canonical, totals, trace
-from nas.searching.early_stopping import Entry, Rungs
-from nas.searching.live_display import ProgressTracker, watching
-from nas.spaces.search_space import Searched
+from nas.searching.early_stopping import Rungs
+from nas.searching.live_display import ProgressTracker, track_progress
+from nas.spaces.search_space import Choices, Searched
 from nas.study.objectives import Metrics, Objective
 from nas.study.ranking import ReferencePoint
-from nas.study.study import Failure, Study, Trial
+from nas.study.study import Study, Trial, TrialState
 from nas.study.trial_ownership import ATTEMPTS, Claim
 from nas.utils.reporting import Reporter
 
 CONTROLLER_ATTEMPTS = 50
-"""How often a controller may ask for what was tried or is out of reach before random candidates step in."""
+"""How many known or inadmissible candidates a controller may propose in a row before random ones replace them."""
 ALL_ATTEMPTS = 5_000
-OTHERS_S = 0.5
-"""Between two looks at what other processes do, while this one has nothing to evaluate."""
+"""How many proposals, random ones included, are checked for one new candidate."""
+POLL_S = 0.5
+"""How often a process with nothing to evaluate looks at the work of others, in seconds."""
 HOPELESS = 5
-"""A search whose first candidates all fail alike ends after so many: the input is wrong, not the candidates."""
+"""A search ends if this many first candidates all fail for the same reason: then its input is wrong."""
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What a search is made of; `predict` gives the latency of a network in ms, `rungs` stop trainings early.
+    """What a search consists of.
 
-    Without an `executor`, this process evaluates, one candidate at a time. `beside` gives what else of its Metrics is
-    known beforehand, as the latencies on several devices; `spends` is what the objective admits a candidate by, and
-    `reference` what a front's volume is shown against. `known` are the digests of networks that earlier work
-    evaluated: they are never proposed.
+    Attributes:
+        space: The search space.
+        controller: Proposes candidates.
+        evaluator: Evaluates them.
+        objective: What the search maximizes.
+        predict: Predicts the latency of a network in ms.
+        rungs: Stops trainings early.
+        known: The digests of networks that are never proposed, because earlier work evaluated them.
+        executor: Runs the evaluations; by default this process, one at a time.
+        extra_metrics: Further metrics of a network that are known before its evaluation, by name.
+        budgeted_cost: The cost by which the objective admits a candidate: the latency by default.
+        reference: The reference point of the front's volume in the display.
     """
 
     space: Searched
@@ -57,127 +65,144 @@ class SearchPlan:
     known: frozenset[str] = frozenset()
     executor: Executor | None = None
     extra_metrics: Callable[[Architecture], dict[str, Any]] = lambda _: {}
-    spends: Callable[[Metrics], ArrayLike] = lambda costs: costs.latencies_ms or costs.latency_ms
+    budgeted_cost: Callable[[Metrics], ArrayLike] = lambda costs: costs.latencies_ms or costs.latency_ms
     reference: ReferencePoint | None = None
 
     def costs(self, arch: Architecture) -> Metrics:
-        """Return what is known of a network before its evaluation; the accuracy is 0."""
+        """Return the metrics that are known before an evaluation; the accuracy is 0."""
         whole = totals(trace(arch))
         return Metrics(0.0, self.predict(arch), whole.params, whole.macs, **self.extra_metrics(arch))
 
+    def decode(self, choices: Choices) -> Architecture:
+        """Return the network that the choices give, in its canonical form."""
+        return canonical(self.space.decode(choices))
 
-@dataclass(frozen=True)
-class Candidate:
-    """A proposal that was not tried before, with what is known of it."""
-
-    choices: dict[str, Scalar]
-    architecture: Architecture
-    costs: Metrics
+    def begin(self, number: int, choices: Choices, arch: Architecture) -> Trial:
+        """Return the trial of a candidate before its first epoch."""
+        return Trial(number, choices, arch.digest, TrialState.RUNNING, self.costs(arch), decode=lambda: arch)
 
 
 def search(
     plan: SearchPlan, study: Study, trials: int, seed: int, reporter: Reporter, retry_failed: bool = False
 ) -> None:
-    """Fill `study` up to `trials` candidates; what it holds already is told to the controller, not evaluated again.
+    """Evaluate candidates until the study has `trials` of them.
 
-    What dead processes left is taken up first, then what failed before, if it is to be retried. Ends when none of the
-    `trials` candidates is being evaluated by any process. Raises UsageError where nothing but failures alike came of
-    the first candidates.
+    The candidates of dead processes come first, then failed ones if they are retried, then new ones. The trials that
+    the study has already are not evaluated again; the controller learns from them. The search returns when no process
+    evaluates any of the first `trials` candidates.
+
+    Args:
+        plan: What the search consists of.
+        study: Its trials.
+        trials: How many candidates to try, earlier ones included.
+        seed: The seed of the controller and of the evaluations.
+        reporter: Prints progress and warnings.
+        retry_failed: Whether to evaluate candidates again that failed before this search.
+
+    Raises:
+        UsageError: The first candidates all failed for the same reason.
     """
     executor = plan.executor or InProcessExecutor(plan.evaluator)
     try:
-        with watching(plan.objective, study, trials, plan.rungs.epochs, reporter, plan.reference) as seen:
-            _Search(plan, executor, study, trials, seed, reporter, seen, retry_failed).run()
+        with track_progress(plan.objective, study, trials, plan.rungs.epochs, reporter, plan.reference) as progress:
+            _Search(plan, executor, study, trials, seed, reporter, progress, retry_failed).run()
     finally:
         executor.close()
 
 
-def propose(plan: SearchPlan, study: Study, seed: int) -> Candidate | None:
-    """Return a candidate that is new and that the objective admits, or None where none was found."""
+def propose(plan: SearchPlan, study: Study, seed: int) -> Trial | None:
+    """Return a new candidate that the objective admits, as a trial; None if none was found."""
     tried, pending = study.digests | plan.known, study.pending
     for attempt in range(ALL_ATTEMPTS):
-        own = derive_seed(seed, study.claimed, attempt)
-        asked = attempt < CONTROLLER_ATTEMPTS
-        choices = plan.controller.ask(own, pending) if asked else plan.space.sample(random.Random(own))
-        arch = canonical(plan.space.decode(choices))
+        own_seed = derive_seed(seed, study.claimed, attempt)
+        if attempt < CONTROLLER_ATTEMPTS:
+            choices = plan.controller.ask(own_seed, pending)
+        else:
+            choices = plan.space.sample(random.Random(own_seed))
+        arch = plan.decode(choices)
         if arch.digest in tried:
             continue
-        costs = plan.costs(arch)
-        if plan.objective.admits(plan.spends(costs)):
-            return Candidate(choices, arch, costs)
+        trial = plan.begin(study.claimed, choices, arch)
+        if plan.objective.admits(plan.budgeted_cost(trial.metrics)):
+            return trial
     return None
 
 
 @dataclass
-class _Running:
-    """A candidate under way: its claim, what is known of it beside the accuracy, and its curve so far."""
+class _Evaluation:
+    """An evaluation under way: the claim of this process, the trial so far, and the start by `time.monotonic`."""
 
     claim: Claim
-    costs: Metrics
-    started: float
-    curve: tuple[float, ...] = ()
+    trial: Trial
+    started_s: float
 
 
 class _Search:
-    """The loop: fill the executor's slots, wait for what happens next, record it, tell the controller."""
+    """The loop: fill the executor's slots, wait for the next event, record it, inform the controller."""
 
     def __init__(
-        self, plan: SearchPlan, executor: Executor, study: Study, trials: int, seed: int, reporter: Reporter,
-        seen: ProgressTracker, retry_failed: bool,
-    ):  # fmt: skip
+        self,
+        plan: SearchPlan,
+        executor: Executor,
+        study: Study,
+        trials: int,
+        seed: int,
+        reporter: Reporter,
+        progress: ProgressTracker,
+        retry_failed: bool,
+    ):
         self._plan, self._executor, self._study = plan, executor, study
-        self._trials, self._seed, self._reporter, self._seen = trials, seed, reporter, seen
-        self._running: dict[int, _Running] = {}
-        self._entries: list[Entry] = []
-        self._told = 0
+        self._trials, self._seed, self._reporter, self._progress = trials, seed, reporter, progress
+        self._running: dict[int, _Evaluation] = {}
+        self._learned = 0
         self._exhausted = False
         self._retries = study.failed_claims() if retry_failed else []
 
     def run(self) -> None:
-        """Go on until nothing is left to do."""
+        """Run until nothing is left to do."""
         waits = False
         while True:
-            self._fill()
+            self._fill_slots()
             if self._running:
-                self._take_in(self._executor.wait())
+                self._handle(self._executor.wait())
             elif self._is_over():
                 return
             else:
                 if not waits:
-                    self._reporter.say("candidates are being evaluated by other processes: waiting for them")
+                    self._reporter.say("waiting for candidates that other processes evaluate")
                 waits = True
-                time.sleep(OTHERS_S)
+                time.sleep(POLL_S)
 
     def _is_over(self) -> bool:
         all_claimed = self._exhausted or self._study.claimed >= self._trials
         return all_claimed and not self._study.is_awaited(self._trials)
 
-    def _fill(self) -> None:
-        """Start candidates while there are slots and candidates."""
+    def _fill_slots(self) -> None:
+        """Start candidates while the executor has free slots."""
         while len(self._running) < self._executor.slots:
             self._catch_up()
-            if claim := self._left_over():
-                self._start(claim, self._again(claim))
-            elif found := self._proposed():
-                self._start(*found)
+            if claim := self._claim_left_over():
+                choices = self._study.choices_of(claim)
+                self._start(claim, self._plan.begin(self._study.number_of(claim), choices, self._plan.decode(choices)))
+            elif claimed := self._claim_new():
+                self._start(*claimed)
             else:
                 return
 
     def _catch_up(self) -> None:
-        """See what was done by others, and tell the controller of all that ended since it was told last."""
+        """Read what other processes wrote, and inform the controller of it."""
         self._study.refresh()
-        self._tell()
+        self._inform_controller()
 
-    def _tell(self) -> None:
-        for ended in self._study.ended[self._told :]:
-            self._plan.controller.tell(observation_of(ended))
-            if isinstance(ended, Trial):
-                self._entries.append(Entry(ended.number, ended.curve, ended.metrics))
-        self._told = len(self._study.ended)
-        self._seen.look()
+    def _inform_controller(self) -> None:
+        """Let the controller learn from the trials that ended since the last call."""
+        for trial in self._study.ended[self._learned :]:
+            self._plan.controller.tell(trial)
+        self._learned = len(self._study.ended)
+        self._progress.update()
 
-    def _left_over(self) -> Claim | None:
-        """Return a claim of what a dead process had begun, or of what failed before this search, if there is any."""
+    def _claim_left_over(self) -> Claim | None:
+        """Claim a candidate of a dead process, or one that failed before this search. Return None if none is left."""
         study = self._study
         for stale in study.stale():
             if stale.next_attempt > ATTEMPTS:
@@ -192,98 +217,88 @@ class _Search:
                 return claim
         return None
 
-    def _proposed(self) -> tuple[Claim, Candidate] | None:
-        """Return a new candidate and the claim of it; None where all are claimed or nothing new is within reach."""
+    def _claim_new(self) -> tuple[Claim, Trial] | None:
+        """Claim a new candidate. Return None if enough candidates are claimed, or no new one is found."""
         while self._study.claimed < self._trials and not self._exhausted:
-            candidate = propose(self._plan, self._study, self._seed)
-            if candidate is None:
+            trial = propose(self._plan, self._study, self._seed)
+            if trial is None:
                 tried = self._study.claimed
-                self._reporter.warn(f"nothing new within reach after {ALL_ATTEMPTS} tries: {tried} candidates tried")
+                self._reporter.warn(f"{ALL_ATTEMPTS} proposals without a new candidate within reach: {tried} tried")
                 self._exhausted = True
-            elif claim := self._study.claim(candidate.choices, candidate.architecture.digest, self._trials):
-                return claim, candidate
+            elif claim := self._study.claim(trial.choices, trial.digest, self._trials):
+                return claim, trial
             else:
                 self._catch_up()
         return None
 
-    def _again(self, claim: Claim) -> Candidate:
-        """Return the candidate of a claim that another process made."""
-        choices = self._study.choices_of(claim)
-        arch = canonical(self._plan.space.decode(choices))
-        return Candidate(choices, arch, self._plan.costs(arch))
+    def _start(self, claim: Claim, trial: Trial) -> None:
+        self._running[claim.number] = _Evaluation(claim, trial, time.monotonic())
+        self._progress.running(self._study.number_of(claim))
+        self._executor.start(claim.number, trial.architecture, self._seed)
 
-    def _start(self, claim: Claim, candidate: Candidate) -> None:
-        self._running[claim.number] = _Running(claim, candidate.costs, time.monotonic())
-        self._seen.under_way(self._study.number_of(claim))
-        self._executor.start(claim.number, candidate.architecture, self._seed)
-
-    def _take_in(self, event: Event) -> None:
-        """Take in what an executor tells of a candidate; what its evaluation raised is recorded as its failure."""
-        running, more = self._running[event.number], event.accuracy is not None
-        running.curve, error = follow(running.curve, event)
+    def _handle(self, event: Event) -> None:
+        """Take in an executor's event. An exception in the evaluation is recorded as a failure of the candidate."""
+        evaluation, more = self._running[event.number], event.accuracy is not None
+        curve, error = follow(evaluation.trial.curve, event)
+        evaluation.trial = replace(evaluation.trial, curve=curve)
         if event.again:
-            running.started = time.monotonic()
+            evaluation.started_s = time.monotonic()
             return
         if more and error is None:
-            self._seen.under_way(self._study.number_of(running.claim), len(running.curve))
-        stopped = more and (error is not None or self._stops(running))
+            self._progress.running(self._study.number_of(evaluation.claim), len(curve))
+        stopped = more and (error is not None or self._stops(evaluation))
         if stopped:
             self._executor.stop(event.number)
         elif more:
             return
         del self._running[event.number]
         if error is None:
-            self._end(running, stopped)
-        elif self._study.fail(running.claim, error):
-            self._failed(running.claim, error)
+            self._end(evaluation, stopped)
+        elif self._study.fail(evaluation.claim, error):
+            self._failed(evaluation.claim, error)
 
-    def _stops(self, running: _Running) -> bool:
-        """Whether a candidate ends at the rung that it has reached; others under way are its competitors too."""
-        rungs, number = self._plan.rungs, self._study.number_of(running.claim)
-        if len(running.curve) not in rungs.of(number):
+    def _stops(self, evaluation: _Evaluation) -> bool:
+        """Whether a candidate ends at its current epoch. The other running candidates compete with it too."""
+        trial = self._numbered(evaluation)
+        if len(trial.curve) not in self._plan.rungs.of(trial.number):
             return False
-        others = [
-            Entry(self._study.number_of(other.claim), other.curve, other.costs)
-            for other in self._running.values()
-            if other is not running
-        ]
-        return rungs.stops(Entry(number, running.curve, running.costs), self._entries + others, self._plan.objective)
+        others = [self._numbered(other) for other in self._running.values() if other is not evaluation]
+        return self._plan.rungs.stops(trial, self._study.evaluated + others, self._plan.objective)
 
-    def _end(self, running: _Running, stopped: bool) -> None:
-        """Record a result and tell the controller.
+    def _numbered(self, evaluation: _Evaluation) -> Trial:
+        """Return the trial with its current number, which changes if the claim of an earlier one is withdrawn."""
+        return replace(evaluation.trial, number=self._study.number_of(evaluation.claim))
 
-        Of a stopped candidate it is told the values at its rung: what it would have reached is better, so it counts
-        for less than it is worth and never for more, and it was among the worse of its rung.
+    def _end(self, evaluation: _Evaluation, stopped: bool) -> None:
+        """Record a result and inform the controller.
+
+        A stopped candidate counts with the values at its rung. A full training would have improved them, so the
+        controller may underrate it but never overrates it, and it was among the worse at its rung.
         """
-        metrics = replace(running.costs, accuracy=running.curve[-1])
-        values, taken_s = self._plan.objective(metrics), time.monotonic() - running.started
-        trial = self._study.end(running.claim, metrics, values, taken_s, running.curve, stopped)
-        self._tell()
-        self._seen.ended(self._study.number_of(running.claim), trial)
+        claim, curve = evaluation.claim, evaluation.trial.curve
+        metrics = evaluation.trial.metrics_after(len(curve))
+        values, duration_s = self._plan.objective(metrics), time.monotonic() - evaluation.started_s
+        trial = self._study.end(claim, metrics, values, duration_s, curve, stopped)
+        self._inform_controller()
+        self._progress.ended(self._study.number_of(claim), trial)
         if trial is None:
-            self._reporter.warn(f"{running.claim.digest}: another process took it over, its result counts")
+            self._reporter.warn(f"{claim.digest}: another process took this candidate over; its result counts")
 
     def _failed(self, claim: Claim, why: str) -> None:
-        self._tell()
-        self._seen.ended(self._study.number_of(claim))
+        self._inform_controller()
+        self._progress.ended(self._study.number_of(claim))
         self._reporter.warn(f"{claim.digest} failed: {why}")
         give_up_if_hopeless(self._study)
 
 
-def observation_of(ended: Trial | Failure) -> Observation:
-    """Return what a controller is told of a candidate that ended."""
-    if isinstance(ended, Failure):
-        return Observation(ended.choices, None, None)
-    return Observation(ended.choices, ended.metrics, ended.values, ended.stopped_at is not None, ended.curve)
-
-
 def give_up_if_hopeless(study: Study) -> None:
-    """Raise UsageError where all candidates so far failed, for reasons that differ in figures at most."""
-    reasons = [why for _, why in study.failed]
+    """Raise UsageError if all candidates so far failed, for reasons that differ in numbers only."""
+    reasons = [trial.error for trial in study.failed]
     alike = {re.sub(r"\d[\d.e+-]*", "#", why) for why in reasons}
     if study.evaluated or len(reasons) < HOPELESS or len(alike) > 1:
         return
-    raise UsageError(f"--evaluator: the first {len(reasons)} candidates all failed alike, the last: {reasons[-1]}")
+    rule = f"the first {len(reasons)} candidates all failed alike, the last: {reasons[-1]}"
+    raise UsageError(rule, key="evaluator")
 
 
 def derive_seed(*parts: int) -> int:

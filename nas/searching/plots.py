@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Plots of a search's result."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ def draw_search(
     path: Path,
     progress: Sequence[float] = (),
 ) -> None:
-    """Draw a goal's accuracy over latency of every trial, their front, the finalists and the target, as a PNG.
+    """Draw accuracy over latency for one goal, with the target, the Pareto front and the finalists.
 
-    Finalists stand where they were measured, or where they are predicted if the device is not here, at the accuracy
-    that is estimated of them. Trials that were stopped are hollow, at what they had reached; none is on the front.
-    Below it, the hypervolume after each trial where `progress` gives it, else the goal's best score.
+    Finalists are drawn at their estimated accuracy and at their measured latency, or at the predicted one if the device
+    is not available. Stopped trials are hollow and are not on the front.
+
+    Args:
+        trials: All evaluated trials.
+        finalists: The finalists; the first one is the winner.
+        objective: The objective of the search.
+        goal: The goal.
+        path: The PNG file to write.
+        progress: The hypervolume after each trial, drawn in the lower plot. Without it, the goal's best score is drawn.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 6), dpi=130, layout="constrained")
     axes, below = figure.subplots(2, 1, height_ratios=(4, 1))
-    seen = [trial for trial in trials if trial.stopped_at is None]
-    points = [trial.metrics.on(goal.device) for trial in seen]
+    finished = [trial for trial in trials if trial.stopped_at is None]
+    points = [trial.metrics.on(goal.device) for trial in finished]
     stopped = [trial.metrics.on(goal.device) for trial in trials if trial.stopped_at is not None]
     axes.axvline(goal.target_ms, color="0.5", linestyle="--", linewidth=1, label=f"target {goal.target_ms:g} ms")
-    kept = [points[index] for index in front(points)]
-    axes.plot(
-        [point.latency_ms for point in kept], [100 * point.accuracy for point in kept],
-        drawstyle="steps-post", color="tab:blue", linewidth=1, alpha=0.6, label="front, predicted",
-    )  # fmt: skip
-    if len(objective.directions) > 2:  # more axes than are drawn: what they keep need not lie on the line
-        kept = [points[index] for index in front([trial.metrics for trial in seen], objective.axes)]
-        axes.plot(
-            [point.latency_ms for point in kept], [100 * point.accuracy for point in kept],
-            marker="o", markersize=8, markerfacecolor="none", markeredgecolor="tab:blue", linestyle="none",
-            label=f"front of {', '.join(objective.axes)}",
-        )  # fmt: skip
-    _draw_trials(axes, [trial.number for trial in seen], points, stopped)
+    best = [points[index] for index in front(points)]
+    line = {"drawstyle": "steps-post", "color": "tab:blue", "linewidth": 1, "alpha": 0.6}
+    axes.plot(*_coordinates(best), label="front, predicted", **line)
+    if len(objective.directions) > 2:  # the front has more axes than are drawn, so it need not be on the line
+        best = [points[index] for index in front([trial.metrics for trial in finished], objective.axes)]
+        circle = {"marker": "o", "markersize": 8, "markerfacecolor": "none", "markeredgecolor": "tab:blue"}
+        axes.plot(*_coordinates(best), linestyle="none", label=f"front of {', '.join(objective.axes)}", **circle)
+    _draw_trials(axes, [trial.number for trial in finished], points, stopped)
     _draw_finalists(axes, finalists)
     device = "" if goal.name in ("", f"{goal.target_ms:g}ms") else f" ({goal.name})"
     axes.set_xlabel(f"latency, ms{device}")
@@ -56,31 +58,31 @@ def draw_search(
     figure.savefig(path)
 
 
+def _coordinates(points: Sequence[Metrics]) -> tuple[list[float], list[float]]:
+    """Return the latencies in ms and the accuracies in percent."""
+    return [point.latency_ms for point in points], [100 * point.accuracy for point in points]
+
+
 def _draw_trials(axes: Any, numbers: Sequence[int], points: Sequence[Metrics], stopped: Sequence[Metrics]) -> None:
-    scatter = axes.scatter(
-        [point.latency_ms for point in points], [100 * point.accuracy for point in points],
-        c=numbers, cmap="viridis", s=22, zorder=3,
-    )  # fmt: skip
+    scatter = axes.scatter(*_coordinates(points), c=numbers, cmap="viridis", s=22, zorder=3)
     axes.figure.colorbar(scatter, label="trial", ax=axes)
     if stopped:
-        axes.scatter(
-            [point.latency_ms for point in stopped], [100 * point.accuracy for point in stopped],
-            facecolors="none", edgecolors="0.6", s=18, zorder=2, label="stopped",
-        )  # fmt: skip
+        hollow = {"facecolors": "none", "edgecolors": "0.6"}
+        axes.scatter(*_coordinates(stopped), s=18, zorder=2, label="stopped", **hollow)
 
 
 def _draw_finalists(axes: Any, finalists: Sequence[Finalist]) -> None:
     for index, finalist in enumerate(finalists):
-        kind = "predicted" if finalist.measured is None else "measured"
-        axes.plot(
-            finalist.latency_ms, 100 * finalist.estimate,
-            marker="*" if index == 0 else "x", color="tab:red", markersize=14 if index == 0 else 7, linestyle="none",
-            zorder=4, label=f"winner, {kind}" if index == 0 else (f"finalists, {kind}" if index == 1 else None),
-        )  # fmt: skip
+        basis = "predicted" if finalist.measured is None else "measured"
+        label = {0: f"winner, {basis}", 1: f"finalists, {basis}"}.get(index)
+        marker, size = ("*", 14) if index == 0 else ("x", 7)
+        style = {"color": "tab:red", "linestyle": "none", "zorder": 4}
+        point = finalist.latency_ms, 100 * finalist.estimate
+        axes.plot(*point, marker=marker, markersize=size, label=label, **style)
 
 
 def _draw_progress(axes: Any, trials: Sequence[Trial], goal: Goal, progress: Sequence[float]) -> None:
-    """Draw over the trials' numbers what the search has reached."""
+    """Draw what the search has reached after each trial."""
     numbers, reached = [trial.number + 1 for trial in trials], list(progress)
     if not reached:
         best = float("nan")

@@ -1,7 +1,7 @@
-"""A start from earlier work: the trials of another run, and networks that are known to be good.
+"""Starts from earlier work: the trials of another run, and networks that are known to be good.
 
-Trials of a run that evaluated the same networks in the same way are told to the controller as they are. Of any other
-run the best few are evaluated first, here; so are networks given by name.
+If another run evaluated the same networks in the same way, the controller learns from its trials directly. Of any
+other run, the best networks are evaluated again first. Networks given by name are evaluated first too.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nas.architecture import Architecture, BlockSpec
-from nas.controllers.base import Observation
+from nas.architecture import Architecture
 from nas.errors import RunError, SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.spaces.automaton import choices_for
@@ -22,19 +21,26 @@ from nas.spaces.yaml_format import load_architecture, load_space
 from nas.study.objectives import Metrics, Objective
 from nas.study.ranking import front
 from nas.study.trial_store import evaluated, find
+from nas.study.trials import Trial, TrialState
 from nas.utils.reporting import Reporter
 
-SAME = ("space_digest", "data", "train_images", "evaluator", "source", "source_digest")
-"""Settings that decide an accuracy, up to its noise."""
-FREE_OF_SEED = ("proxy_training", "tabular")
-"""Evaluators whose accuracies of two seeds are two of one kind: all others may share weights or images by the seed."""
-FEW = 8
-"""At most so many networks of another run are evaluated again."""
+ACCURACY_SETTINGS = ("space_digest", "data", "train_images", "evaluator", "source", "source_digest")
+"""The settings that determine an accuracy, apart from its noise."""
+SEED_FREE = ("proxy_training", "tabular")
+"""Evaluators whose accuracies are comparable between seeds. The others may share weights or images by the seed."""
+MOST_REEVALUATED = 8
+"""At most this many networks of another run are evaluated again."""
 
 
 @dataclass(frozen=True)
 class PriorNetwork:
-    """A network that the space holds; without an accuracy where a name stands for it and not a trial."""
+    """A network of the space that earlier work found.
+
+    Attributes:
+        choices: Its choices in the space.
+        architecture: The network.
+        accuracy: Its accuracy in a trial; None if it was given by name.
+    """
 
     choices: Choices
     architecture: Architecture
@@ -43,7 +49,13 @@ class PriorNetwork:
 
 @dataclass(frozen=True)
 class PriorSource:
-    """What one --start-from gives; `same` where its accuracies count here."""
+    """The networks of one --start-from.
+
+    Attributes:
+        name: The folder, name or file.
+        networks: The networks.
+        same: Whether they were evaluated as in this run, so that their accuracies count here.
+    """
 
     name: str
     networks: tuple[PriorNetwork, ...]
@@ -52,9 +64,15 @@ class PriorSource:
 
 @dataclass(frozen=True)
 class PriorKnowledge:
-    """What a search begins with: candidates to tell, their digests, and candidates to ask for first, by digest."""
+    """What a search starts with.
 
-    told: tuple[Observation, ...] = ()
+    Attributes:
+        trials: The trials that the controller learns from.
+        digests: The digests of their architectures.
+        first: The choices of the candidates to evaluate first, by digest.
+    """
+
+    trials: tuple[Trial, ...] = ()
     digests: frozenset[str] = frozenset()
     first: Mapping[str, Choices] = field(default_factory=dict)
 
@@ -62,33 +80,40 @@ class PriorKnowledge:
 def read_sources(
     names: Sequence[str], space: Space, settings: Mapping[str, Any], folder: Path
 ) -> tuple[PriorSource, ...]:
-    """Return what each of `names` gives: a run's folder, or the name or YAML of one network.
+    """Return the networks of each --start-from.
 
-    `settings` are those of the run to be, `folder` is its own. Raises UsageError or RunError where one is neither, is
-    that folder, or has nothing that the space holds.
+    Args:
+        names: Run folders, network names and network files.
+        space: The space of this search.
+        settings: The settings of this run.
+        folder: The folder of this run.
+
+    Raises:
+        UsageError: A name is unknown, is this run's folder, or has no network that the space contains.
+        RunError: A run folder is unreadable.
     """
     found = []
     for name in names:
         if Path(name).is_dir():
             if Path(name).resolve() == folder.resolve():
-                raise UsageError(f"--start-from {name}: is the folder of this run itself; give another --run")
+                raise UsageError("is the folder of this run itself; give another --run", where=_flag(name))
             found.append(_read_run(name, space, settings))
         else:
             try:
                 arch = load_architecture(name)
             except SpaceError as error:
-                raise UsageError(f"--start-from {name}: {error}") from error
+                raise UsageError(str(error), where=_flag(name)) from error
             fitting = arch.at(min(space.resolution, key=lambda size: abs(size - arch.resolution)))
-            found.append(PriorSource(name, (_held(fitting, space, name),)))
+            found.append(PriorSource(name, (_find_in_space(fitting, space, name),)))
     return tuple(found)
 
 
 def prior_identity(sources: Sequence[PriorSource]) -> dict[str, Any]:
-    """Return what makes a start another than the next: its names, and a digest of all that they gave."""
+    """Return what identifies the sources: their names, and a digest of their networks."""
     if not sources:
         return {}
     parts = [
-        (source.name, source.same, [(held.architecture.digest, held.accuracy) for held in source.networks])
+        (source.name, source.same, [(network.architecture.digest, network.accuracy) for network in source.networks])
         for source in sources
     ]
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -102,83 +127,88 @@ def make_prior_knowledge(
     reporter: Reporter,
     extra_metrics: Callable[[Architecture], dict[str, Any]] = lambda _: {},
 ) -> PriorKnowledge:
-    """Return what the search begins with: latencies are predicted anew, what is out of reach is left out.
+    """Return what the search starts with. Networks that the objective does not admit are left out.
 
-    `beside` gives what else of Metrics is known beforehand, as the latencies on several devices.
+    If the accuracies of a source do not count here, its nondominated networks in accuracy and latency are evaluated
+    first, at most the eight with the highest scores.
 
-    Of a source whose accuracies do not count here, the networks that no other of it beats in accuracy and latency are
-    asked for, the eight of the highest score at most.
+    Args:
+        sources: The networks of earlier work.
+        objective: The objective of this search.
+        predict: Predicts the latency of a network in ms, on this search's device.
+        reporter: Prints what is used.
+        extra_metrics: Further metrics of a network that are known before its evaluation, by name.
     """
-    told: dict[str, Observation] = {}
+    trials: dict[str, Trial] = {}
     first: dict[str, Choices] = {}
     for source in sources:
         found = [
-            (held, metrics)
-            for held in source.networks
-            if (metrics := _metrics(held, objective, predict, extra_metrics))
+            (network, metrics)
+            for network in source.networks
+            if (metrics := _admitted_metrics(network, objective, predict, extra_metrics))
         ]
         lost = len(source.networks) - len(found)
         beyond = f"; {lost} beyond the target left out" if lost else ""
         if source.same:
-            for held, metrics in found:
-                told[held.architecture.digest] = Observation(held.choices, metrics, objective(metrics))
+            for network, metrics in found:
+                digest, state = network.architecture.digest, TrialState.COMPLETE
+                trials[digest] = Trial(-1, network.choices, digest, state, metrics, objective(metrics))
             reporter.say(f"--start-from {source.name}: {len(found)} candidates are known{beyond}")
         else:
-            chosen = _best(found, objective)
-            first |= {held.architecture.digest: held.choices for held in chosen}
-            names = ", ".join(held.architecture.digest for held in chosen) or "none"
+            best = _best(found, objective)
+            first |= {network.architecture.digest: network.choices for network in best}
+            names = ", ".join(network.architecture.digest for network in best) or "none"
             reporter.say(f"--start-from {source.name}: tried first: {names}{beyond}")
-    first = {digest: choices for digest, choices in first.items() if digest not in told}
-    return PriorKnowledge(tuple(told.values()), frozenset(told), first)
+    first = {digest: choices for digest, choices in first.items() if digest not in trials}
+    return PriorKnowledge(tuple(trials.values()), frozenset(trials), first)
 
 
-def _metrics(
-    held: PriorNetwork,
+def _admitted_metrics(
+    network: PriorNetwork,
     objective: Objective,
     predict: Callable[[Architecture], float],
     extra_metrics: Callable[[Architecture], dict[str, Any]],
 ) -> Metrics | None:
-    """Return the metrics of a network here, None where the objective does not admit it."""
-    latency_ms, more = predict(held.architecture), extra_metrics(held.architecture)
+    """Return the metrics of a network in this search; None if the objective does not admit it."""
+    latency_ms, more = predict(network.architecture), extra_metrics(network.architecture)
     if not objective.admits(more.get("latencies_ms", latency_ms)):
         return None
-    whole = totals(trace(held.architecture))
-    return Metrics(held.accuracy or 0.0, latency_ms, whole.params, whole.macs, **more)
+    whole = totals(trace(network.architecture))
+    return Metrics(network.accuracy or 0.0, latency_ms, whole.params, whole.macs, **more)
 
 
 def _best(networks: Sequence[tuple[PriorNetwork, Metrics]], objective: Objective) -> list[PriorNetwork]:
-    """Return the front's best by the score; all of them where their accuracies are not known."""
-    if any(held.accuracy is None for held, _ in networks):
-        return [held for held, _ in networks]
+    """Return the best networks of the front by score; all networks if an accuracy is unknown."""
+    if any(network.accuracy is None for network, _ in networks):
+        return [network for network, _ in networks]
     metrics = [each for _, each in networks]
-    best = sorted(front(metrics), key=lambda index: -objective.score(metrics[index]))[:FEW]
+    best = sorted(front(metrics), key=lambda index: -objective.score(metrics[index]))[:MOST_REEVALUATED]
     return [networks[index][0] for index in best]
 
 
 def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSource:
-    stored, trials = _kept(name)
-    free = settings.get("evaluator") in FREE_OF_SEED
-    same = all(stored.get(key) == settings.get(key) for key in (*SAME, *(() if free else ("seed",))))
+    stored, trials = _read_store(name)
+    seed = () if settings.get("evaluator") in SEED_FREE else ("seed",)
+    same = all(stored.get(key) == settings.get(key) for key in (*ACCURACY_SETTINGS, *seed))
     other = "space" in stored and stored.get("space_digest") != settings.get("space_digest")
     origin = load_space(str(stored["space"])) if other else space
     found: dict[str, PriorNetwork] = {}
-    refused = ""
+    refused: UsageError | None = None
     for trial in trials:
         try:
-            arch = _architecture(trial, origin, name)
-            held = _held(arch, space, name)
-            found[held.architecture.digest] = replace(held, accuracy=_accuracy(trial))
+            network = _find_in_space(_architecture(trial, origin, name), space, name)
+            found[network.architecture.digest] = replace(network, accuracy=_accuracy(trial))
         except UsageError as error:
-            refused = refused or str(error)
+            refused = refused or error
         except (SpaceError, KeyError, TypeError, ValueError) as error:
-            raise RunError(f"--start-from {name}: trial {trial.get('number')} cannot be read: {error}") from error
+            raise RunError(f"trial {trial.get('number')} cannot be read: {error}", where=_flag(name)) from error
     if not found:
-        raise UsageError(refused or f"--start-from {name}: no trial of it was evaluated to its end")
+        raise refused or UsageError("no trial of this run is complete", where=_flag(name))
     return PriorSource(name, tuple(found.values()), same)
 
 
 def _architecture(trial: Mapping[str, Any], origin: Space, name: str) -> Architecture:
-    """Return the network that a trial chose in the space of its run; journals of before hold it as it is."""
+    """Return the network that a trial chose in the space of its run. Older journals contain the network itself."""
     if "architecture" in trial:
         return Architecture.from_dict(trial["architecture"], f"{name}: trial {trial['number']}")
     return origin.decode(trial["choices"])
@@ -187,35 +217,39 @@ def _architecture(trial: Mapping[str, Any], origin: Space, name: str) -> Archite
 def _accuracy(trial: Mapping[str, Any]) -> float:
     accuracy = float(trial["metrics"]["accuracy"])
     if not 0 <= accuracy <= 1:
-        raise ValueError(f"an accuracy must lie in [0, 1]: {accuracy}")
+        raise ValueError(f"an accuracy must be in [0, 1]: {accuracy}")
     return accuracy
 
 
-def _kept(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return a run's settings and what is kept of each finished trial, wherever; of a search that was killed, too."""
+def _read_store(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the settings and the complete trials of a run. The run may have been killed."""
     try:
         store = find(Path(name))
         settings, found = store.attributes().get("settings") or {}, evaluated(store)
     except RunError as error:
         raise RunError(f"--start-from {str(error).removeprefix('--')}") from error
     if not isinstance(settings, dict):
-        raise RunError(f"--start-from {name}: the settings of its search cannot be read: {settings!r}")
+        raise RunError("the settings of its search cannot be read", where=_flag(name), value=settings)
     trials = [{**frozen.user_attrs, "number": number, "choices": frozen.params} for number, frozen in found]
     return settings, [trial for trial in trials if trial.get("stopped_at") is None]
 
 
-def _held(arch: Architecture, space: Space, name: str) -> PriorNetwork:
-    """Return the network with a head of the space's classes. Raises UsageError where the space does not hold it."""
+def _find_in_space(arch: Architecture, space: Space, name: str) -> PriorNetwork:
+    """Return the network with a head for the space's classes. Raises UsageError if the space does not contain it."""
     classes = dict(space.head.args).get("num_classes", (None,))[0]
     if classes is not None:
-        head = BlockSpec.of(arch.head.op, {**arch.head.kwargs, "num_classes": classes})
-        arch = replace(arch, head=head)
+        arch = arch.for_classes(int(classes))
     try:
         if arch.resolution not in space.resolution:
-            raise SpaceError(f"{space.name}: offers no resolution of {arch.resolution} px")
+            raise SpaceError(f"offers no resolution of {arch.resolution} px", where=space.name)
         if len(arch.stages) != len(space.stages):
-            raise SpaceError(f"{space.name}: has {len(space.stages)} stages, this network {len(arch.stages)}")
+            raise SpaceError(f"has {len(space.stages)} stages, this network {len(arch.stages)}", where=space.name)
         choices = choices_for(space, arch)
     except SpaceError as error:
-        raise UsageError(f"--start-from {name}: {error}") from error
+        raise UsageError(str(error), where=_flag(name)) from error
     return PriorNetwork(choices, canonical(space.decode(choices)))
+
+
+def _flag(name: str) -> str:
+    """Return where an error is: the flag and its value."""
+    return f"--start-from {name}"

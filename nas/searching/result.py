@@ -1,197 +1,308 @@
-"""What `result.json` and the exported card hold: facts of a finished run as plain dicts, and a result read back."""
+"""The result of a search: what `result.json` and the exported model card hold."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nas.devices.timing import Latency
 from nas.errors import RunError
-from nas.latency.profiler import table_header
-from nas.latency.table import IDENTITY, LatencyTable
+from nas.latency.calibration import Certificate
 from nas.networks.export import versions
 from nas.searching.early_stopping import spent
-from nas.searching.finalists import FinalistEstimates
 from nas.searching.settings import SearchSettings
-from nas.searching.table_selection import SelectedTable
+from nas.searching.table_selection import LatencySpan, SelectedTable
 from nas.searching.winner_training import Finalist
-from nas.spaces.search_space import Space
+from nas.study.evaluation_noise import NoiseModel
 from nas.study.multi_goal import listed_ms
-from nas.study.objectives import DEFAULT_AXES, Objective
+from nas.study.objectives import DEFAULT_AXES, Goal, Metrics, Objective
 from nas.study.pareto import growth
 from nas.study.ranking import ReferencePoint, front, gains
-from nas.study.study import RESULT, Study, Trial
-from nas.training.tasks.classification import Classification
-from nas.utils.files import read_json
+from nas.study.study import RESULT, Repeat, Study, Trial
+from nas.utils.files import read_json, write_json
 
 FINALIST_SETTINGS = ("finalists", "finalist_seeds", "train_finalists")
+"""Settings that choose the winner. A finished run with other values is continued."""
 
 
-def finished_result(experiment: SearchSettings, trials: int) -> dict[str, Any] | None:
-    """Return the result of a run folder with so many `trials`, of these finalists, whose winner is exported.
+@dataclass(frozen=True)
+class TrialRecord:
+    """A candidate: its number, digest and metrics, its accuracy after each epoch, and the epoch that stopped it."""
 
-    Raises RunError where the file is broken.
+    number: int
+    architecture: str
+    metrics: Metrics
+    curve: tuple[float, ...]
+    stopped_at: int | None
+
+    @classmethod
+    def of(cls, trial: Trial) -> TrialRecord:
+        """Return the record of a study's trial."""
+        return cls(trial.number, trial.digest, trial.metrics, trial.curve, trial.stopped_at)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the record without its curve."""
+        return {"number": self.number, "architecture": self.architecture, **self.metrics.to_dict()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole record."""
+        return {**self.summary(), "curve": list(self.curve), "stopped_at": self.stopped_at}
+
+
+@dataclass(frozen=True)
+class EpochCounts:
+    """Epochs of training, without failed candidates.
+
+    Attributes:
+        spent: Epochs of all candidates.
+        full: Epochs that full trainings of them would take.
+        finalists: Further epochs of the finalists.
     """
-    path = experiment.folder / RESULT
+
+    spent: int
+    full: int
+    finalists: int
+
+
+def count_epochs(study: Study) -> EpochCounts:
+    """Return the epochs that a study's candidates and finalists have taken."""
+    return EpochCounts(
+        spent=spent(trial.curve for trial in study.evaluated),
+        full=max(len(trial.curve) for trial in study.trials) * len(study.evaluated),
+        finalists=spent(repeat.curve for repeat in study.repeats.values()),
+    )
+
+
+@dataclass(frozen=True)
+class FrontRecord:
+    """The Pareto front's axes and its growth.
+
+    Attributes:
+        axes: The axes of the front.
+        reference: The reference point of the hypervolume, by axis.
+        hypervolume: The dominated volume after each candidate, as a share of the box between the reference point and
+            a network of accuracy 1 that costs nothing. Stopped candidates add nothing.
+    """
+
+    axes: tuple[str, ...]
+    reference: ReferencePoint
+    hypervolume: list[float]
+
+    @classmethod
+    def of(cls, study: Study, objective: Objective, reference: ReferencePoint) -> FrontRecord:
+        """Return the record of a study's front."""
+        points = [
+            None if trial.stopped_at else gains(trial.metrics, objective.axes, reference) for trial in study.evaluated
+        ]
+        return cls(tuple(objective.axes), reference, growth(points))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as `result.json` holds it."""
+        reference = {axis: list(values) for axis, values in self.reference.items()}
+        return {"axes": list(self.axes), "reference": reference, "hypervolume": self.hypervolume}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a winner holds its target.
+
+    Attributes:
+        holds: Whether its latency is within the target.
+        is_measured: Whether that latency was measured. Otherwise it is predicted.
+        basis: Where the latency comes from, in words.
+    """
+
+    holds: bool
+    is_measured: bool
+    basis: str
+
+    @classmethod
+    def of(cls, winner: Finalist, goal: Goal, selected: SelectedTable) -> Verdict:
+        """Return the verdict on a goal's winner."""
+        name, is_measured = selected.device_name, winner.measured is not None
+        predicted = f"predicted by {selected.table.path.stem}, {name}; not measured, the device is not available"
+        return cls(winner.holds(goal.target_ms), is_measured, f"measured on {name}" if is_measured else predicted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict; `holds_target` is None when the latency was not measured."""
+        predicted = {} if self.is_measured else {"predicted_to_hold_target": self.holds}
+        return {"holds_target": self.holds if self.is_measured else None, **predicted, "latency_basis": self.basis}
+
+
+@dataclass(frozen=True)
+class FinalistRecord:
+    """A finalist, with its estimated accuracy, its evaluations with other seeds and its measured latency."""
+
+    trial: TrialRecord
+    estimate: float
+    repeats: tuple[Repeat, ...]
+    measured: Latency | None
+
+    @classmethod
+    def of(cls, finalist: Finalist, study: Study) -> FinalistRecord:
+        """Return the record of a study's finalist."""
+        repeats = tuple(repeat for repeat in study.repeats.values() if repeat.repeat_of == finalist.trial.digest)
+        return cls(TrialRecord.of(finalist.trial), finalist.estimate, repeats, finalist.measured)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record; `longer` is the factor by which a repeat's training was longer."""
+        return {
+            **self.trial.summary(),
+            "estimate": self.estimate,
+            "repeats": [
+                {"seed": repeat.seed, "longer": repeat.longer, "accuracy": repeat.curve[-1] if repeat.curve else None}
+                for repeat in self.repeats
+            ],
+            "measured_ms": asdict(self.measured) if self.measured else None,
+        }
+
+
+@dataclass(frozen=True)
+class GoalResult:
+    """The winner of one goal.
+
+    Attributes:
+        goal: The goal.
+        finalists: The finalists; the first one is the winner.
+        noise_model: The noise of evaluations, None when nothing was repeated.
+        verdict: Whether the winner holds the target.
+        test_accuracy: The winner's accuracy on the test set, which nothing else has used.
+        training: The phases of the winner's training.
+        model: The folder of the exported winner.
+        table: The latency table of the goal's device.
+        certificate: The table's checked error in this space, if it was checked.
+        span: The latencies that the space spans on the device.
+    """
+
+    goal: Goal
+    finalists: tuple[FinalistRecord, ...]
+    noise_model: NoiseModel | None
+    verdict: Verdict
+    test_accuracy: float
+    training: list[dict[str, Any]]
+    model: Path
+    table: SelectedTable
+    certificate: Certificate | None
+    span: LatencySpan
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The winner as `result.json` holds it."""
+        winner = self.finalists[0]
+        metrics, measured = winner.trial.metrics, winner.measured
+        return {
+            "architecture": winner.trial.architecture,
+            "accuracy": metrics.accuracy,
+            "estimate": winner.estimate,
+            "test_accuracy": self.test_accuracy,
+            "latency_ms": {"predicted": metrics.latency_ms, "measured": measured.median if measured else None},
+            "params": metrics.params,
+            "macs": metrics.macs,
+            "model": str(self.model),
+        }
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The training, the span and the table. They belong to the settings when there is only one goal."""
+        table = str(self.table.table.path)
+        return {"training": self.training, "span_ms": self.span.to_dict(), "table": table}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result of the goal without its conditions."""
+        named = {"name": self.goal.name, "target_latency_ms": self.goal.target_ms} if self.goal.name else {}
+        return {
+            **named,
+            "noise": self.noise_model.noise if self.noise_model else None,
+            "noise_model": asdict(self.noise_model) if self.noise_model else None,
+            **self.verdict.to_dict(),
+            "best": self.best,
+            "finalists": [finalist.to_dict() for finalist in self.finalists],
+            "certificate": asdict(self.certificate) if self.certificate else None,
+            "device": self.table.table.header["device"],
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The result of a search.
+
+    Attributes:
+        settings: The search's settings.
+        study: Its trials.
+        objective: What was maximized.
+        front: The growth of the Pareto front, for objectives that have one.
+        goals: The winner of each goal.
+        recorded: The settings as the result holds them, with those that the space and the evaluator decided.
+        evaluator_check: How well the evaluator ranks candidates, if that was checked.
+        date: When the search finished.
+    """
+
+    settings: SearchSettings
+    study: Study
+    objective: Objective
+    front: FrontRecord | None
+    goals: tuple[GoalResult, ...]
+    recorded: dict[str, Any]
+    evaluator_check: dict[str, Any] | None
+    date: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `result.json` holds. A single goal is not in a list."""
+        study = self.study
+        best = front([trial.metrics for trial in study.trials], self.objective.axes or DEFAULT_AXES)
+        result = {
+            "target_latency_ms": listed_ms(self.settings.targets),
+            "objective": self.settings.objective,
+            "trials": len(study.evaluated),
+            "stopped": len(study.stopped),
+            "failed": [{"architecture": trial.digest, "error": trial.error} for trial in study.failed],
+            "seed": self.settings.seed,
+            "front": [TrialRecord.of(study.trials[index]).summary() for index in best],
+            "candidates": [TrialRecord.of(trial).to_dict() for trial in study.evaluated],
+            "epochs": asdict(count_epochs(study)),
+            "versions": versions(),
+            "date": self.date.isoformat(timespec="seconds"),
+            **(self.front.to_dict() if self.front else {}),
+        }
+        if len(self.goals) == 1:
+            result |= {**self.goals[0].to_dict(), "settings": {**self.recorded, **self.goals[0].conditions}}
+        else:
+            goals = [{**goal.to_dict(), **goal.conditions} for goal in self.goals]
+            result |= {"goals": goals, "settings": self.recorded}
+        return {**result, "evaluator_check": self.evaluator_check}
+
+
+def write_result(result: SearchResult) -> dict[str, Any]:
+    """Write `result.json` into the run folder and return what it holds."""
+    content = result.to_dict()
+    write_json(result.study.folder / RESULT, content)
+    return content
+
+
+def read_finished(settings: SearchSettings, trials: int) -> dict[str, Any] | None:
+    """Return what `result.json` holds if the search needs nothing more, else None.
+
+    Args:
+        settings: The settings of the search.
+        trials: How many candidates it needs.
+
+    Raises:
+        RunError: The file is broken.
+    """
+    path = settings.folder / RESULT
     if not path.is_file():
         return None
     result = read_json(path)
     try:
-        done = result["trials"] + len(result["failed"]) >= trials
-        done = done and not (experiment.retry_failed and result["failed"])
-        same = all(result["settings"].get(key, 0) == getattr(experiment, key) for key in FINALIST_SETTINGS)
+        is_done = result["trials"] + len(result["failed"]) >= trials
+        is_done = is_done and not (settings.retry_failed and result["failed"])
+        is_same = all(result["settings"].get(key, 0) == getattr(settings, key) for key in FINALIST_SETTINGS)
     except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: not the result of a search: {error!r}; without the file it is made again") from error
-    folders = [f"model-{goal['name']}" for goal in result["goals"]] if "goals" in result else ["model"]
-    exported = all((experiment.folder / folder / "card.json").is_file() for folder in folders)
-    return result if done and same and exported else None
-
-
-def best_facts(winner: Finalist, test_accuracy: float, model: Path) -> dict[str, Any]:
-    """Return what the result says of the winner."""
-    trial, measured = winner.trial, winner.measured
-    return {
-        "architecture": trial.digest,
-        "accuracy": trial.metrics.accuracy,
-        "estimate": winner.estimate,
-        "test_accuracy": test_accuracy,
-        "latency_ms": {"predicted": trial.metrics.latency_ms, "measured": measured.median if measured else None},
-        "params": trial.metrics.params,
-        "macs": trial.metrics.macs,
-        "model": str(model),
-    }
-
-
-def run_facts(experiment: SearchSettings, study: Study, objective: Objective) -> dict[str, Any]:
-    """Return what the result says of the run as a whole."""
-    points, axes = [trial.metrics for trial in study.trials], objective.axes or DEFAULT_AXES
-    return {
-        "target_latency_ms": listed_ms(experiment.targets),
-        "objective": experiment.objective,
-        "trials": len(study.evaluated),
-        "stopped": len(study.stopped),
-        "failed": [{"architecture": digest, "error": error} for digest, error in study.failed],
-        "seed": experiment.seed,
-        "front": [trial_facts(study.trials[index]) for index in front(points, axes)],
-        "candidates": [
-            {**trial_facts(trial), "curve": list(trial.curve), "stopped_at": trial.stopped_at}
-            for trial in study.evaluated
-        ],
-        "epochs": epoch_facts(study),
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def front_facts(study: Study, objective: Objective, reference: ReferencePoint) -> dict[str, Any]:
-    """Return the front's axes, the reference point, and the hypervolume after each of the result's candidates.
-
-    The volume is a share of the box between the reference and a network that is always right and costs nothing; what
-    a rung stopped adds nothing. The front itself is among `run_facts`.
-    """
-    points = [
-        None if trial.stopped_at else gains(trial.metrics, objective.axes, reference) for trial in study.evaluated
-    ]
-    return {
-        "axes": list(objective.axes),
-        "reference": {axis: list(values) for axis, values in reference.items()},
-        "hypervolume": growth(points),
-    }
-
-
-def goal_facts(
-    objective: Objective,
-    found: Sequence[dict[str, Any]],
-    tables: Sequence[SelectedTable],
-    spans: Sequence[dict[str, float]],
-    space: Space,
-) -> list[dict[str, Any]]:
-    """Return what the result says of each goal; `found` is what its winner tells, `spans` are the devices'."""
-    listed = []
-    for goal, facts in zip(objective.goals, found, strict=True):
-        table = tables[goal.device].table
-        certificate = table.certificates.get(space.key)
-        listed.append({
-            **({"name": goal.name, "target_latency_ms": goal.target_ms} if goal.name else {}),
-            **facts,
-            "certificate": asdict(certificate) if certificate else None,
-            "device": table.header["device"],
-            "table": str(table.path),
-            "span_ms": spans[goal.device],
-        })  # fmt: skip
-    return listed
-
-
-def epoch_facts(study: Study) -> dict[str, int]:
-    """Return the epochs of all candidates, what full trainings of them would be, and what finalists took beside.
-
-    Candidates that failed are not counted.
-    """
-    whole = max(len(trial.curve) for trial in study.trials)
-    return {
-        "spent": spent(trial.curve for trial in study.evaluated),
-        "full": whole * len(study.evaluated),
-        "finalists": spent(repeat.curve for repeat in study.repeats.values()),
-    }
-
-
-def noise_facts(finals: FinalistEstimates) -> dict[str, Any]:
-    """Return the standard deviation of an evaluation, None where nothing was repeated, and the model behind it."""
-    spread = finals.spread
-    return {"noise": spread.noise if spread else None, "noise_model": asdict(spread) if spread else None}
-
-
-def verdict_facts(winner: Finalist, target_ms: float, ready: SelectedTable) -> dict[str, Any]:
-    """Return whether the winner holds the target, and by what one knows: unknown (None) where nothing was measured."""
-    if winner.measured:
-        return {"holds_target": winner.holds(target_ms), "latency_basis": f"measured on {ready.place}"}
-    return {
-        "holds_target": None,
-        "predicted_to_hold_target": winner.holds(target_ms),
-        "latency_basis": f"predicted by {ready.table.path.stem}, {ready.place}; not measured: the device is not here",
-    }
-
-
-def winner_facts(
-    winner: Finalist, target_ms: float, experiment: SearchSettings, task: Classification, table: LatencyTable
-) -> dict[str, Any]:
-    """Return what the exported card says of the search."""
-    measured = winner.measured
-    here = table_header(experiment.runtime, experiment.threads, experiment.device) if measured else None
-    return {
-        "data": {"name": task.data.name, "classes": list(task.data.classes)},
-        "accuracy": winner.trial.metrics.accuracy,
-        "latency_ms": {
-            "predicted": winner.trial.metrics.latency_ms,
-            "measured": measured.median if measured else None,
-            "p10": measured.p10 if measured else None,
-            "p90": measured.p90 if measured else None,
-            "target": target_ms,
-        },
-        **{name: getattr(measured, name) if measured else None for name in ("size_bytes", "memory_bytes", "energy_mj")},
-        "measured_on": here,
-        "predicted_by": {"table": table.path.stem, **{key: table.header[key] for key in IDENTITY}},
-        "seed": experiment.seed,
-    }
-
-
-def trial_facts(trial: Trial) -> dict[str, Any]:
-    """Return a trial as the result lists it."""
-    return {"number": trial.number, "architecture": trial.digest, **trial.metrics.to_dict()}
-
-
-def finalist_facts(finalist: Finalist, study: Study) -> dict[str, Any]:
-    """Return a finalist as the result lists it; each repeat with its seed and how many times as long it trained."""
-    digest = finalist.trial.digest
-    return {
-        **trial_facts(finalist.trial),
-        "estimate": finalist.estimate,
-        "repeats": [
-            {"seed": repeat.seed, "longer": repeat.longer, "accuracy": repeat.curve[-1] if repeat.curve else None}
-            for repeat in study.repeats.values()
-            if repeat.repeat_of == digest
-        ],
-        "measured_ms": asdict(finalist.measured) if finalist.measured else None,
-    }
+        raise RunError(
+            f"not the result of a search: {error!r}; delete the file to write it again", where=path
+        ) from error
+    models = [f"model-{goal['name']}" for goal in result["goals"]] if "goals" in result else ["model"]
+    is_exported = models != [] and all((settings.folder / model / "card.json").is_file() for model in models)
+    return result if is_done and is_same and is_exported else None

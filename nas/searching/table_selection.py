@@ -1,146 +1,163 @@
-"""The latency table that a search predicts with: found or profiled, covering the space, and how far to trust it."""
+"""Table selection: finds or measures the latency tables of a search, and checks that they cover its space."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from nas.devices.client import open_worker
-from nas.errors import TableError
+from nas.errors import TableError, UsageError
 from nas.latency.calibration import TOLERANCE
 from nas.latency.catalog import find_table, processor
 from nas.latency.profiler import default_table_path, profile, table_header
 from nas.latency.published import complete, is_published
-from nas.latency.table import IDENTITY, LatencyPredictor, LatencyTable
-from nas.searching.settings import SearchSettings
+from nas.latency.table import LatencyPredictor, LatencyTable
+from nas.searching.context import SearchContext
 from nas.spaces.automaton import reachable
+from nas.spaces.cost_tables import tabulate_costs
+from nas.spaces.latency_distribution import count_within, latency_distribution
 from nas.spaces.search_space import Space
-from nas.study.storage import TABLE_DIGEST
+from nas.study.objectives import Goal
 from nas.utils.files import exclusive
 from nas.utils.reporting import Reporter
+from nas.utils.units import format_latency
 
 
 @dataclass(frozen=True)
 class SelectedTable:
-    """A table that covers a space, and the digest of all that decides its predictions.
+    """A latency table that covers the space of a search.
 
-    `here` tells whether its device can be measured on; `place` names it.
+    Attributes:
+        table: The table.
+        predictor: Predicts the latency of whole networks from it.
+        can_measure: Whether its device is at hand, so that the winner can be measured.
+        digest: Digest of everything that decides its predictions.
     """
 
     table: LatencyTable
     predictor: LatencyPredictor
-    here: bool
+    can_measure: bool
     digest: str
 
     @property
-    def place(self) -> str:
-        """The device in words: "this device", or the name of one that is not here."""
+    def device_name(self) -> str:
+        """The device in words: "this device", or the name of another one."""
         host = self.table.header.get("host")
-        return (f"'{host}'" if host else "this device") if self.here else processor(self.table)
+        return (f"'{host}'" if host else "this device") if self.can_measure else processor(self.table)
 
 
-def select_tables(experiment: SearchSettings, space: Space, reporter: Reporter) -> tuple[SelectedTable, ...]:
-    """Return the tables of all devices, each as `ready_table` does."""
-    return tuple(select_table(experiment, name, space, reporter) for name in experiment.tables or (None,))
+@dataclass(frozen=True)
+class LatencySpan:
+    """The latencies of all distinct networks of a space on one device, in ms, as its table predicts them."""
+
+    fastest_ms: float
+    median_ms: float
+    slowest_ms: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the span as `result.json` holds it."""
+        return asdict(self)
 
 
-def select_table(experiment: SearchSettings, name: str | None, space: Space, reporter: Reporter) -> SelectedTable:
-    """Return a table that covers `space`: the one of that name, or the device's own, profiled as far as needed.
+def select_tables(context: SearchContext) -> tuple[SelectedTable, ...]:
+    """Return the table of each device. Raises TableError as `select_table`."""
+    return tuple(select_table(context, name) for name in context.settings.tables or (None,))
 
-    Raises TableError where a given table is of another device or runtime and --any-device is not, and where a table
-    that cannot be measured further lacks a layer.
+
+def select_table(context: SearchContext, name: str | None) -> SelectedTable:
+    """Return a table that covers the space: the table of that name, or the device's own.
+
+    Layers that are missing are measured when the device is at hand.
+
+    Raises:
+        TableError: The table was made on another device or runtime and --any-device is not given, or it lacks a
+            layer that cannot be measured.
     """
+    settings, space, reporter = context.settings, context.space, context.reporter
     reporter.say(f"listing the layers that '{space.name}' can have")
     layers = reachable(space)
     if name is None:
-        return _profiled(experiment, space, None, reporter)
+        header = table_header(settings.runtime, settings.threads, settings.device)
+        return _completed(context, LatencyTable.open(default_table_path(header), header))
     table = LatencyTable.open(find_table(name))
     if is_published(table):
-        digest = table.digest(layers, space.key)  # of what was measured: what is assumed follows from it
+        digest = table.digest(layers, space.key)  # of the measured rows only: the assumed ones follow from them
         for note in complete(table, layers):
             reporter.say(f"{table.path.stem}: {note}")
         table.check_covers(layers)
-        return SelectedTable(table, table.predictor(space.key), False, digest)
-    differences = table.differences(table_header(experiment.runtime, experiment.threads, experiment.device))
+        return SelectedTable(table, table.predictor(space.key), can_measure=False, digest=digest)
+    differences = table.differences(table_header(settings.runtime, settings.threads, settings.device))
     if not differences:
-        return _profiled(experiment, space, table, reporter)
-    older = set(differences) == {"runtime_version"}
-    words = "; ".join(differences.values())
-    if not older and not experiment.any_device:
-        raise TableError(f"{table.path}: {words}; give --any-device to use it all the same")
-    reporter.warn(f"{table.path}: {words}{': profile anew, or verify it' if older else ''}")
+        return _completed(context, table)
+    only_version_differs = set(differences) == {"runtime_version"}
+    described = "; ".join(differences.values())
+    if not only_version_differs and not settings.any_device:
+        raise TableError(f"{described}; give --any-device to use it nevertheless", where=table.path)
+    advice = ": profile again, or verify the table" if only_version_differs else ""
+    reporter.warn(f"{table.path}: {described}{advice}")
     table.check_covers(layers)
-    warn_of_errors(table, space, reporter)
-    return SelectedTable(table, table.predictor(space.key), older, table.digest(layers, space.key))
+    report_accuracy(table, space, reporter)
+    digest = table.digest(layers, space.key)
+    return SelectedTable(table, table.predictor(space.key), can_measure=only_version_differs, digest=digest)
 
 
-def _profiled(
-    experiment: SearchSettings, space: Space, table: LatencyTable | None, reporter: Reporter
-) -> SelectedTable:
-    """Return the table, or the device's own, with what it lacked measured."""
-    if table is None:
-        header = table_header(experiment.runtime, experiment.threads, experiment.device)
-        table = LatencyTable.open(default_table_path(header), header)
-    worker = open_worker(experiment.device, experiment.runtime, experiment.threads, reporter.say)
-    with _alone(table.path, reporter):
-        table = LatencyTable.open(table.path, table.header)  # another process may have measured meanwhile
-        profile(space, table, reporter, worker=worker)
-    warn_of_errors(table, space, reporter)
-    return SelectedTable(table, table.predictor(space.key), True, table.digest(reachable(space), space.key))
+def _completed(context: SearchContext, table: LatencyTable) -> SelectedTable:
+    """Return a table of the device after measuring the layers that it lacks."""
+    space, reporter = context.space, context.reporter
+    with _locked(table.path, reporter):
+        table = LatencyTable.open(table.path, table.header)  # another process may have measured in the meantime
+        profile(space, table, reporter, worker=context.device_worker)
+    report_accuracy(table, space, reporter)
+    digest = table.digest(reachable(space), space.key)
+    return SelectedTable(table, table.predictor(space.key), can_measure=True, digest=digest)
 
 
 @contextlib.contextmanager
-def _alone(path: Path, reporter: Reporter) -> Iterator[None]:
-    """Wait while another process measures into the table at `path`; one in a folder that is read-only needs no lock."""
+def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
+    """Wait until no other process measures into the table at `path`. A read-only folder needs no lock."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(PermissionError):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = path.with_name(f".{path.name}.lock")
-            waits = partial(reporter.say, f"{path}: another process measures into it: waiting for it")
-            held.enter_context(exclusive(lock, waits))
+            report_wait = partial(reporter.say, f"{path}: waiting for another process that measures into it")
+            held.enter_context(exclusive(lock, report_wait))
         yield
 
 
-def warn_of_errors(table: LatencyTable, space: Space, reporter: Reporter) -> None:
-    """Say how far the table's predictions were from networks that it had not seen; warn where that is too far."""
+def report_accuracy(table: LatencyTable, space: Space, reporter: Reporter) -> None:
+    """Report the table's error on networks that were not used to calibrate it, and warn if it is too large."""
     certificate = table.certificates.get(space.key)
     if certificate is None:
-        reporter.warn(f"{table.path}: was not held against whole networks of '{space.name}': sums of rows predict")
+        reporter.warn(f"{table.path}: was never checked against whole networks of '{space.name}'; it may be inaccurate")
     elif certificate.mean_error > TOLERANCE:
-        reporter.warn(f"{table.path}: predicts badly: {certificate}: profile anew, with nothing else running")
+        reporter.warn(f"{table.path}: predicts badly: {certificate}: profile again, with no other program running")
     else:
         reporter.say(f"table: {certificate}")
 
 
-def table_identity(tables: Sequence[SelectedTable]) -> dict[str, Any]:
-    """Return which tables a run's latencies are of: one study never mixes those of two."""
-    digests = [ready.digest for ready in tables]
-    return {TABLE_DIGEST: digests[0] if len(digests) == 1 else digests}
+def check_reach(context: SearchContext, selected: SelectedTable, goals: Sequence[Goal]) -> LatencySpan:
+    """Return and report the latencies that the space spans on a device.
 
+    Args:
+        context: The search.
+        selected: The device's table.
+        goals: The goals on this device.
 
-def given_identity(experiment: SearchSettings, space: Space) -> dict[str, Any]:
-    """Return the same of the tables that --table names, before anything is measured; nothing without --table."""
-    layers = reachable(space) if experiment.tables else ()
-    digests = [LatencyTable.open(find_table(name)).digest(layers, space.key) for name in experiment.tables]
-    return {TABLE_DIGEST: digests[0] if len(digests) == 1 else digests} if digests else {}
-
-
-def published_identity(experiment: SearchSettings) -> dict[str, Any]:
-    """Return which published table a run's latencies are of; nothing for a table of this or another machine here.
-
-    Of several tables, return what each is. In a storage that machines may share, the device's own table is a part of
-    the run: another machine's latencies are others.
+    Raises:
+        UsageError: Even the fastest network misses the target of a goal.
     """
-    if experiment.storage and not experiment.tables:
-        header = table_header(experiment.runtime, experiment.threads, experiment.device)
-        return {"measured_on": {key: header[key] for key in IDENTITY}}
-    tables = [LatencyTable.open(find_table(name)) for name in experiment.tables]
-    published = [is_published(table) for table in tables]
-    names = [f"{table.path.stem}: {table.header.get('source')}" for table in tables]
-    if len(tables) > 1:
-        return {"tables": [name if of else t.path.stem for name, of, t in zip(names, published, tables, strict=True)]}
-    return {"published_table": names[0]} if published == [True] else {}
+    space = context.space
+    costs = tabulate_costs(space, selected.predictor.layer_ms)
+    span = LatencySpan(costs.min_cost, latency_distribution(costs).quantile(0.5), costs.max_cost)
+    latencies = " / ".join(format_latency(ms) for ms in (span.fastest_ms, span.median_ms, span.slowest_ms))
+    within = {goal.target_ms: count_within(costs, goal.target_ms).likely / costs.size for goal in goals}
+    shares = " and ".join(f"{share:.1%} of it is within {format_latency(ms)}" for ms, share in within.items())
+    context.reporter.say(f"{space.name} on {selected.device_name}: {latencies} (fastest / median / slowest); {shares}")
+    for goal in goals:
+        if goal.target_ms < span.fastest_ms:
+            fastest = f"the fastest network of '{space.name}' takes {format_latency(span.fastest_ms)}"
+            rule = f"{fastest} on {selected.device_name}, this is out of reach"
+            raise UsageError(rule, key="target_latency", value=format_latency(goal.target_ms))
+    return span

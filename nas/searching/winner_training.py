@@ -1,9 +1,9 @@
-"""After the search: the best candidates measured on the device, and the winner trained further and tested once."""
+"""Winner training: measures the best candidates on the device, trains the winner further and tests it once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,80 +12,99 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
-from nas.evaluators import Evaluator
+from nas.evaluators.base import Evaluator
 from nas.networks.network import build
-from nas.spaces.search_space import FinalTraining, Proxy, Space
-from nas.study.objectives import Goal, Metrics, preference
+from nas.searching.context import SearchContext
+from nas.spaces.search_space import FinalTraining, Proxy
+from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
 from nas.training.loop import Recipe, Watch, pick_device, train
-from nas.training.tasks.classification import Classification
-from nas.utils.reporting import Reporter
 
-FINALISTS = 4
-MOST_FINALISTS = 40
+BATCH = 4
+"""Candidates that are measured together, at least."""
+MOST_MEASURED = 40
 Measure = Callable[[Sequence[Architecture]], list[Latency]]
+"""Measures whole networks on the device of a goal."""
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial as the goal's device sees it, with its latency as measured there as a whole network; None elsewhere.
+    """A trial as the device of one goal sees it.
 
-    `estimate` is the accuracy to believe of it, `again` whether that rests on evaluations with other seeds too.
+    Attributes:
+        trial: The trial, with the latency that is predicted for this device.
+        measured: The measured latency of the whole network, None before or without a measurement.
+        estimate: The accuracy estimated from all evaluations of the network.
+        is_repeated: Whether it was evaluated with other seeds too.
     """
 
     trial: Trial
     measured: Latency | None
     estimate: float
-    again: bool = False
+    is_repeated: bool = False
 
     @property
     def latency_ms(self) -> float:
-        """The measured median, else the prediction."""
+        """The measured median if there is one, else the prediction."""
         return self.trial.metrics.latency_ms if self.measured is None else self.measured.median
 
     def holds(self, target_ms: float) -> bool:
-        """Whether the measured median, else the prediction, is within the target."""
+        """Return whether `latency_ms` is within the target."""
         return self.latency_ms <= target_ms
 
     def rank(self, goal: Goal) -> tuple[bool, bool, float]:
-        """Return a key that sorts the winner first.
+        """Return a sort key that puts the winner first.
 
-        What holds the target comes first, and of that what was evaluated again, by score; then the fastest.
+        Finalists within the target come first: repeated ones before others, then by score. The rest follow by latency.
         """
-        over, key = preference(goal, self._metrics)
-        return over, not self.again and not over, key
-
-    @property
-    def _metrics(self) -> Metrics:
-        return replace(self.trial.metrics, accuracy=self.estimate, latency_ms=self.latency_ms)
+        metrics = replace(self.trial.metrics, accuracy=self.estimate, latency_ms=self.latency_ms)
+        over, key = preference(goal, metrics)
+        return over, not self.is_repeated and not over, key
 
 
-def unmeasured(waiting: Sequence[Finalist], goal: Goal) -> list[Finalist]:
-    """Return the best by prediction alone, the winner first, in the order in which `confirm` measures."""
-    count = max(FINALISTS, sum(finalist.again for finalist in waiting))
-    return sorted(waiting, key=lambda finalist: finalist.rank(goal))[:count]
+def best_predicted(candidates: Sequence[Finalist], goal: Goal) -> list[Finalist]:
+    """Return the best candidates by predicted latency, the winner first: those that `measure_best` measures first."""
+    return sorted(candidates, key=lambda finalist: finalist.rank(goal))[: _first_batch(candidates)]
 
 
-def confirm(waiting: Sequence[Finalist], goal: Goal, measure: Measure) -> list[Finalist]:
-    """Measure the best, a few at a time, until one holds the target; return those measured, the winner first.
+def measure_best(candidates: Sequence[Finalist], goal: Goal, measure: Measure) -> list[Finalist]:
+    """Measure the best candidates, a batch at a time, until one holds the target.
 
-    All that were evaluated again are measured together. Candidates that hold the target by prediction come first, by
-    score; then the others, the fastest first. Where none holds the target, the fastest finalist is the first.
+    The first batch contains all candidates that were evaluated again. Candidates that hold the target by prediction
+    are measured first, by score, then the others by latency.
+
+    Args:
+        candidates: The candidates with predicted latencies.
+        goal: The goal; its target applies to the measured median.
+        measure: Measures whole networks.
+
+    Returns:
+        The measured candidates, the winner first. If none holds the target, the fastest is first.
     """
-    waiting = sorted(waiting, key=lambda finalist: finalist.rank(goal))[:MOST_FINALISTS]
-    count = max(FINALISTS, sum(finalist.again for finalist in waiting))
+    waiting = sorted(candidates, key=lambda finalist: finalist.rank(goal))[:MOST_MEASURED]
+    count = _first_batch(waiting)
     finalists: list[Finalist] = []
     while waiting and not any(finalist.holds(goal.target_ms) for finalist in finalists):
         batch, waiting = waiting[:count], waiting[count:]
         latencies = measure([finalist.trial.architecture for finalist in batch])
         finalists += [replace(finalist, measured=latency) for finalist, latency in zip(batch, latencies, strict=True)]
-        count = FINALISTS
+        count = BATCH
     return sorted(finalists, key=lambda finalist: finalist.rank(goal))
+
+
+def _first_batch(candidates: Sequence[Finalist]) -> int:
+    return max(BATCH, sum(finalist.is_repeated for finalist in candidates))
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the winner's training: at one resolution, over `images` of the training images (0: all)."""
+    """A part of the winner's training.
+
+    Attributes:
+        resolution: The input resolution in pixels.
+        images: The number of training images; 0 means all.
+        recipe: How to train.
+    """
 
     resolution: int
     images: int
@@ -93,11 +112,12 @@ class Phase:
 
 
 def phases(proxy: Proxy, final: FinalTraining, resolution: int) -> list[Phase]:
-    """Return the winner's training: the proxy's resolution, doubled until the deployed one is reached.
+    """Return the phases of the winner's training, at growing resolutions.
 
-    Each phase has half the epochs of the one before, and no epoch sees more pixels than `final.images` images
-    have at the deployed resolution: progressive learning (Tan and Le 2021, section 4), which costs a fraction
-    of training at full size and ends at the size of the objects that the deployed network will see.
+    Training starts at the proxy's resolution, which doubles until the deployed one is reached. Each phase has half the
+    epochs of the one before, and no epoch sees more pixels than `final.images` images at the deployed resolution. This
+    is progressive learning (Tan and Le 2021, section 4). It costs a fraction of a full-size training and ends at the
+    object size that the deployed network will see.
     """
     sizes = [min(proxy.resolution, resolution)]
     while sizes[-1] < resolution:
@@ -112,51 +132,63 @@ def phases(proxy: Proxy, final: FinalTraining, resolution: int) -> list[Phase]:
     ]
 
 
-def train_winner(
-    model: nn.Module,
-    arch: Architecture,
-    task: Classification,
-    space: Space,
-    seed: int,
-    checkpoints: Path,
-    reporter: Reporter,
-) -> dict[str, Any]:
-    """Train `model`, which is `arch`, in place through its phases and return what was seen.
+@dataclass(frozen=True)
+class WinnerTraining:
+    """What the training of a winner has reached.
 
-    Each phase has a file in the folder `checkpoints`, so that after a kill the training goes on where it was; the
-    digest is in its name, since another measurement of the finalists may make another winner.
-
-    The accuracy on the test set is at the deployed resolution, on images that nothing before has touched.
+    Attributes:
+        test_accuracy: Accuracy on the test set at the deployed resolution. Nothing else uses that set.
+        test_images: The number of test images.
+        validation_accuracy: Accuracy on the validation set after the last phase.
+        training: The phases with their images, accuracies and recipes.
     """
+
+    test_accuracy: float
+    test_images: int
+    validation_accuracy: float
+    training: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as the model card holds them."""
+        return asdict(self)
+
+
+def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, checkpoints: Path) -> WinnerTraining:
+    """Train the winner in place through all phases, and test it once.
+
+    Args:
+        context: The search.
+        model: The winner's network.
+        arch: Its architecture.
+        checkpoints: A folder with one file for each phase, from which an interrupted training continues. File names
+            contain the digest: after a restart, measurements may choose another winner.
+    """
+    task, space, reporter = context.task, context.space, context.reporter
     accuracy = float("nan")
-    seen: list[dict[str, Any]] = []
+    trained: list[dict[str, Any]] = []
     for index, phase in enumerate(phases(space.proxy, space.final, arch.resolution)):
-        images = task.train_set(phase.resolution, phase.images)
-        validation = task.validation_set(phase.resolution, phase.images)
-        title = f"training the winner at {phase.resolution} px"
-        with reporter.task(title, phase.recipe.epochs) as advance:
-            for reached in train(
-                model, task, images, validation, phase.recipe, seed + index,
-                checkpoint=checkpoints / f"{arch.digest}-{index}.pt", watch=Watch(warn=reporter.warn),
-            ):  # fmt: skip
+        images = task.train_set(phase.resolution, phase.images, reporter)
+        validation = task.validation_set(phase.resolution, phase.images, reporter)
+        checkpoint, watch = checkpoints / f"{arch.digest}-{index}.pt", Watch(warn=reporter.warn)
+        accuracies = train(
+            model, task, images, validation, phase.recipe, context.settings.seed + index,
+            checkpoint=checkpoint, watch=watch,
+        )  # fmt: skip
+        with reporter.task(f"training the winner at {phase.resolution} px", phase.recipe.epochs) as advance:
+            for reached in accuracies:
                 accuracy = reached
                 advance(1)
         record = {"resolution": phase.resolution, "images": len(images), "validation_accuracy": accuracy}
-        seen.append({**record, **phase.recipe.to_dict()})
-    test_set = task.test_set(arch.resolution)
-    with reporter.task(f"testing once on {len(test_set)} images", 1) as advance:
+        trained.append({**record, **phase.recipe.to_dict()})
+    test_set = task.test_set(arch.resolution, reporter)
+    with reporter.task(f"testing the winner once on {len(test_set)} images", 1) as advance:
         test_accuracy = task.accuracy(model, test_set, pick_device())
         advance(1)
-    return {
-        "test_accuracy": test_accuracy,
-        "test_images": len(test_set),
-        "validation_accuracy": accuracy,
-        "training": seen,
-    }
+    return WinnerTraining(test_accuracy, len(test_set), accuracy, trained)
 
 
 def first_weights(arch: Architecture, evaluator: Evaluator, seed: int) -> nn.Module:
-    """Return the network that the winner's training starts from: the evaluator's, where it has trained one."""
+    """Return the network that the winner's training starts from: the evaluator's trained one, else a random one."""
     trained: Callable[[Architecture], nn.Module] | None = getattr(evaluator, "trained", None)
     if trained is not None:
         return trained(arch)

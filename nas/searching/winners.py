@@ -1,11 +1,10 @@
-"""From a search's trials to the winner of each goal: finalists again and on the device, training, export, pictures."""
+"""Winners: evaluates and measures the finalists of each goal, and trains and exports the best one."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -13,169 +12,215 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
 from nas.errors import UsageError
-from nas.evaluators import Evaluator
-from nas.latency.profiler import measure_networks
+from nas.evaluators import find_evaluator
+from nas.evaluators.base import Evaluator
+from nas.latency.profiler import measure_networks, table_header
+from nas.latency.table import IDENTITY
 from nas.networks.export import export_folder
+from nas.searching.context import SearchContext
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists, train_finalists
 from nas.searching.plots import draw_search
-from nas.searching.result import best_facts, epoch_facts, finalist_facts, noise_facts, verdict_facts, winner_facts
-from nas.searching.settings import SearchSettings, make_evaluator, make_executor
-from nas.searching.table_selection import SelectedTable
-from nas.searching.winner_training import Finalist, confirm, first_weights, train_winner, unmeasured
-from nas.spaces.search_space import Space
-from nas.study.objectives import Goal, Objective
+from nas.searching.result import FinalistRecord, GoalResult, Verdict, count_epochs
+from nas.searching.table_selection import LatencySpan, SelectedTable
+from nas.searching.winner_training import (
+    Finalist,
+    WinnerTraining,
+    best_predicted,
+    first_weights,
+    measure_best,
+    train_winner,
+)
+from nas.study.objectives import Goal
 from nas.study.study import Study
-from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
 
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """A search whose trials are done, and the tables of its devices."""
+    """A search whose candidates are all evaluated.
 
-    experiment: SearchSettings
-    space: Space
-    task: Classification
+    Attributes:
+        context: What the search consists of.
+        study: Its trials.
+        evaluator: The evaluator of the candidates.
+        tables: The latency table of each device.
+        spans: The latencies that the space spans on each device.
+        progress: The hypervolume after each candidate, for objectives with a front.
+        measured: Measured latencies by device and architecture, shared by all goals.
+        trained: Trained winners by architecture, shared by all goals.
+    """
+
+    context: SearchContext
     study: Study
     evaluator: Evaluator
-    objective: Objective
     tables: tuple[SelectedTable, ...]
-    reporter: Reporter
+    spans: tuple[LatencySpan, ...]
+    progress: Sequence[float] = ()
+    measured: dict[tuple[int, str], Latency] = field(default_factory=dict)
+    trained: dict[str, tuple[nn.Module, WinnerTraining]] = field(default_factory=dict)
 
 
-def find_winners(ended: FinishedSearch, progress: Sequence[float] = ()) -> list[dict[str, Any]]:
-    """Return for each goal what the result says of it: its winner stands trained and exported in the run's folder.
+def find_winners(search: FinishedSearch) -> tuple[GoalResult, ...]:
+    """Return the result of each goal. Its winner is trained and exported into the run folder.
 
-    `progress` is the hypervolume after each candidate, for the pictures. A network that wins several goals is trained
-    once, and a finalist of several is evaluated and measured once. Raises UsageError where no candidate was evaluated
-    to its end.
+    Goals share their work: a network is evaluated again, measured and trained only once.
+
+    Raises:
+        UsageError: No candidate was evaluated to its end.
     """
-    study = ended.study
+    study, reporter = search.study, search.context.reporter
     if not study.trials:
-        last = f", the last: {study.failed[-1][1]}" if study.failed else ""
-        raise UsageError(f"--trials: no candidate of {study.count} was evaluated to its end{last}")
-    measured: dict[tuple[int, str], Latency] = {}
-    trained: dict[str, tuple[nn.Module, dict[str, Any]]] = {}
+        last = f", the last: {study.failed[-1].error}" if study.failed else ""
+        raise UsageError(f"no candidate of {study.count} was evaluated to its end{last}", key="trials")
     found = []
-    for goal in ended.objective.goals:
+    for goal in search.context.objective.goals:
         if goal.name:
-            ended.reporter.say(
-                f"goal {goal.name}: {format_latency(goal.target_ms)} on {ended.tables[goal.device].place}"
-            )
-        found.append(finish(ended, goal, find_finalists(ended, goal), measured, trained, progress))
-    for goal in ended.objective.goals:  # all are exported: no training is to be continued
+            device = search.tables[goal.device].device_name
+            reporter.say(f"goal {goal.name}: {format_latency(goal.target_ms)} on {device}")
+        found.append(find_winner(search, goal))
+    for goal in search.context.objective.goals:  # every winner is exported, so no checkpoint is needed any more
         shutil.rmtree(study.folder / file_name("winner", goal), ignore_errors=True)
-    return found
+    return tuple(found)
 
 
-def find_finalists(ended: FinishedSearch, goal: Goal) -> FinalistEstimates:
-    """Evaluate a goal's best candidates again, or train them."""
-    experiment, study, task, space = ended.experiment, ended.study, ended.task, ended.space
-    most, by = experiment.train_finalists or experiment.finalists, experiment
-    if experiment.train_finalists:  # with no limit: that of a candidate which is only scored is short
-        by = replace(
-            by, evaluator="proxy_training", accuracies=None, supernet=None, trial_timeout="", run=str(study.folder)
-        )
-    executor = partial(make_executor, by, task, space, ended.reporter)
-    stage = Stage(study, goal, experiment.seed, most, experiment.finalist_seeds, ended.reporter, executor)
-    if experiment.train_finalists:
-        finals = train_finalists(stage, make_evaluator(by, task, space, ended.reporter))
+def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
+    """Evaluate, measure, train and export the winner of one goal, and return its result."""
+    context, study, selected = search.context, search.study, search.tables[goal.device]
+    estimates = estimate_accuracies(search, goal)
+    candidates = make_candidates(study, goal, estimates)
+    if selected.can_measure:
+        finalists = measure_best(candidates, goal, lambda archs: measure_once(search, goal.device, archs))
     else:
-        finals = evaluate_finalists(stage, ended.evaluator)
-    say_learnt(study, finals, ended.reporter)
-    return finals
-
-
-def finish(
-    ended: FinishedSearch,
-    goal: Goal,
-    finals: FinalistEstimates,
-    measured: dict[tuple[int, str], Latency],
-    trained: dict[str, tuple[nn.Module, dict[str, Any]]],
-    progress: Sequence[float],
-) -> dict[str, Any]:
-    """Measure a goal's best candidates if its device is here, train and export the winner; return what is said of it.
-
-    What other goals measured, by device and architecture, and trained, by architecture, is taken from there.
-    """
-    experiment, study, ready = ended.experiment, ended.study, ended.tables[goal.device]
-
-    def measure(archs: Sequence[Architecture]) -> list[Latency]:
-        fresh = [arch for arch in archs if (goal.device, arch.digest) not in measured]
-        if fresh:
-            args = experiment.runtime, experiment.threads, ended.reporter, experiment.device
-            latencies = measure_networks(fresh, *args)
-            measured.update(((goal.device, a.digest), ms) for a, ms in zip(fresh, latencies, strict=True))
-        return [measured[goal.device, arch.digest] for arch in archs]
-
-    waiting = as_finalists(study, goal, finals)
-    finalists = confirm(waiting, goal, measure) if ready.here else unmeasured(waiting, goal)
-    say_finalists(finalists, goal.target_ms, ended.reporter)
+        finalists = best_predicted(candidates, goal)
+    report_finalists(finalists, goal.target_ms, context.reporter)
     winner = finalists[0]
-    arch = winner.trial.architecture
-    if arch.digest not in trained:
-        model = first_weights(arch, ended.evaluator, experiment.seed)
-        checkpoints = study.folder / file_name("winner", goal)
-        seen = train_winner(model, arch, ended.task, ended.space, experiment.seed, checkpoints, ended.reporter)
-        trained[arch.digest] = model, seen
-    model, seen = trained[arch.digest]
-    verdict = verdict_facts(winner, goal.target_ms, ready)
+    model, training = train_once(search, goal, winner.trial.architecture)
+    verdict = Verdict.of(winner, goal, selected)
     folder = study.folder / file_name("model", goal)
-    facts = {**winner_facts(winner, goal.target_ms, experiment, ended.task, ready.table), **seen, **verdict}
-    export_folder(arch, model, folder, experiment.runtime, facts)
+    card = {**card_facts(context, goal, winner, selected), **training.to_dict(), **verdict.to_dict()}
+    export_folder(winner.trial.architecture, model, folder, context.settings.runtime, card)
     picture = study.folder / f"{file_name('search', goal)}.png"
-    draw_search(study.evaluated, finalists, ended.objective, goal, picture, progress)
-    return {
-        **noise_facts(finals),
-        **verdict,
-        "best": best_facts(winner, seen["test_accuracy"], folder),
-        "finalists": [finalist_facts(finalist, study) for finalist in finalists],
-        "training": seen["training"],
-    }
+    draw_search(study.evaluated, finalists, context.objective, goal, picture, search.progress)
+    return GoalResult(
+        goal=goal,
+        finalists=tuple(FinalistRecord.of(finalist, study) for finalist in finalists),
+        noise_model=estimates.noise_model,
+        verdict=verdict,
+        test_accuracy=training.test_accuracy,
+        training=training.training,
+        model=folder,
+        table=selected,
+        certificate=selected.table.certificates.get(context.space.key),
+        span=search.spans[goal.device],
+    )
+
+
+def estimate_accuracies(search: FinishedSearch, goal: Goal) -> FinalistEstimates:
+    """Evaluate the best candidates of a goal again, or train them, and return what accuracy to expect of each."""
+    context, study, settings = search.context, search.study, search.context.settings
+    if settings.train_finalists:  # without the time limit, which was meant for candidates that are only scored
+        trainer = "proxy_training"
+        changed = replace(
+            settings, evaluator=trainer, accuracies=None, supernet=None, trial_timeout="", run=str(study.folder)
+        )
+        context = replace(context, settings=changed, evaluator=find_evaluator(trainer))
+    stage = Stage(
+        study, goal, settings.seed, settings.train_finalists or settings.finalists, settings.finalist_seeds,
+        context.reporter, context.make_executor,
+    )  # fmt: skip
+    if settings.train_finalists:
+        estimates = train_finalists(stage, context.make_evaluator())
+    else:
+        estimates = evaluate_finalists(stage, search.evaluator)
+    report_noise(study, estimates, context.reporter)
+    return estimates
+
+
+def make_candidates(study: Study, goal: Goal, estimates: FinalistEstimates) -> list[Finalist]:
+    """Return all finished trials as the goal's device sees them, not measured, with their estimated accuracies."""
+    return [
+        Finalist(
+            trial=replace(trial, metrics=trial.metrics.on(goal.device)),
+            measured=None,
+            estimate=estimates.accuracies[trial.digest],
+            is_repeated=trial.digest in estimates.finalists,
+        )
+        for trial in study.trials
+    ]
+
+
+def measure_once(search: FinishedSearch, device: int, archs: Sequence[Architecture]) -> list[Latency]:
+    """Return the latencies of networks on a device. Only those that no goal has measured yet are measured."""
+    settings, measured = search.context.settings, search.measured
+    missing = [arch for arch in archs if (device, arch.digest) not in measured]
+    if missing:
+        latencies = measure_networks(
+            missing, settings.runtime, settings.threads, search.context.reporter, settings.device
+        )
+        measured.update(((device, arch.digest), ms) for arch, ms in zip(missing, latencies, strict=True))
+    return [measured[device, arch.digest] for arch in archs]
+
+
+def train_once(search: FinishedSearch, goal: Goal, arch: Architecture) -> tuple[nn.Module, WinnerTraining]:
+    """Return the trained network of a goal's winner, trained now unless it has won another goal before."""
+    context = search.context
+    if arch.digest not in search.trained:
+        model = first_weights(arch, search.evaluator, context.settings.seed)
+        checkpoints = search.study.folder / file_name("winner", goal)
+        search.trained[arch.digest] = model, train_winner(context, model, arch, checkpoints)
+    return search.trained[arch.digest]
 
 
 def file_name(kind: str, goal: Goal) -> str:
-    """Return what a goal's folder or picture is called: "model" of the only one, else "model-20ms"."""
+    """Return the name of a goal's folder or picture: "model" for the only goal, else for example "model-20ms"."""
     return f"{kind}-{goal.name}" if goal.name else kind
 
 
-def as_finalists(study: Study, goal: Goal, finals: FinalistEstimates) -> list[Finalist]:
-    """Return every trial that finished as the goal's device sees it, not measured, with the accuracy to believe."""
-    return [
-        Finalist(
-            replace(trial, metrics=trial.metrics.on(goal.device)), None, finals.estimates[digest],
-            digest in finals.finalists,
-        )
-        for trial in study.trials
-        for digest in [trial.digest]
-    ]  # fmt: skip
+def card_facts(context: SearchContext, goal: Goal, winner: Finalist, selected: SelectedTable) -> dict[str, Any]:
+    """Return what the exported model card holds about the search."""
+    settings, table, measured = context.settings, selected.table, winner.measured
+    measured_on = table_header(settings.runtime, settings.threads, settings.device) if measured else None
+    return {
+        "data": {"name": context.task.data.name, "classes": list(context.task.data.classes)},
+        "accuracy": winner.trial.metrics.accuracy,
+        "latency_ms": {
+            "predicted": winner.trial.metrics.latency_ms,
+            "measured": measured.median if measured else None,
+            "p10": measured.p10 if measured else None,
+            "p90": measured.p90 if measured else None,
+            "target": goal.target_ms,
+        },
+        **{name: getattr(measured, name) if measured else None for name in ("size_bytes", "memory_bytes", "energy_mj")},
+        "measured_on": measured_on,
+        "predicted_by": {"table": table.path.stem, **{key: table.header[key] for key in IDENTITY}},
+        "seed": settings.seed,
+    }
 
 
-def say_learnt(study: Study, finals: FinalistEstimates, reporter: Reporter) -> None:
-    """Say what stopping saved, and how noisy evaluations are."""
-    epochs = epoch_facts(study)
+def report_noise(study: Study, estimates: FinalistEstimates, reporter: Reporter) -> None:
+    """Report what early stopping has saved and how noisy evaluations are."""
+    epochs, noise = count_epochs(study), estimates.noise_model
     if study.stopped:
-        share = epochs["spent"] / epochs["full"]
-        reporter.say(f"{epochs['spent']} epochs spent, {share:.0%} of the {epochs['full']} of full trainings")
-    if finals.spread:
-        noise, between = finals.spread.noise, finals.spread.between
+        share = epochs.spent / epochs.full
+        reporter.say(f"{epochs.spent} epochs spent, {share:.0%} of the {epochs.full} of full trainings")
+    if noise:
         reporter.say(
-            f"another seed moves an accuracy by {noise:.1%}, candidates differ by {between:.1%} (standard deviations; "
-            f"{len(finals.finalists)} evaluated again, {epochs['finalists']} epochs)"
+            f"another seed moves an accuracy by {noise.noise:.1%}, candidates differ by {noise.between:.1%} (standard "
+            f"deviations; {len(estimates.finalists)} evaluated again, {epochs.finalists} epochs)"
         )
 
 
-def say_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Reporter) -> None:
-    """Say what was measured, and whether anything holds the target."""
+def report_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: Reporter) -> None:
+    """Report the latency and accuracy of each finalist, and warn if none holds the target."""
     for finalist in finalists:
         predicted, measured = format_latency(finalist.trial.metrics.latency_ms), finalist.measured
-        seen = "not measured"
+        latency = "not measured"
         if measured:
             span = f"{format_latency(measured.p10)} to {format_latency(measured.p90)}"
-            seen = f"{format_latency(measured.median)} measured ({span})"
-        accuracy = f"{finalist.estimate:.1%} {'estimated' if finalist.again else 'expected'}"
-        reporter.say(f"{finalist.trial.digest}: {accuracy}, {seen}, {predicted} predicted")
+            latency = f"{format_latency(measured.median)} measured ({span})"
+        accuracy = f"{finalist.estimate:.1%} {'estimated' if finalist.is_repeated else 'expected'}"
+        reporter.say(f"{finalist.trial.digest}: {accuracy}, {latency}, {predicted} predicted")
     if not finalists[0].holds(target_ms):
         known = "measured" if finalists[0].measured else "predicted"
         reporter.warn(f"none of the {len(finalists)} {known} candidates holds {format_latency(target_ms)}")

@@ -1,8 +1,9 @@
-"""A space and the cost of its layers as arrays: codes for networks, and the latency of millions of them a second.
+"""Cost tables: the layers of a space and their costs as arrays, which predict millions of networks per second.
 
-A predicted latency is `constant + sum(cost(layer))`. Neighbouring places of the lattice are folded into one table
-where that stays small (a stage of shared choices becomes one, with its entering shape), so a network is some small
-integers, a row of each table, and its latency the sum of as many table entries.
+A network's cost is `constant + sum(cost(layer))`. A cost is anything that adds up over layers: latency in ms, MACs,
+parameters, energy. Adjacent layer positions are folded into one table as long as the table stays small; a stage with
+shared choices becomes a single table. A network's code is one row number per table, and its cost is the sum of
+those rows' costs.
 """
 
 from __future__ import annotations
@@ -20,26 +21,31 @@ from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError
 from nas.networks.network import traced
 from nas.spaces.automaton import RESOLUTION, Cost, LayerPosition, SpaceAutomaton, choices_for, unroll
-from nas.spaces.search_space import Choices, Space, ask_once
+from nas.spaces.search_space import Space, ask_once
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.intp]
 Codes = NDArray[Any]
-"""(tables,) or (tables, N) unsigned integers: the rows of a network, or of N of them, one column each."""
+"""Unsigned integers: the row of each table, (tables,) for one network or (tables, N) for N networks."""
 
 ROWS_PER_STATE = 1024
-"""Places of one stage are folded up to this: what a sample weighs against each other, and what stays in the cache."""
+"""Positions of one stage are folded up to this many rows per state, so that sampling weights stay in the cache."""
 ROWS_PER_TABLE = 1 << 15
 CHUNK = 1 << 14
-"""Networks predicted at once: codes, indices and sums of that many fit a second-level cache."""
+"""Networks predicted at once: their codes, indices and sums fit a second-level cache."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Places of the lattice as one: the rows of state s are first[s] to first[s + 1], none of them alike.
+    """One or more folded layer positions. The rows of state s are first[s] to first[s + 1] - 1, all different.
 
-    `cost` (rows,) is in ms, `after` (rows,) the state that follows, `steps` (places, rows) the row of each folded
-    segment. With `shifts`, one array for each place but the last, a row is found from the rows of its places.
+    Attributes:
+        slot: The stage's number, as in `LayerPosition`.
+        first: The first row of each state, (states + 1,).
+        after: The state after each row, (rows,).
+        cost: The cost of each row, (rows,).
+        steps: The row of each folded position, (positions, rows).
+        shifts: One array for each position but the last; `row` uses them to find a row from its positions' rows.
     """
 
     slot: int
@@ -56,11 +62,11 @@ class Table:
 
     @property
     def states(self) -> int:
-        """The number of states before it."""
+        """The number of states before this table."""
         return len(self.first) - 1
 
     def row(self, steps: Sequence[Integers]) -> Integers:
-        """Return the rows, (N,), whose places have the rows `steps`, (places, N)."""
+        """Return the rows, (N,), of this table whose positions have the rows `steps`, (positions, N)."""
         row = steps[0]
         for shift, step in zip(self.shifts, steps[1:], strict=True):
             row = shift[row] + step
@@ -71,17 +77,21 @@ class Table:
 class SpaceCosts:
     """A space with costs. Every valid code is a distinct network, and every network of the space has one code.
 
-    Distinct are networks whose canonical architectures differ; a layer that could stand at the end of one stage or
-    at the beginning of the next makes two.
+    Networks are distinct if their canonical architectures differ. The same layers split differently between two
+    stages are two networks.
+
+    Attributes:
+        automaton: The space, layer by layer.
+        tables: The cost tables in the order of the layers.
     """
 
-    lattice: SpaceAutomaton
+    automaton: SpaceAutomaton
     tables: tuple[Table, ...]
 
     @property
     def space(self) -> Space:
-        """The space that was compiled."""
-        return self.lattice.space
+        """The space."""
+        return self.automaton.space
 
     @cached_property
     def size(self) -> int:
@@ -94,8 +104,8 @@ class SpaceCosts:
         return ways[0]
 
     @cached_property
-    def least(self) -> tuple[Floats, ...]:
-        """For each table, and after the last, the smallest cost in ms from each state to the end."""
+    def min_remaining(self) -> tuple[Floats, ...]:
+        """The smallest cost from each state to the end, one array, (states,), per table and one after the last."""
         return self._extremes(1.0)
 
     def _extremes(self, sign: float) -> tuple[Floats, ...]:
@@ -105,13 +115,13 @@ class SpaceCosts:
         return tuple(reversed(ahead))
 
     @cached_property
-    def fastest(self) -> Codes:
-        """The code of an exactly fastest network, (tables,)."""
-        return self._follow(self.least, 1.0)
+    def cheapest(self) -> Codes:
+        """The code, (tables,), of a network with the exactly smallest cost."""
+        return self._follow(self.min_remaining, 1.0)
 
     @cached_property
-    def slowest(self) -> Codes:
-        """The code of an exactly slowest network, (tables,)."""
+    def costliest(self) -> Codes:
+        """The code, (tables,), of a network with the exactly largest cost."""
         return self._follow(self._extremes(-1.0), -1.0)
 
     def _follow(self, ahead: Sequence[Floats], sign: float) -> Codes:
@@ -124,22 +134,22 @@ class SpaceCosts:
         return code
 
     @cached_property
-    def fastest_ms(self) -> float:
-        """The latency of the fastest network, in ms."""
-        return float(self.predict_many(self.fastest[:, None])[0])
+    def min_cost(self) -> float:
+        """The smallest cost of a network."""
+        return float(self.costs(self.cheapest[:, None])[0])
 
     @cached_property
-    def slowest_ms(self) -> float:
-        """The latency of the slowest network, in ms."""
-        return float(self.predict_many(self.slowest[:, None])[0])
+    def max_cost(self) -> float:
+        """The largest cost of a network."""
+        return float(self.costs(self.costliest[:, None])[0])
 
     @property
     def dtype(self) -> type[np.unsignedinteger[Any]]:
-        """The smallest type that holds every row's number."""
+        """The smallest integer type that holds every row number."""
         return np.uint16 if max(table.rows for table in self.tables) <= 1 << 16 else np.uint32
 
-    def predict_many(self, codes: Codes) -> Floats:
-        """Return the latencies, (N,) in ms, of valid codes, (tables, N)."""
+    def costs(self, codes: Codes) -> Floats:
+        """Return the costs, (N,), of valid codes, (tables, N)."""
         total = np.empty(codes.shape[1])
         costs = [table.cost for table in self.tables]
         index = np.empty(min(CHUNK, codes.shape[1]), np.intp)
@@ -153,59 +163,63 @@ class SpaceCosts:
                 part += costs[number].take(rows)
         return total
 
-    def encode(self, choices: Choices) -> Codes:
-        """Return the code, (tables,), of choices. Raises SpaceError as `Space.decode`."""
-        return self.code_of(self.space.decode(choices))
-
-    def code_of(self, arch: Architecture) -> Codes:
-        """Return the code, (tables,), of an architecture in any spelling. Raises SpaceError where it is not inside."""
-        return self._folded(np.asarray(self.lattice.path(arch), np.intp)[:, None])[:, 0]
-
     def decode(self, code: ArrayLike) -> dict[str, Scalar]:
-        """Return active choices of the network of a code, (tables,); encoding them gives the code again.
-
-        Raises SpaceError for a code that is no path: wrong length, a row of another state, a row that is none.
-        """
+        """Return active choices that give the network of a code, (tables,). Raises SpaceError as `architecture`."""
         return choices_for(self.space, self.architecture(code))
 
     def architecture(self, code: ArrayLike) -> Architecture:
-        """Return the canonical architecture of a code, (tables,). Raises SpaceError as `decode`."""
+        """Return the canonical architecture of a code, (tables,).
+
+        Raises:
+            SpaceError: The code has the wrong length, or a row does not follow from the rows before it.
+        """
         rows = np.atleast_1d(np.asarray(code, np.intp)).tolist()
         if len(rows) != len(self.tables):
-            raise SpaceError(f"{self.space.name}: a code has {len(self.tables)} numbers: {len(rows)}")
+            raise SpaceError(f"a code must have {len(self.tables)} numbers", where=self.space.name, value=len(rows))
         state, steps = 0, []
         for table, row in zip(self.tables, rows, strict=True):
             low, high = int(table.first[state]), int(table.first[state + 1])
             if not low <= row < high:
-                raise SpaceError(f"{self.space.name}: a code's number must lie in {low} to {high - 1} here: {row}")
+                raise SpaceError(f"must be from {low} to {high - 1}", where=self.space.name, key="code", value=row)
             state = int(table.after[row])
             steps += table.steps[:, row].tolist()
-        return self.lattice.architecture(steps)
+        return self.automaton.architecture(steps)
 
     def encode_many(self, encodings: ArrayLike) -> Codes:
-        """Return the codes, (tables, N), of N encodings that `Space.encode` gave, (N, choices), -1 for inactive.
+        """Return the codes of N networks.
 
-        Raises SpaceError for an index that the choice does not have.
+        Args:
+            encodings: The index of each choice's value, (N, choices), -1 where the choice is inactive.
+
+        Returns:
+            The codes, (tables, N).
+
+        Raises:
+            SpaceError: An index is out of range, or an active choice has none.
         """
-        return self._folded(_paths(self.lattice, np.asarray(encodings, np.intp)))
-
-    def _folded(self, paths: Integers) -> Codes:
-        """Return codes, (tables, N), for the rows of every place, (places, N)."""
+        paths = _paths(self.automaton, np.asarray(encodings, np.intp))
         parts = np.split(paths, np.cumsum([len(table.steps) for table in self.tables])[:-1])
         rows = [table.row(list(part)) for table, part in zip(self.tables, parts, strict=True)]
         return np.stack(rows).astype(self.dtype)
 
 
 def tabulate_costs(space: Space, cost: Cost, constant: float = 0.0) -> SpaceCosts:
-    """Return `space` with `cost` of each layer, and `constant` of each network, in ms; either may be negative.
+    """Return the cost tables of `space`.
 
-    Raises SpaceError where a layer cannot be built, ValueError for a cost that is not finite, and what `cost` raises.
+    Args:
+        space: The space.
+        cost: The cost of a layer; may be negative.
+        constant: A cost added to every network; may be negative.
+
+    Raises:
+        SpaceError: A layer cannot be built.
+        ValueError: A cost is not finite. Exceptions of `cost` pass through.
     """
     return tabulate_automaton(unroll(space), cost, constant)
 
 
-def tabulate_automaton(lattice: SpaceAutomaton, cost: Cost, constant: float = 0.0) -> SpaceCosts:
-    """Return a space that is laid out already with another cost; a network's code is the same under every cost."""
+def tabulate_automaton(automaton: SpaceAutomaton, cost: Cost, constant: float = 0.0) -> SpaceCosts:
+    """Return the cost tables of an unrolled space. A network's code is the same for every cost. Raises ValueError."""
     known: dict[Any, float] = {}
 
     def cached(layer: Any) -> float:
@@ -214,22 +228,22 @@ def tabulate_automaton(lattice: SpaceAutomaton, cost: Cost, constant: float = 0.
             known[key] = float(cost(layer))
         return known[key]
 
-    tables = [_table(place, segment, cached) for place, segment in enumerate(lattice.segments)]
+    tables = [_table(position, cached) for position in automaton.positions]
     tables[0].cost[...] += constant
     if not all(np.isfinite(table.cost).all() for table in tables):
         raise ValueError("a layer's cost must be finite")
-    return SpaceCosts(lattice, tuple(fold(tables)))
+    return SpaceCosts(automaton, tuple(fold(tables)))
 
 
-def _table(place: int, segment: LayerPosition, cost: Cost) -> Table:
-    first = np.cumsum([0, *map(len, segment.steps)]).astype(np.intp)
-    after = np.array([step.after for step in segment.rows], np.intp)
-    costs = np.array([cost(step.layer) if step.layer else 0.0 for step in segment.rows], np.float64)
-    return Table(segment.slot, first, after, costs, np.arange(len(after), dtype=np.int32)[None], ())
+def _table(position: LayerPosition, cost: Cost) -> Table:
+    first = np.cumsum([0, *map(len, position.steps)]).astype(np.intp)
+    after = np.array([step.after for step in position.rows], np.intp)
+    costs = np.array([cost(step.layer) if step.layer else 0.0 for step in position.rows], np.float64)
+    return Table(position.slot, first, after, costs, np.arange(len(after), dtype=np.int32)[None], ())
 
 
 def fold(tables: Sequence[Table]) -> list[Table]:
-    """Join neighbours of one stage while they stay small, and any whose product is no larger than one of them."""
+    """Join adjacent tables of one stage if the result is small, and any if the result is no larger than one of them."""
     folded = [tables[0]]
     for table in tables[1:]:
         last = folded[-1]
@@ -238,14 +252,14 @@ def fold(tables: Sequence[Table]) -> list[Table]:
         per_state = int(np.add.reduceat(counts, last.first[:-1]).max())
         small = last.slot == table.slot and per_state <= ROWS_PER_STATE and rows <= ROWS_PER_TABLE
         if small or rows <= max(last.rows, table.rows):
-            folded[-1] = _joined(last, table, counts)
+            folded[-1] = _join(last, table, counts)
         else:
             folded.append(table)
     return folded
 
 
-def _joined(left: Table, right: Table, counts: Integers) -> Table:
-    """Return both as one; `counts` are the rows of `right` that may follow each row of `left`."""
+def _join(left: Table, right: Table, counts: Integers) -> Table:
+    """Return one table for two adjacent ones. `counts` holds the number of `right` rows that follow each `left` row."""
     starts = np.concatenate([[0], np.cumsum(counts)])
     before = np.repeat(np.arange(left.rows), counts)
     shift = starts[:-1] - right.first[left.after]
@@ -260,72 +274,84 @@ def _joined(left: Table, right: Table, counts: Integers) -> Table:
     )
 
 
-def _paths(lattice: SpaceAutomaton, encodings: Integers) -> Integers:
-    """Return the row of each place, (places, N), for encodings, (N, choices)."""
-    space = lattice.space
+def _paths(automaton: SpaceAutomaton, encodings: Integers) -> Integers:
+    """Return the row of each layer position, (positions, N), for encodings, (N, choices)."""
+    space = automaton.space
     sizes = np.array([len(values) for values in space.choices.values()], np.intp)
     if encodings.ndim != 2 or encodings.shape[1] != len(sizes):
-        raise SpaceError(f"{space.name}: encodings must be (N, {len(sizes)}): {encodings.shape}")
+        raise SpaceError(f"encodings must be (N, {len(sizes)})", where=space.name, value=encodings.shape)
     if ((encodings < -1) | (encodings >= sizes)).any():
-        raise SpaceError(f"{space.name}: an encoding holds the index of a value that its choice does not have")
-    paths = np.empty((len(lattice.segments), len(encodings)), np.intp)
+        raise SpaceError("an encoding holds an index that is out of range for its choice", where=space.name)
+    paths = np.empty((len(automaton.positions), len(encodings)), np.intp)
     states = np.zeros(len(encodings), np.intp)
     for slot in range(-1, len(space.stages) + 1):
-        places = [place for place, segment in enumerate(lattice.segments) if segment.slot == slot]
+        places = [place for place, position in enumerate(automaton.positions) if position.slot == slot]
         name = "resolution" if slot < 0 else (*space.stages, space.head)[slot].name
-        asked = [at for at, key in enumerate(space.choices) if key == name or key.startswith(f"{name}.")]
-        given = np.column_stack([states, encodings[:, asked]])
-        first, which = _distinct(given, (1, *(sizes[asked] + 1)))
-        known = lattice.walked.setdefault(slot, {})
-        walked = []
-        for row in map(tuple, given[first].tolist()):
-            if row not in known:
-                known[row] = _slot_rows(lattice, places, row, asked)
-            walked.append(known[row])
-        paths[places] = np.array([rows for rows, _ in walked], np.intp).reshape(len(walked), -1).T[:, which]
-        states = np.array([after for _, after in walked], np.intp)[which]
+        columns = [column for column, key in enumerate(space.choices) if key == name or key.startswith(f"{name}.")]
+        inputs = np.column_stack([states, encodings[:, columns]])
+        first, inverse = _unique_rows(inputs, (1, *(sizes[columns] + 1)))
+        cache = automaton.encoded.setdefault(slot, {})
+        found = []
+        for row in map(tuple, inputs[first].tolist()):
+            if row not in cache:
+                cache[row] = _slot_rows(automaton, places, row, columns)
+            found.append(cache[row])
+        paths[places] = np.array([rows for rows, _ in found], np.intp).reshape(len(found), -1).T[:, inverse]
+        states = np.array([after for _, after in found], np.intp)[inverse]
     return paths
 
 
-def _distinct(rows: Integers, widths: Sequence[int]) -> tuple[Integers, Integers]:
-    """Return where each distinct row stands first, and which of them each row, (N, columns), is.
+def _unique_rows(rows: Integers, widths: Sequence[int]) -> tuple[Integers, Integers]:
+    """Return the first index of each distinct row, and the number, (N,), of the distinct row that each row equals.
 
-    Entries lie in [-1, width - 1), those of the first column are not negative and may be of any size.
+    This is `np.unique(rows, axis=0)`, but faster for small entries.
+
+    Args:
+        rows: (N, columns). Entries are from -1 to width - 2; the first column is not negative and has no upper bound.
+        widths: One number per column; the first is ignored.
     """
     if prod(map(int, widths)) * (int(rows[:, 0].max(initial=0)) + 1) < 1 << 62:
         number = rows[:, 0].copy()
         for column, width in enumerate(widths[1:], 1):
             number = number * width + rows[:, column] + 1
-        _, first, which = np.unique(number, return_index=True, return_inverse=True)
+        _, first, inverse = np.unique(number, return_index=True, return_inverse=True)
     else:
-        _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    return first, which.reshape(-1)
+        _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first, inverse.reshape(-1)
 
 
 def _slot_rows(
-    lattice: SpaceAutomaton, places: Sequence[int], row: Sequence[int], asked: Sequence[int]
+    automaton: SpaceAutomaton, places: Sequence[int], inputs: Sequence[int], columns: Sequence[int]
 ) -> tuple[list[int], int]:
-    """Return the rows of a slot's places, and the state after them, for [state, index of each choice asked]."""
-    space, (state, *indices) = lattice.space, row
-    keys = list(space.choices)
-    choices = {keys[at]: space.choices[keys[at]][index] for at, index in zip(asked, indices, strict=True) if index >= 0}
+    """Return the row of each of a stage's positions, and the state after them.
 
-    def given(key: str, _: Any) -> Scalar:
+    Args:
+        automaton: The space.
+        places: The numbers of the stage's positions.
+        inputs: The state before the stage, then the index of each of its choices, -1 where inactive.
+        columns: The numbers of the stage's choices.
+    """
+    space, (state, *indices) = automaton.space, inputs
+    keys = list(space.choices)
+    pairs = ((keys[column], index) for column, index in zip(columns, indices, strict=True))
+    choices = {key: space.choices[key][index] for key, index in pairs if index >= 0}
+
+    def look_up(key: str, _: Any) -> Scalar:
         if key not in choices:
-            raise SpaceError(f"{space.name}: the choice '{key}' is missing")
+            raise SpaceError(f"the choice '{key}' is missing", where=space.name)
         return choices[key]
 
-    pick = ask_once(given, {})
-    slot = lattice.segments[places[0]].slot if places else RESOLUTION
+    pick = ask_once(look_up, {})
+    slot = automaton.positions[places[0]].slot if places else RESOLUTION
     if slot == RESOLUTION:
         chosen = [space.resolution.index(int(pick("resolution", space.resolution)))] if places else []
-        return chosen, lattice.segments[0].rows[chosen[0]].after if places else state
+        return chosen, automaton.positions[0].rows[chosen[0]].after if places else state
     specs = iter((*space.stages, space.head)[slot].layers(pick))
     rows: list[int] = []
     for place in places:
-        segment, spec = lattice.segments[place], next(specs, None)
-        layer = next((step.layer for step in segment.steps[state] if step.layer), None)
+        position, spec = automaton.positions[place], next(specs, None)
+        layer = next((step.layer for step in position.steps[state] if step.layer), None)
         canonical = traced(spec, layer.in_shape).spec if spec and layer else None
-        rows.append(segment.row_of[state, canonical])
-        state = segment.rows[rows[-1]].after
+        rows.append(position.row_of[state, canonical])
+        state = position.rows[rows[-1]].after
     return rows, state

@@ -1,4 +1,4 @@
-"""A search space as what a controller searches: its choices, and the latency, MACs and parameters of any million."""
+"""Encodes a space for controllers: its choices, and the latency, MACs and parameters of many candidates at once."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from nas.spaces.search_space import Space
 
 
 def encode_space(space: Space, layer_ms: Cost | Sequence[Cost], constant_ms: float = 0.0) -> EncodedSpace:
-    """Return the space with the latency `constant_ms + sum(layer_ms(layer))` of each network.
+    """Return the encoded space, in which a network's latency is `constant_ms + sum(layer_ms(layer))`.
 
-    Of several costs, one for each device, latencies are (devices, N), else (N,). The features are log MACs and log
-    parameters. Two rows have one key where they are one network, however each is spelled. Raises what `compile_space`
-    raises.
+    Latencies are (N,) for a single `layer_ms`, and (devices, N) for a sequence with one function per device. The
+    features are log MACs and log parameters. Rows that give the same network have equal keys. Raises SpaceError and
+    ValueError as `tabulate_costs` does.
     """
-    lattice = unroll(space)
-    each = [layer_ms] if callable(layer_ms) else list(layer_ms)
-    latencies = [tabulate_automaton(lattice, cost, constant_ms) for cost in each]
-    macs = tabulate_automaton(lattice, lambda layer: layer.macs)
-    params = tabulate_automaton(lattice, lambda layer: layer.params)
+    automaton = unroll(space)
+    functions = [layer_ms] if callable(layer_ms) else list(layer_ms)
+    latencies = [tabulate_automaton(automaton, function, constant_ms) for function in functions]
+    macs = tabulate_automaton(automaton, lambda layer: layer.macs)
+    params = tabulate_automaton(automaton, lambda layer: layer.params)
 
     def facts(rows: Indices) -> CandidateCosts:
         codes = latencies[0].encode_many(rows)
-        sizes = np.stack([macs.predict_many(codes), params.predict_many(codes)], axis=1)
-        predicted = [latency.predict_many(codes) for latency in latencies]
+        sizes = np.stack([macs.costs(codes), params.costs(codes)], axis=1)
+        predicted = [latency.costs(codes) for latency in latencies]
         keys = np.ascontiguousarray(codes.T)
         return CandidateCosts(
             keys.view(np.dtype((np.void, keys.shape[1] * keys.itemsize)))[:, 0],

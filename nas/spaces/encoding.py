@@ -1,8 +1,8 @@
-"""What a controller searches: a finite set of candidates as arrays of indices, and what is known of each for nothing.
+"""Encoded spaces: a finite set of candidates as arrays of indices, with costs that are known without an evaluation.
 
-A candidate is a row of indices, one for each choice, -1 where the choice is inactive (a layer that is not there, an
-operator that was not taken). A controller sees no architecture: a search space, a table of cells and a grid of
-scaling coefficients are the same to it.
+A candidate is a row with one index per choice, -1 if the choice is inactive (its layer does not exist, or its operator
+is not chosen). Controllers see these rows and no architectures, so they search a space, a table of cells and a grid of
+scaling coefficients in the same way.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ Values = tuple[Scalar, ...]
 Choices = Mapping[str, Scalar]
 Choose = Callable[[str, Values], Scalar]
 Conditions = Mapping[str, tuple[tuple[str, frozenset[Scalar]], ...]]
-"""Where a key is missing, its choice is always active; else every (other key, values) must hold."""
+"""For each conditional choice, pairs (other key, allowed values) that must all hold. Others are always active."""
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Indices = NDArray[np.int16]
-"""(N, choices): the index of each choice's value, -1 where it is inactive."""
+"""(N, choices): the index of each choice's value, -1 if the choice is inactive."""
 
 
 @dataclass(frozen=True)
 class CandidateCosts:
-    """What is known of N candidates before any evaluation. Equal `keys`, (N,), mean the same network.
+    """Facts about N candidates that are known before any evaluation.
 
-    `latency_ms`, (N,) or (devices, N), is predicted; `features` (N, any number) is what else tells candidates apart,
-    as log MACs.
+    Attributes:
+        keys: (N,); equal keys mean the same network.
+        latency_ms: Predicted latencies in ms, (N,) or (devices, N).
+        features: Further numbers that describe a candidate, such as log MACs, (N, features).
     """
 
     keys: NDArray[Any]
@@ -41,21 +43,24 @@ class CandidateCosts:
     features: Floats
 
     def take(self, which: NDArray[Any]) -> CandidateCosts:
-        """Return those of some candidates, by their places or a mask."""
+        """Return the facts of some candidates, given by indices or a mask."""
         return CandidateCosts(self.keys[which], self.latency_ms[..., which], self.features[which])
 
 
 def no_costs(rows: Indices) -> CandidateCosts:
-    """Stand for facts that are not there yet: a domain may be looked at before its latencies are known."""
-    raise AssertionError("nobody may ask for facts before there are any")
+    """Serve as `facts` of a space whose latency table is not loaded yet."""
+    raise AssertionError("costs are not available before the latency table is loaded")
 
 
 @dataclass(frozen=True)
 class EncodedSpace:
-    """Choices with their values, when each is active, and a function that tells the facts.
+    """A set of candidates as rows of indices.
 
-    `choices` are in the order in which they are asked: what decides whether another is active comes before it.
-    `features` names those of the facts.
+    Attributes:
+        choices: Every choice with its values. A choice comes after the choices that its conditions name.
+        facts: Returns the facts about rows, (N, choices).
+        conditions: The conditions of choices that are not always active.
+        features: The names of the columns of `CandidateCosts.features`.
     """
 
     choices: Mapping[str, Values]
@@ -65,14 +70,14 @@ class EncodedSpace:
 
     @cached_property
     def widths(self) -> NDArray[np.int16]:
-        """How many values each choice has, (choices,)."""
+        """The number of values of each choice, (choices,)."""
         return np.array([len(values) for values in self.choices.values()], np.int16)
 
     @cached_property
     def _gates(self) -> dict[int, tuple[tuple[int, NDArray[np.bool_]], ...]]:
-        """The choices that each conditional one depends on, and which of their indices (the last: -1) let it be.
+        """For each conditional choice, pairs (other choice, mask of its indices that activate this one).
 
-        A choice depends on others only if these are active themselves.
+        The last entry of a mask stands for the index -1 and is False: an inactive choice activates nothing.
         """
         place = {key: at for at, key in enumerate(self.choices)}
         found = {}
@@ -84,34 +89,34 @@ class EncodedSpace:
         return found
 
     def activate(self, full: Indices) -> Indices:
-        """Return the rows, (N, choices), with -1 for what is inactive; every index must be given, in place changed."""
+        """Set inactive choices of `full`, (N, choices), to -1 in place, and return it. Every index must be given."""
         for place, gates in self._gates.items():
             for other, allowed in gates:
                 full[~allowed[full[:, other]], place] = -1
         return full
 
-    def fill(self, count: int, rng: np.random.Generator) -> Indices:
-        """Return rows of uniform indices, the inactive ones too."""
+    def random_rows(self, count: int, rng: np.random.Generator) -> Indices:
+        """Return `count` rows of uniform indices, without -1 for inactive choices."""
         return rng.integers(0, self.widths, (count, len(self.widths)), np.int16)
 
     def sample(self, count: int, rng: np.random.Generator) -> Indices:
-        """Return `count` rows, each active choice drawn uniformly."""
-        return self.activate(self.fill(count, rng))
+        """Return `count` rows with uniformly drawn active choices."""
+        return self.activate(self.random_rows(count, rng))
 
     def mutate(self, rows: Indices, rng: np.random.Generator) -> Indices:
-        """Return the rows with one active choice changed in each; what becomes active thereby is drawn uniformly."""
+        """Return the rows with one active choice changed in each. Newly active choices are drawn uniformly."""
         count = len(rows)
         movable = (rows >= 0) & (self.widths > 1)
         if not movable.any(axis=1).all():
             return rows.copy()
         place = np.where(movable, rng.random(rows.shape), -1.0).argmax(axis=1)
         line, widths = np.arange(count), self.widths[place]
-        changed = np.where(rows >= 0, rows, self.fill(count, rng))
+        changed = np.where(rows >= 0, rows, self.random_rows(count, rng))
         changed[line, place] = (rows[line, place] + 1 + rng.integers(0, widths - 1)) % widths
         return self.activate(changed)
 
     def neighbours(self, row: Indices) -> Indices:
-        """Return every row that differs from `row`, (choices,), in one active choice; new choices take index 0."""
+        """Return every row that differs from `row`, (choices,), in one active choice. Newly active ones get index 0."""
         found = []
         base = np.maximum(row, 0)
         for place in np.flatnonzero(row >= 0):
@@ -124,7 +129,7 @@ class EncodedSpace:
         return self.activate(np.array(found, np.int16)) if found else empty
 
     def walk(self, choose: Choose) -> dict[str, Scalar]:
-        """Return the active choices, each as `choose(key, values)` answers."""
+        """Return the active choices, each made by `choose(key, values)`."""
         chosen: dict[str, Scalar] = {}
         for key, values in self.choices.items():
             needed = self.conditions.get(key, ())
@@ -133,20 +138,20 @@ class EncodedSpace:
         return chosen
 
     def encode(self, choices: Choices) -> Indices:
-        """Return the row, (choices,), of active choices."""
+        """Return the row, (choices,), of active choices given by key."""
         pairs = self.choices.items()
         return np.array([values.index(choices[key]) if key in choices else -1 for key, values in pairs], np.int16)
 
     def decode(self, row: Indices) -> dict[str, Scalar]:
-        """Return the active choices of a row, (choices,)."""
+        """Return the active choices of a row, (choices,), by key."""
         pairs = zip(self.choices.items(), row.tolist(), strict=True)
         return {key: values[index] for (key, values), index in pairs if index >= 0}
 
     @cached_property
     def size(self) -> int:
-        """How many rows there are, equal networks counted as often as they are spelled; counted without making them.
+        """The number of rows, computed without listing them. Several rows may give the same network.
 
-        Rows that agree in all choices on which a later one depends go on alike, so they are counted together.
+        Rows that agree in all choices that later conditions name have the same continuations and are counted together.
         """
         last_use = {other: place for place, gates in self._gates.items() for other, _ in gates}
         counts: dict[tuple[tuple[int, int], ...], int] = {(): 1}
@@ -165,8 +170,8 @@ class EncodedSpace:
             counts = after
         return sum(counts.values())
 
-    def every(self) -> Indices:
-        """Return every row, (size, choices), the last choice fastest."""
+    def all_rows(self) -> Indices:
+        """Return every row, (size, choices). The last choice varies fastest."""
         rows = np.full((1, len(self.widths)), -1, np.int16)
         for place, width in enumerate(self.widths.tolist()):
             is_active = self.active(rows, place)
@@ -177,7 +182,7 @@ class EncodedSpace:
         return rows
 
     def active(self, rows: Indices, place: int) -> NDArray[np.bool_]:
-        """Return whether the choice at `place` is active, (N,), in rows that are complete as far as it."""
+        """Return whether choice number `place` is active, (N,), in rows that are complete up to it."""
         found = np.ones(len(rows), np.bool_)
         for other, allowed in self._gates.get(place, ()):
             found &= allowed[rows[:, other]]

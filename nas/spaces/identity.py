@@ -1,8 +1,9 @@
-"""Stable digests of spaces: the text that is hashed is spelled out here, so that renaming a class changes no digest.
+"""Stable digests of spaces, independent of class names.
 
-Certificates in latency tables, run folders and supernets are found again by these digests. The text is format 1: the
-`repr` that the classes had when they were called Slot, Operator, Proxy and FinalTraining. A new field must be left out
-of it while it has its default value; tests/golden/identities.json holds the digests of all shipped spaces.
+Latency tables, run folders and supernets refer to spaces by these digests, so the digests must never change. This
+module therefore writes the hashed text itself instead of using `repr`. The text, format 1, is the `repr` of the
+original classes Slot, Operator, Proxy and FinalTraining. Leave a new field out of the text while it has its default
+value. tests/golden/identities.json holds the digests of all shipped spaces.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 
 class StageLike(Protocol):
-    """The fields of a stage that decide which networks a space holds."""
+    """The fields of a stage that define the networks of a space."""
 
     @property
     def name(self) -> str:
@@ -30,7 +31,7 @@ class StageLike(Protocol):
 
     @property
     def args(self) -> tuple[tuple[str, Any], ...]:
-        """Return the keywords shared by all operators, with their values."""
+        """Return the keywords that apply to all operators, with their values."""
 
     @property
     def per_layer(self) -> frozenset[str]:
@@ -47,7 +48,7 @@ def hex_digest(text: str, digits: int = 16) -> str:
 
 
 def json_digest(value: Any) -> str:
-    """Return sixteen hex digits of the canonical JSON of `value`: sorted keys, no spaces."""
+    """Return sixteen hex digits of the SHA-256 of `value` as canonical JSON: sorted keys, no spaces."""
     return hex_digest(json.dumps(value, sort_keys=True, separators=(",", ":")))
 
 
@@ -57,13 +58,13 @@ def record_text(name: str, /, **fields: str) -> str:
 
 
 def tuple_text(parts: Iterable[str]) -> str:
-    """Return the parts as `repr` spells a tuple of them."""
-    listed = list(parts)
-    return f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})"
+    """Return the `repr` of a tuple whose elements have the `repr` texts `parts`."""
+    texts = list(parts)
+    return f"({texts[0]},)" if len(texts) == 1 else f"({', '.join(texts)})"
 
 
 def stage_text(stage: StageLike) -> str:
-    """Return the text of one stage or head in format 1."""
+    """Return the text of a stage or head in format 1."""
     operators = (
         record_text("Operator", label=repr(op.label), block=repr(op.block), args=repr(op.args))
         for op in stage.operators

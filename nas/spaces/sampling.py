@@ -1,4 +1,4 @@
-"""Random networks of a space that differ, the same for the same random state. Tables and records rest on the order."""
+"""Sampling of distinct random networks. The same seed gives the same networks; stored tables depend on the order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.networks.network import canonical
 from nas.spaces.search_space import Choices, Searched
 
 ATTEMPTS = 4
-"""Draws for each network that is wanted; a small space has fewer."""
+"""Draws per requested network; a small space may hold fewer networks."""
 
 
 def distinct_networks(
@@ -20,9 +20,9 @@ def distinct_networks(
     attempts: int = ATTEMPTS,
     admits: Callable[[Architecture], bool] = lambda arch: True,
 ) -> list[tuple[Architecture, Choices]]:
-    """Return up to `count` different networks that `admits` lets in, canonical, each with the choices that gave it.
+    """Return up to `count` distinct canonical networks that `admits` accepts, each with its choices.
 
-    Every choice is drawn uniformly, `attempts * count` times at most.
+    Choices are drawn uniformly, in at most `attempts * count` draws.
     """
     found: dict[str, tuple[Architecture, Choices]] = {}
     for _ in range(attempts * count):
@@ -36,5 +36,5 @@ def distinct_networks(
 
 
 def sample_networks(space: Searched, count: int, seed: int | str, attempts: int = ATTEMPTS) -> list[Architecture]:
-    """Return up to `count` different networks, every choice drawn uniformly, by a seed of their own."""
+    """Return up to `count` distinct canonical networks. Choices are drawn uniformly with `seed`."""
     return [arch for arch, _ in distinct_networks(space, count, random.Random(seed), attempts)]

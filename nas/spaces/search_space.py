@@ -1,7 +1,9 @@
-"""The search-space language: a scalar is fixed, a list is a choice, a list of blocks is a choice of operator.
+"""Search spaces: sets of architectures, described by choices.
 
-A space is walked with a function `choose(key, values)`. Sampling, decoding, Optuna's suggestions and exhaustive
-enumeration are that one walk with another `choose`; choices that a walk does not reach are inactive.
+A scalar is fixed, a list is a choice, and a list of blocks is a choice of operator.
+
+Every operation walks the space with a function `choose(key, values)`. Sampling, decoding, Optuna's suggestions and
+exhaustive enumeration are the same walk with a different `choose`. A choice that the walk does not reach is inactive.
 """
 
 from __future__ import annotations
@@ -22,13 +24,19 @@ Values = tuple[Scalar, ...]
 Choices = Mapping[str, Scalar]
 Choose = Callable[[str, Values], Scalar]
 Conditions = tuple[tuple[str, frozenset[Scalar]], ...]
-"""Pairs of a choice and the values of it, one of which it must have."""
+"""Pairs (key, allowed values). A choice is active if every `key` has one of its allowed values."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A block with its own choices. `label` names it in the keys: the block's name, numbered if it repeats."""
+    """A block with its own choices.
+
+    Attributes:
+        label: The operator's name in keys: the block's name, numbered if the block appears more than once.
+        block: The block's name in `BLOCKS`.
+        args: The block's own keywords with their values.
+    """
 
     label: str
     block: str
@@ -37,11 +45,17 @@ class Operator:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage (or the neck or the head): what its layers share, and what they choose each for itself.
+    """A stage or the head: the choices that its layers share, and the choices that each layer makes for itself.
 
-    `per_layer` holds the keywords, or "block", that every layer chooses anew; all others are shared by the
-    stage's layers (the factorized hierarchical space of MnasNet, section 4.1). `alternate` holds no choices:
-    the layers take its values in turn.
+    By default the layers share every choice (the factorized hierarchical space of MnasNet, section 4.1).
+
+    Attributes:
+        name: "stage0", "stage1", ... or "head".
+        operators: The blocks to choose from.
+        depth: The numbers of layers to choose from.
+        args: Keywords that apply to all operators, with their values.
+        per_layer: Keywords, or "block", that each layer chooses for itself.
+        alternate: Keywords whose values the layers take in turn. They are not choices.
     """
 
     name: str
@@ -52,12 +66,12 @@ class StageSpec:
     alternate: tuple[tuple[str, Values], ...] = ()
 
     def layers(self, choose: Choose) -> tuple[BlockSpec, ...]:
-        """Return the stage's blocks, the first with the stage's stride and the others with 1."""
+        """Return the stage's blocks. Only the first one has the stage's stride."""
         depth = choose(f"{self.name}.depth", self.depth)
         return tuple(self.layer(index, choose) for index in range(int(depth)))
 
     def layer(self, index: int, choose: Choose) -> BlockSpec:
-        """Return the block at `index`, asking `choose` for everything that decides it."""
+        """Return the block at `index`, with every choice made by `choose`."""
         label = choose(self._key("block", index), tuple(op.label for op in self.operators))
         operator = next(op for op in self.operators if op.label == label)
         args = {key: choose(self._key(key, index), values) for key, values in self.args}
@@ -74,46 +88,46 @@ class StageSpec:
         return f"{scope}.{label}{key}"
 
     def varies(self, key: str, of_operator: bool = False) -> bool:
-        """Whether each layer chooses `key` for itself. Where the block varies, so do the block's own keywords."""
+        """Return whether each layer chooses `key` for itself. If the block varies, so do the block's own keywords."""
         return key in self.per_layer or (of_operator and "block" in self.per_layer)
 
     @property
     def size(self) -> int:
-        """The exact number of ways to choose this slot, inactive choices not counted."""
+        """The exact number of combinations of this stage's active choices."""
         shared = prod(len(values) for key, values in self.args if not self.varies(key))
-        each = prod(len(values) for key, values in self.args if self.varies(key))
+        per_layer = prod(len(values) for key, values in self.args if self.varies(key))
         total = 0
         for depth in self.depth:
             if depth == 0:
                 total += 1
             elif "block" in self.per_layer:
-                ways = sum(prod(len(values) for _, values in op.args) for op in self.operators)
-                total += shared * (each * ways) ** depth
+                per_block = sum(prod(len(values) for _, values in op.args) for op in self.operators)
+                total += shared * (per_layer * per_block) ** depth
             else:
-                total += sum(shared * self._ways(op, each, depth) for op in self.operators)
+                total += sum(shared * self._operator_size(op, per_layer, depth) for op in self.operators)
         return total
 
-    def _ways(self, operator: Operator, each: int, depth: int) -> int:
+    def _operator_size(self, operator: Operator, per_layer: int, depth: int) -> int:
         fixed = prod(len(values) for key, values in operator.args if not self.varies(key))
         varying = prod(len(values) for key, values in operator.args if self.varies(key))
-        return int(fixed * (each * varying) ** depth)
+        return int(fixed * (per_layer * varying) ** depth)
 
     def choices(self) -> dict[str, Values]:
-        """Return every choice that this slot can ask for, in the order in which a walk asks."""
-        asked: dict[str, Values] = {}
+        """Return every choice of this stage with its values, in the order of a walk."""
+        found: dict[str, Values] = {}
         if len(self.depth) > 1:
-            asked[f"{self.name}.depth"] = self.depth
+            found[f"{self.name}.depth"] = self.depth
+        labels = tuple(op.label for op in self.operators)
         for index in range(max(self.depth)):
-            labels = tuple(op.label for op in self.operators)
-            found: dict[str, Values] = {self._key("block", index): labels}
-            found |= {self._key(key, index): values for key, values in self.args}
+            own: dict[str, Values] = {self._key("block", index): labels}
+            own |= {self._key(key, index): values for key, values in self.args}
             for op in self.operators:
-                found |= {self._key(key, index, f"{op.label}."): values for key, values in op.args}
-            asked |= {key: values for key, values in found.items() if len(values) > 1}
-        return asked
+                own |= {self._key(key, index, f"{op.label}."): values for key, values in op.args}
+            found |= {key: values for key, values in own.items() if len(values) > 1}
+        return found
 
     def conditions(self) -> dict[str, Conditions]:
-        """Return, for each choice that is not always active, which values other choices must have."""
+        """Return the conditions of each choice that is not always active."""
         found: dict[str, Conditions] = {}
         for index in range(max(self.depth)):
             deep = frozenset(depth for depth in self.depth if depth > index)
@@ -121,8 +135,8 @@ class StageSpec:
             for key in ("block", *(key for key, _ in self.args)):
                 found.setdefault(self._key(key, index), exists)
             for op in self.operators:
-                taken = (self._key("block", index), frozenset([op.label]))
-                needed = (*exists, taken) if len(self.operators) > 1 else exists
+                chosen = (self._key("block", index), frozenset([op.label]))
+                needed = (*exists, chosen) if len(self.operators) > 1 else exists
                 for key, _ in op.args:
                     found.setdefault(self._key(key, index, f"{op.label}."), needed)
         return {key: needed for key, needed in found.items() if needed}
@@ -130,10 +144,14 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class Proxy:
-    """The cheap training that ranks candidates: input resolution in pixels, epochs, training images (0: all).
+    """The short training that ranks candidates.
 
-    Where candidates differ in resolution, `of` is the one whose share `resolution` is, and all train at that share of
-    their own; 0: all train at `resolution`.
+    Attributes:
+        resolution: Input resolution in pixels.
+        epochs: Training epochs.
+        images: Training images; 0: all of them.
+        of: Set if candidates differ in resolution: each then trains at the share `resolution / of` of its own.
+            0: all train at `resolution`.
     """
 
     resolution: int = 32
@@ -142,13 +160,18 @@ class Proxy:
     of: int = 0
 
     def at(self, resolution: int) -> int:
-        """Return the pixels at which a network for inputs of `resolution` trains."""
+        """Return the training resolution, in pixels, of a network for inputs of `resolution` pixels."""
         return max(1, round(resolution * self.resolution / self.of)) if self.of else self.resolution
 
 
 @dataclass(frozen=True)
 class FinalTraining:
-    """The winner's training: epochs at the proxy's resolution, images of an epoch at the deployed one."""
+    """The winner's training.
+
+    Attributes:
+        epochs: Epochs at the proxy's resolution.
+        images: Training images of the one epoch at the deployed resolution.
+    """
 
     epochs: int = 8
     images: int = 500
@@ -156,10 +179,15 @@ class FinalTraining:
 
 @dataclass(frozen=True)
 class SupernetTraining:
-    """The training of shared weights, over the proxy's images. See `nas.evaluators.supernet.training`.
+    """The training of a supernet's shared weights, on the proxy's images. See `nas.evaluators.supernet.training`.
 
-    `children` are the random ones of a step; `sandwich` adds the largest and the smallest, `distill` lets the others
-    learn from the largest; random children lean to the largest choices for `warmup_epochs`.
+    Attributes:
+        epochs: Training epochs.
+        batch_size: Images per step.
+        children: Random subnets per step.
+        sandwich: Whether each step also trains the largest and the smallest subnet.
+        distill: Whether the other subnets learn from the largest one.
+        warmup_epochs: Epochs in which random subnets prefer the largest choices.
     """
 
     epochs: int = 30
@@ -172,9 +200,20 @@ class SupernetTraining:
 
 @dataclass(frozen=True)
 class Space:
-    """A set of architectures, as a file of search_spaces/ gives it.
+    """A set of architectures, as described by a file in search_spaces/.
 
-    A file of one network may tell its published top-1 accuracy on ImageNet, in percent, and where it stands.
+    Attributes:
+        name: The file's name without its suffix.
+        resolution: Input resolutions in pixels to choose from.
+        stages: The stages in order.
+        head: The head.
+        proxy: The training that ranks candidates.
+        final: The winner's training.
+        supernet: The training of a supernet of this space.
+        about: One line that describes the space.
+        source: The publication that the space comes from.
+        published_top1: For a single network: its published top-1 accuracy on ImageNet, in percent.
+        published_source: Where that accuracy was published.
     """
 
     name: str
@@ -192,29 +231,35 @@ class Space:
     @cached_property
     def choices(self) -> dict[str, Values]:
         """Every choice with its values: "stage3.kernel_size": (3, 5)."""
-        asked: dict[str, Values] = {}
+        found: dict[str, Values] = {}
         if len(self.resolution) > 1:
-            asked["resolution"] = self.resolution
-        for slot in (*self.stages, self.head):
-            asked |= slot.choices()
-        return asked
+            found["resolution"] = self.resolution
+        for stage in (*self.stages, self.head):
+            found |= stage.choices()
+        return found
 
     @cached_property
     def conditions(self) -> dict[str, Conditions]:
-        """When the choices that are not always active are: "stage3.layer2.kernel_size": (("stage3.depth", {3, 4}),)."""
-        found = {key: needed for slot in (*self.stages, self.head) for key, needed in slot.conditions().items()}
+        """The conditions of each choice that is not always active.
+
+        An example: "stage3.layer2.kernel_size": (("stage3.depth", {3, 4}),).
+        """
+        found = {key: needed for stage in (*self.stages, self.head) for key, needed in stage.conditions().items()}
         return {key: found[key] for key in self.choices if key in found}
 
     @cached_property
     def key(self) -> str:
-        """The name and 8 digits of what can be chosen, the number of classes left out: an edited space is another."""
-        head = replace(self.head, args=tuple(pair for pair in self.head.args if pair[0] != "num_classes"))
+        """The name and 8 hex digits of all choices. An edited space has a different key.
+
+        The number of classes is left out, so that a latency table serves every data set.
+        """
+        head = replace(self.head, args=_without_classes(self.head.args))
         text = tuple_text([repr(self.resolution), tuple_text(map(stage_text, self.stages)), stage_text(head)])
         return f"{self.name}@{hex_digest(text, 8)}"
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits of all that decides a search in it; how a supernet of it is trained is left out."""
+        """Sixteen hex digits of everything that decides a search in this space. Supernet training is left out."""
         proxy, final = self.proxy, self.final
         return hex_digest(
             tuple_text(
@@ -233,99 +278,86 @@ class Space:
 
     @property
     def is_network(self) -> bool:
-        """Whether nothing is left to choose: the file describes one network."""
+        """Whether the space has no choices and so describes a single network."""
         return not self.choices
 
     @property
     def size(self) -> int:
-        """The exact number of ways to choose."""
-        return len(self.resolution) * prod(slot.size for slot in self.stages) * self.head.size
+        """The exact number of combinations of active choices."""
+        return len(self.resolution) * prod(stage.size for stage in self.stages) * self.head.size
 
     def walk(self, choose: Choose) -> tuple[Architecture, dict[str, Scalar]]:
-        """Return the architecture that `choose` leads to, and the choices that were active on the way."""
+        """Return the architecture that `choose` selects, and the active choices."""
         chosen: dict[str, Scalar] = {}
         pick = ask_once(choose, chosen)
         resolution = int(pick("resolution", self.resolution))
-        stages = tuple(slot.layers(pick) for slot in self.stages)
+        stages = tuple(stage.layers(pick) for stage in self.stages)
         return Architecture(resolution, stages, self.head.layers(pick)[0]), chosen
 
     def decode(self, choices: Choices) -> Architecture:
-        """Return the architecture of `choices`; inactive ones are ignored.
+        """Return the architecture of `choices`; inactive choices are ignored.
 
-        Raises SpaceError where an active choice is missing or has a value that the space does not offer.
+        Raises:
+            SpaceError: An active choice is missing or has a value that the space does not offer.
         """
-        return self.walk(lambda key, values: self._given(choices, key, values))[0]
 
-    def active(self, choices: Choices) -> dict[str, Scalar]:
-        """Return those of `choices` that decide the architecture."""
-        return self.walk(lambda key, values: self._given(choices, key, values))[1]
+        def look_up(key: str, values: Values) -> Scalar:
+            if key not in choices:
+                raise SpaceError(f"the choice '{key}' is missing", where=self.name)
+            if choices[key] not in values:
+                known = ", ".join(map(str, values))
+                raise SpaceError(f"must be one of {known}", where=self.name, key=key, value=choices[key])
+            return choices[key]
 
-    def _given(self, choices: Choices, key: str, values: Values) -> Scalar:
-        if key not in choices:
-            raise SpaceError(f"{self.name}: the choice '{key}' is missing")
-        if choices[key] not in values:
-            known = ", ".join(map(str, values))
-            raise SpaceError(f"{self.name}: {key} must be one of {known}: {choices[key]!r}")
-        return choices[key]
+        return self.walk(look_up)[0]
 
     def sample(self, rng: random.Random) -> dict[str, Scalar]:
         """Return active choices, each drawn uniformly."""
         return self.walk(lambda _, values: rng.choice(values))[1]
 
-    def encode(self, choices: Choices) -> tuple[int, ...]:
-        """Return the index of every choice's value, -1 for an inactive one, in the order of `self.choices`."""
-        active = self.active(choices)
-        return tuple(values.index(active[key]) if key in active else -1 for key, values in self.choices.items())
-
-    def from_encoding(self, code: tuple[int, ...]) -> dict[str, Scalar]:
-        """Return the choices that `encode` gave."""
-        pairs = zip(self.choices.items(), code, strict=True)
-        return {key: values[index] for (key, values), index in pairs if index >= 0}
-
-    def neighbours(self, choices: Choices) -> Iterator[dict[str, Scalar]]:
-        """Yield what one changed choice gives; choices that become active take their first value."""
-        active = self.active(choices)
-        for key in active:
-            for value in self.choices[key]:
-                if value != active[key]:
-                    changed = {**active, key: value}
-                    yield self.walk(lambda k, values, given=changed: given.get(k, values[0]))[1]  # type: ignore[misc]
-
     def for_classes(self, num_classes: int) -> Space:
         """Return the same space with a head for `num_classes` classes."""
-        args = tuple((key, values) for key, values in self.head.args if key != "num_classes")
-        head = replace(self.head, args=(*args, ("num_classes", (num_classes,))))
-        return replace(self, head=head)
+        args = (*_without_classes(self.head.args), ("num_classes", (num_classes,)))
+        return replace(self, head=replace(self.head, args=args))
 
 
 class Searched(Protocol):
-    """What a search, its study and its evaluators need to know of what is searched: a space, or a grid of factors."""
+    """What a search, its study and its evaluators need: a `Space`, or a grid of scaling factors."""
 
     @property
     def name(self) -> str:
-        """Return what it is called."""
+        """Return the name."""
 
     @property
     def key(self) -> str:
-        """Return the name and digits of what can be chosen."""
+        """Return the name and a digest of all choices."""
 
     @property
     def proxy(self) -> Proxy:
-        """Return the cheap training of its candidates."""
+        """Return the short training that ranks candidates."""
 
     @property
     def choices(self) -> dict[str, Values]:
         """Return every choice with its values."""
 
     def decode(self, choices: Choices) -> Architecture:
-        """Return the architecture of choices. Raises SpaceError."""
+        """Return the architecture of `choices`. Raises SpaceError."""
 
     def sample(self, rng: random.Random) -> dict[str, Scalar]:
         """Return random choices."""
 
 
+def _without_classes(args: tuple[tuple[str, Values], ...]) -> tuple[tuple[str, Values], ...]:
+    return tuple(pair for pair in args if pair[0] != "num_classes")
+
+
 def ask_once(choose: Choose, chosen: dict[str, Scalar]) -> Choose:
-    """Return `choose` asked once per key, and only where there is more than one value; fills `chosen`."""
+    """Return a `choose` that asks for each key once, and only if there is more than one value.
+
+    Args:
+        choose: The function to ask.
+        chosen: Receives every answer of `choose` by its key.
+    """
 
     def pick(key: str, values: Values) -> Scalar:
         if len(values) == 1:
@@ -338,7 +370,7 @@ def ask_once(choose: Choose, chosen: dict[str, Scalar]) -> Choose:
 
 
 def enumerate_choices(walk: Callable[[Choose], T]) -> Iterator[T]:
-    """Yield the result of `walk` for every way to choose, whatever it asks and in whatever order."""
+    """Yield the result of `walk` for every combination of choices. `walk` may ask in any order."""
     path: list[int] = []
     while True:
         widths: list[int] = []
@@ -352,6 +384,8 @@ def enumerate_choices(walk: Callable[[Choose], T]) -> Iterator[T]:
 
 
 def _follow(path: list[int], widths: list[int]) -> Choose:
+    """Return a `choose` that takes the indices of `path`, then 0, and appends each number of values to `widths`."""
+
     def choose(_: str, values: Values) -> Scalar:
         position = len(widths)
         widths.append(len(values))

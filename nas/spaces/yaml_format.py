@@ -1,4 +1,4 @@
-"""Reads the YAML files of search_spaces/ into a Space. Whatever is wrong in one is named in one line."""
+"""Reads the YAML files of search_spaces/ into a `Space`. Every error is one line with the file, key, rule and value."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from nas.networks.block_schema import block_spec, keywords, takes_maps
 from nas.networks.blocks import BLOCKS
 from nas.spaces.search_space import FinalTraining, Operator, Proxy, Space, StageSpec, SupernetTraining, Values
 from nas.utils.paths import shipped
-from nas.utils.registry import lookup, nearest
+from nas.utils.registry import closest, lookup, nearest
 
 T = TypeVar("T")
 
-_TOP_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final", "supernet", "published")
-_SLOT_KEYS = ("block", "depth", "per_layer", "alternate")
+_SPACE_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final", "supernet", "published")
+_STAGE_KEYS = ("block", "depth", "per_layer", "alternate")
 
 
 def space_names() -> list[str]:
@@ -29,183 +29,197 @@ def space_names() -> list[str]:
 
 
 def shipped_files() -> list[Path]:
-    """Return the YAML files that ship: search_spaces/<family>/<name>.yaml, each found by its bare name."""
+    """Return the shipped YAML files, search_spaces/<family>/<name>.yaml."""
     return sorted(shipped("search_spaces").glob("*/*.yaml"))
 
 
 def load_space(name: str) -> Space:
-    """Return the space of a shipped name ("mnasnet") or of a YAML file's path.
-
-    Raises SpaceError with the file, the key, the rule and the value of what is wrong.
-    """
+    """Return the space of a shipped name ("mnasnet") or the path of a YAML file. Raises SpaceError."""
     path = space_path(name)
     return parse_space(path.stem, read_yaml(path), where=name if path.suffix in name else path.name)
 
 
 def space_path(name: str) -> Path:
-    """Return the YAML file of a shipped name, or the path that `name` is. Raises SpaceError for an unknown name."""
+    """Return the YAML file of a shipped name; a path is returned as it is. Raises SpaceError for an unknown name."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = next((file for file in shipped_files() if file.stem == name), path)
         if path.name != f"{name}.yaml":
-            raise SpaceError(f"unknown search space '{name}'{nearest(name, space_names())}")
+            raise SpaceError(f"unknown search space '{name}'", nearest=nearest(name, space_names()))
     return path
 
 
 def load_architecture(name: str) -> Architecture:
-    """Return the architecture of a space that has no choice. Raises SpaceError for any other."""
+    """Return the architecture of a file that describes one network. Raises SpaceError if it has choices."""
     if Path(name).suffix not in (".yaml", ".yml") and name not in space_names():
         networks = [known for known in space_names() if load_space(known).is_network]
-        close = nearest(name, networks)
-        raise SpaceError(f"unknown network '{name}'{close if 'did you mean' in close else '; see `nas list networks`'}")
+        close = closest(name, networks)
+        hint = f"; did you mean '{close}'?" if close else "; see `nas list networks`"
+        raise SpaceError(f"unknown network '{name}'", nearest=hint)
     space = load_space(name)
     if not space.is_network:
-        raise SpaceError(f"{name}: a space with {len(space.choices)} choices, not one network")
+        raise SpaceError(f"a space with {len(space.choices)} choices, not one network", where=name)
     return space.decode({})
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, but a key that stands twice is an error."""
+    """YAML's safe loader, which also rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", key_node.start_mark
-                )
+                mark = key_node.start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' appears twice", mark)
             seen.add(str(key))
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
-    """Return what a YAML file holds, never executing any of it. Raises SpaceError where it is not YAML."""
+    """Return the content of a YAML file, without executing any of it. Raises SpaceError if it cannot be read."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
-        raise SpaceError(f"{path}: no such file") from None
+        raise SpaceError("no such file", where=path) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(f"{path}: cannot be read: {error}") from error
+        raise SpaceError(f"cannot be read: {error}", where=path) from error
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise SpaceError(f"{path}{line}: {getattr(error, 'problem', None) or 'not YAML'}") from error
+        raise SpaceError(getattr(error, "problem", None) or "not YAML", where=f"{path}{line}") from error
 
 
 def parse_space(name: str, data: object, where: str) -> Space:
-    """Return the space that a parsed file describes; `where` names the file in errors."""
-    data = _mapping(data, where, _TOP_KEYS)
-    for key in ("resolution", "stages", "head"):
-        if key not in data:
-            raise SpaceError(f"{where}: the key '{key}' is missing")
+    """Return the space that a parsed file describes.
+
+    Args:
+        name: The space's name.
+        data: The content of the file.
+        where: The file, as errors name it.
+
+    Raises:
+        SpaceError: The content is not a valid space.
+    """
+    data = _mapping(data, where, _SPACE_KEYS)
+    _require(data, ("resolution", "stages", "head"), where)
     stages = data["stages"]
     if not isinstance(stages, list) or not stages:
-        raise SpaceError(f"{where}: stages must be a list with at least one stage: {stages!r}")
+        raise SpaceError("must be a list with at least one stage", where=where, key="stages", value=stages)
     top1, published_source = None, ""
     if "published" in data:
         top1, published_source = _published(data["published"], f"{where}, published")
     space = Space(
         name=name,
-        resolution=_integers(data["resolution"], f"{where}: resolution", least=1),
-        stages=tuple(
-            _slot(f"stage{index}", stage, f"{where}, stage {index}", in_stage=True)
-            for index, stage in enumerate(stages)
-        ),
-        head=_slot("head", data["head"], f"{where}, head", in_stage=False),
-        proxy=_numbers(Proxy, data.get("proxy", {}), f"{where}, proxy"),
-        final=_numbers(FinalTraining, data.get("final", {}), f"{where}, final"),
-        supernet=_numbers(SupernetTraining, data.get("supernet", {}), f"{where}, supernet"),
+        resolution=_integers(data["resolution"], where, "resolution", minimum=1),
+        stages=tuple(_stage(f"stage{index}", stage, f"{where}, stage {index}") for index, stage in enumerate(stages)),
+        head=_head(data["head"], f"{where}, head"),
+        proxy=_section(Proxy, data.get("proxy", {}), f"{where}, proxy"),
+        final=_section(FinalTraining, data.get("final", {}), f"{where}, final"),
+        supernet=_section(SupernetTraining, data.get("supernet", {}), f"{where}, supernet"),
         about=str(data.get("about", "")),
         source=str(data.get("source", "")),
         published_top1=top1,
         published_source=published_source,
     )
     if top1 is not None and not space.is_network:
-        raise SpaceError(f"{where}: published is of one network, this space has choices: {len(space.choices)}")
+        rule = "is allowed for a single network only; number of choices"
+        raise SpaceError(rule, where=where, key="published", value=len(space.choices))
     return space
 
 
 def _published(data: object, where: str) -> tuple[float, str]:
+    """Return the published top-1 accuracy in percent, and its source."""
     given = _mapping(data, where, ("top1", "source"))
-    for key in ("top1", "source"):
-        if key not in given:
-            raise SpaceError(f"{where}: the key '{key}' is missing")
+    _require(given, ("top1", "source"), where)
     top1, source = given["top1"], given["source"]
     if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 < top1 <= 100:
-        raise SpaceError(f"{where}: top1 must be a percentage above 0 and at most 100: {top1!r}")
+        raise SpaceError("must be a percentage above 0 and at most 100", where=where, key="top1", value=top1)
     if not isinstance(source, str) or not source:
-        raise SpaceError(f"{where}: source must be a text that says where the number stands: {source!r}")
+        raise SpaceError("must name the publication of the accuracy", where=where, key="source", value=source)
     return float(top1), source
 
 
 def _mapping(data: object, where: str, known: tuple[str, ...] | None = None) -> Mapping[str, Any]:
     if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-        raise SpaceError(f"{where}: must be a mapping of keys to values: {data!r}")
+        raise SpaceError("must be a mapping of keys to values", where=where, value=data)
     for key in data:
         if known is not None and key not in known:
-            raise SpaceError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+            raise SpaceError(f"unknown key '{key}'", where=where, nearest=nearest(key, known))
     return data
 
 
-def _values(value: object, where: str) -> Values:
+def _require(data: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    for key in keys:
+        if key not in data:
+            raise SpaceError(f"the key '{key}' is missing", where=where)
+
+
+def _values(value: object, where: str, key: str) -> Values:
+    """Return the values of a choice; a scalar is a choice with one value."""
     values = value if isinstance(value, list) else [value]
     if not values:
-        raise SpaceError(f"{where}: a choice needs at least one value: []")
+        raise SpaceError("a choice needs at least one value", where=where, key=key, value=[])
     for item in values:
         if not isinstance(item, Scalar):
-            raise SpaceError(f"{where}: a value must be a number, a word or true/false: {item!r}")
+            raise SpaceError("a value must be a number, a word or true/false", where=where, key=key, value=item)
     if len({(type(item), item) for item in values}) < len(values):
-        raise SpaceError(f"{where}: a choice must not offer a value twice: {value!r}")
+        raise SpaceError("a choice must not offer a value twice", where=where, key=key, value=value)
     return tuple(values)
 
 
-def _integers(value: object, where: str, least: int) -> tuple[int, ...]:
+def _integers(value: object, where: str, key: str, minimum: int) -> tuple[int, ...]:
     numbers = []
-    for item in _values(value, where):
-        if not isinstance(item, int) or isinstance(item, bool) or item < least:
-            raise SpaceError(f"{where} must be whole numbers of at least {least}: {item!r}")
+    for item in _values(value, where, key):
+        if not isinstance(item, int) or isinstance(item, bool) or item < minimum:
+            raise SpaceError(f"must be a whole number of at least {minimum}", where=where, key=key, value=item)
         numbers.append(item)
     return tuple(numbers)
 
 
-def _numbers(kind: type[T], data: object, where: str) -> T:
-    """Return the dataclass of whole numbers and of true or false that a section holds."""
+def _section(kind: type[T], data: object, where: str) -> T:
+    """Return the dataclass `kind`, with fields of type int and bool, of a section of the file."""
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     given = _mapping(data, where, tuple(fields))
     found: dict[str, Any] = {}
     for key, value in given.items():
         if isinstance(value, list):
-            raise SpaceError(f"{where}: {key} cannot be a choice: {value!r}")
+            raise SpaceError("must be a single value, not a choice", where=where, key=key, value=value)
         if isinstance(fields[key].default, bool):
             if not isinstance(value, bool):
-                raise SpaceError(f"{where}: {key} must be true or false: {value!r}")
+                raise SpaceError("must be true or false", where=where, key=key, value=value)
             found[key] = value
         else:
-            least = 0 if key in ("images", "warmup_epochs") else 1  # no images: all of them
-            found[key] = _integers(value, f"{where}: {key}", least)[0]
+            minimum = 0 if key in ("images", "warmup_epochs") else 1  # 0 images: all of them
+            found[key] = _integers(value, where, key, minimum)[0]
     return kind(**found)
 
 
-def _slot(name: str, data: object, where: str, in_stage: bool) -> StageSpec:
+def _head(data: object, where: str) -> StageSpec:
     data = _mapping(data, where)
-    if "block" not in data:
-        raise SpaceError(f"{where}: the key 'block' is missing")
+    if "alternate" in data:
+        raise SpaceError("is allowed in a stage only", where=where, key="alternate", value=data["alternate"])
+    head = _stage("head", data, where, is_head=True)
+    if head.depth != (1,):
+        raise SpaceError("must be 1", where=where, key="depth", value=data["depth"])
+    return head
+
+
+def _stage(name: str, data: object, where: str, is_head: bool = False) -> StageSpec:
+    data = _mapping(data, where)
+    _require(data, ("block",), where)
     operators = _operators(data["block"], where)
     for operator in operators:
-        if takes_maps(operator.block) == in_stage:
-            place = "a head, it cannot stand in a stage" if in_stage else "a block of a stage, it cannot be the head"
-            raise SpaceError(f"{where}: '{operator.block}' is {place}")
-    shared = {key: value for key, value in data.items() if key not in _SLOT_KEYS}
+        if takes_maps(operator.block) != is_head:
+            rule = "belongs in a stage, not in the head" if is_head else "is a head and does not belong in a stage"
+            raise SpaceError(f"'{operator.block}' {rule}", where=where)
+    shared = {key: value for key, value in data.items() if key not in _STAGE_KEYS}
     args = _arguments(shared, operators, where)
-    depth = _integers(data.get("depth", 1), f"{where}: depth", least=0 if in_stage else 1)
-    if not in_stage and depth != (1,):
-        raise SpaceError(f"{where}: depth must be 1: {data['depth']!r}")
-    if not in_stage and "alternate" in data:
-        raise SpaceError(f"{where}: alternate belongs to a stage, it has layers: {data['alternate']!r}")
+    depth = _integers(data.get("depth", 1), where, "depth", minimum=1 if is_head else 0)
     strides = dict(args).get("stride", (1,))
     if 0 in depth and any(stride != 1 for stride in strides):
-        raise SpaceError(f"{where}: depth 0 would drop the stage's stride: depth {list(depth)}, stride {strides[0]}")
+        rule = f"must not be 0 in a stage with stride {strides[0]}"
+        raise SpaceError(rule, where=where, key="depth", value=list(depth))
     alternate = _alternate(data.get("alternate", {}), shared, operators, where)
     _check_blocks({**{key: values[0] for key, values in alternate}, **shared}, operators, where)
     per_layer = _per_layer(data.get("per_layer", []), shared, operators, where)
@@ -216,17 +230,19 @@ def _alternate(
     data: object, shared: Mapping[str, Any], operators: tuple[Operator, ...], where: str
 ) -> tuple[tuple[str, Values], ...]:
     """Return the keywords whose values the layers of a stage take in turn: `alternate: {order: [a, b]}`."""
+    where = f"{where}: alternate"
+    taken = {*shared, *(own for operator in operators for own, _ in operator.args)}
     cycles = []
-    for key, values in _mapping(data, f"{where}: alternate").items():
-        taken = {"stride", *shared, *(own for operator in operators for own, _ in operator.args)}
+    for key, values in _mapping(data, where).items():
+        if key == "stride":
+            raise SpaceError("'stride' applies to the first layer only", where=where)
         if key in taken:
-            rule = "is the first layer's alone" if key == "stride" else "already stands in the stage"
-            raise SpaceError(f"{where}: alternate: '{key}' {rule}")
+            raise SpaceError(f"'{key}' is already a keyword of the stage", where=where)
         if not isinstance(values, list) or len(values) < 2:
-            raise SpaceError(f"{where}: alternate: {key} must be a list of at least two values: {values!r}")
+            raise SpaceError("must be a list of at least two values", where=where, key=key, value=values)
         if any(isinstance(value, list) for value in values):
-            raise SpaceError(f"{where}: alternate: {key} cannot hold a choice: {values!r}")
-        checked = [_arguments({key: value}, operators, f"{where}: alternate") for value in values]
+            raise SpaceError("must not hold a choice", where=where, key=key, value=values)
+        checked = [_arguments({key: value}, operators, where) for value in values]
         cycles.append((key, tuple(value for ((_, (value,)),) in checked)))
     return tuple(cycles)
 
@@ -236,19 +252,20 @@ def _check_blocks(given: Mapping[str, Any], operators: tuple[Operator, ...], whe
         own = dict(operator.args)
         block_spec(operator.block, {key: _first(value) for key, value in {**given, **own}.items()}, where)
         if set(own) & set(given):
-            raise SpaceError(f"{where}: '{min(set(own) & set(given))}' stands in the stage and in '{operator.block}'")
+            key = min(set(own) & set(given))
+            raise SpaceError(f"'{key}' is given for the stage and for '{operator.block}'", where=where)
 
 
 def _operators(block: object, where: str) -> tuple[Operator, ...]:
     entries = block if isinstance(block, list) else [block]
     if not entries:
-        raise SpaceError(f"{where}: block: a choice needs at least one value: []")
+        raise SpaceError("a choice needs at least one value", where=where, key="block", value=[])
     operators: list[Operator] = []
     for entry in entries:
         fields = {"op": entry} if isinstance(entry, str) else _mapping(entry, f"{where}: block")
         op = fields.get("op")
         if not isinstance(op, str):
-            raise SpaceError(f"{where}: block: an operator is a name or a mapping with 'op': {entry!r}")
+            raise SpaceError("an operator is a name or a mapping with 'op'", where=where, key="block", value=entry)
         lookup(BLOCKS, op, "block", where, SpaceError)
         own = {key: value for key, value in fields.items() if key != "op"}
         alone = (Operator(op, op),)
@@ -261,13 +278,12 @@ def _operators(block: object, where: str) -> tuple[Operator, ...]:
 def _arguments(given: Mapping[str, Any], operators: tuple[Operator, ...], where: str) -> tuple[tuple[str, Values], ...]:
     checked = []
     for key, value in given.items():
-        values = _values(value, f"{where}: {key}")
+        values = _values(value, where, key)
         for operator in operators:
             known = keywords(operator.block)
             if key not in known:
-                raise SpaceError(
-                    f"{where}: block '{operator.block}' has no keyword '{key}'{nearest(key, [*known, *_SLOT_KEYS])}"
-                )
+                close = nearest(key, [*known, *_STAGE_KEYS])
+                raise SpaceError(f"block '{operator.block}' has no keyword '{key}'", where=where, nearest=close)
             values = tuple(known[key].check(item, where) for item in values)
         checked.append((key, values))
     return tuple(checked)
@@ -280,7 +296,8 @@ def _per_layer(value: object, shared: Mapping[str, Any], operators: tuple[Operat
     keys = value if isinstance(value, list) else [value] if value else []
     for key in keys:
         if not isinstance(key, str) or key not in known:
-            raise SpaceError(f"{where}: per_layer: unknown key '{key}'{nearest(str(key), known)}")
+            close = nearest(str(key), known)
+            raise SpaceError(f"unknown key '{key}'", where=where, key="per_layer", nearest=close)
     return frozenset(keys)
 
 

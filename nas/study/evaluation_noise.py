@@ -1,10 +1,10 @@
-"""How accurate candidates are when every evaluation is noisy: a one-way random-effects model, and what it says.
+"""Evaluation noise: a one-way random-effects model of accuracies.
 
-Candidate i has a true accuracy m_i ~ N(mean, between^2); evaluation j of it gives x_ij ~ N(m_i, noise^2). Most
-candidates are evaluated once, the best few again. The best of many single evaluations is partly lucky, so the pooled
-standard deviation within the repeated ones, which were chosen for their first value, is too large: by a third for the
-best 5 of 40, in simulations with noise of twice the spread. The likelihood of all values together is not misled, for
-the choice depended on nothing that it has not seen.
+Candidate i has a true accuracy m_i ~ N(mean, between^2). Its evaluation j gives x_ij ~ N(m_i, noise^2). Most candidates
+are evaluated once, and the best few again. The best of many single evaluations is partly lucky. So the pooled standard
+deviation of the repeated candidates, which were selected by their first value, is too large: by a third for the best 5
+of 40, in simulations where the noise is twice the spread. The likelihood of all values is not biased, because the
+selection depended only on values that it includes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from math import sqrt
 import numpy as np
 
 RATIOS = np.logspace(-2, 6, 801)
-"""Values of (between / noise)^2 among which the most likely is sought; none is 0, so that estimates keep an order."""
+"""The grid of (between / noise)^2 for the fit. It excludes 0, so that estimates keep the order of the accuracies."""
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Mean of the true accuracies, their standard deviation, and that of an evaluation; all are fractions.
+    """The fitted model.
 
-    `degrees` of freedom tell how well the noise is known: evaluations beyond the first of each candidate.
+    Attributes:
+        mean: The mean of the true accuracies.
+        between: The standard deviation of the true accuracies.
+        noise: The standard deviation of an evaluation.
+        degrees: The degrees of freedom of the noise: the number of evaluations beyond the first of each candidate.
     """
 
     mean: float
@@ -34,8 +38,8 @@ class NoiseModel:
     def estimate(self, accuracies: Sequence[float]) -> float:
         """Return the posterior mean of a candidate's true accuracy, after n evaluations with the mean x.
 
-        mean + (x - mean) * between^2 / (between^2 + noise^2 / n): the noisier and the rarer, the closer to the mean.
-        Empirical Bayes: mean and variances are themselves of the data.
+        The estimate is mean + (x - mean) * between^2 / (between^2 + noise^2 / n): more noise or fewer evaluations move
+        it closer to the mean. This is empirical Bayes, because mean and variances are estimated from the same data.
         """
         x, n = float(np.mean(accuracies)), len(accuracies)
         if self.noise == 0:
@@ -43,16 +47,20 @@ class NoiseModel:
         return self.mean + (x - self.mean) * self.between**2 / (self.between**2 + self.noise**2 / n)
 
     def explained(self) -> float:
-        """Return how far two single evaluations of equal candidates differ at most, in 19 of 20 cases (Student's t)."""
+        """Return the 95 % bound on how much two single evaluations of equal candidates differ (Student's t)."""
         from scipy.stats import t
 
         return float(t.ppf(0.95, self.degrees)) * sqrt(2) * self.noise
 
 
 def fit(groups: Sequence[Sequence[float]]) -> NoiseModel | None:
-    """Return the most likely spread of candidates whose evaluations are given, one group each; None without repeats.
+    """Fit the model by restricted maximum likelihood (Patterson and Thompson 1971), with mean and noise profiled out.
 
-    By restricted likelihood (Patterson and Thompson 1971), the mean and the noise profiled out.
+    Args:
+        groups: The accuracies of each candidate.
+
+    Returns:
+        The model; None if no candidate was evaluated more than once.
     """
     counts = np.array([len(group) for group in groups])
     degrees = int(counts.sum() - len(counts))

@@ -1,4 +1,4 @@
-"""Several goals in one search: targets on a device, or devices, that share every evaluation."""
+"""Several goals in one search: targets on one or more devices, which share every evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from nas.utils.registry import nearest
 
 @dataclass(frozen=True)
 class Target:
-    """A latency on one of the devices, and what the goal is called: "" where there is no other."""
+    """A target latency.
+
+    Attributes:
+        ms: The latency in ms.
+        device: The index of the device.
+        name: The name of the goal; "" for the only one.
+    """
 
     ms: float
     device: int = 0
@@ -25,21 +31,25 @@ class Target:
 
 
 def make_targets(latencies_ms: Sequence[float], tables: Sequence[str]) -> tuple[Target, ...]:
-    """Return the goals' targets: each on the one device, one on every device, or as many as devices, pair by pair.
+    """Return the targets of the goals.
 
-    `tables` names the devices' tables, none for the only one's own. Raises UsageError.
+    Args:
+        latencies_ms: The target latencies. With several tables: one for all, or one for each.
+        tables: The names of the devices' latency tables; may be empty for a single device.
+
+    Raises:
+        UsageError: A latency or table is given twice, or their numbers do not match.
     """
     spelled = [f"{ms:g}ms" for ms in latencies_ms]
-    for flag, given in (("--table", list(tables)), ("--target-latency", spelled if len(tables) < 2 else [])):
+    for key, given in (("table", list(tables)), ("target_latency", spelled if len(tables) < 2 else [])):
         if twice := [text for text in given if given.count(text) > 1]:
-            raise UsageError(f"{flag}: given twice: '{twice[0]}'")
+            raise UsageError("given twice", key=key, value=twice[0])
     if len(tables) < 2:
         names = spelled if len(spelled) > 1 else [""]
         return tuple(Target(ms, 0, name) for ms, name in zip(latencies_ms, names, strict=True))
     if len(latencies_ms) not in (1, len(tables)):
-        raise UsageError(
-            f"--target-latency: one for all tables or one for each: {len(latencies_ms)} for {len(tables)} tables"
-        )
+        rule = f"needs one for all tables or one for each: {len(latencies_ms)} for {len(tables)} tables"
+        raise UsageError(rule, key="target_latency")
     each = list(latencies_ms) * (len(tables) if len(latencies_ms) == 1 else 1)
     stems = [Path(name).stem for name in tables]
     unique = [f"{stem}-{place}" if stems.count(stem) > 1 else stem for place, stem in enumerate(stems, start=1)]
@@ -47,15 +57,19 @@ def make_targets(latencies_ms: Sequence[float], tables: Sequence[str]) -> tuple[
 
 
 def listed_ms(targets: Sequence[Target]) -> float | list[float]:
-    """Return the targets in ms: of a single goal the number itself."""
+    """Return the targets in ms as a list, or the number itself for a single target."""
     return targets[0].ms if len(targets) == 1 else [target.ms for target in targets]
 
 
 @dataclass(frozen=True)
 class Goals:
-    """Several goals. With `front`, the values that a controller is told are those of its axes, else one for each goal.
+    """The objective with several goals.
 
-    Latencies are (...) where all goals are of one device, else (devices, ...).
+    Arrays of latencies are (...) if all goals share one device, else (devices, ...).
+
+    Attributes:
+        goals: The goals.
+        front: The front to search. Without one, the controller learns one value for each goal.
     """
 
     goals: tuple[Goal, ...]
@@ -63,38 +77,38 @@ class Goals:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The axes of the front; none without one."""
+        """The axes of the front; empty without a front."""
         return self.front.axes if self.front else ()
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Those of the front, or one value for each goal, maximised."""
+        """The directions of the front, or one maximized value for each goal."""
         return self.front.directions if self.front else ("maximize",) * len(self.goals)
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
-        """Return the values along the front's axes, or each goal's score; 0 for a goal whose limit is not held."""
+        """Return the values along the front's axes, or each goal's score, with 0 instead of negative scores."""
         if self.front:
             return self.front(metrics)
         return tuple(max(0.0, goal.score(metrics)) for goal in self.goals)
 
     def admits(self, latency_ms: ArrayLike) -> Bools:
-        """Whether any goal finds candidates of these latencies worth an evaluation, (...)."""
+        """Whether any goal admits candidates with these latencies, (...)."""
         found = [goal.admits(self.of(goal, latency_ms)) for goal in self.goals]
         return np.asarray(np.any(found, axis=0))
 
     def score(self, metrics: Metrics) -> float:
-        """Return the mean of the goals' scores. Winners are chosen by each goal's own."""
+        """Return the mean of the goals' scores. Each winner is chosen by its own goal's score."""
         return sum(goal.score(metrics) for goal in self.goals) / len(self.goals)
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
-        """Return what `score` gives for N candidates, (N,)."""
+        """Return the scores of N candidates, (N,)."""
         found = [goal.scores(accuracy, self.of(goal, latency_ms)) for goal in self.goals]
         return np.asarray(np.mean(found, axis=0), np.float64)
 
     def of(self, goal: Goal, latency_ms: ArrayLike) -> Floats:
-        """Return the latencies of a goal's device, (...)."""
-        every = np.asarray(latency_ms, np.float64)
-        return np.asarray(every[goal.device]) if any(other.device for other in self.goals) else every
+        """Return the latencies on a goal's device, (...)."""
+        latencies = np.asarray(latency_ms, np.float64)
+        return np.asarray(latencies[goal.device]) if any(other.device for other in self.goals) else latencies
 
 
 def make_goals(
@@ -104,12 +118,23 @@ def make_goals(
     beta: float | None = None,
     axes: Sequence[str] = DEFAULT_AXES,
 ) -> Objective:
-    """Return the objective called `name` towards each target: for a single one itself. Raises UsageError."""
+    """Return the objective `name` for all targets.
+
+    Args:
+        name: The name of the objective for each target.
+        targets: The targets. A single one gives the objective itself.
+        alpha: Replaces a reward's exponent within the target.
+        beta: Replaces a reward's exponent beyond the target.
+        axes: The axes of the front, for the objective "pareto".
+
+    Raises:
+        UsageError: The name is unknown, or does not fit the other arguments.
+    """
     made: list[Any] = [make_objective(name, target.ms, alpha, beta) for target in targets]
     devices = 1 + max(target.device for target in targets)
     fronts = [replace(objective, axes=tuple(axes), devices=devices) for objective in made if is_front(objective)]
     if tuple(axes) != DEFAULT_AXES and not fronts:
-        raise UsageError(f"--axes: only the objective 'pareto' has a front, not '{name}'")
+        raise UsageError("only the objective 'pareto' has a front, not this one", key="axes", value=name)
     made = fronts or made
     if len(made) == 1:
         return made[0]  # type: ignore[no-any-return]
@@ -118,18 +143,21 @@ def make_goals(
 
 
 def is_front(objective: Objective) -> bool:
-    """Whether an objective spans a front of axes that can be chosen."""
+    """Whether an objective searches a front whose axes can be chosen."""
     return isinstance(objective, Pareto)
 
 
 def parse_axes(text: str, where: str = "--axes") -> tuple[str, ...]:
-    """Return the axes that "accuracy,latency,macs" names, in the order of AXES. Raises UsageError."""
+    """Return the axes of a text such as "accuracy,latency,macs", in the order of AXES.
+
+    Raises UsageError, which begins with `where`, if an axis is unknown or repeated, or if the axes make no front.
+    """
     given = [part.strip() for part in text.split(",")]
     for axis in given:
         if axis not in AXES:
-            raise UsageError(f"{where}: unknown axis '{axis}'{nearest(axis, AXES)}")
+            raise UsageError("unknown axis", where=where, value=axis, nearest=nearest(axis, AXES))
         if given.count(axis) > 1:
-            raise UsageError(f"{where}: '{axis}' is named twice")
+            raise UsageError("named twice", where=where, value=axis)
     if "accuracy" not in given or len(given) < 2:
-        raise UsageError(f"{where}: a front needs accuracy and something that it costs: '{text}'")
+        raise UsageError("a front needs accuracy and at least one cost", where=where, value=text)
     return tuple(axis for axis in AXES if axis in given)

@@ -1,7 +1,7 @@
-"""What a search maximises, as pure functions of the metrics of candidates. Latencies in ms, accuracy in [0, 1].
+"""Objectives: what a search maximizes, as pure functions of metrics. Latencies are in ms, accuracies in [0, 1].
 
-An objective has goals: a target on a device each, with a winner of its own. Accuracy does not depend on the device, so
-all goals share every evaluation.
+An objective has one goal or several. A goal is a target on one device, with its own winner. Accuracy does not depend on
+the device, so all goals share every evaluation.
 """
 
 from __future__ import annotations
@@ -19,21 +19,27 @@ from nas.utils.registry import lookup
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 SOFT = -0.07
-"""Doubling the latency is worth about 5 % more accuracy, relatively (MnasNet, section 3)."""
+"""Twice the latency must bring about 5 % more accuracy, relatively (MnasNet, section 3)."""
 ROUNDING = 1e-9
-"""Sums of the same layers in another order differ by less, relatively."""
+"""The relative tolerance for sums of the same latencies in another order."""
 AXES = ("accuracy", "latency", "params", "macs", "energy", "memory")
-"""What a front can span. Accuracy is maximised, the others are minimised."""
+"""The axes that a front can have. Accuracy is maximized, the others are minimized."""
 DEFAULT_AXES = AXES[:2]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What is known of a candidate: accuracy in [0, 1], latency in ms, parameters and MACs.
+    """The metrics of a candidate.
 
-    Where a search has several devices, `latencies_ms` are those on each, and `latency_ms` that on the first. Energy
-    and peak memory of a call on the first are predicted where the search's axes ask for them; activations are counted
-    where they are a budget.
+    Attributes:
+        accuracy: The accuracy, in [0, 1].
+        latency_ms: The latency on the first device.
+        params: The number of parameters.
+        macs: The number of multiply-accumulates.
+        latencies_ms: The latency on each device; empty if the search has only one.
+        energy_mj: The predicted energy of a call on the first device; None if it is not an axis of the search.
+        memory_bytes: The predicted peak memory of a call on the first device; None if it is not an axis of the search.
+        activations: The number of activations; None if they are not a budget.
     """
 
     accuracy: float
@@ -47,19 +53,19 @@ class Metrics:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
-        """Return the metrics that `to_dict` gave, before or after they were JSON."""
+        """Return the metrics of a mapping from `to_dict`, also after a round trip through JSON."""
         return cls(**{**data, "latencies_ms": tuple(data.get("latencies_ms", ()))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metrics by name, without those that the search does not have."""
+        """Return the metrics by name, without absent ones."""
         return {key: value for key, value in asdict(self).items() if value is not None and value != ()}
 
     def on(self, device: int) -> Metrics:
-        """Return the metrics as that device sees them: with its latency alone."""
+        """Return the metrics with the latency on one device only."""
         return replace(self, latency_ms=self.latencies_ms[device], latencies_ms=()) if self.latencies_ms else self
 
     def along(self, axis: str) -> tuple[float, ...]:
-        """Return the values of one of AXES: a latency for each device, one value of anything else."""
+        """Return the values along one of AXES: one latency per device, or one other value."""
         if axis == "latency":
             return self.latencies_ms or (self.latency_ms,)
         name = {"energy": "energy_mj", "memory": "memory_bytes"}.get(axis, axis)
@@ -67,35 +73,40 @@ class Metrics:
 
 
 def within(latency_ms: ArrayLike, limit_ms: float) -> Bools:
-    """Whether predicted latencies hold a limit, elementwise; the order in which layers are added up does not matter."""
+    """Whether predicted latencies are within a limit, elementwise and up to rounding."""
     return np.asarray(np.less_equal(latency_ms, limit_ms * (1 + ROUNDING)))
 
 
 class SingleTargetObjective(Protocol):
-    """What an objective is to a single target on a single device."""
+    """An objective for one target on one device."""
 
     @property
     def target_ms(self) -> float:
-        """Return the target."""
+        """The target in ms."""
 
     def admits(self, latency_ms: ArrayLike) -> Bools:
-        """Whether candidates of these latencies are worth an evaluation, elementwise."""
+        """Whether candidates with these latencies may be evaluated, elementwise."""
 
     def holds(self, metrics: Metrics) -> bool:
-        """Whether a candidate of these metrics is within the target."""
+        """Whether a candidate is within the target."""
 
     def score(self, metrics: Metrics) -> float:
-        """Return one number by which a winner is chosen; higher is better."""
+        """Return the number by which the winner is chosen; higher is better."""
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
-        """Return what `score` gives for N candidates, (N,)."""
+        """Return the scores of N candidates, (N,)."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A target on one of the search's devices; `name` tells it from the others, "" where it is the only one.
+    """A target on one of the search's devices. Each goal has its own winner.
 
-    Metrics may be those of all devices; arrays of latencies are those of its own device.
+    Metrics may contain the latencies on all devices; arrays of latencies are those on the goal's device.
+
+    Attributes:
+        towards: The objective for the target.
+        device: The index of the device.
+        name: The name of the goal; "" for the only one.
     """
 
     towards: SingleTargetObjective
@@ -104,88 +115,99 @@ class Goal:
 
     @property
     def target_ms(self) -> float:
-        """The target, in ms."""
+        """The target in ms."""
         return self.towards.target_ms
 
     def admits(self, latency_ms: ArrayLike) -> Bools:
-        """Whether candidates of these latencies are worth an evaluation for this goal, elementwise."""
+        """Whether this goal lets candidates with these latencies be evaluated, elementwise."""
         return self.towards.admits(latency_ms)
 
     def holds(self, metrics: Metrics) -> bool:
-        """Whether a candidate is within the goal's target, on its device."""
+        """Whether a candidate is within the target on the goal's device."""
         return self.towards.holds(metrics.on(self.device))
 
     def score(self, metrics: Metrics) -> float:
-        """Return one number by which the goal's winner is chosen; higher is better."""
+        """Return the number by which the goal's winner is chosen; higher is better."""
         return self.towards.score(metrics.on(self.device))
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
-        """Return what `score` gives for N candidates, (N,)."""
+        """Return the scores of N candidates, (N,)."""
         return self.towards.scores(accuracy, latency_ms)
 
 
 class Objective(Protocol):
-    """What a search maximises, for one goal or several. Latencies are (...), or (devices, ...) of several devices."""
+    """What a search maximizes, for one goal or several.
+
+    Arrays of latencies are (...), or (devices, ...) if the search has several devices.
+    """
 
     @property
     def goals(self) -> tuple[Goal, ...]:
-        """Return what each has a winner of its own."""
+        """The goals, each with its own winner."""
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Return the axes of the front that is searched; none where there is one number for each goal."""
+        """The axes of the front to search; empty if each goal has one number instead."""
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """Return "maximize" or "minimize" for each value."""
+        """The direction of each value: "maximize" or "minimize"."""
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
-        """Return the values that the controller is told."""
+        """Return the values that the controller learns."""
 
     def admits(self, latency_ms: ArrayLike) -> Bools:
-        """Whether candidates of these latencies are worth an evaluation, (...)."""
+        """Whether candidates with these latencies may be evaluated, (...)."""
 
     def score(self, metrics: Metrics) -> float:
-        """Return one number by which candidates compare; higher is better."""
+        """Return one number to compare candidates by; higher is better."""
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
-        """Return what `score` gives for N candidates, (N,)."""
+        """Return the scores of N candidates, (N,)."""
 
 
-@dataclass(frozen=True)
-class Reward:
-    """`ACC * (LAT/T)^w`, w = alpha within the target and beta beyond it (MnasNet, section 3, equation 2)."""
+class _OneGoal:
+    """The common part of the objectives for one target: one goal, and one value to maximize."""
 
     target_ms: float
-    alpha: float = SOFT
-    beta: float = SOFT
+    axes: tuple[str, ...] = ()
 
     @property
-    def goals(self) -> tuple[Goal, ...]:
-        """One goal."""
+    def goals(self: SingleTargetObjective) -> tuple[Goal, ...]:
+        """The only goal."""
         return (Goal(self),)
 
     @property
-    def axes(self) -> tuple[str, ...]:
-        """No front: one number."""
-        return ()
-
-    @property
     def directions(self) -> tuple[str, ...]:
-        """One value, maximised."""
+        """One value, maximized."""
         return ("maximize",)
 
-    def __call__(self, metrics: Metrics) -> tuple[float, ...]:
-        """Return the reward."""
-        return (self.score(metrics),)
-
     def admits(self, latency_ms: ArrayLike) -> Bools:
-        """Everything is worth an evaluation: the reward pays for latency."""
+        """Admit all candidates."""
         return np.full(np.shape(latency_ms), True)
 
     def holds(self, metrics: Metrics) -> bool:
         """Whether the latency is within the target."""
         return bool(within(metrics.latency_ms, self.target_ms))
+
+
+@dataclass(frozen=True)
+class Reward(_OneGoal):
+    """`ACC * (LAT/T)^w`, with w = alpha within the target and beta beyond it (MnasNet, section 3, equation 2).
+
+    Attributes:
+        target_ms: The target T in ms.
+        alpha: The exponent within the target.
+        beta: The exponent beyond the target.
+    """
+
+    target_ms: float
+    alpha: float = SOFT
+    beta: float = SOFT
+
+    def __call__(self, metrics: Metrics) -> tuple[float, ...]:
+        """Return the reward."""
+        return (self.score(metrics),)
 
     def score(self, metrics: Metrics) -> float:
         """Return the reward."""
@@ -199,53 +221,40 @@ class Reward:
 
 
 @dataclass(frozen=True)
-class Constrained:
-    """The accuracy, among candidates within the target; others are never evaluated."""
+class Constrained(_OneGoal):
+    """The accuracy of candidates within the target. Other candidates are never evaluated.
+
+    Attributes:
+        target_ms: The target in ms.
+    """
 
     target_ms: float
-
-    @property
-    def goals(self) -> tuple[Goal, ...]:
-        """One goal."""
-        return (Goal(self),)
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """No front: one number."""
-        return ()
-
-    @property
-    def directions(self) -> tuple[str, ...]:
-        """One value, maximised."""
-        return ("maximize",)
 
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
         """Return the accuracy."""
         return (metrics.accuracy,)
 
     def admits(self, latency_ms: ArrayLike) -> Bools:
-        """Only what holds the target."""
+        """Admit candidates within the target."""
         return within(latency_ms, self.target_ms)
 
-    def holds(self, metrics: Metrics) -> bool:
-        """Whether the latency is within the target."""
-        return bool(within(metrics.latency_ms, self.target_ms))
-
     def score(self, metrics: Metrics) -> float:
-        """Return the accuracy within the target, below any accuracy beyond it."""
-        held = within(metrics.latency_ms, self.target_ms)
-        return metrics.accuracy if held else -metrics.latency_ms / self.target_ms
+        """Return the accuracy within the target, and a negative number beyond it."""
+        return metrics.accuracy if self.holds(metrics) else -metrics.latency_ms / self.target_ms
 
     def scores(self, accuracy: Floats, latency_ms: Floats) -> Floats:
-        """Return the accuracies within the target, numbers below any accuracy beyond it, (N,)."""
+        """Return the accuracies within the target, and negative numbers beyond it, (N,)."""
         return np.where(within(latency_ms, self.target_ms), accuracy, -latency_ms / self.target_ms)
 
 
 @dataclass(frozen=True)
-class Pareto:
-    """Each axis for itself: accuracy up, anything else down; the winner is the most accurate within the target.
+class Pareto(_OneGoal):
+    """Each axis separately: accuracy is maximized, all others minimized. The most accurate within the target wins.
 
-    With several devices the axis latency has a value for each.
+    Attributes:
+        target_ms: The target in ms.
+        axes: The axes of the front, from AXES.
+        devices: The number of devices. The axis "latency" has one value for each.
     """
 
     target_ms: float
@@ -253,13 +262,8 @@ class Pareto:
     devices: int = 1
 
     @property
-    def goals(self) -> tuple[Goal, ...]:
-        """One goal."""
-        return (Goal(self),)
-
-    @property
     def directions(self) -> tuple[str, ...]:
-        """Accuracy maximised, anything else minimised."""
+        """Accuracy is maximized, all other values are minimized."""
         return tuple(
             "maximize" if axis == "accuracy" else "minimize"
             for axis in self.axes
@@ -269,14 +273,6 @@ class Pareto:
     def __call__(self, metrics: Metrics) -> tuple[float, ...]:
         """Return the values along the axes."""
         return tuple(value for axis in self.axes for value in metrics.along(axis))
-
-    def admits(self, latency_ms: ArrayLike) -> Bools:
-        """Everything is worth an evaluation: the front spans all latencies."""
-        return np.full(np.shape(latency_ms), True)
-
-    def holds(self, metrics: Metrics) -> bool:
-        """Whether the latency is within the target."""
-        return bool(within(metrics.latency_ms, self.target_ms))
 
     def score(self, metrics: Metrics) -> float:
         """Return the score of `Constrained`."""
@@ -296,21 +292,32 @@ OBJECTIVES: dict[str, Callable[[float], Objective]] = {
 
 
 def make_objective(name: str, target_ms: float, alpha: float | None = None, beta: float | None = None) -> Objective:
-    """Return the objective called `name`; alpha and beta replace a reward's own. Raises UsageError."""
+    """Return an objective.
+
+    Args:
+        name: A key of OBJECTIVES, or the name of an installed one.
+        target_ms: The target in ms.
+        alpha: Replaces a reward's exponent within the target.
+        beta: Replaces a reward's exponent beyond the target.
+
+    Raises:
+        UsageError: The name is unknown, or an exponent is invalid.
+    """
     objective: Any = lookup(OBJECTIVES, name, "objective", "--objective")(target_ms)
     if alpha is None and beta is None:
         return objective  # type: ignore[no-any-return]
     if not isinstance(objective, Reward):
-        raise UsageError(f"--alpha, --beta: only a reward (soft, hard) has them, not '{name}'")
+        key = "alpha" if alpha is not None else "beta"
+        raise UsageError("only a reward (soft, hard) has an exponent, not this objective", key=key, value=name)
     given = {"alpha": objective.alpha if alpha is None else alpha, "beta": objective.beta if beta is None else beta}
     for key, value in given.items():
         if not -10 <= value <= 0:
-            raise UsageError(f"--{key}: must lie in [-10, 0]: {value}")
+            raise UsageError("must be in [-10, 0]", key=key, value=value)
     return Reward(target_ms, **given)
 
 
 def preference(goal: Goal, metrics: Metrics) -> tuple[bool, float]:
-    """Return a key that sorts winners first: what holds the target, by score; then the others, the fastest first."""
+    """Return a sort key: candidates within the target first, by score; then the others, the fastest first."""
     latency_ms = metrics.on(goal.device).latency_ms
     over = not within(latency_ms, goal.target_ms)
     return over, latency_ms if over else -goal.score(metrics)

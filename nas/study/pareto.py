@@ -1,8 +1,8 @@
-"""Fronts in any number of axes: which points nothing beats, and how large a volume they dominate, exactly.
+"""Pareto fronts in any number of axes: nondominated points, and the exact volume that points dominate.
 
-A point is its gains over a reference point, (axes,), higher is better in each. It dominates the box between the
-reference, which is 0 in every axis, and itself: a point that does not exceed the reference in every axis dominates
-nothing.
+A point consists of its gains over a reference point, (axes,); higher is better on each axis. It dominates the box
+between the reference, which is 0 on every axis, and itself. A point that does not exceed the reference on every axis
+dominates nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Floats = NDArray[np.float64]
 
 
 def nondominated(points: ArrayLike) -> list[int]:
-    """Return the indices of the points, (N, axes), that no other reaches in all axes; of equal ones the first."""
+    """Return the indices of the nondominated points, (N, axes). Of equal points, only the first is nondominated."""
     gains = np.asarray(points, np.float64)
     kept: list[int] = []
-    # From the highest first axis on (then the second, ...) nothing later can beat what is kept.
+    # In descending order of the axes, no later point dominates an earlier one.
     for index in np.lexsort((np.arange(len(gains)), *-gains.T[::-1])).tolist() if len(gains) else ():
         if not (gains[kept] >= gains[index]).all(axis=1).any():
             kept.append(index)
@@ -29,8 +29,8 @@ def nondominated(points: ArrayLike) -> list[int]:
 def volume(points: ArrayLike) -> float:
     """Return the volume that the points, (N, axes), dominate.
 
-    Each point adds what it dominates alone among those after it: its box, less the volume of the others cut to that
-    box (the algorithm WFG: While, Bradstreet and Barone 2012). In two axes it is the area of the stairs.
+    This is the algorithm WFG (While, Bradstreet and Barone 2012). Each point adds the volume of its box, minus the
+    volume that the later points dominate within that box. With two axes it is the area under a staircase.
     """
     gains = np.asarray(points, np.float64)
     if not len(gains):
@@ -40,7 +40,7 @@ def volume(points: ArrayLike) -> float:
 
 
 def own_volume(point: ArrayLike, others: ArrayLike) -> float:
-    """Return the volume that `point`, (axes,), dominates and none of `others`, (N, axes), does."""
+    """Return the volume that only `point`, (axes,), dominates, and none of `others`, (N, axes)."""
     gain, around = np.asarray(point, np.float64), np.asarray(others, np.float64)
     if not (gain > 0).all():
         return 0.0
@@ -49,14 +49,19 @@ def own_volume(point: ArrayLike, others: ArrayLike) -> float:
 
 
 class Front:
-    """Points that come one after the other: those that nothing beats so far, and the volume that they dominate."""
+    """The front of points that are added one by one.
+
+    Attributes:
+        points: The nondominated points so far, (axes,) each.
+        volume: The volume that they dominate.
+    """
 
     def __init__(self) -> None:
         self.points: list[Floats] = []
         self.volume = 0.0
 
     def add(self, point: ArrayLike) -> None:
-        """Take in a point, (axes,)."""
+        """Add a point, (axes,)."""
         gain = np.asarray(point, np.float64)
         if self.points:
             around = np.array(self.points)
@@ -70,7 +75,7 @@ class Front:
 
 
 def growth(points: Iterable[ArrayLike | None]) -> list[float]:
-    """Return the volume after each point, (axes,); None in its place adds nothing."""
+    """Return the dominated volume after each point, (axes,). None instead of a point adds nothing."""
     front, found = Front(), []
     for point in points:
         if point is not None:
@@ -80,7 +85,7 @@ def growth(points: Iterable[ArrayLike | None]) -> list[float]:
 
 
 def _volume(gains: Floats) -> float:
-    """Return the volume of points, (N, axes), that all exceed the reference."""
+    """Return the dominated volume of points, (N, axes), that all exceed the reference."""
     if len(gains) == 0:
         return 0.0
     if gains.shape[1] == 1:
@@ -89,18 +94,17 @@ def _volume(gains: Floats) -> float:
     if gains.shape[1] == 2:
         return _area(gains)
     kept = gains[nondominated(gains)]
-    # The last axis is cut away for those before it: in order of it, each limits what follows the most.
+    # Sorted by the last axis, every later point reaches this one there, so only the other axes remain.
     kept = kept[np.argsort(kept[:, -1], kind="stable")]
     total = 0.0
     for index, gain in enumerate(kept):
         others = kept[index + 1 :]
-        # All that follow reach this point in the last axis: their cut boxes differ in the others alone.
         total += float(gain[-1]) * (float(np.prod(gain[:-1])) - _volume(np.minimum(others[:, :-1], gain[:-1])))
     return total
 
 
 def _area(gains: Floats) -> float:
-    """Return the area of points, (N, 2), the highest first gain first."""
+    """Return the dominated area of points, (N, 2), in descending order of the first axis."""
     heights = np.maximum.accumulate(gains[:, 1])
     steps = np.diff(heights, prepend=0.0)
     return float((gains[:, 0] * steps).sum())

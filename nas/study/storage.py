@@ -1,7 +1,7 @@
-"""Where a study is kept: the journal in its run's folder, or an SQL database that several machines share.
+"""Storages of studies: the journal in the run folder, or an SQL database that several machines share.
 
-Both are Optuna storages, so `optuna-dashboard` and Optuna itself open them. Of a study in a database the run's folder
-holds a card that says where it is, without the password.
+Both are Optuna storages, so `optuna-dashboard` and Optuna itself can open them. If a study is in a database, its run
+folder has a card that names the database, without the password.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ JOURNAL = "journal.log"
 CARD = "study.json"
 BEGIN, FINISH, WORKERS = "begin.lock", "finish.lock", "workers"
 PASSING = {LOCK, BEGIN, FINISH, WORKERS}
-"""What a folder holds beside its study while processes work on it."""
+"""Further files in a run folder while processes use its study."""
 TABLE_DIGEST = "table_digest"
-"""The setting that tells which latency table a study's latencies are of; compared where both sides have it."""
+"""The setting that identifies the latency table. It is compared only if both sides have it."""
 STUDY_NAME = "nas"
-"""The name of the study in a journal, which holds one. In a database a study is called as its run's folder."""
+"""The name of the only study in a journal. In a database, a study has the name of its run folder."""
 UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, AssertionError)
-"""What Optuna raises where a journal's lines are no journal's."""
+"""What Optuna raises for an invalid journal."""
 BUSY_S = 60
-"""How long SQLite waits for another process that writes."""
+"""How long SQLite waits for another process to finish writing, in seconds."""
 EXAMPLES = "'sqlite:///runs.db' or 'postgresql+psycopg2://user@host/database'"
 
 
 class JournalLock:
-    """The lock under which Optuna appends to a journal. The kernel frees it when its holder dies.
+    """The lock under which Optuna appends to a journal. The kernel frees it when its process ends.
 
-    What a dead one had half written is cut off before the next writes: lines are whole.
+    If a process died in the middle of a line, the next one removes that line before it writes.
     """
 
     def __init__(self, journal: Path):
         self._journal, self._held = journal, contextlib.ExitStack()
 
     def acquire(self) -> bool:
-        """Wait for the lock, then mend the journal."""
+        """Wait for the lock, then remove an incomplete last line."""
         with contextlib.ExitStack() as held:
             held.enter_context(exclusive(self._journal.with_name(LOCK), keep=True))
             with self._journal.open("r+b") as file:
@@ -53,12 +53,12 @@ class JournalLock:
         return True
 
     def release(self) -> None:
-        """Let the next one write."""
+        """Free the lock."""
         self._held.close()
 
 
 def open_storage(folder: Path, url: str | None) -> Any:
-    """Return the Optuna storage of a run's folder. Raises RunError, in one line, for whatever is wrong with it."""
+    """Return the Optuna storage of a run folder. Raises RunError if it cannot be used."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -69,47 +69,47 @@ def open_storage(folder: Path, url: str | None) -> Any:
 
 
 def study_name(folder: Path, url: str | None) -> str:
-    """Return what the study of a run's folder is called in its storage."""
+    """Return the name of a run folder's study in its storage."""
     return folder.resolve().name if url else STUDY_NAME
 
 
 def database_place(folder: Path, url: str) -> str:
-    """Return which study of which database a run's folder has, in words."""
+    """Return the database and the study of a run folder in words, for error messages."""
     return f"--storage '{masked(url)}', study '{study_name(folder, url)}'"
 
 
 @contextlib.contextmanager
 def reaching(place: str) -> Iterator[None]:
-    """Turn what a storage raises while it is used into a RunError of one line that begins with `place`."""
+    """Convert the exceptions of a storage into RunErrors that begin with `place`."""
     import optuna
     import sqlalchemy.exc
 
     try:
         yield
     except OSError as error:
-        raise RunError(f"{place}: the study cannot be read or written: {error}") from error
+        raise RunError(f"the study cannot be read or written: {error}", where=place) from error
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise RunError(f"{place}: the storage cannot be used: {_first_line(error)}") from error
+        raise RunError(f"the storage cannot be used: {_one_line(error)}", where=place) from error
     except UNREADABLE as error:
         if isinstance(error, NasError):
             raise
-        raise RunError(f"{place}: cannot be read as a journal: {error}") from error
+        raise RunError(f"cannot be read as a journal: {error}", where=place) from error
 
 
 def masked(url: str) -> str:
-    """Return a storage's URL without its password. Raises RunError where it is no URL."""
+    """Return a storage URL without its password. Raises RunError if it is not a URL."""
     import sqlalchemy.engine
     import sqlalchemy.exc
 
     try:
         return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        raise RunError(f"--storage: must be a URL as {EXAMPLES}: '{url}'") from None
+        raise RunError(f"must be a URL such as {EXAMPLES}", where="--storage", value=url) from None
 
 
 def absolute(url: str) -> str:
-    """Return a storage's URL with the path of a SQLite file from the root. Raises RunError where it is no URL."""
-    path = lite_path(url)
+    """Return a storage URL, with an absolute path for a SQLite file. Raises RunError if it is not a URL."""
+    path = sqlite_path(url)
     if path is None or path.is_absolute():
         return url
     import sqlalchemy.engine
@@ -117,45 +117,58 @@ def absolute(url: str) -> str:
     return sqlalchemy.engine.make_url(url).set(database=str(path.absolute())).render_as_string(hide_password=False)
 
 
-def lite_path(url: str) -> Path | None:
-    """Return the file of a SQLite URL; None of another database, or one in memory. Raises RunError where it is none."""
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite URL; None for other databases and for one in memory."""
     masked(url)
     import sqlalchemy.engine
 
     made = sqlalchemy.engine.make_url(url)
-    held = made.database if made.get_backend_name() == "sqlite" else None
-    return Path(held) if held and held != ":memory:" and not held.startswith("file:") else None
+    name = made.database if made.get_backend_name() == "sqlite" else None
+    return Path(name) if name and name != ":memory:" and not name.startswith("file:") else None
 
 
 def open_to_read(folder: Path, url: str | None) -> Any:
-    """Return the Optuna storage that the card of a run's folder names, None for its journal; makes no database.
+    """Return the Optuna storage of a run folder for reading, without creating a database.
 
-    Raises RunError, in one line, for whatever is wrong with it.
+    Args:
+        folder: The run folder.
+        url: The URL on its card; None for the journal.
+
+    Raises:
+        RunError: The storage cannot be used.
     """
-    file = lite_path(url) if url else None
+    file = sqlite_path(url) if url else None
     if file is not None and not file.is_file():
-        raise RunError(f"{folder}: its trials are in --storage '{url}': no such file")
+        raise RunError(f"its trials are in --storage '{url}': no such file", where=folder)
     try:
         return open_storage(folder, url)
     except RunError as error:
         if url is None or ":***@" not in url:
             raise
-        way = f"its password is not kept: without it --accuracies {folder}/result.json reads a search that has ended"
-        raise RunError(f"{error}; {way}") from error
+        hint = f"its password is not kept: --accuracies {folder}/result.json reads a finished search without it"
+        raise RunError(f"{error}; {hint}") from error
 
 
 def check_run(folder: Path, settings: Mapping[str, Any], url: str | None = None) -> None:
-    """Raise RunError where `folder` is no run's, or another's, or its study in the database `url` is.
+    """Check that a run folder, and the database `url` if given, are free or belong to this experiment.
 
-    Writes nothing, but that a database which can be reached has Optuna's tables afterwards.
+    It writes nothing, except that Optuna creates its tables in a database.
+
+    Args:
+        folder: The run folder.
+        settings: What identifies the experiment.
+        url: The database that holds the study; None for the journal in the folder.
+
+    Raises:
+        RunError: The folder is not a run folder, or it or the study belongs to another experiment.
     """
     if folder.exists():
         if not folder.is_dir():
-            raise RunError(f"{folder}: not a folder")
+            raise RunError("not a folder", where=folder)
         if (folder / CARD).is_file() or (folder / JOURNAL).is_file():
             check_kept(folder, settings, url)
         elif any(path.name not in PASSING for path in folder.iterdir()):
-            raise RunError(f"{folder}: is not a run folder: it has files, but no {JOURNAL}")
+            raise RunError(f"is not a run folder: it has files, but no {JOURNAL}", where=folder)
     if url:
         storage = open_storage(folder, url)
         place = database_place(folder, url)
@@ -165,36 +178,36 @@ def check_run(folder: Path, settings: Mapping[str, Any], url: str | None = None)
 
 
 def check_kept(folder: Path, settings: Mapping[str, Any], url: str | None) -> None:
-    """Raise RunError where a run's folder holds the trials of another experiment, or says that they are elsewhere."""
+    """Raise RunError if a run folder belongs to another experiment, or if its trials are in another storage."""
     journal = folder / JOURNAL
     if (folder / CARD).is_file():
         check_card(folder, settings, url)
     elif journal.is_file():
         if url:
-            raise RunError(f"{folder}: its trials are in its {JOURNAL}: leave out --storage, or give another --run")
+            raise RunError(f"its trials are in its {JOURNAL}: leave out --storage, or give another --run", where=folder)
         same_experiment(folder, _stored_settings(journal), settings)
 
 
 def check_card(folder: Path, settings: Mapping[str, Any], url: str | None) -> None:
-    """Raise RunError where the card of a run's folder names another storage or experiment."""
+    """Raise RunError if the card of a run folder names another storage or experiment."""
     card = read_json(folder / CARD)
     there = card.get("storage")
     if url is None or there not in (masked(url), masked(absolute(url))):
         given = f", not '{masked(url)}'" if url else ""
-        raise RunError(f"{folder}: its trials are in --storage '{there}'{given}")
+        raise RunError(f"its trials are in --storage '{there}'{given}", where=folder)
     same_experiment(folder, card.get("settings"), settings)
 
 
 def write_card(folder: Path, settings: Mapping[str, Any], url: str) -> None:
-    """Write where the study of a run's folder is kept."""
-    found = {"storage": masked(absolute(url)), "study": study_name(folder, url), "settings": dict(settings)}
-    write_json(folder / CARD, found)
+    """Write the card of a run folder, which names the storage of its study."""
+    card = {"storage": masked(absolute(url)), "study": study_name(folder, url), "settings": dict(settings)}
+    write_json(folder / CARD, card)
 
 
 def same_experiment(folder: Path | str, stored: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
-    """Raise RunError with the first setting that differs from those of the study, where it has any yet."""
+    """Raise RunError with the first setting that differs from the stored ones. A new study has none stored."""
     if stored is not None and not isinstance(stored, Mapping):
-        raise RunError(f"{folder}: the settings of its search cannot be read: {stored!r}")
+        raise RunError("the settings of its search cannot be read", where=folder, value=stored)
     if stored is not None:
         known = stored.keys() & settings.keys()
         optional = {TABLE_DIGEST} - known
@@ -226,7 +239,7 @@ def _journal(path: Path) -> Any:
     try:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, *UNREADABLE) as error:
-        raise RunError(f"{path}: cannot be read as a journal: {error}") from error
+        raise RunError(f"cannot be read as a journal: {error}", where=path) from error
 
 
 def _database(url: str) -> Any:
@@ -234,46 +247,47 @@ def _database(url: str) -> Any:
     import sqlalchemy.exc
     from optuna.storages import RDBStorage, get_storage
 
-    place = f"--storage: '{masked(url)}'"
-    lite = url.startswith("sqlite")
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_S}} if lite else {"pool_pre_ping": True}
+    place = f"--storage '{masked(url)}'"
+    options: dict[str, Any] = (
+        {"connect_args": {"timeout": BUSY_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    )
     try:
         engine = sqlalchemy.create_engine(url, **options)
         tables = set(sqlalchemy.inspect(engine).get_table_names())
         engine.dispose()
         if tables and not {"studies", "version_info"} <= tables:
-            raise RunError(f"{place} is not an Optuna storage: it has a table '{min(tables)}'")
+            raise RunError(f"is not an Optuna storage: it has a table '{min(tables)}'", where=place)
         return get_storage(RDBStorage(url, engine_kwargs=options))
     except sqlalchemy.exc.NoSuchModuleError:
-        raise RunError(f"{place}: SQLAlchemy knows no such database; give a URL as {EXAMPLES}") from None
+        raise RunError(f"SQLAlchemy knows no such database; give a URL such as {EXAMPLES}", where=place) from None
     except ImportError as error:
-        raise RunError(f"{place}: needs a driver: {_install(url, error)}") from None
+        raise RunError(f"needs a driver: {_install_command(url, error)}", where=place) from None
     except sqlalchemy.exc.OperationalError as error:
-        raise RunError(f"{place} cannot be reached: {_first_line(error)}") from error
+        raise RunError(f"cannot be reached: {_one_line(error)}", where=place) from error
     except sqlalchemy.exc.SQLAlchemyError as error:
-        raise RunError(f"{place} is not an Optuna storage: {_first_line(error)}") from error
+        raise RunError(f"is not an Optuna storage: {_one_line(error)}", where=place) from error
     except RuntimeError as error:  # Optuna's check of the schema
-        raise RunError(f"{place} has the schema of another Optuna: {_first_line(error)}") from error
+        raise RunError(f"has the schema of another Optuna version: {_one_line(error)}", where=place) from error
 
 
-def _install(url: str, error: ImportError) -> str:
+def _install_command(url: str, error: ImportError) -> str:
     if url.startswith("postgresql") and "psycopg2" in str(error):
         return "pip install 'hwnas[postgresql]'"
     return f"pip install {getattr(error, 'name', None) or str(error)}"
 
 
-def _first_line(error: BaseException) -> str:
-    """Return what a database says, in one line: SQLAlchemy wraps it, Optuna wraps that."""
+def _one_line(error: BaseException) -> str:
+    """Return the message of the database in one line. SQLAlchemy wraps its exception, and Optuna wraps that one."""
     while error.__cause__ is not None and not hasattr(error, "orig"):
         error = error.__cause__
-    said = str(getattr(error, "orig", None) or error)
-    return " ".join(said.split())[:300]
+    message = str(getattr(error, "orig", None) or error)
+    return " ".join(message.split())[:300]
 
 
 def _parse_distributions_once() -> None:
-    """Let Optuna parse each distribution once, not once for every parameter of every trial.
+    """Make Optuna parse each distribution once, and not once for every parameter of every trial.
 
-    That is three quarters of the time that opening a long study takes (benchmarks/study_growth.py).
+    This parsing takes three quarters of the time to open a long study (benchmarks/study_growth.py).
     """
     import optuna.distributions
     import optuna.storages.journal._storage

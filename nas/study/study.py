@@ -1,9 +1,8 @@
-"""A run's durable state: an Optuna study, and its typed view.
+"""Studies: the durable record of a search, stored by Optuna and read as typed trials.
 
-A candidate is claimed before it is evaluated (`nas.study.trial_ownership`) and ended afterwards, its result first and
-its state last:
-whatever kills the process, the study holds finished work and what is to be taken up again. Several processes may work
-on one study, and so may several machines where it is in a database.
+A process claims a candidate before it evaluates it (`nas.study.trial_ownership`). When the evaluation ends, it writes
+the result first and the state last. So after a kill the study holds complete results and the claims to take over.
+Several processes can share one study; several machines can if it is in a database.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from nas.architecture import Architecture, Scalar
+from nas.architecture import Scalar
 from nas.errors import NasError, RunError
 from nas.spaces.search_space import Choices, Searched
 from nas.study.evaluation_noise import NoiseModel, fit
@@ -24,88 +23,97 @@ from nas.study.process_liveness import Participants
 from nas.study.storage import BEGIN, CARD, FINISH, JOURNAL, PASSING, STUDY_NAME, check_kept, check_run, open_storage
 from nas.study.trial_ownership import ENDED, FAILED, RUNNING, WITHDRAWN, Claim, OwnershipLedger, claim_of
 from nas.study.trial_store import TrialStore, begin, evaluated, find
-from nas.study.trials import Failure, Repeat, Trial, failure_of, trial_of
+from nas.study.trials import Repeat, Trial, TrialState, trial_of
 from nas.utils.files import LOCK, exclusive
 
 __all__ = [
-    "FINISH", "JOURNAL", "RESULT", "STUDY_NAME", "Failure", "Repeat", "Study", "Trial", "check_run", "open_study",
+    "FINISH",
+    "JOURNAL",
+    "RESULT",
+    "STUDY_NAME",
+    "Repeat",
+    "Study",
+    "Trial",
+    "TrialState",
+    "check_run",
+    "open_study",
     "read_trials",
-]  # fmt: skip
+]
 
 RESULT = "result.json"
 REPEAT = "repeat "
-"""Begins the names of the study's user attributes that hold repeats."""
+"""The prefix of the study attributes that store repeats."""
 WORKER = "worker "
-"""Begins the names of those in which the workers of a database tell that they are alive."""
+"""The prefix of the study attributes that store the heartbeats of processes."""
 
 
 class Study:
-    """The trials of one experiment, as of the last `refresh`. Use `open_study`."""
+    """The trials of one experiment, as of the last `refresh`. Use `open_study` to get one.
+
+    Attributes:
+        folder: The run folder.
+        evaluated: The complete and the stopped trials, by number.
+        ended: Every evaluation that ended, in the order in which this process saw it. Controllers learn in this order.
+        ended_here: How many evaluations this process ended.
+        repeats: The repeated evaluations of finalists, by their key.
+    """
 
     def __init__(self, folder: Path, store: TrialStore, space: Searched, workers: Participants):
         self.folder = folder
         self._store, self._space, self._workers = store, space, workers
         self._ledger = OwnershipLedger()
-        self._seen: dict[int, Any] = {}
-        self._settled = 0
-        self._mine: set[int] = set()
+        self._stored: dict[int, Any] = {}
+        self._finished_prefix = 0
+        self._own_claims: set[int] = set()
         self._half_withdrawn: set[int] = set()
-        self._failures: dict[str, Failure] = {}
+        self._failed: dict[str, Trial] = {}
         self.evaluated: list[Trial] = []
-        """By number."""
-        self.ended: list[Trial | Failure] = []
-        """Every evaluation that came to an end, as it was seen to: what a controller is told, in this order."""
+        self.ended: list[Trial] = []
         self.ended_here = 0
-        """How many evaluations this process brought to an end."""
         self.repeats: dict[tuple[str, int, int], Repeat] = {}
         self.refresh()
         self.refresh_repeats()
 
     @property
     def trials(self) -> list[Trial]:
-        """The candidates that were evaluated to the end."""
-        return [trial for trial in self.evaluated if trial.stopped_at is None]
+        """The complete trials."""
+        return [trial for trial in self.evaluated if trial.state is TrialState.COMPLETE]
 
     @property
     def stopped(self) -> list[Trial]:
-        """The candidates that a rung stopped."""
-        return [trial for trial in self.evaluated if trial.stopped_at is not None]
+        """The trials that early stopping ended."""
+        return [trial for trial in self.evaluated if trial.state is TrialState.STOPPED]
 
     @property
-    def failures(self) -> list[Failure]:
-        """The candidates that failed, by number."""
-        return sorted(self._failures.values(), key=lambda failure: failure.number)
-
-    @property
-    def failed(self) -> list[tuple[str, str]]:
-        """Digest and reason of each candidate that failed."""
-        return [(failure.digest, failure.reason) for failure in self.failures]
+    def failed(self) -> list[Trial]:
+        """The failed trials, by number."""
+        return sorted(self._failed.values(), key=lambda trial: trial.number)
 
     @property
     def count(self) -> int:
-        """How many candidates were tried, stopped and failed ones included; those that run are not."""
-        return len(self.evaluated) + len(self._failures)
+        """The number of complete, stopped and failed trials."""
+        return len(self.evaluated) + len(self._failed)
 
     @property
     def claimed(self) -> int:
-        """How many candidates were tried or are being evaluated, by whomever."""
+        """The number of trials, running ones of all processes included."""
         return len(self._ledger)
 
     @property
     def digests(self) -> Set[str]:
-        """The architectures that were tried or are being evaluated."""
-        found: Set[str] = self._ledger.digests
-        return found
+        """The digests of all trials, running ones included."""
+        return self._ledger.digests
 
     @property
     def pending(self) -> list[Choices]:
-        """The choices of the candidates that are being evaluated, by whomever."""
+        """The choices of the running trials of all processes."""
         return [self.choices_of(claim) for claim in self._running()]
 
     def accuracies(self, before: int | None = None) -> dict[str, list[float]]:
-        """Return the accuracies of each finished trial, by digest: the search's own first, then those of other seeds.
+        """Return all accuracies of each complete trial, by digest: that of the search first, then those of repeats.
 
-        Of the repeats, only those made when fewer than `before` candidates had been tried, where that is given.
+        Args:
+            before: Use only the repeats that were made when fewer candidates than this had been tried.
         """
         found = {trial.digest: [trial.metrics.accuracy] for trial in self.trials}
         for repeat in self.repeats.values():
@@ -115,27 +123,27 @@ class Study:
 
     @property
     def noise(self) -> NoiseModel | None:
-        """How far evaluations of one candidate differ, and candidates among each other; None before any repeat."""
+        """The noise of evaluations and the spread of candidates; None before the first repeat."""
         return fit(list(self.accuracies().values())) if self.repeats else None
 
     def refresh(self) -> None:
-        """See what other processes did. Raises RunError where the storage cannot be reached."""
+        """Read what other processes wrote. Raises RunError if the storage cannot be reached."""
         found = self._store.trials()
-        for frozen in found[self._settled :]:
-            if self._seen.get(frozen.number) is not frozen:
+        for frozen in found[self._finished_prefix :]:
+            if self._stored.get(frozen.number) is not frozen:
                 self._take(frozen)
-        while self._settled < len(found) and found[self._settled].state.is_finished():
-            self._settled += 1
+        while self._finished_prefix < len(found) and found[self._finished_prefix].state.is_finished():
+            self._finished_prefix += 1
 
     def refresh_repeats(self) -> None:
-        """See which finalists other processes evaluated again."""
+        """Read the repeats that other processes wrote."""
         for name, value in self._store.attributes().items():
             if name.startswith(REPEAT):
                 repeat = Repeat(**{**value, "curve": tuple(value["curve"])})
                 self.repeats.setdefault(repeat.key, repeat)
 
     def claim(self, choices: Choices, digest: str, trials: int | None = None) -> Claim | None:
-        """Claim a new candidate and return the claim, or None where another process has it, or `trials` are claimed."""
+        """Claim a new candidate. Return None if another process owns it, or if `trials` are claimed already."""
         claim = self._write_claim(choices, {"digest": digest})
         if self._ledger.wins(claim.number) and (trials is None or self._ledger.ordinal(digest) < trials):
             return claim
@@ -143,25 +151,25 @@ class Study:
         return None
 
     def claim_again(self, old: Claim) -> Claim | None:
-        """Claim what a dead process had claimed, or what failed; None where another process was faster."""
+        """Claim the candidate of a dead process, or a failed one. Return None if another process was faster."""
         attempt = old.next_attempt if old.state == RUNNING else 1
         attributes = {"digest": old.digest, "attempt": attempt, "replaces": old.number}
         claim = self._write_claim(self.choices_of(old), attributes)
         if self._ledger.wins(claim.number) and old.state == RUNNING:
             self._withdraw(old)
-        if self._ledger.wins(claim.number):  # else the old one was not dead, and ended
+        if self._ledger.wins(claim.number):  # else the process of the old claim is alive and has ended it
             self._workers.forget(old.worker)
             return claim
         self._withdraw(claim)
         return None
 
     def stale(self) -> list[Claim]:
-        """Return the claims of dead processes, by number; those that are not needed are withdrawn."""
+        """Return the claims of dead processes, by number. Withdraw those whose candidate has another owner."""
         for number in sorted(self._half_withdrawn):
             self._take(self._store.finish(number, {}, "FAIL"))
         found = []
         for claim in list(self._ledger.running.values()):
-            if claim.number in self._mine or (not claim.released and self._workers.is_alive(claim.worker)):
+            if claim.number in self._own_claims or (not claim.released and self._workers.is_alive(claim.worker)):
                 continue
             if self._ledger.wins(claim.number):
                 found.append(claim)
@@ -170,24 +178,24 @@ class Study:
         return sorted(found, key=lambda claim: self._ledger.ordinal(claim.digest))
 
     def failed_claims(self) -> list[Claim]:
-        """Return the claims of the candidates that failed, by number."""
-        heads = (self._ledger.head(failure.digest) for failure in self.failures)
+        """Return the claims of the failed candidates, by number."""
+        heads = (self._ledger.head(trial.digest) for trial in self.failed)
         return [head for head in heads if head is not None and head.state == FAILED]
 
     def is_current(self, claim: Claim) -> bool:
-        """Whether a claim is still the one of its candidate that counts, in the state that it had."""
+        """Whether a claim still owns its candidate and its state has not changed."""
         return self._ledger.head(claim.digest) == claim
 
     def is_awaited(self, trials: int) -> bool:
-        """Whether one of the first `trials` candidates is being evaluated."""
+        """Whether one of the first `trials` candidates is running."""
         return any(self._ledger.ordinal(claim.digest) < trials for claim in self._running())
 
     def choices_of(self, claim: Claim) -> dict[str, Scalar]:
         """Return the choices of a claimed candidate."""
-        return dict(self._seen[claim.number].params)
+        return dict(self._stored[claim.number].params)
 
     def number_of(self, claim: Claim) -> int:
-        """Return the place of a claimed candidate among all, from 0."""
+        """Return the number of the trial of a claimed candidate."""
         return self._ledger.ordinal(claim.digest)
 
     def end(
@@ -199,9 +207,18 @@ class Study:
         curve: tuple[float, ...] = (),
         stopped: bool = False,
     ) -> Trial | None:
-        """Write the result of a claim; `stopped` where a rung ended it after the epochs of its curve.
+        """Write the result of a claim.
 
-        Returns None where another process took the candidate over, taking this one for dead.
+        Args:
+            claim: The claim of this process.
+            metrics: The metrics.
+            values: The objective's values of the metrics.
+            duration_s: How long the evaluation took, in seconds.
+            curve: The accuracy after each epoch; empty for the one accuracy of the metrics.
+            stopped: Whether early stopping ended the evaluation after the epochs of the curve.
+
+        Returns:
+            The trial; None if another process took the candidate over because it considered this process dead.
         """
         attributes: dict[str, Any] = {
             "duration_s": round(duration_s, 3),
@@ -214,60 +231,37 @@ class Study:
         return next(trial for trial in self.evaluated if trial.digest == claim.digest)
 
     def fail(self, claim: Claim, reason: str) -> bool:
-        """Write that a claimed candidate could not be evaluated; False where another process took it over."""
+        """Write why an evaluation failed. Return False if another process took the candidate over."""
         return self._finish(claim, {"error": reason}, "FAIL")
 
-    def record(
-        self,
-        choices: Choices,
-        arch: Architecture,
-        metrics: Metrics,
-        values: tuple[float, ...],
-        duration_s: float,
-        curve: tuple[float, ...] = (),
-        stopped: bool = False,
-    ) -> Trial:
-        """Claim and end a candidate in one go. Raises RunError where it was tried already."""
-        claim = self.claim(choices, arch.digest)
-        trial = self.end(claim, metrics, values, duration_s, curve, stopped) if claim else None
-        if trial is None:
-            raise RunError(f"{self.folder}: {arch.digest} was tried already")
-        return trial
-
-    def record_failure(self, choices: Choices, arch: Architecture, reason: str) -> None:
-        """Claim a candidate that could not be evaluated and write the reason. Raises RunError if it was tried."""
-        claim = self.claim(choices, arch.digest)
-        if claim is None or not self.fail(claim, reason):
-            raise RunError(f"{self.folder}: {arch.digest} was tried already")
-
     def record_repeat(self, repeat: Repeat) -> None:
-        """Write a finished evaluation of a finalist with another seed."""
+        """Write a repeated evaluation of a finalist."""
         self._store.set_attribute(REPEAT + "/".join(map(str, repeat.key)), asdict(repeat))
         self.repeats[repeat.key] = repeat
 
     def release(self) -> None:
-        """Leave what this process was evaluating to others, or to the next command; a process that dies cannot."""
-        for number in sorted(self._mine):
-            with contextlib.suppress(Exception):  # then it counts as one that died
+        """Leave the running candidates of this process to other processes or to the next command."""
+        for number in sorted(self._own_claims):
+            with contextlib.suppress(Exception):  # then the claim counts as that of a dead process
                 self._store.mark(number, "released", True)
-        self._mine.clear()
+        self._own_claims.clear()
 
     def _running(self) -> list[Claim]:
         return [claim for claim in self._ledger.running.values() if self._ledger.wins(claim.number)]
 
     def _write_claim(self, choices: Choices, attributes: Mapping[str, Any]) -> Claim:
-        """Write a running trial, in one write, read what came before it, and return it as a claim."""
+        """Write a running trial in one write, read everything written before it, and return its claim."""
         number = self._store.create(choices, self._space.choices, {**attributes, "worker": self._workers.me})
-        self._mine.add(number)
+        self._own_claims.add(number)
         self.refresh()
         return self._ledger.claims[number]
 
     def _finish(self, claim: Claim, attributes: Mapping[str, Any], state: str, values: Sequence[float] = ()) -> bool:
-        """End a claim; return whether it counts as this process ended it, and not as another did before."""
-        self._mine.discard(claim.number)
+        """End a claim. Return whether this end counts; it does not if another process ended it before."""
+        self._own_claims.discard(claim.number)
         self._take(self._store.finish(claim.number, attributes, state, values))
-        meant = FAILED if state == "FAIL" else ENDED
-        counts = self._ledger.wins(claim.number) and self._ledger.claims[claim.number].state == meant
+        intended = FAILED if state == "FAIL" else ENDED
+        counts = self._ledger.wins(claim.number) and self._ledger.claims[claim.number].state == intended
         self.ended_here += counts
         return counts
 
@@ -275,46 +269,58 @@ class Study:
         self._finish(claim, {"withdrawn": True}, "FAIL")
 
     def _take(self, frozen: Any) -> None:
-        """Take in a trial that is new or has changed."""
-        self._seen[frozen.number] = frozen
+        """Take in an Optuna trial that is new or has changed."""
+        self._stored[frozen.number] = frozen
         claim = claim_of(frozen)
         if claim is not None and claim.state == WITHDRAWN and not frozen.state.is_finished():
-            self._half_withdrawn.add(frozen.number)  # who did it was killed between two writes, or is about to end it
+            self._half_withdrawn.add(frozen.number)  # the owner was killed between two writes, or is about to end it
         else:
             self._half_withdrawn.discard(frozen.number)
         if claim is None or claim == self._ledger.claims.get(claim.number):
             return
-        shifted = self._ledger.take(claim)
-        number = self._ledger.ordinal(claim.digest) if claim.digest in self._ledger else -1
-        if self._ledger.wins(claim.number) and claim.state == ENDED:
-            self._failures.pop(claim.digest, None)
-            trial = trial_of(frozen, number, self._space)
-            self.ended.append(trial)
-            insort(self.evaluated, trial, key=lambda other: other.number)
-        elif self._ledger.wins(claim.number) and claim.state == FAILED:
-            self._failures[claim.digest] = failure_of(frozen, number)
-            self.ended.append(self._failures[claim.digest])
-        if shifted:
+        others_moved = self._ledger.take(claim)
+        if self._ledger.wins(claim.number) and claim.state in (ENDED, FAILED):
+            self._add(trial_of(frozen, self._ledger.ordinal(claim.digest), self._space))
+        if others_moved:
             self._renumber()
 
+    def _add(self, trial: Trial) -> None:
+        """Add a trial that ended."""
+        self.ended.append(trial)
+        if trial.state is TrialState.FAILED:
+            self._failed[trial.digest] = trial
+        else:
+            self._failed.pop(trial.digest, None)
+            insort(self.evaluated, trial, key=lambda other: other.number)
+
     def _renumber(self) -> None:
-        """Number all anew: one that was claimed in vain stood before others."""
-        number = self._ledger.ordinal
-        self.evaluated = sorted(
-            (replace(trial, number=number(trial.digest)) for trial in self.evaluated), key=lambda trial: trial.number
-        )
-        self._failures = {digest: replace(failure, number=number(digest)) for digest, failure in self._failures.items()}
+        """Number all trials again, after the claim of an earlier candidate was withdrawn."""
+
+        def renumbered(trial: Trial) -> Trial:
+            return replace(trial, number=self._ledger.ordinal(trial.digest))
+
+        self.evaluated = sorted(map(renumbered, self.evaluated), key=lambda trial: trial.number)
+        self._failed = {digest: renumbered(trial) for digest, trial in self._failed.items()}
 
 
 @contextlib.contextmanager
 def open_study(
     folder: Path, settings: dict[str, Any], space: Searched, directions: tuple[str, ...], url: str | None = None
 ) -> Iterator[Study]:
-    """Give the study of a run folder, begun where there is none; other processes may work on it meanwhile.
+    """Open the study of a run folder, or begin it. Other processes may use it at the same time.
 
-    `settings` is what makes the experiment, `url` the database that holds the study where that is not the folder's
-    journal. Raises RunError where the study is another experiment's or cannot be reached. A mistake that is found
-    before anything was tried (NasError) leaves the folder as free as it was.
+    If a NasError ends the block before anything was tried, the folder is left as it was, so that a corrected command
+    can use it.
+
+    Args:
+        folder: The run folder.
+        settings: What identifies the experiment.
+        space: The search space, which decodes the stored choices.
+        directions: "maximize" or "minimize" for each value of the objective.
+        url: The database that holds the study; None for the journal in the folder.
+
+    Raises:
+        RunError: The study belongs to another experiment, or cannot be reached.
     """
     check_kept(folder, settings, url)
     storage = open_storage(folder, url) if url else None
@@ -323,8 +329,8 @@ def open_study(
         with exclusive(folder / BEGIN):
             store = begin(folder, storage or open_storage(folder, None), url, settings, directions)
         if url:
-            workers.beat(
-                lambda worker, number: store.set_attribute(WORKER + worker, number),
+            workers.start_heartbeat(
+                lambda worker, beat: store.set_attribute(WORKER + worker, beat),
                 lambda worker: store.attributes().get(WORKER + worker),
             )
         study = Study(folder, store, space, workers)
@@ -333,7 +339,7 @@ def open_study(
         except NasError:
             study.release()
             if not study.count:
-                _leave_free(folder, workers, store)
+                _remove_unused(folder, workers, store)
             raise
         finally:
             study.release()
@@ -342,30 +348,30 @@ def open_study(
 
 
 def read_trials(folder: Path, space: Searched) -> list[Trial]:
-    """Return the candidates that were evaluated in a run's folder, by number; writes nothing.
+    """Return the complete and stopped trials of a run folder, by number, without writing anything.
 
-    Raises RunError where it is no run's folder or its storage cannot be read.
+    Raises RunError if the folder is not a run folder or its storage cannot be read.
     """
     return [trial_of(frozen, number, space) for number, frozen in evaluated(find(folder))]
 
 
 def _join(folder: Path) -> Participants:
-    """Return this process as a worker of a run's folder, which is made where there is none."""
+    """Register this process in a run folder, and make the folder if necessary."""
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return Participants(folder)
-        except FileNotFoundError:  # another process has just left it free
+        except FileNotFoundError:  # another process has just removed the unused folder
             continue
         except OSError as error:
-            raise RunError(f"{folder}: cannot be made: {error}") from error
+            raise RunError(f"cannot be made: {error}", where=folder) from error
 
 
-def _leave_free(folder: Path, workers: Participants, store: TrialStore) -> None:
-    """Remove the journal of a run in which nothing was done, so that a corrected command may use the folder.
+def _remove_unused(folder: Path, workers: Participants, store: TrialStore) -> None:
+    """Remove the study of a run in which nothing was tried, so that a corrected command can use the folder.
 
-    Not where another process works on it, or an evaluator has its state beside it: that belongs to the settings which
-    the journal holds.
+    Keep it if another process uses it, or if an evaluator has stored state in the folder: that state belongs to the
+    settings in the journal.
     """
     ours = {JOURNAL, CARD, *PASSING}
     with exclusive(folder / BEGIN):
@@ -377,5 +383,5 @@ def _leave_free(folder: Path, workers: Participants, store: TrialStore) -> None:
         for name in (JOURNAL, CARD, LOCK, FINISH):
             (folder / name).unlink(missing_ok=True)
     workers.close()
-    with contextlib.suppress(OSError):  # the current directory, on some systems
+    with contextlib.suppress(OSError):  # some systems do not remove the current directory
         folder.rmdir()

@@ -1,28 +1,38 @@
-"""Who evaluates what, told from the list of a study's trials alone, so that all processes of a study agree.
+"""Trial ownership: which process evaluates which candidate.
 
-A candidate is claimed by one write: a running trial with its digest. No storage is asked for more, a transaction least
-of all: whoever claims reads the list again, and the lower number wins. What a dead process had claimed is claimed
-anew by a trial that `replaces` the old one, and so is a candidate that failed and is tried again; of several that
-replace the same, the lowest wins. Losers are withdrawn: no view shows them, no count counts them.
+It follows from the list of a study's trials alone, so all processes that share the study agree on it.
+
+A process claims a candidate with one write: a running trial with the candidate's digest. The storage needs no
+transactions. The process then reads the list again, and the claim with the lowest number wins. The candidate of a dead
+process, or a failed one that is tried again, is claimed by a trial that `replaces` the old one. If several trials
+replace the same one, the lowest number wins. Losing claims are withdrawn; they are neither shown nor counted.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
+from collections.abc import KeysView
 from dataclasses import dataclass
 from typing import Any
 
 RUNNING, ENDED, FAILED, WITHDRAWN = "running", "ended", "failed", "withdrawn"
 ATTEMPTS = 3
-"""So many processes may die of a candidate before it counts as failed."""
+"""A candidate counts as failed once this many processes died while they evaluated it."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A trial as its owner and the others see it. `number` is Optuna's, `attempt` counts the processes that died.
+    """The claim of a process on a candidate.
 
-    `released` where its process ended in order before the evaluation did: nobody died of the candidate.
+    Attributes:
+        number: The number of the Optuna trial.
+        digest: The digest of the candidate's architecture.
+        state: RUNNING, ENDED, FAILED or WITHDRAWN.
+        worker: The process that made the claim.
+        attempt: 1, plus the number of processes that died while they evaluated the candidate.
+        replaces: The number of the claim that this one takes over.
+        released: Whether its process exited normally before the evaluation ended. Then the attempt does not count.
     """
 
     number: int
@@ -35,12 +45,12 @@ class Claim:
 
     @property
     def next_attempt(self) -> int:
-        """The attempt of who takes this one over."""
+        """The attempt of a claim that takes this one over."""
         return self.attempt + (0 if self.released else 1)
 
 
 def claim_of(frozen: Any) -> Claim | None:
-    """Return the claim that an Optuna trial is; None of one that is not ours."""
+    """Return the claim that an Optuna trial stores; None if no search made the trial."""
     known = frozen.user_attrs
     if "digest" not in known:
         return None
@@ -56,7 +66,7 @@ def claim_of(frozen: Any) -> Claim | None:
 
 
 def _state(frozen: Any) -> str:
-    """Return the state of a trial; what another tool ended without a result counts as withdrawn."""
+    """Return the state of a claim. A trial that another tool ended without a result counts as withdrawn."""
     known = frozen.user_attrs
     if "withdrawn" in known:
         return WITHDRAWN
@@ -68,12 +78,18 @@ def _state(frozen: Any) -> str:
 
 
 class OwnershipLedger:
-    """The claims of a study. Each candidate has one that counts, its head, and the place of its first claim."""
+    """The claims of a study.
+
+    For each candidate, one claim counts: its head. The candidate's place in the study is that of its first claim.
+
+    Attributes:
+        claims: All claims, by number.
+        running: The running claims, losing ones included, by number.
+    """
 
     def __init__(self) -> None:
         self.claims: dict[int, Claim] = {}
         self.running: dict[int, Claim] = {}
-        """Every claim that runs, heads and losers, by number."""
         self._heads: dict[str, int] = {}
         self._places: dict[str, int] = {}
         self._order: list[int] = []
@@ -81,47 +97,47 @@ class OwnershipLedger:
         self._followers: dict[int, list[int]] = defaultdict(list)
 
     def __len__(self) -> int:
-        """Return how many candidates count, running ones included."""
+        """Return the number of candidates, running ones included."""
         return len(self._heads)
 
     def __contains__(self, digest: object) -> bool:
-        """Whether a candidate counts."""
+        """Whether a candidate has a claim that counts."""
         return digest in self._heads
 
     @property
-    def digests(self) -> Any:
-        """The candidates that count, as a set."""
+    def digests(self) -> KeysView[str]:
+        """The digests of the candidates."""
         return self._heads.keys()
 
     def head(self, digest: str) -> Claim | None:
-        """Return the claim of a candidate that counts; None where there is none."""
+        """Return the claim of a candidate that counts; None if it has none."""
         return self.claims[self._heads[digest]] if digest in self._heads else None
 
     def wins(self, number: int) -> bool:
-        """Whether a claim is the one of its candidate that counts."""
+        """Whether a claim is the head of its candidate."""
         return self._heads.get(self.claims[number].digest) == number
 
     def ordinal(self, digest: str) -> int:
-        """Return the place of a candidate among all that count, from 0: its number as a user sees it."""
+        """Return the place of a candidate among all, from 0. This is the number of its trial."""
         return bisect_left(self._order, self._places[digest])
 
     def take(self, claim: Claim) -> bool:
-        """Take in a claim that is new or has changed; return whether the ordinals of others changed thereby."""
+        """Add or update a claim. Return whether the ordinals of other candidates changed."""
         if claim.number not in self.claims:
-            same = self._roots[claim.digest] if claim.replaces is None else self._followers[claim.replaces]
-            insort(same, claim.number)
+            rivals = self._roots[claim.digest] if claim.replaces is None else self._followers[claim.replaces]
+            insort(rivals, claim.number)
         self.claims[claim.number] = claim
         if claim.state == RUNNING:
             self.running[claim.number] = claim
         else:
             self.running.pop(claim.number, None)
-        return self._settle(claim.digest)
+        return self._update_head(claim.digest)
 
-    def _settle(self, digest: str) -> bool:
-        """Decide anew which claim of a candidate counts."""
+    def _update_head(self, digest: str) -> bool:
+        """Find the claim of a candidate that counts. Return whether the ordinals of other candidates changed."""
         before, place, head = self._places.get(digest), None, None
         for root in self._roots[digest]:
-            head = self._tip(root)
+            head = self._owner(root)
             if head is not None:
                 place = root
                 break
@@ -139,13 +155,13 @@ class OwnershipLedger:
             insort(self._order, place)
         return before is not None or self._order[-1] != place
 
-    def _tip(self, number: int) -> int | None:
-        """Return the claim that counts of `number` and those that replace it: who came to an end, else the newest."""
+    def _owner(self, number: int) -> int | None:
+        """Return which of claim `number` and its replacements counts: the one that ended, or else the newest."""
         claim = self.claims[number]
         if claim.state == ENDED:
             return number
         for follower in self._followers.get(number, ()):
-            found = self._tip(follower)
+            found = self._owner(follower)
             if found is not None:
                 return found
         return None if claim.state == WITHDRAWN else number

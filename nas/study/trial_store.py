@@ -1,4 +1,4 @@
-"""One study of an Optuna storage, as its trials are claimed and ended."""
+"""Trial stores: read and write the trials of one study in an Optuna storage."""
 
 from __future__ import annotations
 
@@ -27,19 +27,31 @@ Values = tuple[Scalar, ...]
 
 
 class TrialStore:
-    """Reads and writes what Optuna keeps of a study. `place` begins the message of each RunError that it raises."""
+    """One study of an Optuna storage.
+
+    Args:
+        storage: The Optuna storage.
+        study_id: Optuna's id of the study.
+        place: Where the study is, for error messages. Every method raises RunError if the storage fails.
+    """
 
     def __init__(self, storage: Any, study_id: int, place: str):
         self._storage, self._id, self._place = storage, study_id, place
 
     def trials(self) -> list[Any]:
-        """Return all trials by number, as they are now; one that has not changed is the same object."""
+        """Return all Optuna trials, by number. An unchanged trial is the same object as in the last call."""
         with reaching(self._place):
             found: list[Any] = self._storage.get_all_trials(self._id, deepcopy=False)
         return found
 
     def create(self, choices: Mapping[str, Scalar], known: Mapping[str, Values], attributes: Mapping[str, Any]) -> int:
-        """Write a running trial, in one write, and return its number; all lower numbers can be read from now on."""
+        """Write a running trial in one write, and return its number. From then on, all lower numbers can be read.
+
+        Args:
+            choices: The choices of the candidate.
+            known: The possible values of each choice.
+            attributes: The user attributes of the trial.
+        """
         import optuna
 
         template = optuna.trial.create_trial(
@@ -53,9 +65,15 @@ class TrialStore:
             return int(self._storage.get_trial(trial_id).number)
 
     def finish(self, number: int, attributes: Mapping[str, Any], state: str, values: Sequence[float] = ()) -> Any:
-        """Write attributes, then the state ("COMPLETE", "PRUNED", "FAIL"); return the trial as it is afterwards.
+        """Write attributes first and the state last, and return the trial.
 
-        Where another process finished it before, that stands.
+        If another process finished the trial before, nothing is written.
+
+        Args:
+            number: The number of the trial.
+            attributes: The user attributes to add.
+            state: "COMPLETE", "PRUNED" or "FAIL".
+            values: The objective's values.
         """
         import optuna
 
@@ -70,22 +88,22 @@ class TrialStore:
             return self._storage.get_trial(trial_id)
 
     def mark(self, number: int, key: str, value: Any) -> None:
-        """Write an attribute of a running trial."""
+        """Write a user attribute of a running trial."""
         with reaching(self._place):
             self._storage.set_trial_user_attr(self._trial_id(number), key, value)
 
     def attributes(self) -> dict[str, Any]:
-        """Return the attributes of the study."""
+        """Return the user attributes of the study."""
         with reaching(self._place):
             return dict(self._storage.get_study_user_attrs(self._id))
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """Write an attribute of the study."""
+        """Write a user attribute of the study."""
         with reaching(self._place):
             self._storage.set_study_user_attr(self._id, name, value)
 
     def forget_empty(self) -> bool:
-        """Remove the study where it has no trials; return whether it had none."""
+        """Remove the study if it has no trials. Return whether it was removed."""
         if self.trials():
             return False
         with reaching(self._place):
@@ -99,10 +117,7 @@ class TrialStore:
 def begin(
     folder: Path, storage: Any, url: str | None, settings: Mapping[str, Any], directions: tuple[str, ...]
 ) -> TrialStore:
-    """Return the study of a run's folder in its storage, begun where there is none.
-
-    Raises RunError where it is another experiment's.
-    """
+    """Open or create the study of a run folder. Raises RunError if it belongs to another experiment."""
     name = study_name(folder, url)
     place = database_place(folder, url) if url else str(folder)
     with reaching(str(folder / JOURNAL) if url is None else place):
@@ -110,11 +125,11 @@ def begin(
     known = store.attributes()
     if "settings" not in known:
         if store.trials():
-            raise RunError(f"{place}: was not made by a search; give another --run")
+            raise RunError("was not made by a search; give another --run", where=place)
         store.set_attribute("settings", dict(settings))
         known = store.attributes()
     same_experiment(place, known["settings"], settings)
-    if TABLE_DIGEST in settings and TABLE_DIGEST not in known["settings"]:  # a run folder from before there was one
+    if TABLE_DIGEST in settings and TABLE_DIGEST not in known["settings"]:  # older run folders have none
         store.set_attribute("settings", {**known["settings"], TABLE_DIGEST: settings[TABLE_DIGEST]})
     if url:
         write_card(folder, settings, url)
@@ -122,19 +137,19 @@ def begin(
 
 
 def find(folder: Path) -> TrialStore:
-    """Return the study of a run's folder for reading, wherever it is kept. Raises RunError where there is none."""
+    """Return the study of a run folder for reading. Raises RunError if there is none."""
     card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
     if not card and not (folder / JOURNAL).is_file():
-        raise RunError(f"{folder}: is not a run folder: it has no {JOURNAL}")
+        raise RunError(f"is not a run folder: it has no {JOURNAL}", where=folder)
     storage = open_to_read(folder, card.get("storage"))
     try:
         return TrialStore(storage, storage.get_study_id_from_name(card.get("study", STUDY_NAME)), str(folder))
     except KeyError:
-        raise RunError(f"{folder}: its storage has no study '{card.get('study', STUDY_NAME)}'") from None
+        raise RunError("its storage has no study", where=folder, value=card.get("study", STUDY_NAME)) from None
 
 
 def evaluated(store: TrialStore) -> list[tuple[int, Any]]:
-    """Return the candidates of a study that were evaluated, by number, with their Optuna trials; no withdrawn ones."""
+    """Return the number and the Optuna trial of each complete or stopped trial, by number."""
     ledger, found = OwnershipLedger(), {frozen.number: frozen for frozen in store.trials()}
     for frozen in found.values():
         if claim := claim_of(frozen):
@@ -145,14 +160,14 @@ def evaluated(store: TrialStore) -> list[tuple[int, Any]]:
 
 
 def _study(storage: Any, name: str, directions: tuple[str, ...]) -> int:
-    """Return the id of a study, begun where there is none; who else begins it meanwhile is right."""
+    """Return the id of a study, and create the study if necessary. Another process may create it first."""
     import optuna
 
     try:
         return int(storage.get_study_id_from_name(name))
     except KeyError:
-        ways = [optuna.study.StudyDirection[direction.upper()] for direction in directions]
+        wanted = [optuna.study.StudyDirection[direction.upper()] for direction in directions]
     try:
-        return int(storage.create_new_study(ways, name))
+        return int(storage.create_new_study(wanted, name))
     except optuna.exceptions.DuplicatedStudyError:
         return int(storage.get_study_id_from_name(name))

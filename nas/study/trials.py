@@ -1,62 +1,92 @@
-"""What a study holds: candidates that were evaluated, those that failed, and finalists evaluated again."""
+"""Trials: the candidates of a search in every state, and finalists that are evaluated again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property, partial
 from typing import Any
 
-from nas.architecture import Architecture, Scalar
+from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.networks.network import canonical
 from nas.spaces.search_space import Choices, Searched
 from nas.study.objectives import Metrics
 
+NO_RESULT: Any = None
+"""The metrics and values of a trial without a result."""
+
+
+class TrialState(StrEnum):
+    """How far the evaluation of a candidate is."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    """Early stopping ended it before its last epoch."""
+    FAILED = "failed"
+
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate that was evaluated; `values` are what the objective gave for `metrics`.
+    """One candidate of a search.
 
-    `number` is its place among all candidates, from 0. `curve` is the accuracy after each epoch, the last of them
-    that of the metrics. Where a rung stopped it, `stopped_at` is the number of epochs that it got.
+    Attributes:
+        number: The place among all candidates of the search, from 0; -1 for a candidate of an earlier run.
+        choices: The active choices and their values.
+        digest: The digest of the architecture.
+        state: How far the evaluation is.
+        metrics: The metrics. While the trial runs, the accuracy in them is 0. None if it failed.
+        values: The objective's values of the metrics. None while the trial runs and if it failed.
+        curve: The accuracy after each epoch. The last one is that of the metrics.
+        duration_s: How long the evaluation took, in seconds.
+        error: Why the evaluation failed.
+        decode: Builds the architecture from the choices.
     """
 
     number: int
-    choices: dict[str, Scalar]
+    choices: Choices
     digest: str
-    metrics: Metrics
-    values: tuple[float, ...]
-    duration_s: float
-    curve: tuple[float, ...]
-    stopped_at: int | None
-    decode: Callable[[], Architecture] = field(repr=False, compare=False)
+    state: TrialState
+    metrics: Metrics = NO_RESULT
+    values: tuple[float, ...] = NO_RESULT
+    curve: tuple[float, ...] = ()
+    duration_s: float = 0.0
+    error: str = ""
+    decode: Callable[[], Architecture] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def architecture(self) -> Architecture:
-        """The network, made of the choices when it is asked for. Raises RunError where they give another."""
+        """The network, decoded on first use. Raises RunError if its digest is not the recorded one."""
+        assert self.decode is not None, "this trial was made without its search space"
         arch = self.decode()
         if arch.digest != self.digest:
             raise RunError(f"trial {self.number}: its choices give the network {arch.digest}, not {self.digest}")
         return arch
 
+    @property
+    def stopped_at(self) -> int | None:
+        """The number of epochs after which early stopping ended the trial; None if it was not stopped."""
+        return len(self.curve) if self.state is TrialState.STOPPED else None
 
-@dataclass(frozen=True)
-class Failure:
-    """A candidate that could not be evaluated, and why."""
-
-    number: int
-    choices: dict[str, Scalar]
-    digest: str
-    reason: str
+    def metrics_after(self, epochs: int) -> Metrics:
+        """Return the metrics with the accuracy after that many epochs."""
+        return replace(self.metrics, accuracy=self.curve[epochs - 1])
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A finalist evaluated again, with another seed and `longer` times the epochs; `error` if that failed.
+    """Another evaluation of a finalist.
 
-    `after` is how many candidates had been tried: what a search knew before it chose its finalists is told from what
-    it learnt of them.
+    Attributes:
+        repeat_of: The digest of the finalist.
+        seed: The seed of this evaluation.
+        longer: How many times as many epochs it takes as an evaluation in the search.
+        after: How many candidates had been tried before it. This separates what the search knew when it chose
+            its finalists from what it learned about them afterwards.
+        curve: The accuracy after each epoch.
+        error: Why the evaluation failed; None if it did not.
     """
 
     repeat_of: str
@@ -68,32 +98,29 @@ class Repeat:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What it was: architecture, seed and length."""
+        """What identifies the evaluation: architecture, seed and length."""
         return self.repeat_of, self.seed, self.longer
 
 
 def trial_of(frozen: Any, number: int, space: Searched) -> Trial:
-    """Return the trial that a finished Optuna trial is, the one with that `number`."""
+    """Return the trial with that `number` that a finished Optuna trial stores."""
     known, choices = frozen.user_attrs, dict(frozen.params)
+    if "error" in known:
+        return Trial(number, choices, known["digest"], TrialState.FAILED, error=known["error"])
     decode = partial(_decode, space, choices)
-    if "architecture" in known:  # run folders from before have it
+    if "architecture" in known:  # older run folders have it
         decode = partial(Architecture.from_dict, known["architecture"])
     return Trial(
         number=number,
         choices=choices,
         digest=known["digest"],
+        state=TrialState.STOPPED if "stopped_at" in known else TrialState.COMPLETE,
         metrics=Metrics.from_dict(known["metrics"]),
         values=tuple(frozen.values),
-        duration_s=known["duration_s"],
         curve=tuple(known.get("curve", [known["metrics"]["accuracy"]])),
-        stopped_at=known.get("stopped_at"),
+        duration_s=known["duration_s"],
         decode=decode,
     )
-
-
-def failure_of(frozen: Any, number: int) -> Failure:
-    """Return the failure that a failed Optuna trial is, the one with that `number`."""
-    return Failure(number, dict(frozen.params), frozen.user_attrs["digest"], frozen.user_attrs["error"])
 
 
 def _decode(space: Searched, choices: Choices) -> Architecture:

@@ -1,4 +1,4 @@
-"""A training's state in one file: written whole or not at all, and never another training's."""
+"""Checkpoints: the state of a training in one file, which belongs to exactly one training."""
 
 from __future__ import annotations
 
@@ -18,45 +18,51 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Write `state`, of tensors and plain values, as that of the training that `identity` describes.
+    """Write a checkpoint. If the process is killed, the old file or the new one remains, never a part.
 
-    A kill at any moment leaves the file before or the file after. Raises WeightsError where the disk refuses it.
+    Args:
+        path: The file.
+        identity: The settings that identify the training.
+        state: Tensors and plain values.
+
+    Raises:
+        WeightsError: The file cannot be written.
     """
-    buffer = io.BytesIO()  # torch's own writer hides what the disk said
+    buffer = io.BytesIO()  # torch's own writer hides the disk's error message
     torch.save({"format": FORMAT, "identity": dict(identity), "state": dict(state)}, buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getbuffer())
     except OSError as error:
-        raise WeightsError(f"{path}: the checkpoint cannot be written: {error.strerror or error}") from error
+        raise WeightsError(f"the checkpoint cannot be written: {error.strerror or error}", where=path) from error
 
 
 def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state that was saved for the training of `identity`, None where there is no file.
+    """Return the state in a checkpoint, or None if the file does not exist. Nothing in the file is executed.
 
-    Nothing of the file is executed. Raises WeightsError where it is no checkpoint or of another training.
+    Raises:
+        WeightsError: The file is not a checkpoint, or belongs to a training with another `identity`.
     """
     if not path.exists():
         return None
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a parser does with bytes that are no checkpoint
-        raise WeightsError(f"{path}: not a checkpoint: {(str(error).splitlines() or [''])[0][:160]}") from error
+    except Exception as error:  # the parser raises all kinds of errors for other files
+        raise WeightsError(f"not a checkpoint: {(str(error).splitlines() or [''])[0][:160]}", where=path) from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise WeightsError(f"{path}: not a checkpoint of a training, or of another version of this program")
-    known, state = stored.get("identity"), stored.get("state")
-    if not isinstance(known, dict) or not isinstance(state, dict):
-        raise WeightsError(f"{path}: not a checkpoint of a training: its parts are missing")
-    for key in [*identity, *(key for key in known if key not in identity)]:
-        if known.get(key) != identity.get(key):
-            raise WeightsError(
-                f"{path}: is of another training: {key} is {known.get(key)!r} there and {identity.get(key)!r} now"
-            )
+        raise WeightsError("not a checkpoint of a training, or written by another version", where=path)
+    owner, state = stored.get("identity"), stored.get("state")
+    if not isinstance(owner, dict) or not isinstance(state, dict):
+        raise WeightsError("not a checkpoint of a training: it has no identity or no state", where=path)
+    for key in [*identity, *(key for key in owner if key not in identity)]:
+        if owner.get(key) != identity.get(key):
+            rule = f"belongs to another training: {key} is {owner.get(key)!r} there and {identity.get(key)!r} now"
+            raise WeightsError(rule, where=path)
     return state
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return sixteen hex digits of a state dict's names, shapes and values; on the meta device there are no values."""
+    """Return sixteen hex digits of a state dict's names, shapes and, except on the meta device, values."""
     digest = hashlib.sha256()
     for key, value in state.items():
         digest.update(f"{key} {tuple(value.shape)} {value.dtype};".encode())

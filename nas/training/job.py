@@ -1,18 +1,18 @@
-"""The work of `nas train`: any one network trained fully, tested once and written as a folder that runs without us."""
+"""The job of `nas train`: trains one network fully, tests it once, and exports it as a folder that runs without nas."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from nas.architecture import Architecture, BlockSpec
+from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
 from nas.errors import RunError, SpaceError, UsageError, WeightsError
 from nas.networks.export import export_folder, exported_in, load_exported
@@ -32,10 +32,20 @@ SETTINGS, RESULT, CHECKPOINT = "settings.json", "result.json", "checkpoint.pt"
 
 @dataclass(frozen=True)
 class TrainJob:
-    """The settings of `nas train`; 0 and None mean what the network and the data say.
+    """The settings of `nas train`.
 
-    `network` is a network's name or YAML, a run folder, an exported folder, or an architecture's JSON. `teacher`
-    is a run folder or an exported one, `init_from` too, or a file of weights, or "torchvision".
+    Attributes:
+        network: A network's name, a YAML file, a run folder, an exported folder, or a JSON file of an architecture.
+        recipe: How to train.
+        data: A named data set or an image folder.
+        data_root: The folder of the named data sets; None: the user's cache.
+        resolution: Input resolution in pixels; 0: the network's.
+        images: Training images, a stratified part; 0: all of them.
+        teacher: A run folder or an exported folder to distill from.
+        init_from: Initial weights: a run folder, an exported folder, a weights file, or "torchvision"; None: random.
+        seed: The seed of the initial weights and the training.
+        runtime: The runtime to export for, in addition to ONNX.
+        out: The output folder; None: a name made from network and data.
     """
 
     network: str
@@ -52,7 +62,7 @@ class TrainJob:
 
     @property
     def folder(self) -> Path:
-        """The folder to write: --out, or a name made of network and data."""
+        """The output folder."""
         if self.out:
             return Path(self.out)
         name, data = (re.sub(r"[^\w.]+", "_", Path(each).name) for each in (self.network, self.data))
@@ -60,38 +70,37 @@ class TrainJob:
 
 
 def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
-    """Train, test and export, and return what `result.json` holds; continue where a kill left it.
+    """Train, test and export a network, and return the content of `result.json`. Resumes an interrupted training.
 
-    Raises NasError for whatever is wrong in the input, before anything is trained.
+    Raises NasError for bad input before the training starts.
     """
     for key, value in (("resolution", job.resolution), ("images", job.images), ("seed", job.seed)):
         if value < 0:
-            raise UsageError(f"--{key}: must not be negative: {value}")
+            raise UsageError("must not be negative", key=key, value=value)
     make_runtime(job.runtime)
     arch = read_architecture(job.network)
     task = Classification.load(job.data, job.data_root)
     given = canonical(arch).head
-    arch = canonical(for_classes(arch.at(job.resolution or arch.resolution), task.num_classes))
+    arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
     if arch.head != given:
-        reporter.say(f"the head is one for the {task.num_classes} classes of '{task.data.name}'")
+        reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
     settings = _settings(job, arch, task)
     check_folder(job.folder, settings)
     if (done := _finished(job.folder)) is not None:
-        reporter.say(f"{job.folder}: is finished; another --seed or --out trains anew")
+        reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
         return done
-    for split in (task.data.train, task.data.validation, task.data.test):
-        check_images(split)
-    model, begun = first_weights(arch, job)
+    check_images((task.data.train, task.data.validation, task.data.test), reporter)
+    model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)
-    sets = task.train_set(arch.resolution, job.images), task.validation_set(arch.resolution)
-    reporter.say(f"weights: {begun}")
+    sets = task.train_set(arch.resolution, job.images, reporter), task.validation_set(arch.resolution, 0, reporter)
+    reporter.say(f"initial weights: {started_from}")
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):
         write_json(job.folder / SETTINGS, settings)
-        curve, facts = _trained(job, model, teacher, task, sets, reporter)
-        facts |= {"settings": settings, "started_from": begun, "curve": [asdict(epoch) for epoch in curve]}
+        curve, facts = _train_and_test(job, model, teacher, task, sets, reporter)
+        facts |= {"settings": settings, "started_from": started_from, "curve": [asdict(epoch) for epoch in curve]}
         card = export_folder(arch, model, job.folder / "model", job.runtime, facts)
-        title = f"{Path(job.network).name} on {task.data.name}: {facts['test_accuracy']:.1%} of the test images"
+        title = f"{Path(job.network).name} on {task.data.name}: test accuracy {facts['test_accuracy']:.1%}"
         draw_training(curve, title, job.folder / "curve.png")
         result = {
             "network": job.network,
@@ -103,7 +112,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
-def _trained(
+def _train_and_test(
     job: TrainJob,
     model: nn.Module,
     teacher: nn.Module | None,
@@ -111,25 +120,25 @@ def _trained(
     sets: tuple[ImageDataset, ImageDataset],
     reporter: Reporter,
 ) -> tuple[list[Epoch], dict[str, Any]]:
-    """Train and test, and return the curve and what the card says of it."""
+    """Train and test, and return the curve and the facts for the result and the exported card."""
     epochs, (train_set, validation) = job.recipe.epochs, sets
     curve: dict[int, Epoch] = {}
 
-    def told(epoch: Epoch) -> None:
+    def report(epoch: Epoch) -> None:
         curve[epoch.number] = epoch
         reporter.say(
-            f"epoch {epoch.number + 1}/{epochs}: loss {epoch.loss:.4f}, {epoch.accuracy:.1%} of the validation images, "
+            f"epoch {epoch.number + 1}/{epochs}: loss {epoch.loss:.4f}, validation accuracy {epoch.accuracy:.1%}, "
             f"{epoch.images_per_s:.0f} images/s"
         )
 
     with reporter.task(f"training on {len(train_set)} images", epochs * len(train_set)) as advance:
-        watch, path = Watch(advance, told, reporter.warn), job.folder / CHECKPOINT
+        watch, path = Watch(advance, report, reporter.warn), job.folder / CHECKPOINT
         if path.exists():
-            reporter.say(f"continues from {path}")
+            reporter.say(f"resuming from {path}")
         for _ in train(model, task, *sets, job.recipe, job.seed, teacher=teacher, checkpoint=path, watch=watch):
             pass
-    test_set = task.test_set(validation.resolution)
-    with reporter.task(f"testing once on {len(test_set)} images", 1) as advance:
+    test_set = task.test_set(validation.resolution, reporter)
+    with reporter.task(f"testing on {len(test_set)} images", 1) as advance:
         accuracy = task.accuracy(model, test_set, pick_device())
         advance(1)
     return [curve[number] for number in sorted(curve)], {
@@ -145,9 +154,9 @@ def _trained(
 
 
 def read_architecture(name: str) -> Architecture:
-    """Return the architecture of a network's name or YAML, a run or exported folder, or a JSON file.
+    """Return the architecture of a network's name, a YAML file, a run folder, an exported folder, or a JSON file.
 
-    A JSON file holds what `Architecture.to_dict` gave, or is the card of an exported folder. Raises NasError.
+    A JSON file is the card of an exported folder or the output of `Architecture.to_dict`. Raises NasError.
     """
     path = Path(name)
     if path.is_dir():
@@ -157,31 +166,29 @@ def read_architecture(name: str) -> Architecture:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpaceError(f"{name}: cannot be read: {error.strerror}") from error
+        raise SpaceError(f"cannot be read: {error.strerror}", where=name) from error
     except ValueError as error:
-        raise SpaceError(f"{name}: not JSON: {error}") from error
+        raise SpaceError(f"not JSON: {error}", where=name) from error
     if not isinstance(data, Mapping):
-        raise SpaceError(f"{name}: not an architecture: it must be a mapping: {str(data)[:60]}")
+        raise SpaceError(f"not an architecture: must be a mapping: {str(data)[:60]}", where=name)
     return Architecture.from_dict(data.get("blocks", data), name)
 
 
 def read_exported(folder: Path, flag: str) -> tuple[Architecture, nn.Module, dict[str, Any]]:
-    """Return architecture, network and card of a run folder's winner or an exported folder. Raises RunError."""
+    """Return the architecture, network and card of a run folder's winner or an exported folder.
+
+    Raises RunError, which names `flag` unless it is empty.
+    """
     try:
         return load_exported(exported_in(folder))
     except RunError as error:
-        raise RunError(f"{flag}: {error}" if flag else str(error)) from error
+        raise RunError(str(error), where=flag) from error
 
 
-def for_classes(arch: Architecture, num_classes: int) -> Architecture:
-    """Return the same network with a head for `num_classes` classes."""
-    return replace(arch, head=BlockSpec.of(arch.head.op, {**arch.head.kwargs, "num_classes": num_classes}))
+def initial_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
+    """Return the network with its initial weights, and a description of them.
 
-
-def first_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
-    """Return the network with the weights that the training starts from, and what they are.
-
-    Raises WeightsError or RunError where --init-from has none that fit.
+    Raises WeightsError or RunError if --init-from has no weights that fit.
     """
     with torch.random.fork_rng():
         torch.manual_seed(job.seed)
@@ -194,33 +201,34 @@ def first_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
     try:
         return model, load_fitting(model, str(source), Path(job.network).name)
     except WeightsError as error:
-        raise WeightsError(f"--init-from: {error}") from error
+        raise WeightsError(str(error), where="--init-from") from error
 
 
 def _teacher(job: TrainJob, task: Classification, resolution: int) -> nn.Module | None:
     if job.teacher is None:
         return None
     teacher = read_exported(Path(job.teacher), "--teacher")[1]
-    few = task.validation_set(resolution, 2 * task.num_classes)
-    check_fit(teacher, task, few, torch.device("cpu"), f"the teacher in '{job.teacher}'")
+    some_images = task.validation_set(resolution, 2 * task.num_classes)
+    check_fit(teacher, task, some_images, torch.device("cpu"), f"the teacher in '{job.teacher}'")
     return teacher
 
 
 def check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise RunError where `folder` holds another training or something else; writes nothing."""
+    """Raise RunError if `folder` holds another training or other files. Writes nothing."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise RunError(f"{folder}: not a folder")
+        raise RunError("not a folder", where=folder)
     path = folder / SETTINGS
     if path.is_file():
         check_same_settings(folder, read_json(path), settings, "--out")
     elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        raise RunError(f"{folder}: is not a folder of 'nas train': it has files, but no {SETTINGS}; give another --out")
+        rule = f"not a folder of `nas train`: it has files, but no {SETTINGS}; give another --out"
+        raise RunError(rule, where=folder)
 
 
 def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[str, Any]:
-    """Return what makes this training another than the next."""
+    """Return the settings that identify a training."""
     return {
         "architecture": arch.digest,
         "data": task.data.name,

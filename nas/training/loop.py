@@ -1,12 +1,10 @@
-"""One plain training loop; it yields the validation accuracy after each epoch, and continues from a checkpoint."""
+"""The training loop. It yields the validation accuracy after each epoch and resumes from a checkpoint."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from nas.networks.condensenet import group_lasso, learned_groups, set_progress
 from nas.networks.network import Network, set_drop_connect
 from nas.training.checkpoint import fingerprint, save_checkpoint
 from nas.training.recipe import Recipe
-from nas.training.state import Epoch, TrainingState, continued, half_type, start, stored
+from nas.training.state import Epoch, TrainingState, half_type, restore_state, start_state, state_to_dict
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, mixing, normalize, rand_augment
 
@@ -32,7 +30,6 @@ __all__ = [
     "TrainingError",
     "Watch",
     "check_fit",
-    "keep_freed_memory",
     "no_memory",
     "pick_device",
     "recalibrate",
@@ -40,16 +37,22 @@ __all__ = [
 ]
 RECALIBRATION_BATCHES = 10
 NO_MEMORY = ("can't allocate memory", "not enough memory")
-"""How the allocator of the CPU says it, in a RuntimeError."""
+"""Messages of the RuntimeErrors that torch raises if the CPU's memory is exhausted."""
 
 
 class TrainingError(NasError):
-    """A training that cannot go on: the loss is not finite, or there is not enough memory."""
+    """A training failed: the loss is not finite, or there is not enough memory."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told what while a training runs: of images (below 0 where it starts over), of epochs, of trouble."""
+    """Callbacks of a training.
+
+    Attributes:
+        images: Receives the number of images since its last call; negative if the training restarts.
+        epoch: Receives every finished epoch.
+        warn: Receives warnings.
+    """
 
     images: Callable[[int], None] = lambda count: None
     epoch: Callable[[Epoch], None] = lambda epoch: None
@@ -58,7 +61,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a training does not change."""
+    """The constants of a training, see `train`."""
 
     task: Classification
     train_set: ImageDataset
@@ -73,7 +76,7 @@ class _Job:
 
 
 def pick_device() -> torch.device:
-    """Return the device to train on: a GPU where there is one."""
+    """Return the device to train on: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -91,19 +94,31 @@ def train(
 ) -> Iterator[float]:
     """Train `model` in place and yield the validation accuracy in [0, 1] after each epoch.
 
-    The same seed gives the same weights on one machine; torch's global random state is left as it was. With
-    `ema_decay` the accuracies are those of the average of weights, which `model` has after the last epoch.
-    `teacher` is distilled from, on the images as `model` sees them. The file `checkpoint` is written after each
-    epoch; where it exists, the training continues from it and the accuracies of its epochs come first, so that
-    weights and accuracies are those of a training that nothing interrupted. The random state has no part in
-    that: each epoch has a seed of its own. The drop-connect rate is the recipe's where `model` is a Network.
+    The same seed gives the same weights on the same machine. torch's global random state does not change. With
+    `ema_decay`, the accuracies are those of the average of weights, which `model` receives after the last epoch.
 
-    Without memory for it the training starts over, once, with half the batch, and says so to `watch`; epochs
-    that were yielded are not yielded again. Raises DataError where images or classes do not fit the network,
-    WeightsError for a checkpoint that is broken or another training's, TrainingError where the loss becomes NaN
-    or infinite or the memory does not suffice.
+    A resumed training yields the accuracies of the epochs in its checkpoint first. Each epoch has its own seed, so
+    weights and accuracies equal those of a training without interruption.
+
+    If the memory is exhausted, the training restarts once with half the batch size and warns. Epochs that were
+    already yielded are not yielded again.
+
+    Args:
+        model: The network. If it is a `Network`, its drop-connect rate is set to the recipe's.
+        task: The loss and the metric.
+        train_set: The training images.
+        validation: The validation images.
+        recipe: The settings.
+        seed: The seed of augmentation, order and dropout.
+        teacher: A network to distill from. It sees the same augmented images as `model`.
+        checkpoint: A file to write after each epoch, and to resume from if it exists.
+        watch: Callbacks for progress and warnings.
+
+    Raises:
+        DataError: Images or classes do not fit the network.
+        WeightsError: The checkpoint is broken or belongs to another training.
+        TrainingError: The loss is not finite, or the memory is exhausted again.
     """
-    keep_freed_memory()
     device = pick_device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_fit(model, task, validation, device)
@@ -116,18 +131,16 @@ def train(
     identity = {} if checkpoint is None else _identity(fresh, task, train_set, validation, recipe, seed, teacher)
     if recipe.randaugment:
         train_set = train_set.also(rand_augment(recipe.randaugment))
-    job = _Job(
-        task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch(), device, identity
-    )  # fmt: skip
-    yield from _with_memory(model, job, fresh)
+    job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch(), device, identity)
+    yield from _train_within_memory(model, job, fresh)
 
 
-def _with_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> Iterator[float]:
-    """Train, and once more from the beginning with half the batch where there is no memory for the whole."""
+def _train_within_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> Iterator[float]:
+    """Train; if the memory is exhausted, restart once from the weights `fresh` with half the batch size."""
     whole = min(job.recipe.batch_size, max(2, len(job.train_set) // 2))
-    state = start(model, job.recipe, len(job.train_set), whole, job.device)
+    state = start_state(model, job.recipe, len(job.train_set), whole, job.device)
     if job.checkpoint is not None:
-        state = continued(state, job.checkpoint, job.identity, job.recipe, len(job.train_set), job.device)
+        state = restore_state(state, job.checkpoint, job.identity, job.recipe, len(job.train_set), job.device)
     yielded = 0
     try:
         for accuracy in _epochs(state, job):
@@ -137,38 +150,38 @@ def _with_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> It
     except Exception as error:
         if not no_memory(error):
             raise
-        size, told = state.batch_size, state.told
+        size, reported = state.batch_size, state.reported
         reason = (str(error).splitlines() or ["no memory"])[0]
     half = size // 2
     if size < whole or half < 2:
-        raise TrainingError(f"out of memory with {size} images in a batch: {reason}")
-    job.watch.warn(f"out of memory with {size} images in a batch: the training starts over with {half}")
-    job.watch.images(-told)
+        raise TrainingError(f"out of memory with {size} images per batch: {reason}")
+    job.watch.warn(f"out of memory with {size} images per batch: the training restarts with {half}")
+    job.watch.images(-reported)
     del state
     if job.device.type == "cuda":
         torch.cuda.empty_cache()
     model.load_state_dict(fresh)
     model.zero_grad(set_to_none=True)
     try:
-        again = _epochs(start(model, job.recipe, len(job.train_set), half, job.device), job)
+        again = _epochs(start_state(model, job.recipe, len(job.train_set), half, job.device), job)
         yield from itertools.islice(again, yielded, None)
     except Exception as error:
         if not no_memory(error):
             raise
-        raise TrainingError(f"out of memory with {half} images in a batch, and with {size} before") from error
+        raise TrainingError(f"out of memory with {half} images per batch, after {size}") from error
 
 
 def no_memory(error: Exception) -> bool:
-    """Whether it says that memory ran out, on a GPU or on the CPU."""
+    """Return whether `error` means that the memory of the GPU or the CPU is exhausted."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
 
 
 def _epochs(state: TrainingState, job: _Job) -> Iterator[float]:
-    """Yield the accuracies of the epochs that are over, then train the others."""
+    """Yield the accuracies of the finished epochs, then train the remaining ones."""
     for epoch in state.curve:
-        _tell(state, job, len(job.train_set))
+        _report_images(state, job, len(job.train_set))
         job.watch.epoch(epoch)
         yield epoch.accuracy
     for number in range(len(state.curve), job.recipe.epochs):
@@ -176,19 +189,19 @@ def _epochs(state: TrainingState, job: _Job) -> Iterator[float]:
             torch.manual_seed(job.seed * 1_000_003 + number)
             workers = job.train_set.workers
             loader = DataLoader(job.train_set, state.batch_size, shuffle=True, drop_last=True, num_workers=workers)
-            loss, images_per_s = _epoch(state, job, loader, number)
+            loss, images_per_s = _train_epoch(state, job, loader, number)
             recalibrate(state.best, loader, job.device)
         accuracy = job.task.accuracy(state.best, job.validation, job.device)
         rate = float(state.optimizer.param_groups[0]["lr"])
         state.curve.append(Epoch(number, loss, accuracy, rate, images_per_s))
         if job.checkpoint is not None:
-            save_checkpoint(job.checkpoint, job.identity, stored(state))
+            save_checkpoint(job.checkpoint, job.identity, state_to_dict(state))
         state.finish(job.recipe.epochs)
         job.watch.epoch(state.curve[-1])
         yield accuracy
 
 
-def _epoch(state: TrainingState, job: _Job, loader: Any, number: int) -> tuple[float, float]:
+def _train_epoch(state: TrainingState, job: _Job, loader: Any, number: int) -> tuple[float, float]:
     """Train one epoch and return the mean loss and the images per second."""
     model, device, clip = state.model, job.device, job.recipe.clip
     model.train()
@@ -211,13 +224,13 @@ def _epoch(state: TrainingState, job: _Job, loader: Any, number: int) -> tuple[f
         if state.average is not None:
             state.average.update_parameters(model)
         total, seen = total + value, seen + len(labels)
-        _tell(state, job, len(labels))
-    _tell(state, job, len(job.train_set) - seen)
+        _report_images(state, job, len(labels))
+    _report_images(state, job, len(job.train_set) - seen)
     return total / len(loader), seen / (time.perf_counter() - begun)
 
 
-def _tell(state: TrainingState, job: _Job, images: int) -> None:
-    state.told += images
+def _report_images(state: TrainingState, job: _Job, images: int) -> None:
+    state.reported += images
     job.watch.images(images)
 
 
@@ -236,8 +249,8 @@ def _make_loss(model: nn.Module, job: _Job) -> Callable[[Tensor, Tensor], Tensor
         if teacher is not None:
             with torch.no_grad(), contextlib.nullcontext() if half is None else torch.autocast(job.device.type, half):
                 taught = task.logits(teacher, images)
-            apart = task.distillation(logits, taught, recipe.distill_temperature)
-            loss = (1 - recipe.distill_weight) * loss + recipe.distill_weight * apart
+            divergence = task.distillation(logits, taught, recipe.distill_temperature)
+            loss = (1 - recipe.distill_weight) * loss + recipe.distill_weight * divergence
         return loss + recipe.group_lasso * group_lasso(model) if condensing else loss
 
     return loss_of
@@ -247,7 +260,7 @@ def _make_loss(model: nn.Module, job: _Job) -> Callable[[Tensor, Tensor], Tensor
 def recalibrate(model: nn.Module, loader: Any, device: torch.device, batches: int = RECALIBRATION_BATCHES) -> None:
     """Set the running statistics of every batch norm to their mean over some batches of training images.
 
-    After a short training the moving averages still hold the statistics of weights that are long gone.
+    After a short training, the moving averages still contain statistics of earlier weights.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
@@ -255,7 +268,7 @@ def recalibrate(model: nn.Module, loader: Any, device: torch.device, batches: in
         norm.reset_running_stats()
         norm.momentum = None
     model.train()
-    with torch.random.fork_rng():  # of dropout
+    with torch.random.fork_rng():  # dropout draws random numbers
         for images, _ in itertools.islice(loader, batches):
             model(normalize(images.to(device, memory_format=torch.channels_last)))
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -266,19 +279,18 @@ def recalibrate(model: nn.Module, loader: Any, device: torch.device, batches: in
 def check_fit(
     model: nn.Module, task: Classification, images: ImageDataset, device: torch.device, name: str = "the network"
 ) -> None:
-    """Raise DataError where `model` reads other channels than the images have, or tells other classes apart.
+    """Check that the channels of a model's first convolution and its number of classes fit the data.
 
-    The channels that it reads are those of its first convolution. The model is left in eval mode.
+    Leaves the model in eval mode. Raises DataError, in which `name` stands for the model.
     """
     image = images[0][0][None].to(device)
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is not None and first.in_channels != image.shape[1]:
-        raise DataError(
-            f"--data: the images of '{task.data.name}' have {image.shape[1]} channels, {name} reads {first.in_channels}"
-        )
+        rule = f"the images of '{task.data.name}' have {image.shape[1]} channels, {name} needs {first.in_channels}"
+        raise DataError(rule, where="--data")
     classes = task.logits(model.eval(), image).shape[-1]
     if classes != task.num_classes:
-        raise DataError(f"--data: '{task.data.name}' has {task.num_classes} classes, {name} tells {classes} apart")
+        raise DataError(f"'{task.data.name}' has {task.num_classes} classes, {name} has {classes}", where="--data")
 
 
 def _identity(
@@ -290,7 +302,7 @@ def _identity(
     seed: int,
     teacher: nn.Module | None,
 ) -> dict[str, Any]:
-    """Return what makes this training another than the next, in plain values."""
+    """Return the settings that identify a training, as plain values."""
     shapes = {key: value.to("meta") for key, value in fresh.items()}
     return {
         **recipe.to_dict(),
@@ -302,13 +314,3 @@ def _identity(
         "first_weights": fingerprint(fresh),
         "teacher": None if teacher is None else fingerprint(teacher.state_dict()),
     }
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed buffers; by default each step maps and faults its activations anew (mallopt(3))."""
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        for parameter, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 1 << 28)):
-            libc.mallopt(parameter, value)

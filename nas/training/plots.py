@@ -1,4 +1,4 @@
-"""The picture of a training: its loss and accuracy by epoch."""
+"""The plot of a training: loss and accuracy per epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas.utils.files import write_picture
 
 
 def draw_training(curve: Sequence[Epoch], title: str, path: Path) -> None:
-    """Draw the mean loss and the validation accuracy of every epoch, as a PNG."""
+    """Draw the mean loss and the validation accuracy of every epoch to a PNG file."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

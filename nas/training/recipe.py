@@ -1,4 +1,4 @@
-"""How to train: every setting in one value, the named ones, and the optimizers and schedules that they name."""
+"""Training recipes: all settings in one value, the named recipes, and their optimizers and schedules."""
 
 from __future__ import annotations
 
@@ -15,56 +15,71 @@ from nas.errors import UsageError
 from nas.utils.registry import lookup
 
 RMSPROP_EPS = 0.0316
-"""The root of 1e-3, which TensorFlow adds under the root and torch beside it: MnasNet's and EfficientNet's epsilon."""
+"""MnasNet's and EfficientNet's epsilon: TensorFlow adds 1e-3 under the root, torch adds its root outside."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. As it stands: AdamW under one cycle of warm-up and cosine decay. Raises UsageError."""
+    """The settings of a training. The defaults are AdamW with one cycle of warm-up and cosine decay.
+
+    Raises UsageError for an invalid setting.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        learning_rate: Peak learning rate.
+        weight_decay: Applies to every parameter with AdamW. SGD and RMSProp skip batch norms and biases (He et al.
+            2019, 3.1).
+        group_lasso: Weight of the penalty on learned groups, CondenseNet's on ImageNet. Other networks have none.
+        optimizer: A key of `OPTIMIZERS`.
+        momentum: Momentum of SGD (Nesterov) and RMSProp. AdamW's is 0.9; onecycle varies it between 0.95 and 0.85.
+        schedule: A key of `SCHEDULES`.
+        warmup_epochs: Epochs of linear warm-up before `cosine`. onecycle warms up for a fifth of the training.
+        label_smoothing: Share of the label that is spread over all classes.
+        clip: Largest norm of all gradients together; 0: no clipping.
+        ema_decay: Decay of the average of weights that is validated and returned; 0: no average. At first the decay is
+            smaller, (1 + step) / (10 + step) as in TensorFlow, so that the initial weights soon lose their influence.
+        mixup: Alpha of mixup's Beta distribution (Zhang et al. 2018). With cutmix, each batch uses one of the two.
+        cutmix: Alpha of CutMix (Yun et al. 2019).
+        randaugment: Magnitude, up to 30, of RandAugment's two operations per image (Cubuk et al. 2020); 0: none.
+        drop_connect: Rate at the last block of a `Network`, linear in depth (EfficientNet, section 5).
+        amp: Whether the forward pass uses bfloat16, or float16 with scaled losses on a GPU without bfloat16.
+            Accuracies are measured in float32.
+        distill_weight: Weight of the teacher's outputs in the loss; the labels have the rest.
+        distill_temperature: Temperature that softens both outputs for the distillation loss.
+    """
 
     epochs: int
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
-    """On every parameter with AdamW; on none of batch norms and biases with SGD and RMSProp (He et al. 2019, 3.1)."""
     group_lasso: float = 1e-5
-    """Weight of the penalty on learned groups (CondenseNet's on ImageNet); networks without them have none."""
     optimizer: str = "adamw"
     momentum: float = 0.9
-    """Of SGD (Nesterov's) and RMSProp. AdamW's is cycled from 0.95 to 0.85 and back by onecycle, and 0.9 otherwise."""
     schedule: str = "onecycle"
     warmup_epochs: float = 0.0
-    """Epochs of the linear warm-up that precedes `cosine`; onecycle warms up for a fifth of the training."""
     label_smoothing: float = 0.1
     clip: float = 5.0
-    """Largest norm of all gradients together; 0: they are not clipped."""
     ema_decay: float = 0.0
-    """Decay of the average of weights that is validated and returned, min(ema_decay, (1 + step) / (10 + step)) as
-    TensorFlow's is, so that a short training is not held at its start; 0: no average."""
     mixup: float = 0.0
-    """Alpha of mixup's Beta distribution (Zhang et al. 2018); with cutmix, each batch takes one of both."""
     cutmix: float = 0.0
     randaugment: int = 0
-    """Magnitude, of at most 30, of RandAugment's two operations on each image (Cubuk et al. 2020); 0: none."""
     drop_connect: float = 0.0
-    """Rate at the last block of a Network, linear in depth (EfficientNet, section 5)."""
     amp: bool = False
-    """Forward in bfloat16, or in float16 with scaled losses on a GPU without it. Accuracies are those in float32."""
     distill_weight: float = 0.5
-    """Share of a teacher's outputs in the loss, the labels have the rest; without a teacher it means nothing."""
     distill_temperature: float = 4.0
 
     def __post_init__(self) -> None:
         for key, (holds, rule) in _RULES.items():
             if not holds(getattr(self, key)):
-                raise UsageError(f"--{key.replace('_', '-')}: must be {rule}: {getattr(self, key)}")
+                raise UsageError(f"must be {rule}", key=key, value=getattr(self, key))
         if self.warmup_epochs >= self.epochs:
-            raise UsageError(f"--warmup-epochs: must be below --epochs, {self.epochs}: {self.warmup_epochs:g}")
+            raise UsageError(f"must be below --epochs, {self.epochs}", key="warmup_epochs", value=self.warmup_epochs)
         lookup(OPTIMIZERS, self.optimizer, "optimizer", "--optimizer")
         lookup(SCHEDULES, self.schedule, "schedule", "--schedule")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings by name."""
+        """Return all settings by name."""
         return asdict(self)
 
 
@@ -97,7 +112,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def make_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
-    """Return the recipe's schedule over `steps` steps in all, stepped once after each."""
+    """Return the recipe's schedule for a training of `steps` steps. Step it once after each of them."""
     return lookup(SCHEDULES, recipe.schedule, "schedule", "--schedule")(optimizer, recipe, steps)
 
 
@@ -107,7 +122,7 @@ def _adamw(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 def _sgd(model: nn.Module, recipe: Recipe) -> Optimizer:
     return SGD(
-        _groups(model, recipe.weight_decay),
+        _parameter_groups(model, recipe.weight_decay),
         recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
@@ -116,7 +131,7 @@ def _sgd(model: nn.Module, recipe: Recipe) -> Optimizer:
 
 def _rmsprop(model: nn.Module, recipe: Recipe) -> Optimizer:
     return RMSprop(
-        _groups(model, recipe.weight_decay),
+        _parameter_groups(model, recipe.weight_decay),
         recipe.learning_rate,
         alpha=0.9,
         eps=RMSPROP_EPS,
@@ -124,8 +139,8 @@ def _rmsprop(model: nn.Module, recipe: Recipe) -> Optimizer:
     )
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the weights of convolutions and linear layers, which decay, and all else, which does not."""
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return two groups: weights of convolutions and linear layers, which decay, and all others, which do not."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
         {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
@@ -134,23 +149,23 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 
 def one_cycle(optimizer: Optimizer, learning_rate: float, steps: int, momentum: bool = True) -> LRScheduler:
-    """Return one cycle over so many steps that rises over the first fifth of them."""
-    rises = 0.25 if steps == 5 else 0.2  # a fifth of five steps is one, and torch divides by one less
-    return OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=rises, cycle_momentum=momentum)
+    """Return one cycle over `steps` steps; the learning rate rises during the first fifth of them."""
+    rising = 0.25 if steps == 5 else 0.2  # a fifth of 5 steps is 1 step, for which torch divides by zero
+    return OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=rising, cycle_momentum=momentum)
 
 
 def _onecycle(optimizer: Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
-    cycles = recipe.optimizer == "adamw"  # the others keep the momentum that the recipe gives them
+    cycles = recipe.optimizer == "adamw"  # other optimizers keep the recipe's momentum
     return one_cycle(optimizer, recipe.learning_rate, steps, cycles)
 
 
 def _cosine(optimizer: Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
-    warm = round(steps * recipe.warmup_epochs / recipe.epochs)
+    warmup = round(steps * recipe.warmup_epochs / recipe.epochs)
 
     def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / (warm + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     return LambdaLR(optimizer, factor)
 
@@ -181,5 +196,6 @@ RECIPES = {
         drop_connect=0.2,
     ),
 }
-"""`imagenet` is MnasNet's and EfficientNet's (section 5): RMSProp of decay and momentum 0.9, 0.256 for a batch of 4096.
-Other than theirs are the cosine for steps of 0.97 each 2.4 epochs, and RandAugment for AutoAugment."""
+"""`imagenet` follows MnasNet and EfficientNet (section 5): RMSProp with decay and momentum 0.9, and a learning rate of
+0.256 for a batch of 4096. It differs in two points: a cosine schedule instead of a decay by 0.97 every 2.4 epochs, and
+RandAugment instead of AutoAugment."""

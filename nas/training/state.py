@@ -1,4 +1,4 @@
-"""What the steps of a training change: how it starts, and its way into a checkpoint and back."""
+"""The state of a training: everything that its steps change, saved to and restored from checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ from nas.training.recipe import Recipe, make_optimizer, make_schedule
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch of a curve: the mean loss, the validation accuracy in [0, 1], the last learning rate, images/s."""
+    """One epoch of a training.
+
+    Attributes:
+        number: The epoch, from 0.
+        loss: The mean training loss.
+        accuracy: The validation accuracy in [0, 1].
+        learning_rate: The learning rate after the epoch.
+        images_per_s: Training images per second.
+    """
 
     number: int
     loss: float
@@ -31,7 +39,19 @@ class Epoch:
 
 @dataclass
 class TrainingState:
-    """What a step changes, and a checkpoint holds."""
+    """The state of a training.
+
+    Attributes:
+        model: The network.
+        average: The average of its weights, None if the recipe has none.
+        optimizer: The optimizer.
+        schedule: The learning-rate schedule.
+        scaler: The scaler of the loss, for float16.
+        batch_size: Images per step.
+        steps: The number of steps of the whole training.
+        reported: Images that were reported as progress.
+        curve: The finished epochs.
+    """
 
     model: nn.Module
     average: AveragedModel | None
@@ -40,29 +60,27 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     batch_size: int
     steps: int
-    """All steps of the training."""
-    told: int = 0
-    """Images that the watch was told of."""
+    reported: int = 0
     curve: list[Epoch] = field(default_factory=list)
 
     @property
     def best(self) -> nn.Module:
-        """The network that is validated: the average of weights where there is one."""
+        """The network to validate: the average of weights if the recipe has one, the network otherwise."""
         return self.model if self.average is None else self.average.module
 
     def parts(self) -> dict[str, Any]:
-        """Return what has a state dict, by name."""
+        """Return the objects that have a state dict, by name."""
         parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
         return parts if self.average is None else {**parts, "average": self.average}
 
     def finish(self, epochs: int) -> None:
-        """Give the network the average of its weights, if there is one and all epochs are over."""
+        """After the last epoch, replace the network's weights by their average, if the recipe has one."""
         if self.average is not None and len(self.curve) == epochs:
             self.model.load_state_dict(self.average.module.state_dict())
 
 
-def start(model: nn.Module, recipe: Recipe, images: int, batch_size: int, device: torch.device) -> TrainingState:
-    """Return the state before the first step of a training on `images` images, in whole batches."""
+def start_state(model: nn.Module, recipe: Recipe, images: int, batch_size: int, device: torch.device) -> TrainingState:
+    """Return the state before the first step of a training on `images` images. Incomplete batches are dropped."""
     steps = recipe.epochs * (images // batch_size)
     optimizer = make_optimizer(model, recipe)
     return TrainingState(
@@ -77,14 +95,14 @@ def start(model: nn.Module, recipe: Recipe, images: int, batch_size: int, device
 
 
 def half_type(recipe: Recipe, device: torch.device) -> torch.dtype | None:
-    """Return the type of mixed precision, None for none: float16 only on a GPU that has no bfloat16."""
+    """Return the type of mixed precision, None without it. It is float16 only on a GPU without bfloat16."""
     if not recipe.amp:
         return None
     return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
 
 
 def _averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return the running average of parameters; buffers are copied: masks as they are, statistics to be made anew."""
+    """Return the running average of parameters. Buffers are copied; batch-norm statistics are recalibrated later."""
 
     def average(averaged: Any, current: Any, count: Tensor | int) -> None:
         updates = int(count)
@@ -94,13 +112,13 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=average)
 
 
-def stored(state: TrainingState) -> dict[str, Any]:
-    """Return what a checkpoint keeps of a state: tensors and plain values."""
+def state_to_dict(state: TrainingState) -> dict[str, Any]:
+    """Return the content of a checkpoint: tensors and plain values."""
     parts = {name: part.state_dict() for name, part in state.parts().items()}
     return {**parts, "batch_size": state.batch_size, "curve": [asdict(epoch) for epoch in state.curve]}
 
 
-def continued(
+def restore_state(
     state: TrainingState,
     path: Path,
     identity: Mapping[str, Any],
@@ -108,21 +126,22 @@ def continued(
     images: int,
     device: torch.device,
 ) -> TrainingState:
-    """Return the state that a checkpoint holds, or `state`, a fresh one, where there is no file.
+    """Return the state of a checkpoint, or the given fresh `state` if the file does not exist.
 
-    Raises WeightsError where the file is no checkpoint, another training's, or does not fit.
+    Raises:
+        WeightsError: The file is not a checkpoint, belongs to another training, or does not fit the network.
     """
     found = load_checkpoint(path, identity)
     if found is None:
         return state
     try:
-        if found["batch_size"] != state.batch_size:  # it started over with half the batch
-            state = start(state.model, recipe, images, found["batch_size"], device)
+        if found["batch_size"] != state.batch_size:  # the training restarted with half the batch size
+            state = start_state(state.model, recipe, images, found["batch_size"], device)
         for name, part in state.parts().items():
             part.load_state_dict(found[name])
         state.curve = [Epoch(**epoch) for epoch in found["curve"]]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise WeightsError(f"{path}: does not hold this training's state: {reason}") from error
+        raise WeightsError(f"does not hold the state of this training: {reason}", where=path) from error
     state.finish(recipe.epochs)
     return state

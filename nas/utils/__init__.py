@@ -1,1 +1,1 @@
-"""What any program needs: files that survive a kill, registries of names, units, paths and progress."""
+"""General utilities: crash-safe files and locks, name registries, units, paths and progress reporting."""

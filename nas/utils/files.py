@@ -1,4 +1,8 @@
-"""Files that survive a crash: written whole or not at all, or appended line by line and cut back to whole lines."""
+"""Crash-safe files: atomic writes, append-only JSON lines, and locks that the kernel releases.
+
+The locks are our own and not `filelock`'s: `is_locked` probes with a shared lock, so that two processes that probe
+at the same time do not take each other for the holder. `filelock.FileLock` is always exclusive.
+"""
 
 from __future__ import annotations
 
@@ -18,33 +22,33 @@ try:
 except ImportError:  # Windows
     fcntl = None
 HAS_LOCKS = fcntl is not None
-"""Whether the kernel keeps locks that end with their process."""
+"""Whether the platform has locks that the kernel releases when their process ends."""
 
 LOCK = ".lock"
 BLOCK = 64 * 1024
-"""Bytes that are read at a time to find the last line of a file."""
+"""Bytes read at a time when looking for the last line of a file."""
 _held: set[int] = set()
-"""Descriptors of the locks of this process. A forked child gives them up: it must not hold them when we are dead."""
+"""Descriptors of this process's locks. A forked child closes them; otherwise it would keep the locks after our end."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the mapping that a JSON file holds. Raises RunError where it cannot be read or holds something else."""
+    """Return the mapping in a JSON file. Raises RunError if the file is unreadable or holds something else."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+        raise RunError(f"cannot be read: {error}", where=path) from error
     if not isinstance(data, dict):
-        raise RunError(f"{path}: must hold a mapping: {str(data)[:60]}")
+        raise RunError(f"must hold a mapping: {str(data)[:60]}", where=path)
     return data
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_bytes(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a file whole or not at all; what a full disk cut off is removed, and the OSError goes on."""
+    """Write a file atomically. If writing fails, removes the partial file and re-raises the OSError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(data)
@@ -55,16 +59,16 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_picture(path: Path, figure: Any) -> None:
-    """Write a matplotlib figure as PNG, whole or not at all. Raises OSError."""
+    """Write a matplotlib figure as PNG, atomically. Raises OSError."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_bytes(path, picture.getvalue())
 
 
 def drop_cut_line(file: IO[bytes]) -> int:
-    """Cut an open file back to its last whole line, go to its end, and return its length."""
+    """Remove an unfinished last line from an open file, seek to the end, and return the length."""
     end = file.seek(0, os.SEEK_END)
-    while end:  # from the end, block by block: a long file is not read whole for each line that is added
+    while end:  # read backwards in blocks: files that grow line by line can be long
         start = max(0, end - BLOCK)
         file.seek(start)
         newline = file.read(end - start).rfind(b"\n")
@@ -76,9 +80,9 @@ def drop_cut_line(file: IO[bytes]) -> int:
 
 
 def append_rows(path: Path, header: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add JSON lines to a file and its disk before returning; one that is begun starts with `header`.
+    """Append JSON lines to a file and flush them to the disk. Raises OSError.
 
-    A line that a crash cut off is dropped first. Raises OSError.
+    A new file starts with `header`. An unfinished last line of an interrupted write is removed first.
     """
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,39 +95,53 @@ def append_rows(path: Path, header: Mapping[str, Any], rows: Iterable[Mapping[st
 
 
 def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:
-    """Raise RunError with the first setting that differs; `flag` is the one that names another folder."""
+    """Check that a folder holds results of the same settings.
+
+    Args:
+        folder: The folder or study, for the message.
+        stored: The settings of the results in the folder.
+        settings: The settings of this run.
+        flag: The flag that selects another folder, for the message.
+
+    Raises:
+        RunError: A setting differs. The error names the first one.
+    """
     for key in sorted({*stored, *settings}):
         if stored.get(key) != settings.get(key):
             raise RunError(
-                f"{folder}: holds another experiment: {key} is {stored.get(key)!r} there and {settings.get(key)!r} "
-                f"now; give another {flag}"
+                f"holds another experiment: {key} is {stored.get(key)!r} there and {settings.get(key)!r} now; "
+                f"give another {flag}",
+                where=folder,
             )
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; the kernel frees it when the process ends, however it ends. Raises RunError if in use."""
-    if not HAS_LOCKS:
+    """Hold the lock of a folder. Raises RunError if another process holds it."""
+    path = folder / LOCK
+    lock = take_lock(path)
+    if lock is None:
+        holder = path.read_text(encoding="utf-8").strip()
+        raise RunError(f"in use by process {holder or '?'}", where=folder)
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
         yield
-        return
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise RunError(f"{folder}: in use by process {file.read().strip() or '?'}") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    finally:
+        free_lock(lock)
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, waits: Callable[[], None] | None = None, keep: bool = False) -> Iterator[None]:
-    """Hold a lock file, waiting for whoever has it; the kernel frees it when its process ends, however it ends.
+    """Hold a lock file, and wait while another process holds it. The kernel releases it when its process ends.
 
-    `waits` is called once if there is somebody to wait for; the file is removed afterwards, unless it is to `keep`.
-    Raises OSError where it cannot be made.
+    Args:
+        path: The lock file.
+        waits: Called once if another process holds the lock.
+        keep: Whether to keep the file afterwards.
+
+    Raises:
+        OSError: The file cannot be created.
     """
     lock = take_lock(path, wait=waits is None)
     if lock is None:
@@ -141,14 +159,14 @@ def exclusive(path: Path, waits: Callable[[], None] | None = None, keep: bool = 
 
 
 def take_lock(path: Path, wait: bool = False) -> int | None:
-    """Return a descriptor that holds the lock file, or None where somebody else does. Raises OSError."""
+    """Return a descriptor that holds the lock file, or None if another process holds it. Raises OSError."""
     if not HAS_LOCKS:
         return os.open(path, os.O_RDWR | os.O_CREAT)
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_nlink:  # else it was removed by who had it before
+            if os.fstat(lock).st_nlink:  # 0: the previous holder has removed the file; try the new one
                 _held.add(lock)
                 return lock
         except BlockingIOError:
@@ -161,7 +179,7 @@ def take_lock(path: Path, wait: bool = False) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock file; False where there is none."""
+    """Whether a process holds the lock file. False if the file does not exist."""
     try:
         lock = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -176,16 +194,16 @@ def is_locked(path: Path) -> bool:
 
 
 def free_lock(lock: int) -> None:
-    """Give up what `take_lock` returned."""
+    """Release what `take_lock` returned."""
     _held.discard(lock)
     os.close(lock)
 
 
-def _forked() -> None:
+def _close_inherited_locks() -> None:
     for lock in _held:
         os.close(lock)
     _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_close_inherited_locks)

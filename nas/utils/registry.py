@@ -1,4 +1,4 @@
-"""Names to things: one plain dict per package, entry points of installed packages beside it."""
+"""Registries: look up a name in a package's table or among the entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -11,20 +11,35 @@ from nas.errors import NasError, UsageError
 T = TypeVar("T")
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name in `known` that resembles `name` most, or None if none is similar."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.55)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the closest of `known`, or the list of them when none is close."""
+    """Return the end of an error message about an unknown name.
+
+    This is "; did you mean 'x'?" with the closest known name. If none is similar, it lists the known names.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    close = closest(name, names)
+    if close is not None:
+        return f"; did you mean '{close}'?"
     return f"; known: {', '.join(names)}" if names else ""
 
 
 def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error: type[NasError] = UsageError) -> T:
     """Return `table[name]`, or the entry point `name` of the group `nas.<kind>s`.
 
-    `kind` is the singular ("block"), `where` the place of the name ("search_spaces/x.yaml, stage 3").
-    Raises `error` with the nearest known name when nothing is called so.
+    Args:
+        table: The names of this package.
+        name: The name to find.
+        kind: What it names, in the singular: "block".
+        where: The place of the name in the user's input: "search_spaces/x.yaml, stage 3".
+        error: The class of the error to raise.
+
+    Raises:
+        NasError: The name is unknown. The error is an instance of `error` and holds the nearest known name.
     """
     if name in table:
         return table[name]
@@ -32,12 +47,11 @@ def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error:
     if name in plugin:
         loaded: T = plugin[name].load()
         return loaded
-    place = f"{where}: " if where else ""
-    raise error(f"{place}unknown {kind} {name!r}{nearest(name, [*table, *plugin])}")
+    raise error(f"unknown {kind} {name!r}", where=where, nearest=nearest(name, [*table, *plugin]))
 
 
 def entries(table: Mapping[str, T], kind: str) -> dict[str, T]:
-    """Return all that `lookup` finds: the entries of `table`, then those of installed packages, which are loaded."""
+    """Return everything that `lookup` can find: `table`, then the entry points of installed packages, loaded."""
     plugin = _plugins(_group(kind))
     return {**table, **{name: point.load() for name, point in plugin.items() if name not in table}}
 
@@ -52,5 +66,5 @@ def _plugins(group: str) -> dict[str, Any]:
 
     try:
         return {point.name: point for point in entry_points(group=group)}
-    except TypeError:  # Python 3.9, on a device: its own runtimes are all there are
+    except TypeError:  # Python 3.9 on a device does not support `group`; plug-ins are not needed there
         return {}

@@ -1,6 +1,6 @@
-"""What a person sees while a long job runs: a rich bar on a terminal, plain lines elsewhere, nothing when quiet.
+"""Progress reporting: a progress bar on a terminal, plain lines elsewhere, and only warnings in quiet mode.
 
-Everything goes to stderr; stdout belongs to results.
+All output goes to stderr. Stdout is for results.
 """
 
 from __future__ import annotations
@@ -17,31 +17,37 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Advance = Callable[[int], None]
+"""Advances a progress bar by a number of steps."""
 PLAIN_INTERVAL_S = 10.0
+"""Seconds between two progress lines without a terminal."""
 
 
 class Reporter:
-    """Prints messages and progress. `quiet` leaves warnings only."""
+    """Prints messages and progress.
+
+    Attributes:
+        quiet: Whether to print warnings only.
+        live: Whether the output is a terminal that can show progress bars.
+    """
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
         self.live = sys.stderr.isatty() and not quiet
-        """Whether a person sees what changes: a bar, or a display."""
-        self._shows = False
+        self._has_display = False
 
     def say(self, message: str) -> None:
-        """Print one line, unless quiet."""
+        """Print a line, unless quiet."""
         if not self.quiet:
             print(message, file=sys.stderr, flush=True)
 
     def warn(self, message: str) -> None:
-        """Print one line, always."""
+        """Print a warning, even if quiet."""
         print(f"warning: {message}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def task(self, description: str, total: int) -> Iterator[Advance]:
-        """Give a function that advances by n of `total`, shown with the time left."""
-        if self.live and not self._shows:
+        """Show the progress of a task of `total` steps. Yields the function that advances it."""
+        if self.live and not self._has_display:
             with _rich_bar() as bar:
                 task = bar.add_task(description, total=total)
                 yield lambda count: bar.update(task, advance=count)
@@ -50,15 +56,15 @@ class Reporter:
 
     @contextlib.contextmanager
     def display(self, draw: Callable[[], RenderableType]) -> Iterator[None]:
-        """Show what `draw` returns, twice a second, below whatever is printed meanwhile; for a `live` reporter."""
+        """Show the result of `draw` below other output, and refresh it twice a second. Requires `live`."""
         from rich.live import Live
 
-        self._shows = True  # a bar would be a second display: tasks within are lines
+        self._has_display = True  # rich allows one live display; tasks inside print plain lines
         try:
             with Live(get_renderable=draw, console=_terminal(), refresh_per_second=2, redirect_stdout=False):
                 yield
         finally:
-            self._shows = False
+            self._has_display = False
 
     def _plain(self, description: str, total: int) -> Advance:
         started = shown = time.monotonic()
@@ -87,5 +93,5 @@ def _rich_bar() -> Progress:
 def _terminal() -> Console:
     from rich.console import Console
 
-    # A descriptor of its own: while a converter runs, what others print to stderr goes elsewhere.
+    # A duplicate descriptor: converters redirect the original stderr while they run.
     return Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding=sys.stderr.encoding))

@@ -108,7 +108,7 @@ def test_what_has_no_epochs_cannot_be_stopped(
         (["--fidelity", "halfing"], "--fidelity: unknown fidelity 'halfing'; did you mean 'halving'?"),
         (["--eta", "1"], "--eta: must be at least 2: 1"),
         (["--train-finalists", "2"], "--train-finalists: is for evaluators that do not train"),
-        (["--train-finalists", "-1", "--evaluator", "macs"], "--train-finalists: must not be negative: -1"),
+        (["--train-finalists", "-1", "--evaluator", "macs"], "--train-finalists: must be at least 0: -1"),
         (["--min-epochs", "0"], "--min-epochs: must be at least 1: 0"),
         (["--finalists", "1"], "--finalists: must be at least 2: 1"),
         (["--finalist-seeds", "-1"], "--finalist-seeds: must be at least 0: -1"),

@@ -135,7 +135,7 @@ def test_rules_of_presets_scale_any_network(preset: str, capsys: pytest.CaptureF
 
 def test_a_dimension_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     result = scaled(capsys, "shallow.yaml", "--width", "2")
-    assert result["missing_dimensions"] == {"depth": "no stage of it could be repeated (conv)"}
+    assert result["missing_dimensions"] == {"depth": "no stage can be repeated (conv)"}
     assert result["family"][0]["channels"] == [16]
 
 
@@ -187,7 +187,14 @@ def test_a_written_network_is_scaled_further(capsys: pytest.CaptureFixture[str])
 def test_the_printed_table_names_every_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scale", "small.yaml", "--phi", "0,2,2.01", "--measure", "--runtime", "null", "--quiet"]) == 0
     out = capsys.readouterr().out
-    words = ("efficientnet's", "channels to 8", "phi 0", "phi 2", "phi 2.01: rounding makes it phi 2", "family.png")
+    words = (
+        "efficientnet's",
+        "channels to multiples of 8",
+        "phi 0",
+        "phi 2",
+        "phi 2.01: rounds to the same network as phi 2",
+        "family.png",
+    )
     for word in words:
         assert word in out
 
@@ -199,92 +206,100 @@ BAD = {
     "json of something else": (["list.json"], "list.json: not an architecture"),
     "no json": (["text.json"], "text.json: not JSON"),
     "an empty folder": (["empty"], "empty"),
-    "a folder of another result": (["other"], "not the result of a search for coefficients"),
+    "a folder of another result": (["other"], "other/scale.json: not the result of a coefficient search"),
     "a coefficient below 1": (["small.yaml", "--coefficients", "0.9,1.1,1.1"], "alpha must be at least 1: 0.9"),
-    "two coefficients": (["small.yaml", "--coefficients", "1.2,1.1"], "--coefficients: are three"),
-    "coefficients of 1": (["small.yaml", "--coefficients", "1,1,1"], "one of them must be above 1"),
+    "two coefficients": (["small.yaml", "--coefficients", "1.2,1.1"], "--coefficients: .* three numbers.*: '1.2,1.1'"),
+    "coefficients of 1": (["small.yaml", "--coefficients", "1,1,1"], "--coefficients: .* above 1: '1,1,1'"),
     "coefficients in words": (["small.yaml", "--coefficients", "a,b,c"], "--coefficients: not a number: 'a'"),
     "an unknown preset": (["small.yaml", "--preset", "efficentnet"], "--preset.*did you mean 'efficientnet'"),
-    "two rules": (["small.yaml", "--preset", "dWr", "--coefficients", "1.2,1.1,1.1"], "one rule, give one of them"),
+    "two rules": (["small.yaml", "--preset", "dWr", "--coefficients", "1.2,1.1,1.1"],
+                  "--preset: cannot be combined with --coefficients"),
     "a preset of a search": (["small.yaml", "--preset", "latency_aware"], "no coefficients: --search finds them"),
-    "a table with phi": (["small.yaml", "--preset", "mnasnet", "--phi", "1"], "it is a table, leave out --phi"),
+    "a table with phi": (["small.yaml", "--preset", "mnasnet", "--phi", "1"],
+                         "--preset: 'mnasnet' .* it is a table: omit --phi"),
     "a table with latency": (["small.yaml", "--preset", "mnasnet", "--latency", "1ms"], "it is a table"),
-    "by hand with a preset": (["small.yaml", "--width", "2", "--preset", "dWr"], "--width: factors by hand do not go"),
+    "by hand with a preset": (["small.yaml", "--width", "2", "--preset", "dWr"],
+                              "--width: cannot be combined with --preset"),
     "by hand with phi": (["small.yaml", "--width", "2", "--phi", "1"], "--phi"),
-    "by hand with latency": (["small.yaml", "--width", "2", "--latency", "1ms"], "--latency: .* does not go with"),
-    "phi and latency": (["small.yaml", "--phi", "1", "--latency", "1ms"], "does not go with --phi"),
+    "by hand with latency": (["small.yaml", "--width", "2", "--latency", "1ms"],
+                             "--latency: cannot be combined with .*--width"),
+    "phi and latency": (["small.yaml", "--phi", "1", "--latency", "1ms"], "--latency: cannot be combined with --phi"),
     "phi in words": (["small.yaml", "--phi", "one"], "--phi: not a number: 'one'"),
-    "phi backwards": (["small.yaml", "--phi", "3..1"], "--phi: the first must not be above the last"),
-    "phi twice": (["small.yaml", "--phi", "1,1"], "--phi: the same twice"),
-    "no phi": (["small.yaml", "--phi", ""], "--phi: is empty"),
-    "phi that leaves no input": (["small.yaml", "--phi=-14"], "--phi: -14: resolution: .* stride of 8: .*; -10.3"),
+    "phi backwards": (["small.yaml", "--phi", "3..1"], "--phi: .* above the last: '3..1'"),
+    "phi twice": (["small.yaml", "--phi", "1,1"], "--phi: .* distinct: '1,1'"),
+    "no phi": (["small.yaml", "--phi", ""], "--phi: must not be empty"),
+    "phi that leaves no input": (["small.yaml", "--phi=-14"], "--phi: phi -14: resolution: .* stride of 8: .* -10.3"),
     "phi that leaves no depth": (["small.yaml", "--phi=-8", "--repeats", "round"],
-                                 "--phi: -8: depth: .* leaves none; -7.6 can be built"),
-    "phi without end": (["small.yaml", "--phi", "1e6"], "--phi: 1000000: depth: .*; [1-9].* can be built"),
+                                 "--phi: phi -8: depth: .* leaves none; .* -7.6"),
+    "phi without end": (["small.yaml", "--phi", "1e6"],
+                        "--phi: phi 1000000: depth: .*; the nearest valid phi is about [1-9]"),
     "much phi": (["small.yaml", "--phi", "200"], "--phi|phi 200"),
     "width that leaves nothing": (["small.yaml", "--width", "0.01"], "width: 0.01 times the 8 out_channels"),
     "width without end": (["small.yaml", "--width", "1e300"], "width"),
     "depth without end": (["small.yaml", "--depth", "1e300"], "depth"),
     "resolution without end": (["small.yaml", "--resolution", "1e300"], "resolution"),
-    "a resolution under the stride": (["small.yaml", "--resolution", "7"], "--resolution: 7 px .* of 8: at least 8"),
+    "a resolution under the stride": (["small.yaml", "--resolution", "7"], "--resolution: 7 px .* of 8: .* at least 8"),
     "a negative factor": (["small.yaml", "--depth=-1"], "--depth: must be a factor above zero: -1"),
-    "half a pixel": (["small.yaml", "--resolution", "32.5"], "--resolution: must be pixels"),
-    "no factor": (["small.yaml", "--width", ""], "--width: is empty"),
+    "half a pixel": (["small.yaml", "--resolution", "32.5"], "--resolution: .* pixels .*: 32.5"),
+    "no factor": (["small.yaml", "--width", ""], "--width: must not be empty"),
     "no depth to scale": (["shallow.yaml"], "shallow.yaml: this network has no depth to scale"),
     "no depth for a preset": (["shallow.yaml", "--preset", "depth"], "--preset: this network has no depth to scale"),
-    "no depth by hand": (["shallow.yaml", "--depth", "2"], "depth: this network has none to scale"),
+    "no depth by hand": (["shallow.yaml", "--depth", "2"], "--depth: this network has no depth to scale"),
     "a divisor of nothing": (["small.yaml", "--divisor", "0"], "--divisor: must be a whole number of at least 1: 0"),
     "a divisor in words": (["small.yaml", "--divisor", "x"], "--divisor"),
     "a step of nothing": (["small.yaml", "--resolution-step", "0"], "--resolution-step: must be a whole number"),
-    "an unknown rounding": (["small.yaml", "--repeats", "floor"], "--repeats: unknown: 'floor'"),
-    "an unknown head": (["small.yaml", "--head", "wider"], "--head: unknown: 'wider'"),
+    "an unknown rounding": (["small.yaml", "--repeats", "floor"], "--repeats: unknown.*: 'floor'; known: ceil, round"),
+    "an unknown head": (["small.yaml", "--head", "wider"], "--head: unknown.*: 'wider'; known: fixed"),
     "a latency without unit": (["small.yaml", "--latency", "5"], "--latency: a latency needs a unit"),
     "a negative latency": (["small.yaml", "--latency=-5ms"], "--latency: a latency must be above zero"),
-    "a latency twice": (["small.yaml", "--latency", "5ms,5ms"], "--latency: the same twice"),
-    "no latency": (["small.yaml", "--latency", ""], "--latency: is empty"),
+    "a latency twice": (["small.yaml", "--latency", "5ms,5ms"], "--latency: .* distinct: '5ms,5ms'"),
+    "no latency": (["small.yaml", "--latency", ""], "--latency: must not be empty"),
     "an unknown runtime": (["small.yaml", "--measure", "--runtime", "nul"], "runtime.*'nul'.*did you mean 'null'"),
     "no threads": (["small.yaml", "--measure", "--runtime", "null", "--threads", "0"], "--threads"),
     "an unknown device": (["small.yaml", "--measure", "--device", "nowhere"], "nowhere"),
     "an unknown table": (["small.yaml", "--latency", "1ms", "--table", "absent.json"], "absent.json"),
-    "a table that measures": (["small.yaml", "--measure", "--table", "pixel1"], "--table: predicts, it does not go"),
-    "a device for nothing": (["small.yaml", "--device", "ssh://a"], "--device: nothing is measured: give --measure"),
+    "a table that measures": (["small.yaml", "--measure", "--table", "pixel1"],
+                              "--table: .* cannot be combined with --measure"),
+    "a device for nothing": (["small.yaml", "--device", "ssh://a"], "--device: .* nothing is measured: add --measure"),
     "a step for given pixels": (["small.yaml", "--resolution", "64", "--resolution-step", "8"],
-                                "--resolution-step: the inputs are given in pixels here: 8"),
+                                "--resolution-step: .* given in pixels: 8"),
     "a step for a table's pixels": (["small.yaml", "--preset", "mobilenet_v2", "--resolution-step", "8"],
-                                    "--resolution-step: the inputs are given"),
+                                    "--resolution-step: .* given in pixels: 8"),
     "a preset that cannot be": (["shallow.yaml", "--preset", "efficientnet"], "--preset: b1: depth: this network"),
     "no such network": (["mobilnet_v2_1.0"], "unknown network 'mobilnet_v2_1.0'; did you mean 'mobilenet_v2_1.0'"),
     "a space's name": (["mnasnet_a1"], "unknown network 'mnasnet_a1'; did you mean 'mnasnet_a1_1"),
-    "a result's file": (["other/scale.json"], "other/scale.json: tells of a whole run: give its folder, 'other'"),
+    "a result's file": (["other/scale.json"], "other/scale.json: .*give its folder; did you mean 'other'"),
     "search: a preset without a budget": (["small.yaml", "--search", "--preset", "width"],
-                                          "--preset: 'width' says nothing of a search; efficientnet, latency_aware"),
+                                          "--preset: .*: 'width'; .*: efficientnet, latency_aware"),
     "a table and nothing to predict": (["small.yaml", "--table", "absent.json"], "--table|absent.json"),
-    "a search's flag": (["small.yaml", "--step", "0.1"], "--step: is for the search of coefficients"),
-    "a run that is a file": (["small.yaml", "--run", "text.json"], "--run: text.json cannot be made"),
+    "a search's flag": (["small.yaml", "--step", "0.1"], "--step: .* add --search"),
+    "a run that is a file": (["small.yaml", "--run", "text.json"], "--run: cannot be created: .*: 'text.json'"),
     "an unknown flag": (["small.yaml", "--dept", "2"], "--dept"),
     "search: a budget": (["small.yaml", "--search", "--budget", "flops"], "--budget.*'flops'"),
     "search: times": (["small.yaml", "--search", "--times", "1"], "--times: must be above 1 and below 1000: 1"),
     "search: times nan": (["small.yaml", "--search", "--times", "nan"], "--times: must be above 1 and below 1000: nan"),
-    "search: tolerance": (["small.yaml", "--search", "--tolerance", "0"], "--tolerance: must lie between 0 and 1: 0"),
+    "search: tolerance": (["small.yaml", "--search", "--tolerance", "0"], "--tolerance: must be between 0 and 1: 0"),
     "search: objective": (["small.yaml", "--search", "--objective", "sof"], "--objective.*did you mean 'soft'"),
-    "search: coefficients": (["small.yaml", "--search", "--coefficients", "1.2,1.1,1.1"], "--search finds the factors"),
+    "search: coefficients": (["small.yaml", "--search", "--coefficients", "1.2,1.1,1.1"],
+                             "--coefficients: cannot be combined with --search"),
     "search: phi and latency": (["small.yaml", "--search", "--phi", "1", "--latency", "5ms"], "--phi"),
     "search: evaluator": (["small.yaml", "--search", "--evaluator", "prox"], "evaluator.*'prox'"),
-    "search: seeds": (["small.yaml", "--search", "--compare-seeds=-1"], "--compare-seeds: must not be negative: -1"),
+    "search: seeds": (["small.yaml", "--search", "--compare-seeds=-1"], "--compare-seeds: must be at least 0: -1"),
     "search: trials": (["small.yaml", "--search", "--trials=-1"], "--trials: must be at least 0: -1"),
     "search: no data": (["small.yaml", "--search", "--data", "nothing", "--runtime", "null"], "nothing"),
     "search: step": (["small.yaml", "--search", "--step", "0", "--runtime", "null"], "--step: must be above zero: 0"),
-    "search: wide step": (["small.yaml", "--search", "--step", "9", "--runtime", "null"], "--step: is over what"),
-    "search: fine step": (["small.yaml", "--search", "--step", "0.001", "--runtime", "null"], "--step: makes .* p"),
+    "search: wide step": (["small.yaml", "--search", "--step", "9", "--runtime", "null"],
+                          "--step: is larger than the allowed growth: 9"),
+    "search: fine step": (["small.yaml", "--search", "--step", "0.001", "--runtime", "null"], "--step: .* points"),
     "search: controller": (["small.yaml", "--search", "--controller", "exhaustiv", "--runtime", "null"],
                            "--controller.*did you mean 'exhaustive'"),
     "search: exponent": (["small.yaml", "--search", "--objective", "hard", "--exponent=-0.1", "--runtime", "null"],
-                         "--exponent: is of the objective 'soft'"),
+                         "--exponent: .*'soft'.*'hard': -0.1"),
     "search: phi": (["small.yaml", "--search", "--phi", "x", "--runtime", "null"], "--phi: not a number: 'x'"),
     "search: latency": (["small.yaml", "--search", "--latency", "5", "--runtime", "null"],
                         "--latency: a latency needs"),
     "search: no point": (["small.yaml", "--search", "--budget", "macs", "--tolerance", "0.0001", "--runtime", "null"],
-                         "--budget: no grid point meets 2 times the base's macs"),
+                         "--budget: no grid point is within 0.01% of 2 times the base's macs"),
 }  # fmt: skip
 
 
@@ -303,7 +318,10 @@ def test_what_cannot_be_is_one_line_and_nothing_written(what: str, capsys: pytes
 
 @pytest.mark.parametrize(
     ("latency", "message"),
-    [("6us", "--latency: '0.006 ms' is under what the base takes"), ("1e9s", "--latency: '1e+09 s' is out of reach")],
+    [
+        ("6us", "--latency: is below the latency of the base.*: '0.006 ms'"),
+        ("1e9s", r"--latency: is out of reach.*: '1e\+09 s'"),
+    ],
 )
 def test_latencies_that_no_network_of_the_rule_takes(
     latency: str, message: str, capsys: pytest.CaptureFixture[str]
@@ -312,7 +330,7 @@ def test_latencies_that_no_network_of_the_rule_takes(
     captured = capsys.readouterr()
     assert not Path("runs/scale-small").exists()
     assert len(captured.err.strip().splitlines()) == 1
-    assert message in captured.err
+    assert re.search(message, captured.err), captured.err
     assert not list(Path().rglob("family*"))
 
 
@@ -345,7 +363,8 @@ def test_a_family_whose_networks_are_gone_is_not_finished(capsys: pytest.Capture
 
 
 def test_a_run_that_cannot_be_a_folder_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--run: small.yaml/sub cannot be made" in refused(capsys, "small.yaml", "--run", "small.yaml/sub")
+    line = refused(capsys, "small.yaml", "--run", "small.yaml/sub")
+    assert re.search("--run: cannot be created: .*: 'small.yaml/sub'", line)
 
 
 def test_rounding_that_leaves_the_base_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,7 +377,7 @@ def test_rounding_that_leaves_the_base_is_told(capsys: pytest.CaptureFixture[str
     [
         ("rounding", {"divisor": 0}, "--divisor: must be a whole number of at least 1: 0"),
         ("rounding", {"divisor": "8"}, "--divisor: must be a whole number of at least 1: '8'"),
-        ("rounding", {"repeats": "floor"}, "--repeats: unknown: 'floor'"),
+        ("rounding", {"repeats": "floor"}, "--repeats: unknown rounding: 'floor'; known: ceil, round"),
         ("rounding", {"head": 3}, "no attribute 'replace'"),
         ("rounding", None, "TypeError"),
         ("coefficients", {"alpha": 0.5}, "alpha must be at least 1: 0.5"),
@@ -382,5 +401,5 @@ def test_a_result_that_somebody_changed_is_one_line(
     stored[key] = None if value is None else {**stored[key], **value}
     Path("found/scale.json").write_text(json.dumps(stored), encoding="utf-8")
     line = refused(capsys, "found", "--phi", "1")
-    assert "found/scale.json: not the result of a search for coefficients" in line
+    assert "found/scale.json: not the result of a coefficient search" in line
     assert message in line

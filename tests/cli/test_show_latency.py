@@ -1,4 +1,4 @@
-"""`nas show SPACE --table`: numbers, picture, and every wrong flag in one line."""
+"""`nas show SPACE --table`: figures, plots, and one line for each invalid flag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nas.spaces.yaml_format import load_space
 
 @pytest.fixture
 def table(tiny_space: Path, tmp_path: Path) -> LatencyTable:
-    """A table of every layer that the tiny space can have, of pseudo-random ms."""
+    """A table of all layers of the tiny space, with pseudo-random times."""
     table = LatencyTable.open(tmp_path / "table.jsonl", table_header("null", 1))
     rng = np.random.default_rng(0)
     table.append((layer, [(0.0, float(ms))]) for layer, ms in _with(reachable(load_space(str(tiny_space))), rng))
@@ -117,14 +117,14 @@ def test_a_table_that_does_not_cover_the_space_names_a_layer(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["mobilenet_v2_1.0", "--table", "default"], "--table: only a space has a distribution of latency"),
-        (["mobilenet_v2_1.0", "--target-latency", "5ms"], "--target-latency: only a space has"),
+        (["mobilenet_v2_1.0", "--table", "default"], "--table: applies to search spaces only"),
+        (["mobilenet_v2_1.0", "--target-latency", "5ms"], "--target-latency: applies to search spaces only"),
         (["mobile", "--table", "none.jsonl"], "none.jsonl: no such latency table"),
-        (["mobile", "--table", "none.jsonl", "--threads", "2"], "--threads: finds this machine's own table"),
+        (["mobile", "--table", "none.jsonl", "--threads", "2"], "--threads: selects this machine's table"),
         (["mobile", "--threads", "0"], "--threads: must be at least 1: 0"),
         (["mobile", "--runtime", "onxruntime"], "did you mean 'onnxruntime'?"),
         (["mobile", "--target-latency", "20"], "a latency needs a unit"),
-        (["mobile", "--plot", "x.pdf"], "--plot: the picture's name must end in .png or .svg: 'x.pdf'"),
+        (["mobile", "--plot", "x.pdf"], "--plot: must end in .png or .svg: 'x.pdf'"),
         (["mobile", "--plot", "none/x.png"], "--plot: none/x.png cannot be written: no such folder: 'none'"),
         (["mobile", "--classes", "0"], "--classes: must be at least 1: 0"),
     ],

@@ -16,7 +16,7 @@ import torch
 from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.controllers import CONTROLLERS, Controller
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import make_rungs
 from nas.searching.loop import SearchPlan, derive_seed, search
@@ -26,7 +26,10 @@ from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import parse_space
 from nas.study.objectives import OBJECTIVES, Metrics, make_objective
 from nas.study.study import open_study
+from nas.study.trials import Trial
 from nas.utils.reporting import Reporter
+from tests.helpers.space_rows import active
+from tests.helpers.trials import ended_trial
 
 DATA = {
     "resolution": [32, 48],
@@ -46,7 +49,7 @@ DATA = {
 SPACE: Space = parse_space("small", DATA, "small.yaml")
 """1,302 ways to spell fewer networks: a skip over a layer that changes the number of channels is none."""
 DOMAIN = encode_space(SPACE, lambda layer: layer.macs / 1e5)
-TARGET_MS = float(np.median(DOMAIN.facts(DOMAIN.every()).latency_ms))
+TARGET_MS = float(np.median(DOMAIN.facts(DOMAIN.all_rows()).latency_ms))
 TOLD = {"gp": 12}
 """What is told before anything is asked: more than a population of any controller, but where that takes long."""
 
@@ -55,21 +58,21 @@ def problem(objective: str) -> Problem:
     return Problem(DOMAIN, make_objective(objective, TARGET_MS))
 
 
-def told(given: Problem, choices: Choices) -> Observation:
+def told(given: Problem, choices: Choices) -> Trial:
     """Return made-up metrics that the choices decide; every seventh candidate failed."""
     digest = hashlib.sha256(str(sorted(choices.items())).encode()).digest()
     if digest[0] % 7 == 0:
-        return Observation(choices, None, None)
+        return ended_trial(choices)
     latency_ms = float(DOMAIN.facts(DOMAIN.encode(choices)[None]).latency_ms[0])
     metrics = Metrics(digest[1] / 256, latency_ms, 1000, 1000)
-    return Observation(choices, metrics, given.objective(metrics), stopped=digest[2] % 5 == 0)
+    return ended_trial(choices, metrics, given.objective(metrics), stopped=digest[2] % 5 == 0)
 
 
 def some(count: int) -> list[Choices]:
     return [DOMAIN.decode(row) for row in DOMAIN.sample(count, np.random.default_rng(count))]
 
 
-def started(name: str, given: Problem, history: Sequence[Observation]) -> Controller:
+def started(name: str, given: Problem, history: Sequence[Trial]) -> Controller:
     controller = CONTROLLERS[name](given)
     for ended in history:
         controller.tell(ended)
@@ -92,7 +95,7 @@ def test_asks_stay_inside_and_replay_equals_tell(name: str, objective: str) -> N
     for number in range(6):
         one.ask(derive_seed(8, number))  # refused: it never comes back
         choices = one.ask(derive_seed(7, number))
-        assert SPACE.active(choices) == choices
+        assert active(SPACE, choices) == choices
         asked.append(choices)
         history.append(told(given, choices))
         one.tell(history[-1])
@@ -120,11 +123,11 @@ def test_a_domain_in_which_all_fail_or_all_are_alike_breaks_nothing(name: str) -
     given = problem("soft")
     controller, metrics = CONTROLLERS[name](given), Metrics(0.5, TARGET_MS, 1, 1)
     for number, choices in enumerate(some(TOLD.get(name, 120))):
-        assert SPACE.active(asked := controller.ask(number)) == asked if number % 20 == 0 else True
+        assert active(SPACE, asked := controller.ask(number)) == asked if number % 20 == 0 else True
         controller.tell(
-            Observation(choices, None, None) if number < 40 else Observation(choices, metrics, given.objective(metrics))
+            ended_trial(choices) if number < 40 else ended_trial(choices, metrics, given.objective(metrics))
         )
-    assert SPACE.active(asked := controller.ask(0)) == asked
+    assert active(SPACE, asked := controller.ask(0)) == asked
 
 
 class Alternating:
@@ -157,7 +160,7 @@ MANY: dict[str, Any] = {
 def test_no_network_is_evaluated_twice_however_it_is_spelled(name: str, tmp_path: Path) -> None:
     space = parse_space("many", {**MANY, "resolution": [32]}, "many.yaml")
     domain = encode_space(space, lambda layer: layer.macs / 1e5)
-    distinct = len(set(domain.facts(domain.every()).keys.tolist()))
+    distinct = len(set(domain.facts(domain.all_rows()).keys.tolist()))
     assert distinct < 0.7 * domain.size
     goal = make_objective("soft", 1.0)
     trials, evaluator = (12 if name == "gp" else distinct - 2), Alternating()
@@ -201,5 +204,7 @@ def test_a_controller_that_does_not_suit_the_space_is_one_line_before_anything_i
     monkeypatch.setattr("nas.searching.job.select_tables", lambda *_: pytest.fail("measures first"))
     flags = ["--controller", "exhaustive", "--space", "mobile", "--runtime", "null", "--target-latency", "20ms"]
     assert main(["search", *flags, "--run", str(tmp_path / "run")]) == 2
-    assert "--controller exhaustive: the space has 23,708,160 candidates" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "--controller: " in printed
+    assert "23,708,160: 'exhaustive'" in printed
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.cmaes import CMAESController
 from nas.controllers.evolution import POPULATION, EvolutionController
 from nas.controllers.local_search import LocalSearchController
@@ -21,6 +21,8 @@ from nas.spaces.encoding import EncodedSpace, Indices, no_costs
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space, parse_space
 from nas.study.objectives import Metrics, make_objective
+from nas.study.trials import Trial
+from tests.helpers.trials import ended_trial
 
 DATA: dict[str, Any] = {
     "resolution": [32, 48, 64],
@@ -35,7 +37,7 @@ DATA: dict[str, Any] = {
 }  # fmt: skip
 SPACE: Space = parse_space("small", DATA, "small.yaml")
 DOMAIN = encode_space(SPACE, lambda layer: layer.macs / 1e6)
-ROWS = DOMAIN.every()
+ROWS = DOMAIN.all_rows()
 FACTS = DOMAIN.facts(ROWS)
 TARGET_MS = float(np.median(FACTS.latency_ms))
 OBJECTIVE = make_objective("soft", TARGET_MS)
@@ -61,7 +63,7 @@ def share_better(name: str, seed: int, evaluations: int) -> float:
         row = DOMAIN.encode(controller.ask(derive_seed(seed, number)))[None]
         latency_ms = float(DOMAIN.facts(row).latency_ms[0])
         metrics = Metrics(float(accuracy(row)[0]), latency_ms, 1, 1)
-        controller.tell(Observation(DOMAIN.decode(row[0]), metrics, OBJECTIVE(metrics)))
+        controller.tell(ended_trial(DOMAIN.decode(row[0]), metrics, OBJECTIVE(metrics)))
         best = max(best, OBJECTIVE.score(metrics))
     return 1 - float(np.searchsorted(ALL, best - 1e-12)) / len(ALL)
 
@@ -83,16 +85,16 @@ def test_it_finds_more_than_chance(name: str) -> None:
     assert np.median(found) < 0.8 * by_chance(evaluations)
 
 
-def told(row: Indices, score: float) -> Observation:
+def told(row: Indices, score: float) -> Trial:
     metrics = Metrics(score, TARGET_MS, 1, 1)
-    return Observation(DOMAIN.decode(row), metrics, OBJECTIVE(metrics))
+    return ended_trial(DOMAIN.decode(row), metrics, OBJECTIVE(metrics))
 
 
 def test_the_oldest_of_a_population_dies_though_it_is_the_best() -> None:
     controller = EvolutionController(Problem(DOMAIN, OBJECTIVE))
     rows = DOMAIN.sample(POPULATION + 1, np.random.default_rng(0))
     best, others = told(rows[0], 0.9), [told(row, 0.1 + place / 1000) for place, row in enumerate(rows[1:])]
-    for each in (best, *others[:-1], Observation(best.choices, None, None)):
+    for each in (best, *others[:-1], ended_trial(best.choices)):
         controller.tell(each)
 
     def alive() -> list[list[int]]:
@@ -117,7 +119,7 @@ def test_local_search_asks_for_neighbours_of_the_best_and_starts_anew_at_a_peak(
     for number in range(len(around)):
         row = DOMAIN.encode(controller.ask(number))
         asked.add(tuple(row.tolist()))
-        controller.tell(told(row, 0.4) if number % 5 else Observation(DOMAIN.decode(row), None, None))
+        controller.tell(told(row, 0.4) if number % 5 else ended_trial(DOMAIN.decode(row)))
     assert asked == around
     other = DOMAIN.encode(controller.ask(0))
     assert tuple(other.tolist()) not in around
@@ -129,29 +131,30 @@ def test_local_search_asks_for_neighbours_of_the_best_and_starts_anew_at_a_peak(
 def test_exhaustive_tries_every_network_once_and_refuses_a_large_space() -> None:
     space = parse_space("few", {**DATA, "resolution": 32, "stages": DATA["stages"][:2]}, "few.yaml")
     domain = encode_space(space, lambda layer: layer.macs / 1e6)
-    keys = domain.facts(domain.every()).keys.tolist()
+    keys = domain.facts(domain.all_rows()).keys.tolist()
     controller = CONTROLLERS["exhaustive"](Problem(domain, make_objective("soft", 1.0)))
     seen: list[Any] = []
     for number in range(len(set(keys))):
         row = domain.encode(controller.ask(number))
         seen += domain.facts(row[None]).keys.tolist()
-        controller.tell(Observation(domain.decode(row), None, None))
+        controller.tell(ended_trial(domain.decode(row)))
     assert set(seen) == set(keys)
     assert len(seen) == len(set(seen))
     large = load_space("mobile")
-    with pytest.raises(UsageError, match=r"--controller exhaustive: the space has 23,708,160 candidates, .* 1,000,000"):
+    with pytest.raises(UsageError, match=r"--controller: .* 1,000,000 .* 23,708,160: 'exhaustive'"):
         CONTROLLERS["exhaustive"](Problem(EncodedSpace(large.choices, no_costs, large.conditions), OBJECTIVE))
 
 
 def test_cmaes_needs_numbers_and_its_library() -> None:
     words = EncodedSpace({"a": ("x", "y"), "b": (1, 2)}, no_costs)
-    with pytest.raises(UsageError, match=r"--controller cmaes: needs two choices between numbers at least, .* has 1"):
+    with pytest.raises(UsageError, match=r"--controller: .* two choices between numbers, .* has 1: 'cmaes'"):
         CMAESController.check(words)
     code = (
         "import sys; sys.modules['cmaes'] = None\n"
-        "from nas.controllers.cmaes import CMAESController as C; from nas.spaces.encoding import Domain, no_facts\n"
-        "C.check(Domain({'a': (1, 2), 'b': (1, 2)}, no_facts))"
+        "from nas.controllers.cmaes import CMAESController as C\n"
+        "from nas.spaces.encoding import EncodedSpace, no_costs\n"
+        "C.check(EncodedSpace({'a': (1, 2), 'b': (1, 2)}, no_costs))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    expected = "--controller cmaes: needs cmaes: pip install 'hwnas[cmaes]'"
+    expected = "--controller: needs the package cmaes: pip install 'hwnas[cmaes]': 'cmaes'"
     assert done.stderr.strip().splitlines()[-1].endswith(expected)

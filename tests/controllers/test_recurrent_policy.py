@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from nas.controllers import CONTROLLERS
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.recurrent_policy import Policy
 from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.study.objectives import Metrics, make_objective
+from tests.helpers.trials import ended_trial
 
 
 def facts(rows: Indices) -> CandidateCosts:
@@ -38,7 +39,7 @@ def moved() -> Policy:
 
 
 def test_the_probabilities_of_all_rows_are_one_and_those_of_the_draws() -> None:
-    policy, rows = moved(), DOMAIN.every()
+    policy, rows = moved(), DOMAIN.all_rows()
     logs, entropy = policy(rows)
     probabilities = logs.exp().detach().numpy()
     assert len(rows) == 2 + 2 * (1 + 2 * 3)
@@ -67,8 +68,8 @@ def test_what_earns_more_becomes_likelier(name: str) -> None:
     for row in DOMAIN.sample(64, rng):
         accuracy = 0.6 if row[3] == 1 else 0.4
         metrics = Metrics(accuracy, 1.0, 1, 1)
-        controller.tell(Observation(DOMAIN.decode(row), metrics, problem.objective(metrics)))
+        controller.tell(ended_trial(DOMAIN.decode(row), metrics, problem.objective(metrics)))
     policy: Policy = controller._policy  # type: ignore[attr-defined]
-    rows = DOMAIN.every()
+    rows = DOMAIN.all_rows()
     wide = policy(rows[rows[:, 3] == 1])[0].exp().sum()
     assert float(wide.detach()) > 0.7

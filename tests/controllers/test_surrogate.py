@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from nas.controllers import candidate_pool as pool
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.candidate_pool import CandidatePool, CostLimit
 from nas.controllers.surrogate import FIRST, LEVELS, SurrogateController, full_accuracies, last_fit
 from nas.searching.loop import derive_seed
 from nas.spaces.encoding import CandidateCosts, EncodedSpace, Floats, Indices
 from nas.study.multi_goal import make_goals, make_targets
 from nas.study.objectives import Constrained, Metrics, Objective, Pareto, Reward
+from nas.study.trials import Trial
+from tests.helpers.trials import ended_trial
 
 CHOICES = {f"stage{stage}.kernel_size": (3, 5, 7, 9) for stage in range(8)}
 BEST = np.array([3, 0, 2, 1, 3, 2, 0, 3])
@@ -42,10 +44,10 @@ def search(objective: Objective, evaluations: int, seed: int = 0, domain: Encode
     return np.array(rows)
 
 
-def told(objective: Objective, row: Indices, domain: EncodedSpace = DOMAIN) -> Observation:
+def told(objective: Objective, row: Indices, domain: EncodedSpace = DOMAIN) -> Trial:
     latency = float(domain.facts(row[None]).latency_ms[0])
     metrics = Metrics(float(accuracy(row[None])[0]), latency, 1, 1)
-    return Observation(domain.decode(row), metrics, objective(metrics), curve=(metrics.accuracy,))
+    return ended_trial(domain.decode(row), metrics, objective(metrics), curve=(metrics.accuracy,))
 
 
 def test_within_a_limit_it_finds_the_best_of_65536_in_60() -> None:
@@ -53,7 +55,7 @@ def test_within_a_limit_it_finds_the_best_of_65536_in_60() -> None:
     rows = search(Constrained(target_ms), 60)
     assert (facts(rows).latency_ms <= target_ms).all()
     assert len(np.unique(rows, axis=0)) == 60
-    every = DOMAIN.every()
+    every = DOMAIN.all_rows()
     best = accuracy(every[facts(every).latency_ms <= target_ms]).max()
     assert accuracy(rows).max() == pytest.approx(best)
 
@@ -73,7 +75,7 @@ def test_out_of_reach_it_still_answers() -> None:
 
 def test_a_reward_is_followed_to_its_best() -> None:
     objective = Reward(13.0, -0.5, -0.5)
-    every = DOMAIN.every()
+    every = DOMAIN.all_rows()
     rewards = objective.scores(accuracy(every), facts(every).latency_ms)
     rows = search(objective, 70)
     found = objective.scores(accuracy(rows), facts(rows).latency_ms).max()
@@ -86,7 +88,7 @@ def test_goals_are_aimed_at_in_turn() -> None:
     costs = facts(rows).latency_ms
     assert (costs[0::2] <= 5.0).all()
     assert (costs[1::2] <= 13.0).all()
-    every = DOMAIN.every()
+    every = DOMAIN.all_rows()
     for target_ms in (5.0, 13.0):
         best = accuracy(every[facts(every).latency_ms <= target_ms]).max()
         assert accuracy(rows[costs <= target_ms]).max() >= best - 0.051
@@ -123,7 +125,7 @@ def test_a_failed_candidate_is_not_asked_for_again() -> None:
     controller = SurrogateController(Problem(DOMAIN, objective))
     only = controller.ask(1)
     assert set(only.values()) == {3}
-    controller.tell(Observation(only, None, None))
+    controller.tell(ended_trial(only))
     for row in search(Constrained(13.0), FIRST + 4):
         controller.tell(told(objective, row))
     other = DOMAIN.encode(controller.ask(2))  # the first goal's turn: nothing is left for it, so the second is aimed at
@@ -137,7 +139,7 @@ def test_latency_stands_for_costs_that_are_not_known_of_so_many(axes: tuple[str,
     controller = SurrogateController(Problem(DOMAIN, Pareto(13.0, axes)))
     for number in range(FIRST + LEVELS):
         rows.append(DOMAIN.encode(controller.ask(number)))
-        controller.tell(Observation(DOMAIN.decode(rows[-1]), Metrics(0.5 + 0.01 * number, 1.0, 1, 1), (0.5, 1.0)))
+        controller.tell(ended_trial(DOMAIN.decode(rows[-1]), Metrics(0.5 + 0.01 * number, 1.0, 1, 1), (0.5, 1.0)))
     costs = facts(np.array(rows)).latency_ms
     assert costs.min() < 7
     assert costs.max() > 10
@@ -149,14 +151,14 @@ def test_a_space_without_a_choice_has_one_candidate() -> None:
 
     controller = SurrogateController(Problem(EncodedSpace({}, one), Constrained(1.0)))
     assert controller.ask(1) == {}
-    controller.tell(Observation({}, Metrics(0.5, 1.0, 1, 1), (0.5,)))
+    controller.tell(ended_trial({}, Metrics(0.5, 1.0, 1, 1), (0.5,)))
     assert controller.ask(2) == {}
 
 
 def test_a_search_that_goes_on_has_the_kernels_of_one_that_was_not_cut() -> None:
     objective = Constrained(13.0)
     whole = SurrogateController(Problem(DOMAIN, objective))
-    history: list[Observation] = []
+    history: list[Trial] = []
     for number in range(64):
         choices = whole.ask(derive_seed(3, number))
         if number in (45, 52, 61, 63):
@@ -167,9 +169,9 @@ def test_a_search_that_goes_on_has_the_kernels_of_one_that_was_not_cut() -> None
         ended = told(objective, DOMAIN.encode(choices))
         final = ended.curve[-1]
         if number % 3:  # two of three are stopped, by what will be known of the gains only later
-            ended = Observation(choices, Metrics(final / 2, 1.0, 1, 1), (final / 2,), True, (final / 2,))
+            ended = ended_trial(choices, Metrics(final / 2, 1.0, 1, 1), (final / 2,), True, (final / 2,))
         else:
-            ended = Observation(choices, ended.metrics, ended.values, False, (final / (2 + number / 64), final))
+            ended = ended_trial(choices, ended.metrics, ended.values, False, (final / (2 + number / 64), final))
         history.append(ended)
         whole.tell(ended)
 
@@ -192,8 +194,8 @@ def test_the_same_layers_added_up_in_another_order_hold_the_same_limit() -> None
 
 
 def test_what_a_rung_stopped_counts_as_what_it_would_have_become() -> None:
-    def ended(*curve: float, stopped: bool = False) -> Observation:
-        return Observation({}, Metrics(curve[-1], 1.0, 1, 1), (curve[-1],), stopped, curve)
+    def ended(*curve: float, stopped: bool = False) -> Trial:
+        return ended_trial({}, Metrics(curve[-1], 1.0, 1, 1), (curve[-1],), stopped, curve)
 
     curves = [ended(0.3, 0.5, 0.6), ended(0.4, 0.5, 0.8), ended(0.2, stopped=True), ended(0.3, 0.4, stopped=True)]
     assert full_accuracies(curves) == pytest.approx([0.6, 0.8, 0.2 + 0.35, 0.4 + 0.2])

@@ -1,4 +1,4 @@
-"""Energy from a made-up powercap tree, and the memory of a real process."""
+"""Energy from a simulated powercap tree; memory of a real process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from nas.devices.client import Graph, local_worker
 from nas.devices.energy_and_memory import energy_meter, peak_memory
 from nas.devices.runtimes import RUNTIMES
-from nas.devices.timing import Protocol, Visit, energy
+from nas.devices.timing import Protocol, Sample, measure_energy
 from nas.networks.network import build, deploy
 from nas.spaces.yaml_format import load_architecture
 
@@ -20,7 +20,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="p
 
 @pytest.fixture
 def powercap(tmp_path: Path) -> Path:
-    """Two packages of 100 J and 7 J so far, and a core that counts within a package."""
+    """Two packages at 100 J and 7 J, and a core that is counted within a package."""
     for zone, name, joules in (("rapl:0", "package-0", 100), ("rapl:1", "package-1", 7), ("rapl:0:0", "core", 50)):
         folder = tmp_path / zone
         folder.mkdir()
@@ -62,10 +62,10 @@ def test_the_energy_of_a_call_is_that_of_many() -> None:
         nonlocal joules, calls
         joules, calls = joules + 0.004, calls + 1
 
-    assert energy(run, [2.0, 1.0, 3.0], 20.0, lambda: joules) == {"energy_mj": pytest.approx(4.0)}
+    assert measure_energy(run, [2.0, 1.0, 3.0], 20.0, lambda: joules) == {"energy_mj": pytest.approx(4.0)}
     assert calls == 20
-    assert energy(run, [2.0], 0.0, lambda: joules) == {}
-    assert energy(run, [100.0], 20.0, lambda: joules) == {"energy_mj": pytest.approx(4.0)}
+    assert measure_energy(run, [2.0], 0.0, lambda: joules) == {}
+    assert measure_energy(run, [100.0], 20.0, lambda: joules) == {"energy_mj": pytest.approx(4.0)}
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +92,9 @@ def test_a_large_model_takes_more_memory_and_at_least_its_weights(graphs: list[G
 @linux
 def test_a_worker_tells_the_memory_with_the_first_visit(graphs: list[Graph]) -> None:
     with local_worker("onnxruntime", 1) as worker:
-        visits: list[Visit] = list(worker.measure(graphs[:1], Protocol(visits=2), 0))
-    assert [set(visit.costs) for visit in visits] == [{"memory_bytes"}, set()]
-    assert visits[0].costs["memory_bytes"] > 2e6
+        samples: list[Sample] = list(worker.measure(graphs[:1], Protocol(visits=2), 0))
+    assert [set(sample.costs) for sample in samples] == [{"memory_bytes"}, set()]
+    assert samples[0].costs["memory_bytes"] > 2e6
 
 
 @linux

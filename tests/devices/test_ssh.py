@@ -1,4 +1,4 @@
-"""Devices behind ssh, with a real sshd on this machine; and workers that die, hang or cannot start."""
+"""Devices over ssh, with a real sshd on this machine; workers that crash, hang or fail to start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nas.devices import client as device
 from nas.devices.client import Graph, Worker, local_worker, open_worker
 from nas.devices.process_pipe import TIMEOUT_VARIABLE
 from nas.devices.ssh import SSH_VARIABLE, device_files, parse_address, ssh_command, worker_sources
-from nas.devices.timing import Protocol, Visit
+from nas.devices.timing import Protocol, Sample
 from nas.errors import DeviceError, UsageError
 from nas.latency.profiler import default_table_path, measure_networks, profile, table_header
 from nas.latency.table import LatencyTable
@@ -36,7 +36,7 @@ from tests.helpers.ssh_server import Sshd, free_port, parent, processes, serve
 
 QUIET = Reporter(quiet=True)
 SLOW = Protocol(visits=4, flush_bytes=16 << 20)
-"""Takes long enough that a connection can be cut in the middle."""
+"""Slow enough that a connection can be cut in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 @pytest.fixture
 def board(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a device whose temporary directory is `tmp_path/board`; new tries come soon."""
+    """The URL of a device whose temporary directory is `tmp_path/board`; restarts follow quickly."""
     monkeypatch.setenv(SSH_VARIABLE, sshd.ssh)
     monkeypatch.setitem(device.PAUSES_S, "remote", (0.1, 0.2, 0.4))
     (tmp_path / "board").mkdir()
@@ -59,7 +59,7 @@ def board(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def graphs(tmp_path: Path) -> list[Graph]:
-    """Three graphs of the null runtime, which takes them from a file of its own form."""
+    """Three graphs of the null runtime."""
     found = []
     for number in range(3):
         path = tmp_path / f"graph{number}.json"
@@ -69,17 +69,17 @@ def graphs(tmp_path: Path) -> list[Graph]:
 
 
 def rows_of(path: Path | str) -> dict[object, list[float]]:
-    """Return the times of a table, which must open."""
+    """Return the times of a table file."""
     return times_of(LatencyTable.open(Path(path)))
 
 
 def times_of(table: LatencyTable) -> dict[object, list[float]]:
-    """Return what each layer, pair and network took, whenever it was."""
-    return {name: sorted(ms for _, ms in visits) for name, visits in table.rows.items()}
+    """Return the times of each row, sorted."""
+    return {name: sorted(ms for _, ms in samples) for name, samples in table.rows.items()}
 
 
 def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Return the one line with which a command ends with status 2."""
+    """Return the one line of stderr of a command that exits with status 2."""
     assert main([*argv, "--quiet"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -95,24 +95,24 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 def kill_children(word: bytes, number: signal.Signals) -> None:
-    """Send a signal to those processes that we started and whose command line has `word`."""
+    """Send a signal to our child processes whose command line contains `word`."""
     for pid in processes():
         if parent(pid) == os.getpid() and word in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, number)
 
 
 def lose_answers(worker: Worker) -> None:
-    """Throw away what the worker answered and nobody asked for yet: on a busy machine it may have ended its batch."""
-    assert isinstance(worker, device.SteadyWorker)
-    lines = worker._worker._link._lines
+    """Drop the answers that are not read yet: on a busy machine the worker may have finished its batch."""
+    assert isinstance(worker, device.RestartingWorker)
+    lines = worker._worker._pipe._lines
     with contextlib.suppress(queue.Empty):
         while lines.get(timeout=1):
             pass
-        lines.put(b"")  # the process ended, and whoever asks hears it
+        lines.put(b"")  # the end of the process, as the pipe reports it
 
 
 class Interrupting(Reporter):
-    """A reporter that does something once, when the measurement has made its first step."""
+    """A reporter that calls `action` once, after the first step of the measurement."""
 
     def __init__(self, action: Callable[[], object]):
         super().__init__(quiet=True)
@@ -140,7 +140,7 @@ def test_a_profile_over_ssh(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # is needed on the device alone
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # needed on the device only
     there, here = tmp_path / "there.jsonl", tmp_path / "here.jsonl"
     command = ["profile", "--space", str(tiny_space), "--runtime", runtime, "--quiet"]
     assert main([*command, "--table", str(there), "--device", board]) == 0
@@ -193,12 +193,12 @@ def test_a_device_that_stays_away_is_one_line_after_some_tries(
         monkeypatch.setenv(SSH_VARIABLE, server.ssh)
         monkeypatch.setitem(device.PAUSES_S, "remote", (0.1, 0.2))
         said: list[str] = []
-        message = r"refused \(after 2 more tries\); the same command continues"
+        message = r"refused \(after 2 more attempts\); the same command continues"
         with pytest.raises(DeviceError, match=message), open_worker(server.url(), "null", 1, said.append) as worker:
             server.process.terminate()
             server.process.wait()
-            for visit in worker.measure(graphs, Protocol(visits=1000, flush_bytes=8 << 20), 0):
-                assert visit.key
+            for sample in worker.measure(graphs, Protocol(visits=1000, flush_bytes=8 << 20), 0):
+                assert sample.key
                 kill_children(b"nas.devices.worker", signal.SIGKILL)
         assert [line.rpartition("; ")[2] for line in said] == ["trying again in 0.1 s", "trying again in 0.2 s"]
 
@@ -228,9 +228,9 @@ def test_many_graphs_do_not_block(board: str, tmp_path: Path) -> None:
         path.write_text(f'{{"flops": 1, "padding": "{"x" * 20_000}"}}')
         graphs.append(Graph(str(number), str(path), ((1, 1),)))
     with open_worker(board, "null", 1) as worker:
-        visits = list(worker.measure(graphs, Protocol(visits=2, flush_bytes=0), 0))
+        samples = list(worker.measure(graphs, Protocol(visits=2, flush_bytes=0), 0))
         assert not list((tmp_path / "board").glob("*/graphs/*"))
-    assert sorted(visit.key for visit in visits) == sorted(2 * [graph.key for graph in graphs])
+    assert sorted(sample.key for sample in samples) == sorted(2 * [graph.key for graph in graphs])
 
 
 def test_a_graph_of_several_files_travels_whole(board: str, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_an_ssh_that_is_not_there_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SSH_VARIABLE, "/nowhere/ssh")
-    assert "/nowhere/ssh cannot be started" in one_line(capsys, "profile", "--device", "ssh://board")
+    assert "cannot start /nowhere/ssh" in one_line(capsys, "profile", "--device", "ssh://board")
 
 
 @pytest.mark.parametrize(
@@ -317,13 +317,13 @@ def test_addresses_become_ssh_commands() -> None:
 def test_a_worker_that_is_killed_is_started_again(graphs: list[Graph]) -> None:
     said: list[str] = []
     with open_worker("local", "null", 1, said.append) as worker:
-        visits: list[Visit] = []
-        for visit in worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0):
-            visits.append(visit)
-            if len(visits) == 1:
+        samples: list[Sample] = []
+        for sample in worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0):
+            samples.append(sample)
+            if len(samples) == 1:
                 kill_children(b"nas.devices.worker", signal.SIGKILL)
                 lose_answers(worker)
-    assert sorted(visit.key for visit in visits) == sorted(50 * [graph.key for graph in graphs])
+    assert sorted(sample.key for sample in samples) == sorted(50 * [graph.key for graph in graphs])
     assert len(said) == 1
     assert "the worker of runtime 'null' ended" in said[0]
 
@@ -338,11 +338,11 @@ def test_another_device_at_the_same_address_is_an_error(graphs: list[Graph]) -> 
         return worker
 
     with (
-        pytest.raises(DeviceError, match="another device answers now"),
-        device.SteadyWorker(make, [0.0]) as worker,
+        pytest.raises(DeviceError, match="another device answers after the restart"),
+        device.RestartingWorker(make, [0.0]) as worker,
     ):
-        for visit in worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0):
-            assert visit.key
+        for sample in worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0):
+            assert sample.key
             kill_children(b"nas.devices.worker", signal.SIGKILL)
             lose_answers(worker)
 
@@ -353,11 +353,11 @@ def test_a_worker_that_hangs_is_started_again(graphs: list[Graph], monkeypatch: 
     said: list[str] = []
     with open_worker("local", "null", 1, said.append) as worker:
         measured = worker.measure(graphs, Protocol(visits=50, flush_bytes=8 << 20), 0)
-        visits = [next(measured)]
+        samples = [next(measured)]
         kill_children(b"nas.devices.worker", signal.SIGSTOP)
         lose_answers(worker)
-        visits += measured
-    assert sorted(visit.key for visit in visits) == sorted(50 * [graph.key for graph in graphs])
+        samples += measured
+    assert sorted(sample.key for sample in samples) == sorted(50 * [graph.key for graph in graphs])
     assert "no answer for 5 s" in said[0]
 
 

@@ -19,7 +19,6 @@ from nas.networks.network import build, canonical, totals, trace
 from nas.spaces.search_space import FinalTraining, Proxy, SupernetTraining
 from nas.spaces.yaml_format import load_space, parse_space
 from nas.training.loop import Recipe, TrainingError, recalibrate, train
-from nas.training.tasks import TASKS
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset
 from nas.utils.reporting import Reporter
@@ -117,9 +116,8 @@ def test_the_evaluators_rank_as_their_scores_do(task: Classification, tmp_path: 
     assert sorted(range(20), key=places.__getitem__) == sorted(range(20), key=sizes.__getitem__)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_loss_of_a_task_falls_on_eight_images(name: str) -> None:
-    task = TASKS[name].load("digits")
+def test_the_loss_of_a_task_falls_on_eight_images() -> None:
+    task = Classification.load("digits")
     torch.manual_seed(0)
     model = build(ARCH)
     images, labels = next(iter(DataLoader(ImageDataset(task.data.train, 16), 8)))

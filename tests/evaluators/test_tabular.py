@@ -26,6 +26,7 @@ from nas.study.study import open_study
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
+from tests.helpers.trials import record, record_failure
 
 BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "nb_macro.py"))
 DATA = {
@@ -163,27 +164,28 @@ GOOD = cells(some(0))
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "holds no rows"),
-        (["accuracy"], "holds no rows"),
-        ([f"{HEADER},acuracy", f"{GOOD},0.5"], "unknown column 'acuracy'; did you mean 'accuracy'?"),
+        ([], "contains no rows"),
+        (["accuracy"], "contains no rows"),
+        ([f"{HEADER},acuracy", f"{GOOD},0.5"], "unknown column: 'acuracy'; did you mean 'accuracy'?"),
         ([f"{HEADER.replace('stage1.depth', 'stage1.dept')},accuracy", f"{GOOD},0.5"],
-         "unknown column 'stage1.dept'; did you mean 'stage1.depth'?"),
+         "unknown column: 'stage1.dept'; did you mean 'stage1.depth'?"),
         ([HEADER, GOOD], "has no column 'accuracy'"),
-        ([f"{HEADER},accuracy,accuracy", f"{GOOD},0.5,0.5"], "the column 'accuracy' stands 2 times"),
+        ([f"{HEADER},accuracy,accuracy", f"{GOOD},0.5,0.5"], "the column occurs 2 times: 'accuracy'"),
         ([f"{HEADER},accuracy_1,accuracy_seed1", f"{GOOD},0.5,0.5"],
-         "the columns 'accuracy_1' and 'accuracy_seed1' are the same fidelity and seed"),
-        ([f"{HEADER},architecture,accuracy", f"{GOOD},{'0' * 16},0.5"], "give one of them"),
-        ([f"{HEADER},accuracy", f"{GOOD}"], f"row 2: has {len(KEYS)} cells, the header {len(KEYS) + 1}"),
-        ([f"{HEADER},accuracy", f"{GOOD},"], "row 2: accuracy is missing"),
-        ([f"{HEADER},accuracy", f"{GOOD},high"], "row 2: accuracy is not a number: 'high'"),
-        ([f"{HEADER},accuracy", f"{GOOD},nan"], "row 2: accuracy must lie in [0, 1], or in [0, 100] as percent: nan"),
-        ([f"{HEADER},accuracy", f"{GOOD},170"], "row 2: accuracy must lie in [0, 1], or in [0, 100] as percent: 170"),
+         "has the same fidelity and seed as the column 'accuracy_1': 'accuracy_seed1'"),
+        ([f"{HEADER},architecture,accuracy", f"{GOOD},{'0' * 16},0.5"],
+         f"cannot have both the column 'architecture' and choices: '{KEYS[0]}'"),
+        ([f"{HEADER},accuracy", f"{GOOD}"], f"row 2: has {len(KEYS)} cells, but the header has {len(KEYS) + 1}"),
+        ([f"{HEADER},accuracy", f"{GOOD},"], "row 2: accuracy: must be a number: ''"),
+        ([f"{HEADER},accuracy", f"{GOOD},high"], "row 2: accuracy: must be a number: 'high'"),
+        ([f"{HEADER},accuracy", f"{GOOD},nan"], "row 2: accuracy: must be in [0, 1], or in [0, 100] as percent: nan"),
+        ([f"{HEADER},accuracy", f"{GOOD},170"], "row 2: accuracy: must be in [0, 1], or in [0, 100] as percent: 170"),
         ([f"{HEADER},accuracy", f"{GOOD},0.5", f"{cells(some(1))},1.7"],
-         "row 3: accuracy must lie in [0, 1], as most of the file does: 1.7"),
-        (["architecture,accuracy", "conv,0.5"], "row 2: architecture is neither 16 hex digits nor JSON: 'conv'"),
-        (["architecture,accuracy", "{},0.5"], "row 2: architecture: not an architecture: KeyError('stages')"),
+         "row 3: accuracy: must be in [0, 1], like most values of the file: 1.7"),
+        (["architecture,accuracy", "conv,0.5"], "row 2: architecture: must be 16 hex digits or JSON: 'conv'"),
+        (["architecture,accuracy", "{},0.5"], "row 2: architecture: not an architecture"),
         ([f"{HEADER},accuracy", f"{GOOD},0.5", f"{GOOD},0.6"],
-         f"row 3: the same network as row 2, with other accuracies ({digest(some(0))})"),
+         f"row 3: is the same network as row 2 ({digest(some(0))}), but has different accuracies"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_table_is_one_line(lines: list[str], message: str, tmp_path: Path) -> None:
@@ -198,8 +200,11 @@ def test_what_is_wrong_in_a_table_is_one_line(lines: list[str], message: str, tm
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"stage1.block": "mbconf"}, "stage1.block must be one of separable, mbconv: 'mbconf'; did you mean 'mbconv'?"),
-        ({"stage1.out_channels": "13"}, "stage1.out_channels must be one of 12, 16: '13'"),
+        (
+            {"stage1.block": "mbconf"},
+            "stage1.block: must be one of separable, mbconv: 'mbconf'; did you mean 'mbconv'?",
+        ),
+        ({"stage1.out_channels": "13"}, "stage1.out_channels: must be one of 12, 16: '13'"),
         ({"stage1.out_channels": ""}, "the choice 'stage1.out_channels' is missing"),
     ],
 )
@@ -218,9 +223,9 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\x00\xff\xfe")
     for name, message in {
         "none.csv": "no such file or folder",
-        "table.txt": "a table of accuracies is a .csv, a .parquet",
-        "result.json": "not the result.json of a search: TypeError",
-        "words.json": "not the result.json of a search: AttributeError",
+        "table.txt": "a table of accuracies must be .csv, .parquet",
+        "result.json": "not the result.json of a search .TypeError",
+        "words.json": "not the result.json of a search .AttributeError",
         "binary.csv": "cannot be read as CSV",
         "": "is not a run folder: it has no journal.log",
     }.items():
@@ -263,9 +268,9 @@ def test_a_trial_that_failed_has_no_accuracy(tmp_path: Path) -> None:
         for seed in (0, 1):
             arch = canonical(SPACE.decode(some(seed)))
             if seed:
-                study.record_failure(some(seed), arch, "out of memory")
+                record_failure(study, some(seed), arch, "out of memory")
             else:
-                study.record(some(seed), arch, Metrics(0.5, 1.0, 1, 1), (0.5,), 1.0)
+                record(study, some(seed), arch, Metrics(0.5, 1.0, 1, 1), (0.5,), 1.0)
     assert set(read_accuracies(tmp_path / "a", SPACE).rows) == {digest(some(0))}
 
 

@@ -1,6 +1,6 @@
-"""A search for coefficients that is killed for real, at given moments: run as a script, it prints what became of it.
+"""A coefficient search that is killed by SIGKILL at given moments: run as a script, it prints how each process ended.
 
-The script imports once and forks: a search is a child that begins in milliseconds.
+The script imports once and forks, so that a search starts within milliseconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torchvision.transforms.v2  # noqa: F401
 from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.scaling.coefficient_search import run_scale_search  # noqa: F401
-from nas.scaling.network_latency import NETWORKS
+from nas.scaling.network_latency import NETWORKS_FILE
 from tests.helpers.scaled_networks import TINY_BASE
 
 FLAGS = ["--search", "--runtime", "null", "--step", "0.25", "--divisor", "4", "--tolerance", "0.15", "--phi", "0..1",
@@ -32,7 +32,7 @@ BEGAN = "began "
 
 
 def mortal(arch: Architecture, seed: int) -> Iterator[float]:
-    """Note where an evaluation begins and ends; kill its own process in the middle of the one that is told."""
+    """Note the start and end of each evaluation, and kill the process in evaluation number KILL_AT."""
     note = f"{arch.digest} {seed}\n"
     with Path(os.environ["NOTES"]).open("a+", encoding="utf-8") as file:
         file.write(BEGAN + note)
@@ -46,7 +46,7 @@ def mortal(arch: Architecture, seed: int) -> Iterator[float]:
 
 
 def begin(folder: Path, kill_at: int = 0) -> int:
-    """Return the process that searches in `folder`, and dies in the evaluation of that number."""
+    """Start a search in `folder` that is killed in evaluation number `kill_at`; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -70,13 +70,13 @@ def began(folder: Path) -> int:
 
 
 def lines(folder: Path) -> int:
-    """Return how many lines the table of latencies has."""
-    path = folder / NETWORKS
+    """Return the number of lines of the latency table."""
+    path = folder / NETWORKS_FILE
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def kill_when(folder: Path, happened: Callable[[], bool]) -> int:
-    """Kill a search as soon as something has happened; return how it ended."""
+    """Kill a search as soon as `happened` returns true; return its exit status."""
     child, deadline = begin(folder), time.monotonic() + 120
     while not happened() and time.monotonic() < deadline:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -87,7 +87,7 @@ def kill_when(folder: Path, happened: Callable[[], bool]) -> int:
 
 
 def killed(base: Path) -> dict[str, Any]:
-    """Search once, and once more killed while it measures, tries, repeats, measures again and compares."""
+    """Run one search without interruption, and one that is killed in each of its stages."""
     (base / "base.yaml").write_text(TINY_BASE, encoding="utf-8")
     whole, folder = base / "whole", base / "killed"
     assert os.waitpid(begin(whole), 0)[1] == 0

@@ -101,7 +101,7 @@ def facts(folder: Path, space: Space, url: str | None = None) -> dict[str, Any]:
         trials = [[t.number, t.digest, list(t.curve), t.stopped_at, list(t.values)] for t in study.evaluated]
         left = [claim.digest for claim in study.stale()]
         states = [[f.state.name, "withdrawn" in f.user_attrs] for f in study._store.trials()]
-        failed = [[f.number, f.digest, f.reason] for f in study.failures]
+        failed = [[t.number, t.digest, t.error] for t in study.failed]
     assert [trial.digest for trial in read_trials(folder, space)] == [trial[1] for trial in trials]
     return {"trials": trials, "failed": failed, "left": left, "states": states}
 

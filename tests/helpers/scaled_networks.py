@@ -1,4 +1,4 @@
-"""What the tests of scaling share: a small base, a stopwatch that says what it is told to, and an evaluator."""
+"""Shared by the tests of scaling: a small base, a source of scripted latencies, and an evaluator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ stages:
 head: {block: classifier}
 """
 EVALUATOR = '''
-"""Accuracies that the network and the seed decide; each evaluation that began and ended is noted in a file."""
+"""Accuracies that depend on the network and the seed; the start and end of each evaluation are noted in a file."""
 
 import os
 from pathlib import Path
@@ -66,14 +66,14 @@ def macs(arch: Architecture) -> int:
 
 
 def noise(text: str) -> float:
-    """Return a number in [-1, 1] that the text decides."""
+    """Return a number in [-1, 1] that depends on the text."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:6], 16) / 2**23 - 1
 
 
-class Scripted:
-    """A stopwatch of a known truth: each session adds an error of its own, and a latency is the mean of its sessions.
+class ScriptedLatency:
+    """Latencies with known true values: each session adds an error, and a latency is the mean over its sessions.
 
-    `error` bounds those errors, as a share of the truth.
+    `error` is the largest relative error.
     """
 
     is_measured = True
@@ -85,13 +85,13 @@ class Scripted:
         self.timed: list[list[str]] = []
         self._counts: dict[str, int] = {}
 
-    def session(self, archs: Sequence[Architecture]) -> None:
+    def measure(self, archs: Sequence[Architecture]) -> None:
         self.timed.append([arch.digest for arch in archs])
         assert len(set(self.timed[-1])) == len(archs)
         for arch in archs:
             self._counts[arch.digest] = self._counts.get(arch.digest, 0) + 1
 
-    def sessions(self, arch: Architecture) -> int:
+    def session_count(self, arch: Architecture) -> int:
         return self._counts.get(arch.digest, 0)
 
     def ms(self, arch: Architecture) -> float:

@@ -1,4 +1,4 @@
-"""An evaluator for executors that does as the seed says. It imports nothing heavy: a worker with it starts at once."""
+"""A scripted evaluator: the seed selects what happens during the evaluation."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
-from nas.evaluators.executors import Event
-from nas.evaluators.executors.evaluator_host import of_length
+from nas.evaluators.executors.base import Event
+from nas.evaluators.executors.evaluator_host import extend_epochs
 
 END = object()
 
 
 class Scripted:
-    """Does what the seed says, after `start` has said that the evaluation began."""
+    """Yields accuracies, with the action of the seed (a key of ACTIONS) before the last one."""
 
     def __init__(self, folder: str = ""):
         self.folder = folder
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[Any]:
-        """Yield accuracies; or do wrong."""
+        """Yield accuracies, or fail."""
         print(f"evaluating {arch.digest}")
         yield from (0.25, 0.5)
-        yield from DOES[seed](self.folder)
+        yield from ACTIONS[seed](self.folder)
         yield 0.75
 
     def longer(self, times: int) -> Scripted:
-        """What takes long takes as long as it likes."""
+        """Return the same evaluator."""
         return self
 
 
 def drawn(folder: str) -> Iterator[float]:
-    """Note how far the evaluation was drawn."""
+    """Record that the evaluation got this far."""
     (Path(folder) / "drawn").touch()
     yield 0.6
 
@@ -73,7 +73,7 @@ def full(folder: str) -> list[float]:
     raise RunError("the disk is full")
 
 
-DOES: dict[int, Callable[[str], Any]] = {
+ACTIONS: dict[int, Callable[[str], Any]] = {
     FINE: lambda _: [],
     DRAWN: drawn,
     RAISES: raising,
@@ -88,14 +88,14 @@ DOES: dict[int, Callable[[str], Any]] = {
 
 
 class Dying:
-    """Kills its process while it is made."""
+    """Kills its process in the constructor."""
 
     def __init__(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Short(Scripted):
-    """Cannot train longer."""
+    """Fails in `longer`."""
 
     def longer(self, times: int) -> Scripted:
         """Raise."""
@@ -103,14 +103,14 @@ class Short(Scripted):
 
 
 class Broken:
-    """Cannot be made."""
+    """Fails in the constructor."""
 
     def __init__(self) -> None:
         raise ValueError("no such file")
 
 
 class Several:
-    """An executor with two slots, an epoch of each candidate in turn; `again`: each place is lost once, at the end."""
+    """An executor with two slots that runs epochs in turn. With `again`, one candidate starts over at its end."""
 
     slots = 2
 
@@ -120,13 +120,13 @@ class Several:
         self.closed = False
 
     def start(self, number: int, arch: Architecture, seed: int, times: int = 1) -> None:
-        """Begin."""
-        begin = partial(of_length(self.evaluator, times).evaluate, arch, seed)
+        """Start a candidate."""
+        begin = partial(extend_epochs(self.evaluator, times).evaluate, arch, seed)
         self.under_way[number] = begin, begin()
         self.most = max(self.most, len(self.under_way))
 
     def wait(self) -> Event:
-        """Return the next accuracy of whoever waited longest, or its end."""
+        """Return the next event of the candidate that has waited longest."""
         number, (begin, accuracies) = next(iter(self.under_way.items()))
         del self.under_way[number]
         accuracy = next(accuracies, END)
@@ -138,10 +138,10 @@ class Several:
         return Event(number, None if accuracy is END else accuracy)
 
     def stop(self, number: int) -> None:
-        """Forget a candidate."""
+        """Remove a candidate."""
         del self.under_way[number]
 
     def close(self) -> None:
-        """Forget all."""
+        """Remove all candidates."""
         self.under_way.clear()
         self.closed = True

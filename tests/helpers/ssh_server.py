@@ -1,4 +1,4 @@
-"""A real sshd on 127.0.0.1 with throw-away keys, as a child of the test that needs it."""
+"""A real sshd on 127.0.0.1 with temporary keys, as a child process of the test."""
 
 from __future__ import annotations
 
@@ -33,18 +33,24 @@ PermitRootLogin prohibit-password
 
 @dataclass
 class Sshd:
-    """A server that runs, how to reach it, and `ssh`, what NAS_SSH must be for that."""
+    """A running server.
+
+    Attributes:
+        process: The server process.
+        port: Its port.
+        ssh: The value of NAS_SSH that connects to it.
+    """
 
     process: subprocess.Popen[bytes]
     port: int
     ssh: str
 
     def url(self, python: str = sys.executable) -> str:
-        """Return the device's URL, with the Python of the tests."""
+        """Return the URL of the device, with the Python of the tests by default."""
         return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{python}"
 
     def cut(self) -> int:
-        """Kill the server's processes of the open connections and return how many there were."""
+        """Kill the server's processes of the open connections and return their number."""
         children = [pid for pid in processes() if parent(pid) == self.process.pid]
         for child in children:
             with contextlib.suppress(ProcessLookupError):
@@ -53,12 +59,12 @@ class Sshd:
 
 
 def processes() -> list[int]:
-    """Return the numbers of all processes."""
+    """Return the ids of all processes."""
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
 def parent(pid: int) -> int:
-    """Return a process's parent, or 0 where it has gone."""
+    """Return the parent of a process, or 0 if the process has ended."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
@@ -66,7 +72,7 @@ def parent(pid: int) -> int:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -75,7 +81,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serve(folder: Path) -> Iterator[Sshd]:
-    """Give a running sshd; skip the test, with the reason, where there can be none."""
+    """Yield a running sshd; skip the test, with the reason, if it cannot start."""
     program = shutil.which("sshd") or "/usr/sbin/sshd"
     if not Path(program).is_file() or not shutil.which("ssh"):
         pytest.skip("needs OpenSSH: no sshd or no ssh here")
@@ -103,7 +109,7 @@ def serve(folder: Path) -> Iterator[Sshd]:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the server listens; skip where it does not come up."""
+    """Wait until the server listens; skip the test if it does not start."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

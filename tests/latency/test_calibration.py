@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import TableError
-from nas.latency.calibration import Calibration, Certificate, Sample, certify, fit
+from nas.latency.calibration import Calibration, Certificate, Features, certify, fit
 
 
-def samples(count: int, truth: Calibration, noise: float = 0.0) -> list[Sample]:
+def networks(count: int, truth: Calibration, noise: float = 0.0) -> list[Features]:
     rng = random.Random(count)
     found = []
     for _ in range(count):
         table_ms = rng.uniform(2, 30)
-        bare = Sample(table_ms, rng.uniform(0.05, 0.2) * table_ms, rng.randrange(10, 25), rng.randrange(10**5, 10**7))
+        bare = Features(table_ms, rng.uniform(0.05, 0.2) * table_ms, rng.randrange(10, 25), rng.randrange(10**5, 10**7))
         found.append(replace(bare, measured_ms=truth.latency_ms(bare) * rng.uniform(1 - noise, 1 + noise)))
     return found
 
@@ -34,8 +34,8 @@ def samples(count: int, truth: Calibration, noise: float = 0.0) -> list[Sample]:
     ],
 )
 def test_the_fit_finds_what_networks_really_cost(truth: Calibration) -> None:
-    found = fit(samples(20, truth))
-    unseen = samples(100, truth)
+    found = fit(networks(20, truth))
+    unseen = networks(100, truth)
     assert sum(abs(found.latency_ms(s) / s.measured_ms - 1) for s in unseen) / len(unseen) < 0.004
     assert found.networks == 20
     assert found.error == pytest.approx(0.0, abs=0.004)
@@ -43,8 +43,8 @@ def test_the_fit_finds_what_networks_really_cost(truth: Calibration) -> None:
 
 def test_the_error_of_a_fit_is_that_on_networks_left_out() -> None:
     truth = Calibration(scale=1.1, seam=1.0)
-    found = fit(samples(40, truth, noise=0.04))
-    unseen = samples(200, truth, noise=0.04)
+    found = fit(networks(40, truth, noise=0.04))
+    unseen = networks(200, truth, noise=0.04)
     error = sum(abs(found.latency_ms(s) / s.measured_ms - 1) for s in unseen) / len(unseen)
     assert found.error == pytest.approx(error, rel=0.4)
 
@@ -52,10 +52,10 @@ def test_the_error_of_a_fit_is_that_on_networks_left_out() -> None:
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_few_networks_move_the_scale_and_hardly_the_rest(count: int) -> None:
     truth = Calibration(scale=1.2, seam=1.0)
-    found = fit(samples(count, truth))
+    found = fit(networks(count, truth))
     assert found.scale == pytest.approx(1.2, abs=0.05)
     assert found.seam == pytest.approx(1.0, abs=0.3)
-    unseen = samples(100, truth)
+    unseen = networks(100, truth)
     assert sum(abs(found.latency_ms(s) / s.measured_ms - 1) for s in unseen) / len(unseen) < 0.03
 
 
@@ -66,9 +66,11 @@ def test_without_networks_nothing_can_be_fitted() -> None:
 
 def test_a_network_is_the_sum_of_its_layers() -> None:
     calibration = Calibration(1.2, 0.9, 0.01, -0.03)
-    layers = [Sample(0.5 * index, 0.01 * index, 1, 1000 * index) for index in range(1, 9)]
-    parts = [[getattr(layer, name) for layer in layers] for name in ("table_ms", "seam_ms", "layers", "elements")]
-    whole = Sample(*map(sum, parts))
+    layers = [Features(0.5 * index, 0.01 * index, 1, 1000 * index) for index in range(1, 9)]
+    parts = [
+        [getattr(layer, name) for layer in layers] for name in ("table_ms", "boundary_saving_ms", "layers", "elements")
+    ]
+    whole = Features(*map(sum, parts))
     assert sum(map(calibration.latency_ms, layers)) == pytest.approx(calibration.latency_ms(whole))
 
 
@@ -96,5 +98,5 @@ def test_a_broken_calibration_is_refused(data: dict[str, float]) -> None:
 
 
 def test_a_broken_certificate_is_refused() -> None:
-    with pytest.raises(TableError, match="a certificate must have networks"):
+    with pytest.raises(TableError, match="certificate: must have the keys networks"):
         Certificate.from_dict({"networks": 1})

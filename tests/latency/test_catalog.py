@@ -1,4 +1,4 @@
-"""Tables by name, and searches for a device that is not here, as a user of the commands meets them."""
+"""Tables by name, and searches for a device that is not available, through the command line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def single_path_file(folder: Path) -> Path:
 
 
 def image_folder(folder: Path) -> Path:
-    """Twelve small images of two classes for each split, so that even 224 px are tested in a moment."""
+    """Create twelve small images of two classes for each split."""
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
         for label in ("dark", "light"):
@@ -80,7 +80,7 @@ def test_names_find_shipped_and_imported_tables(tmp_path: Path) -> None:
     imported.parent.mkdir(parents=True)
     imported.write_text("{}")
     assert find_table("mine") == imported
-    with pytest.raises(TableError, match=r"unknown latency table 'pixel2'; did you mean 'pixel1'\?"):
+    with pytest.raises(TableError, match=r"unknown latency table: 'pixel2'; did you mean 'pixel1'\?"):
         find_table("pixel2")
     for path in (tmp_path / "none.jsonl", Path("some") / "where"):
         with pytest.raises(TableError, match="no such latency table"):
@@ -126,9 +126,11 @@ def test_wrong_imports_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     good, out = single_path_file(tmp_path), tmp_path / "out.jsonl"
     bad = tmp_path / "bad.json"
     bad.write_text(good.read_text()[:-9])
-    assert "bad.json: broken JSON, or cut off" in refused(capsys, "profile", "--import", str(bad), "--table", str(out))
+    assert "bad.json: invalid JSON, the file may be cut off" in refused(
+        capsys, "profile", "--import", str(bad), "--table", str(out)
+    )
     assert "is one of the files to import" in refused(capsys, "profile", "--import", str(good), "--table", str(good))
-    assert "takes a folder that --bundle wrote" in refused(capsys, "profile", "--import", str(tmp_path))
+    assert "needs a folder that --bundle wrote" in refused(capsys, "profile", "--import", str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"my_board.json", "bad.json"}
 
 
@@ -183,7 +185,7 @@ def test_a_table_that_does_not_cover_the_space_names_the_layer(
 def test_a_shipped_table_is_never_measured_into(capsys: pytest.CaptureFixture[str]) -> None:
     before = find_table("pixel1").read_bytes()
     argv = ["profile", "--space", "single_path_nas", "--runtime", "null", "--table", str(find_table("pixel1"))]
-    assert "measure into another --table" in refused(capsys, *argv)
+    assert "give another --table" in refused(capsys, *argv)
     assert find_table("pixel1").read_bytes() == before
 
 
@@ -195,7 +197,7 @@ def test_a_published_header_that_is_not_ours_is_named(
     path = tmp_path / "changed.jsonl"
     path.write_text(json.dumps({**json.loads(header), "device": "a phone", key: value}) + "\n" + "".join(rows))
     line = refused(capsys, "search", "--table", str(path), "--target-latency", "80ms")
-    assert f"changed.jsonl, line 1: {key} must " in line
+    assert f"changed.jsonl, line 1: {key}: must " in line
 
 
 def test_an_experiment_file_may_name_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Bundles from writing over the board to the table; and tables that outlive kills and full disks."""
+"""Offline bundles: written, measured and imported; tables that survive kills and full disks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def profile_json(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, An
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Return the one line with which `nas profile` ends with status 2."""
+    """Return the one line of stderr of a `nas profile` that exits with status 2."""
     assert main(["profile", *argv, "--quiet"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -51,12 +51,12 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def times_of(path: Path) -> dict[object, list[float]]:
-    """Return what each layer, pair and network of a table took, whenever it was."""
-    return {name: sorted(ms for _, ms in visits) for name, visits in LatencyTable.open(path).rows.items()}
+    """Return the times of each row of a table, sorted."""
+    return {name: sorted(ms for _, ms in samples) for name, samples in LatencyTable.open(path).rows.items()}
 
 
 def measure(bundle: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a bundle as a board does: from elsewhere, without our package in sight."""
+    """Run a bundle as on a device: from another directory, without our package on the path."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, str(bundle / "run.py")]
     return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False, **options)
@@ -64,7 +64,7 @@ def measure(bundle: Path, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a small space for the null runtime in batches of three graphs, not measured yet."""
+    """A bundle of a small space for the null runtime, in batches of three graphs, not measured yet."""
     folder = tmp_path_factory.mktemp("bundle")
     space = folder / "small.yaml"
     space.write_text(SMALL_SPACE, encoding="utf-8")
@@ -87,7 +87,7 @@ head: {block: classifier}
 
 @pytest.fixture(scope="module")
 def finished(written: Path) -> Path:
-    """The same, measured on the board."""
+    """The same bundle, measured."""
     folder = written.with_name("finished")
     shutil.copytree(written, folder)
     done = measure(folder)
@@ -98,7 +98,7 @@ def finished(written: Path) -> Path:
 
 @pytest.fixture
 def bundle(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the measured bundle that a test may spoil."""
+    """A copy of the measured bundle that a test may modify."""
     shutil.copytree(finished, tmp_path / "copy")
     return tmp_path / "copy"
 
@@ -162,8 +162,8 @@ def test_a_killed_board_continues(written: Path, tmp_path: Path, finished: Path,
 
 def visits_of(folder: Path) -> list[tuple[str, tuple[float, ...]]]:
     _, worker = read_bundle(folder)
-    recorded = itertools.chain.from_iterable(worker._visits.values())
-    return [(visit.key, visit.ms) for visit in recorded]
+    recorded = itertools.chain.from_iterable(worker._samples.values())
+    return [(sample.key, sample.ms) for sample in recorded]
 
 
 def wait(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
@@ -178,7 +178,7 @@ def test_a_second_run_in_the_folder_is_refused(bundle: Path) -> None:
         fcntl.flock(answers, fcntl.LOCK_EX)
         done = measure(bundle)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "another run.py is at work in this folder" in done.stderr
+    assert "another run.py is running in this folder" in done.stderr
 
 
 def test_a_board_without_the_wheel_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +206,7 @@ def test_a_board_refuses_a_graph_that_was_spoilt_on_the_way(written: Path, tmp_p
     graph.write_bytes(b"spoilt")
     done = measure(folder)
     assert done.returncode == 2
-    assert f"graphs/{graph.name}: not as it was written" in done.stderr
+    assert f"graphs/{graph.name}: was modified after the bundle was written" in done.stderr
 
 
 def edit_answers(folder: Path, edit: Callable[[list[str]], list[str]]) -> None:
@@ -215,22 +215,22 @@ def edit_answers(folder: Path, edit: Callable[[list[str]], list[str]]) -> None:
 
 
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "unfinished": (lambda folder: edit_answers(folder, lambda lines: lines[:-2]), "is not finished"),
-    "not begun": (lambda folder: (folder / "answers.jsonl").unlink(), "nothing was measured yet: run 'python3 run.py'"),
-    "no bundle": (lambda folder: (folder / "bundle.json").unlink(), "takes a folder that --bundle wrote"),
+    "unfinished": (lambda folder: edit_answers(folder, lambda lines: lines[:-2]), "not finished; run"),
+    "not begun": (lambda folder: (folder / "answers.jsonl").unlink(), "not measured yet; run 'python3 run.py'"),
+    "no bundle": (lambda folder: (folder / "bundle.json").unlink(), "needs a folder that --bundle wrote"),
     "not JSON": (lambda folder: (folder / "bundle.json").write_text("{"), "bundle.json: cannot be read"),
-    "no object": (lambda folder: (folder / "bundle.json").write_text("[]"), "'format' must be there"),
+    "no object": (lambda folder: (folder / "bundle.json").write_text("[]"), "format: must exist"),
     "another format": (
         lambda folder: (folder / "bundle.json").write_text(
             (folder / "bundle.json").read_text().replace('"format": 1', '"format": 9')
         ),
-        "format must be 1: 9",
+        "format: must be 1: 9",
     ),
-    "another space": (lambda folder: (folder / "small.yaml").write_text(SMALL_SPACE + "#"), "not as it was written"),
-    "other requests": (lambda folder: (folder / "requests.jsonl").write_text("{}\n"), "not as it was written"),
+    "another space": (lambda folder: (folder / "small.yaml").write_text(SMALL_SPACE + "#"), "checksum mismatch"),
+    "other requests": (lambda folder: (folder / "requests.jsonl").write_text("{}\n"), "checksum mismatch"),
     "answers of another bundle": (
         lambda folder: edit_answers(folder, lambda lines: ['{"bundle": "x", "settings": {}, "device": {}}\n', *lines]),
-        "not the answers of this bundle",
+        "the answers belong to another bundle",
     ),
     "infinite": (
         lambda folder: edit_answers(
@@ -244,7 +244,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "foreign": (
         lambda folder: edit_answers(folder, lambda lines: [lines[0], '{"key": "a", "at": 0, "ms": [1, 1, 1]}\n']),
-        "a visit that was not asked for",
+        "this sample was not requested",
     ),
     "no lines": (lambda folder: edit_answers(folder, lambda lines: [lines[0], "[1]\n"]), "line 2: must be an object"),
 }
@@ -269,10 +269,10 @@ def test_nothing_of_an_imported_folder_is_executed(bundle: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--import", "x", "--space", "mnasnet"], "--space: cannot stand beside --import"),
-        (["--import", "x", "--bundle", "y"], "--bundle: cannot stand beside --import"),
-        (["--bundle", "x", "--device", "ssh://board"], "--device: cannot stand beside --bundle"),
-        (["--bundle", "/"], "--bundle: must be a folder that is not there yet: '/'"),
+        (["--import", "x", "--space", "mnasnet"], "--space: cannot be combined with --import"),
+        (["--import", "x", "--bundle", "y"], "--bundle: cannot be combined with --import"),
+        (["--bundle", "x", "--device", "ssh://board"], "--device: cannot be combined with --bundle"),
+        (["--bundle", "/"], "--bundle: the folder must not exist yet: '/'"),
         (["--bundle", "x", "--runtime", "onnxruntme", "--space", "mobilenet_v2_1.0"], "did you mean 'onnxruntime'"),
         (["--import", "/nowhere"], "/nowhere: no such file"),
     ],
@@ -325,7 +325,7 @@ def test_a_killed_profile_continues_to_the_same_rows(
 
 @contextlib.contextmanager
 def tiny_disk(folder: Path) -> Iterator[None]:
-    """Put a file system of one page on the folder; skip the test where that is not permitted."""
+    """Mount a file system of one page on the folder; skip the test if that is not permitted."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
     if (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nas.errors import TableError
 from nas.latency.calibration import Calibration, certify
-from nas.latency.rows import CALIBRATION, MeasuredNetwork, RepeatedLayer, boundary_layer, name_of
+from nas.latency.rows import CALIBRATION, MeasuredNetwork, RepeatedLayer, boundary_layer, row_key
 from nas.latency.table import LatencyTable
 from nas.networks.network import trace
 from nas.spaces.yaml_format import load_architecture
@@ -31,11 +31,11 @@ LAYERS = list(dict.fromkeys(trace(ARCH)))
 @pytest.fixture
 def table(tmp_path: Path) -> LatencyTable:
     table = LatencyTable.open(tmp_path / "device" / "table.jsonl", HEADER)
-    table.append((layer, visits(1.0 + index, 1.0 + index, 9.0)) for index, layer in enumerate(LAYERS))
+    table.append((layer, samples(1.0 + index, 1.0 + index, 9.0)) for index, layer in enumerate(LAYERS))
     return table
 
 
-def visits(*ms: float) -> list[tuple[float, float]]:
+def samples(*ms: float) -> list[tuple[float, float]]:
     return [(1000.0 * index, value) for index, value in enumerate(ms)]
 
 
@@ -54,10 +54,10 @@ def test_a_prediction_is_the_sum_of_the_medians(table: LatencyTable) -> None:
 
 
 def test_visits_of_several_passes_add_up(table: LatencyTable) -> None:
-    table.append([(LAYERS[0], visits(3.0, 3.0, 3.0, 3.0, 3.0))])
-    assert table.visits(LAYERS[0]) == 8
+    table.append([(LAYERS[0], samples(3.0, 3.0, 3.0, 3.0, 3.0))])
+    assert table.sample_count(LAYERS[0]) == 8
     assert table.latency_ms(LAYERS[0]) == pytest.approx(3.0, rel=0.005)
-    assert LatencyTable.open(table.path).visits(LAYERS[0]) == 8
+    assert LatencyTable.open(table.path).sample_count(LAYERS[0]) == 8
 
 
 def test_a_slow_time_of_the_machine_is_divided_out(tmp_path: Path) -> None:
@@ -75,13 +75,13 @@ def test_a_slow_time_of_the_machine_is_divided_out(tmp_path: Path) -> None:
 
 def test_networks_and_calibration_are_read_back(table: LatencyTable) -> None:
     network = MeasuredNetwork("mobile", CALIBRATION, ARCH)
-    table.append([(network, visits(1.0, 2.0, 3.0))])
-    table.append([(network, visits(4.0))])
+    table.append([(network, samples(1.0, 2.0, 3.0))])
+    table.append([(network, samples(4.0))])
     certificate = certify([1.0, 2.0], [1.0, 2.1], 0.01)
     table.append_calibration("mobile", Calibration(2.0, 0.5, 0.01, 0.1, 8, 0.02), certificate)
     again = LatencyTable.open(table.path)
     assert again.networks == table.networks == [network]
-    assert again.visits(network) == 4
+    assert again.sample_count(network) == 4
     assert again.certificates == {"mobile": certificate}
     assert again.missing([network], 4) == []
     assert again.missing([network], 5) == [network]
@@ -95,11 +95,11 @@ def test_a_calibrated_prediction_adds_up_over_layers_and_seams(table: LatencyTab
     table.append_calibration("mobile", Calibration(2.0, 0.5, 0.01, 0.1, 8, 0.02), certificate)
     with pytest.raises(TableError, match=r"two of conv\(.*kernel_size=1.*\) at 32x112x112 in series are not covered"):
         table.predictor("mobile").predict(ARCH)
-    table.append((seam, visits(1.0)) for seam in seams if table.visits(seam) == 0)
-    table.append((RepeatedLayer(seam), visits(1.5)) for seam in seams)
+    table.append((seam, samples(1.0)) for seam in seams if table.sample_count(seam) == 0)
+    table.append((RepeatedLayer(seam), samples(1.5)) for seam in seams)
     again = LatencyTable.open(table.path)
     assert again.rows == table.rows
-    assert again.visits(RepeatedLayer(seams[0])) == 1
+    assert again.sample_count(RepeatedLayer(seams[0])) == 1
     saved = [again.boundary_saving_ms(layer.out_shape) for layer in trace(ARCH)[:-1]]
     assert saved[0] == pytest.approx(2 * again.latency_ms(boundary_layer((32, 112, 112))) - 1.5, rel=0.05)
     elements = sum(prod(layer.out_shape) for layer in trace(ARCH))
@@ -122,16 +122,16 @@ def test_repeatability_is_what_halves_of_the_visits_differ_by(tmp_path: Path) ->
 
 def test_other_costs_are_kept_where_they_were_measured(table: LatencyTable) -> None:
     first, second = LAYERS[:2]
-    costs = {name_of(first): {"size_bytes": [100.0], "energy_mj": [3.0, 1.0, 2.0]}}
-    table.append([(first, visits(1.0)), (second, visits(1.0))], costs)
+    costs = {row_key(first): {"size_bytes": [100.0], "energy_mj": [3.0, 1.0, 2.0]}}
+    table.append([(first, samples(1.0)), (second, samples(1.0))], costs)
     again = LatencyTable.open(table.path)
     assert again.cost("energy_mj", first) == 2.0
     assert again.cost("energy_mj", second) is None
     assert again.cost("memory_bytes", first) is None
     assert again.predict_cost("size_bytes", ARCH) is None
-    table.append((layer, visits(1.0)) for layer in LAYERS)
-    everything = {name_of(layer): {"size_bytes": [10]} for layer in LAYERS}
-    table.append([(layer, visits(1.0)) for layer in LAYERS[1:]], everything)
+    table.append((layer, samples(1.0)) for layer in LAYERS)
+    everything = {row_key(layer): {"size_bytes": [10]} for layer in LAYERS}
+    table.append([(layer, samples(1.0)) for layer in LAYERS[1:]], everything)
     assert table.predict_cost("size_bytes", ARCH) == 100 + 10 * (len(trace(ARCH)) - 1)
 
 
@@ -139,13 +139,13 @@ def test_other_costs_are_kept_where_they_were_measured(table: LatencyTable) -> N
 def test_a_file_cut_anywhere_opens_and_goes_on(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     path = tmp_path_factory.mktemp("cut") / "table.jsonl"
     table = LatencyTable.open(path, HEADER)
-    table.append((layer, visits(1.0)) for layer in LAYERS)
+    table.append((layer, samples(1.0)) for layer in LAYERS)
     content = path.read_bytes()
     first_line = content.index(b"\n") + 1
     path.write_bytes(content[: first_line + cut % (len(content) - first_line)])
     again = LatencyTable.open(path, HEADER)
     assert set(again.rows) <= set(table.rows)
-    again.append((layer, visits(1.0)) for layer in again.missing(LAYERS))
+    again.append((layer, samples(1.0)) for layer in again.missing(LAYERS))
     assert set(LatencyTable.open(path).rows) == set(table.rows)
 
 
@@ -153,7 +153,7 @@ def test_a_header_cut_off_by_a_crash_begins_the_table_anew(tmp_path: Path) -> No
     path = tmp_path / "table.jsonl"
     path.write_text('{"format": 2, "dev', encoding="utf-8")
     table = LatencyTable.open(path, HEADER)
-    table.append([(LAYERS[0], visits(1.0))])
+    table.append([(LAYERS[0], samples(1.0))])
     assert LatencyTable.open(path).rows == table.rows
 
 
@@ -162,22 +162,25 @@ def test_a_header_cut_off_by_a_crash_begins_the_table_anew(tmp_path: Path) -> No
     [
         ('{"block": "conv"', "line 2"),
         ('{"block": "conv", "in": [3, 8, 8]}', "line 2: a row needs"),
-        ('{"block": "conv", "in": [3, 8, 8], "ms": []}', "ms must be finite numbers above zero"),
-        ('{"block": "conv", "in": [3, 8, 8], "ms": [-1]}', "ms must be finite numbers above zero"),
-        ('{"block": "conv", "in": [3, 8, 8], "ms": [NaN]}', "ms must be finite numbers above zero"),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": []}', "ms: must be finite numbers above zero"),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": [-1]}', "ms: must be finite numbers above zero"),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": [NaN]}', "ms: must be finite numbers above zero"),
         ('{"block": 3, "in": [3, 8, 8], "ms": [1]}', "line 2"),
         ("[]", "line 2: a row needs"),
-        (json.dumps(HEADER), "line 2: a second header: a file is the table of one device"),
-        ('{"block": "conv", "in": [3, 8, 8], "ms": [1, 2], "at": [1]}', "at must be a number of seconds for each"),
-        ('{"block": "conv", "in": [3, 8, 8], "repeat": 3, "ms": [1]}', "line 2: repeat must be 1 or 2: 3"),
+        (json.dumps(HEADER), "line 2: a second header; a table belongs to one device"),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": [1, 2], "at": [1]}', "at: must have one number of seconds for each"),
+        ('{"block": "conv", "in": [3, 8, 8], "repeat": 3, "ms": [1]}', "line 2: repeat: must be 1 or 2: 3"),
         (
             '{"block": "conv", "in": [3, 8, 8], "ms": [1], "size_bytes": [-5]}',
-            "size_bytes must be finite numbers from zero",
+            "size_bytes: must be finite numbers of at least zero",
         ),
-        ('{"block": "conv", "in": [3, 8, 8], "ms": [1], "at": [NaN]}', "at must be finite numbers"),
+        ('{"block": "conv", "in": [3, 8, 8], "ms": [1], "at": [NaN]}', "at: must be finite numbers"),
         ('{"network": {}, "role": "calibration", "space": "x", "ms": [1]}', "line 2"),
-        ('{"network": {}, "role": "judge", "space": "x", "ms": [1]}', "role must be one of calibration, held_out"),
-        ('{"space": "x", "calibration": {"scale": 1}, "certificate": {}}', "a calibration must have scale, seam"),
+        ('{"network": {}, "role": "judge", "space": "x", "ms": [1]}', "role: must be one of calibration, held_out"),
+        (
+            '{"space": "x", "calibration": {"scale": 1}, "certificate": {}}',
+            "calibration: must have the keys scale",
+        ),
     ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path: Path, row: str, message: str) -> None:

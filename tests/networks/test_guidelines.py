@@ -45,7 +45,7 @@ def test_grouped_macs_are_counted_and_depthwise_are_not() -> None:
     layers = trace(series(conv, grouped, depthwise))
     rule = groups(layers)
     assert rule.value == layers[1].macs / sum(layer.macs for layer in layers)
-    assert "of 4 groups" in rule.about
+    assert "(mean groups: 4)" in rule.about
     assert groups(trace(series(conv, depthwise))).value == 0
 
 

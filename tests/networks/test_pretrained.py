@@ -1,4 +1,4 @@
-"""Checkpoints: what is read, what is refused, and what a wrong one is told."""
+"""Checkpoints: which are read, which are refused, and with what error."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_state_dict_without_names_of_ours_is_compared_layer_by_layer() -> None
     short = dict(list(state.items())[:-2])
     with pytest.raises(WeightsError, match=r"no layer for 'head\.linear'"):
         copy_weights(short, network)
-    with pytest.raises(WeightsError, match=r"'x.fc' has no bias, 'head.linear' needs one"):
+    with pytest.raises(WeightsError, match=r"'x.fc' has no bias, but 'head.linear' needs one"):
         copy_weights({key: tensor for key, tensor in state.items() if key != "x.fc.bias"}, network)
     with pytest.raises(WeightsError, match="the network has no layer for 'y'"):
         copy_weights({**state, "y.weight": torch.zeros(1)}, network)
@@ -128,7 +128,7 @@ class Runs:
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Runs()}, "evil.pth")
-    with pytest.raises(WeightsError, match="holds more than tensors"):
+    with pytest.raises(WeightsError, match="contains more than tensors"):
         load_weights(build(load_architecture(NAME)), "evil.pth", NAME)
     assert not Path("ran").exists()
 

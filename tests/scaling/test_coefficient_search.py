@@ -19,13 +19,13 @@ from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.zero_cost import ZeroCost
 from nas.networks.network import canonical, totals, trace
-from nas.scaling.family_job import timed_all
-from nas.scaling.search_setup import prepare
-from nas.scaling.settings import make_job
+from nas.scaling.family_job import measure_networks
+from nas.scaling.search_setup import prepare_search
+from nas.scaling.settings import make_scale_settings
 from nas.spaces.search_space import Proxy
 from nas.study.objectives import SOFT
 from nas.utils.reporting import Reporter
-from tests.helpers.scaled_networks import EVALUATOR, TINY_BASE, Scripted
+from tests.helpers.scaled_networks import EVALUATOR, TINY_BASE, ScriptedLatency
 
 Search = Callable[..., dict[str, Any]]
 NUMBER = itertools.count()
@@ -191,7 +191,7 @@ def test_what_fails_is_told_and_can_be_tried_again(
     assert Path("a/scaling.png").stat().st_size > 100
     argv = ["scale", "base.yaml", "--search", *FAST, "--budget", "macs", "--run", "a", "--compare-seeds", "1"]
     assert main([*argv, "--evaluator", f"{module}:picky"]) == 0
-    assert "could not be evaluated" in capsys.readouterr().out
+    assert "evaluation failed" in capsys.readouterr().out
     path = Path(f"{module}.py")
     path.write_text(EVALUATOR.replace("if arch.resolution >= 20", "if False"), encoding="utf-8")
     sys.modules.pop(module)
@@ -207,7 +207,7 @@ def test_a_family_that_cannot_be_made_loses_nothing_of_the_search(
     flags = ("--budget", "latency", "--run", "a")
     early = ["scale", "base.yaml", "--search", *FAST[:-2], *flags, "--evaluator", f"{module}:score", "--quiet"]
     assert main([*early, "--latency", "0.1us"]) == 2
-    assert "--latency: '0.0001 ms' is under what the base takes" in capsys.readouterr().err
+    assert "--latency: is below the latency of the base" in capsys.readouterr().err
     assert not Path("notes.txt").exists()  # told before anything was evaluated
     result = search(*flags, "--phi", "0..90")
     assert [entry["phi"] for entry in result["family"]] == [1.0]
@@ -226,15 +226,17 @@ def test_a_family_that_cannot_be_made_loses_nothing_of_the_search(
 
 
 def test_a_table_that_does_not_know_the_whole_family_leaves_its_networks(capsys: pytest.CaptureFixture[str]) -> None:
-    class Partial(Scripted):
-        def session(self, archs: Sequence[Architecture]) -> None:
+    class Partial(ScriptedLatency):
+        def measure(self, archs: Sequence[Architecture]) -> None:
             raise TableError("no row for conv")
 
-    stopwatch = Partial(lambda arch: 1.0)
-    assert timed_all(stopwatch, [], make_job({"network": "base.yaml", "search": True}), Reporter()) is None
+    network_latency = Partial(lambda arch: 1.0)
+    of_search = make_scale_settings({"network": "base.yaml", "search": True})
+    assert measure_networks(network_latency, [], of_search, Reporter()) is None
     assert "no latencies of the family: no row for conv" in capsys.readouterr().err
+    of_family = make_scale_settings({"network": "base.yaml", "table": "pixel1"})
     with pytest.raises(TableError, match="no row for conv"):
-        timed_all(stopwatch, [], make_job({"network": "base.yaml", "table": "pixel1"}), Reporter())
+        measure_networks(network_latency, [], of_family, Reporter())
 
 
 def test_the_coefficients_that_are_told_promise_what_the_network_grew_by(search: Search) -> None:
@@ -278,9 +280,9 @@ def test_a_budget_that_no_point_meets_is_one_line_and_leaves_the_folder_free(
     own = ("--evaluator", evaluator) if evaluator else ()
     line = refused("--run", "a", "--budget", resource, "--tolerance", "0.0005", "--step", "0.6", *own)
     assert line.startswith(
-        f"nas scale: error: --budget: no grid point meets 2 times the base's {resource} to 0.05%: the"
+        f"nas scale: error: --budget: no grid point is within 0.05% of 2 times the base's {resource}; the nearest"
     )
-    assert "give a finer --step or a wider --tolerance" in line
+    assert "use a smaller --step or a larger --tolerance" in line
     assert not Path("a").exists()
 
 
@@ -291,33 +293,33 @@ def test_a_budget_that_no_point_meets_is_one_line_and_leaves_the_folder_free(
         ("--objective pareto", "--objective: unknown objective 'pareto'; known: constrained, hard, soft"),
         ("--controller surogate", "--controller: unknown controller 'surogate'; did you mean 'surrogate'?"),
         ("--evaluator nonesuch", "--evaluator: unknown evaluator 'nonesuch'"),
-        ("--evaluator supernet", "--evaluator supernet: holds the networks of one search space, not scaled ones"),
-        ("--evaluator tabular", "--evaluator tabular: needs --accuracies FILE"),
-        ("--evaluator {module}:Unmade", "Unmade cannot be made: OSError: no weights"),
+        ("--evaluator supernet", "--evaluator: needs a search space; it cannot evaluate scaled networks: 'supernet'"),
+        ("--evaluator tabular", "--evaluator: needs --accuracies FILE: 'tabular'"),
+        ("--evaluator {module}:Unmade", "--evaluator: cannot be instantiated (OSError: no weights"),
         ("--runtime nonesuch", "unknown runtime 'nonesuch'"),
         ("--preset nonesuch", "--preset: unknown preset 'nonesuch'"),
         ("--data nonesuch", "nonesuch"),
         ("--times 1", "--times: must be above 1 and below 1000: 1"),
         ("--times nan", "--times: must be above 1 and below 1000: nan"),
         ("--step 0", "--step: must be above zero: 0"),
-        ("--step 1e-12", "--step: makes more than 20,000 points up to 2 times"),
-        ("--step 9", "--step: is over what may grow: 9"),
-        ("--tolerance 0", "--tolerance: must lie between 0 and 1: 0"),
-        ("--tolerance 1", "--tolerance: must lie between 0 and 1: 1"),
-        ("--exponent 0.5", "--exponent: must lie in [-10, 0]: 0.5"),
-        ("--objective hard --exponent -0.1", "--exponent: is of the objective 'soft', not of 'hard'"),
+        ("--step 1e-12", "--step: makes over 20,000 points up to 2 times"),
+        ("--step 9", "--step: is larger than the allowed growth: 9"),
+        ("--tolerance 0", "--tolerance: must be between 0 and 1: 0"),
+        ("--tolerance 1", "--tolerance: must be between 0 and 1: 1"),
+        ("--exponent 0.5", "--exponent: must be in [-10, 0]: 0.5"),
+        ("--objective hard --exponent -0.1", "--exponent: applies only to the objective 'soft', not to 'hard': -0.1"),
         ("--seed -1", "--seed: must be at least 0: -1"),
         ("--trials -1", "--trials: must be at least 0: -1"),
         ("--threads 0", "--threads: must be at least 1: 0"),
-        ("--compare-seeds -1", "--compare-seeds: must not be negative: -1"),
+        ("--compare-seeds -1", "--compare-seeds: must be at least 0: -1"),
         ("--finalists 1", "--finalists: must be at least 2: 1"),
         ("--proxy-images -5", "--proxy-images: must be at least 0: -5"),
         ("--trial-timeout soon", "--trial-timeout"),
-        ("--coefficients 1.2,1.1,1.1", "--coefficients: --search finds the factors, leave it out"),
-        ("--latency 5ms", "--latency: finds the phi of each target, it does not go with --phi"),
-        ("--phi 3..1", "--phi: the first must not be above the last: '3..1'"),
+        ("--coefficients 1.2,1.1,1.1", "--coefficients: cannot be combined with --search"),
+        ("--latency 5ms", "--latency: cannot be combined with --phi"),
+        ("--phi 3..1", "--phi: the first phi must not be above the last: '3..1'"),
         ("--divisor 0", "--divisor: must be a whole number of at least 1: 0"),
-        ("--times 1.01 --step 0.004", "--step: rounding makes the base of every"),
+        ("--times 1.01 --step 0.004", "--step: every grid point rounds to the base network"),
         ("--device ftp://x", "--device"),
     ],
 )
@@ -334,15 +336,15 @@ def test_bad_input_is_one_line_before_anything_is_measured_or_written(
     assert not Path("a").exists()
 
 
-def setting_of(module: str, **more: Any) -> Any:
+def make_search(module: str, **more: Any) -> Any:
     given = {"network": "base.yaml", "search": True, "runtime": "null", "run": "a", "step": 0.5, **more}
-    return prepare(make_job(given), Reporter(quiet=True))
+    return prepare_search(make_scale_settings(given), Reporter(quiet=True))
 
 
 def test_candidates_train_at_their_own_resolution(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the share of it that the proxy's is of the base's: 8 of 16 px, so 12 of 24."""
-    setting = setting_of(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
-    assert setting.grid.proxy == Proxy(8, 1, 40, of=16)
+    prepared = make_search(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
+    assert prepared.grid.proxy == Proxy(8, 1, 40, of=16)
     seen: list[Any] = []
 
     def train(model: Any, task: Any, images: Any, validation: Any, recipe: Any, seed: int, watch: Any) -> Any:
@@ -350,30 +352,32 @@ def test_candidates_train_at_their_own_resolution(module: str, monkeypatch: pyte
         yield 0.5
 
     monkeypatch.setattr("nas.evaluators.proxy_training.train", train)
-    evaluator = ProxyTraining(EvaluatorContext(setting.task, setting.grid, Path("a")))
+    evaluator = ProxyTraining(EvaluatorContext(prepared.task, prepared.grid, Path("a")))
     for size in (16, 24, 20, 32, 28, 16, 24):
-        assert list(evaluator.evaluate(setting.base.at(size), 0)) == [0.5]
+        assert list(evaluator.evaluate(prepared.base.at(size), 0)) == [0.5]
     assert seen == [(half, half, half, 40) for half in (8, 12, 10, 16, 14, 8, 12)]
     assert evaluator.longer(2)._recipe.epochs == 2
 
 
 def test_it_really_trains_and_scores_at_that_resolution(module: str) -> None:
-    setting = setting_of(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
-    larger = next(spot for spot in setting.every if spot.architecture.resolution == 24)
-    (accuracy,) = ProxyTraining(EvaluatorContext(setting.task, setting.grid, Path("a"))).evaluate(
+    prepared = make_search(module, proxy_resolution=8, proxy_epochs=1, proxy_images=40)
+    larger = next(point for point in prepared.distinct_points if point.architecture.resolution == 24)
+    (accuracy,) = ProxyTraining(EvaluatorContext(prepared.task, prepared.grid, Path("a"))).evaluate(
         larger.architecture, 0
     )
     assert 0 <= accuracy <= 1
-    scores = ZeroCost("params", EvaluatorContext(setting.task, setting.grid, Path("a"), reporter=Reporter(quiet=True)))
+    scores = ZeroCost(
+        "params", EvaluatorContext(prepared.task, prepared.grid, Path("a"), reporter=Reporter(quiet=True))
+    )
     list(scores.evaluate(larger.architecture, 0))
     assert {size: batch.images.shape[-1] for size, batch in scores._batches.items()} == {8: 8, 12: 12}
 
 
-def test_the_setting_tells_base_and_points(module: str) -> None:
-    setting = setting_of(module)
-    assert setting.first.architecture == canonical(setting.base)
-    assert setting.first.macs == totals(trace(setting.base)).macs
-    digests = [spot.architecture.digest for spot in setting.every]
+def test_the_search__tells_base_and_points(module: str) -> None:
+    prepared = make_search(module)
+    assert prepared.base_point.architecture == canonical(prepared.base)
+    assert prepared.base_point.macs == totals(trace(prepared.base)).macs
+    digests = [point.architecture.digest for point in prepared.distinct_points]
     assert len(digests) == len(set(digests))
-    assert setting.first.architecture.digest not in digests
-    assert setting.base.head.kwargs["num_classes"] == 10
+    assert prepared.base_point.architecture.digest not in digests
+    assert prepared.base.head.kwargs["num_classes"] == 10

@@ -14,12 +14,12 @@ from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.scaling.comparison import (
-    FORMAT,
-    Entry,
-    compare,
-    compared_rules,
-    contestants,
+    ACCURACIES_HEADER,
+    ComparedNetwork,
+    evaluate_networks,
     read_accuracies,
+    rules_to_compare,
+    select_networks,
     single_dimensions,
 )
 from nas.scaling.latency_targets import LatencyEstimator
@@ -27,13 +27,16 @@ from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, Factors, Rounding, scale
 from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
-from tests.helpers.scaled_networks import BASE, Scripted, macs
+from tests.helpers.scaled_networks import BASE, ScriptedLatency, macs
 
 ROUNDING = Rounding(divisor=1, resolution_step=2)
 QUIET = Reporter(quiet=True)
 DEEPER, WIDER = (scale(BASE, factors, ROUNDING) for factors in (Factors(depth=1.5), Factors(width=1.5)))
-ENTRIES = [Entry("base", 0.0, None, BASE, 10.0, 10.0), Entry("depth", 1.0, Coefficients(2, 1, 1), DEEPER, 19.0, 20.0),
-           Entry("width", 1.0, Coefficients(1, 1.4, 1), WIDER, 19.5, 20.0, False, (("width", 1.25),))]  # fmt: skip
+ENTRIES = [
+    ComparedNetwork("base", 0.0, None, BASE, 10.0, 10.0),
+    ComparedNetwork("depth", 1.0, Coefficients(2, 1, 1), DEEPER, 19.0, 20.0),
+    ComparedNetwork("width", 1.0, Coefficients(1, 1.4, 1), WIDER, 19.5, 20.0, False, (("width", 1.25),)),
+]
 
 
 class Counting:
@@ -56,9 +59,9 @@ class Counting:
 
 
 def evaluated(
-    entries: list[Entry], evaluator: Any, seeds: Iterable[int], path: Path, reporter: Reporter = QUIET
-) -> list[Entry]:
-    return compare(entries, lambda: InProcessExecutor(evaluator), list(seeds), path, reporter)
+    entries: list[ComparedNetwork], evaluator: Any, seeds: Iterable[int], path: Path, reporter: Reporter = QUIET
+) -> list[ComparedNetwork]:
+    return evaluate_networks(entries, lambda: InProcessExecutor(evaluator), list(seeds), path, reporter)
 
 
 def accuracy_of(arch: Architecture, seed: int) -> float:
@@ -75,33 +78,33 @@ def test_single_dimensions_grow_the_macs_alike() -> None:
 
 
 def test_base_compound_and_each_dimension_stand_at_the_same_latency() -> None:
-    stopwatch = Scripted(lambda arch: 10 * (macs(arch) / macs(BASE)) ** 0.8)
+    network_latency = ScriptedLatency(lambda arch: 10 * (macs(arch) / macs(BASE)) ** 0.8)
     compound = Coefficients(1.2, 1.1, 1.15)
-    rules = compared_rules(compound, 2.0, [])
-    found = contestants(LatencyEstimator(BASE, stopwatch), rules, 2.0, [1.0], ROUNDING, QUIET)
+    rules = rules_to_compare(compound, 2.0, [])
+    found = select_networks(LatencyEstimator(BASE, network_latency), rules, 2.0, [1.0], ROUNDING, QUIET)
     assert [entry.name for entry in found] == ["base", "compound", *DIMENSIONS]
     assert [entry.phi for entry in found] == [0, 1, 1, 1, 1]
     assert found[0].architecture == BASE
     assert found[0].latency_ms == 10.0
     assert found[1].coefficients == compound
     for entry in found[1:]:
-        assert entry.latency_ms == stopwatch.ms(entry.architecture) <= 20.0
+        assert entry.latency_ms == network_latency.ms(entry.architecture) <= 20.0
         assert entry.is_close == (entry.latency_ms >= 19.0)
-        assert stopwatch.sessions(entry.architecture) >= 2
+        assert network_latency.session_count(entry.architecture) >= 2
     assert sum(entry.is_close for entry in found) >= 4  # depth alone may be too coarse
 
 
 def test_a_dimension_that_is_missing_or_is_the_compound_itself_is_left_out() -> None:
-    rules = compared_rules(single_dimensions(2.0)["resolution"], 2.0, ["depth"])
+    rules = rules_to_compare(single_dimensions(2.0)["resolution"], 2.0, ["depth"])
     assert list(rules) == ["compound", "width"]
-    rules = compared_rules(Coefficients(1.0, 1.3, 1.0), 2.0, [])  # width alone, to where rounding lets it go
+    rules = rules_to_compare(Coefficients(1.0, 1.3, 1.0), 2.0, [])  # width alone, to where rounding lets it go
     assert list(rules) == ["compound", "depth", "resolution"]
 
 
 def test_several_budgets_are_compared_in_the_same_sessions() -> None:
-    stopwatch = Scripted(lambda arch: macs(arch) / 1e6)
-    rules = compared_rules(Coefficients(1.0, 1.2, 1.2), 2.0, ["depth", "width"])
-    found = contestants(LatencyEstimator(BASE, stopwatch), rules, 2.0, [1.0, 2.0], ROUNDING, QUIET)
+    network_latency = ScriptedLatency(lambda arch: macs(arch) / 1e6)
+    rules = rules_to_compare(Coefficients(1.0, 1.2, 1.2), 2.0, ["depth", "width"])
+    found = select_networks(LatencyEstimator(BASE, network_latency), rules, 2.0, [1.0, 2.0], ROUNDING, QUIET)
     named = [("base", 0), ("compound", 1), ("resolution", 1), ("compound", 2), ("resolution", 2)]
     assert [(entry.name, entry.phi) for entry in found] == named
     for entry in found[1:]:
@@ -119,8 +122,8 @@ def test_every_entry_has_the_accuracy_of_every_seed_the_last_one_that_came(tmp_p
     assert facts["deviation"] == pytest.approx(0.001)
     assert facts["macs_ratio"] == macs(WIDER) / macs(BASE)
     assert facts["coefficients"] == {"alpha": 1, "beta": 1.4, "gamma": 1}
-    assert Entry.from_dict(json.loads(json.dumps(facts))) == ENTRIES[2]
-    assert Entry.from_dict(json.loads(json.dumps(ENTRIES[0].to_dict(BASE)))) == ENTRIES[0]
+    assert ComparedNetwork.from_dict(json.loads(json.dumps(facts))) == ENTRIES[2]
+    assert ComparedNetwork.from_dict(json.loads(json.dumps(ENTRIES[0].to_dict(BASE)))) == ENTRIES[0]
 
 
 def test_what_was_evaluated_is_not_evaluated_again(tmp_path: Path) -> None:
@@ -174,7 +177,7 @@ def test_a_last_line_that_a_kill_cut_off_is_evaluated_again(tmp_path: Path) -> N
 
 def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    append_rows(path, FORMAT, [{"architecture": "0", "seed": 1, "accuracy": 0.5}, {"seed": 1}])
+    append_rows(path, ACCURACIES_HEADER, [{"architecture": "0", "seed": 1, "accuracy": 0.5}, {"seed": 1}])
     with pytest.raises(RunError, match=r"a.jsonl, line 3: not an accuracy: KeyError\('accuracy'\)"):
         read_accuracies(path)
     assert read_accuracies(tmp_path / "none.jsonl") == {}

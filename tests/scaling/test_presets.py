@@ -7,8 +7,8 @@ import math
 import pytest
 
 from nas.networks.network import canonical, totals, trace
-from nas.scaling.family import by_phi, by_points, family_facts, member
-from nas.scaling.presets import PRESETS, Coefficients, of_total
+from nas.scaling.family import describe_family, make_member, members_by_phi, members_by_points
+from nas.scaling.presets import PRESETS, Coefficients, from_exponents
 from nas.scaling.scale import Factors, Rounding
 from nas.spaces.yaml_format import load_architecture
 
@@ -49,7 +49,7 @@ X_GPU = [(1, 1, 224), (1.05, 1.09, 229), (1.13, 1.24, 237), (1.31, 1.63, 255), (
 
 def test_efficientnet_is_b0_to_b7_to_the_bit() -> None:
     preset = PRESETS["efficientnet"]
-    family = by_points(load_architecture("efficientnet_b0"), preset.points, preset.rounding)
+    family = members_by_points(load_architecture("efficientnet_b0"), preset.points, preset.rounding)
     assert [made.name for made in family] == [f"b{number}" for number in range(8)]
     for number, (made, costs) in enumerate(zip(family, B0_TO_B7, strict=True)):
         shipped = canonical(load_architecture(f"efficientnet_b{number}"))
@@ -63,7 +63,7 @@ def test_the_papers_rule_is_not_the_shipped_table() -> None:
     assert preset.coefficients == Coefficients(1.2, 1.1, 1.15)
     assert preset.coefficients.at(1).growth == pytest.approx(1.9203, abs=5e-5)
     base = load_architecture("efficientnet_b0")
-    first, second = by_phi(base, preset.coefficients, (0, 1), preset.rounding)
+    first, second = members_by_phi(base, preset.coefficients, (0, 1), preset.rounding)
     assert first.architecture.digest == canonical(base).digest
     assert (second.factors.depth, second.factors.width, second.architecture.resolution) == (1.2, 1.1, 258)
     shipped = {canonical(load_architecture(f"efficientnet_b{number}")).digest for number in (1, 2)}
@@ -74,7 +74,7 @@ def test_the_papers_rule_is_not_the_shipped_table() -> None:
 def test_multipliers_give_the_shipped_networks(preset: str, base: str, prefix: str, widths: tuple[float, ...]) -> None:
     rounding = PRESETS[preset].rounding
     for width in widths:
-        made = member(load_architecture(base), Factors(width=width), rounding, f"{width}")
+        made = make_member(load_architecture(base), Factors(width=width), rounding, f"{width}")
         assert made.architecture.digest == canonical(load_architecture(f"{prefix}{width}")).digest, width
 
 
@@ -83,7 +83,7 @@ def test_a_multiplied_network_at_another_input_is_the_same_network_there(preset:
     base, prefix = load_architecture(BASES[preset]), BASES[preset].removesuffix("1.0")
     shipped = (0.75, 1.0) if preset == "mobilenet_v3" else (0.5, 0.75, 1.0)
     points = [point for point in PRESETS[preset].points if point.width in shipped]
-    made = by_points(base, points, PRESETS[preset].rounding)
+    made = members_by_points(base, points, PRESETS[preset].rounding)
     for point, each in zip(points, made, strict=True):
         assert each.name == f"{point.width:g}-{point.resolution}"
         same = load_architecture(f"{prefix}{point.width}").at(point.resolution)
@@ -93,7 +93,7 @@ def test_a_multiplied_network_at_another_input_is_the_same_network_there(preset:
 def test_mnasnet_at_192_has_the_counted_macs() -> None:
     preset = PRESETS["mnasnet"]
     point = next(point for point in preset.points if point.name == "1-192")
-    (made,) = by_points(load_architecture("mnasnet_a1_1.0"), [point], preset.rounding)
+    (made,) = members_by_points(load_architecture("mnasnet_a1_1.0"), [point], preset.rounding)
     assert totals(trace(made.architecture)).macs == 229_322_144  # timm 1.0.31's semnasnet_100 at 192 px
     assert made.architecture.digest == canonical(load_architecture("mnasnet_a1_1.0_r192")).digest
 
@@ -105,7 +105,7 @@ def test_efficientnet_x_has_the_builders_factors(name: str, rows: list[tuple[flo
     assert preset.coefficients is None
     base = load_architecture("efficientnet_b0")
     for point in preset.points[1:5:3]:
-        (made,) = by_points(base, [point], preset.rounding)
+        (made,) = members_by_points(base, [point], preset.rounding)
         assert made.architecture.resolution == point.resolution
         layers = [len(stage) for stage in made.architecture.stages[1:]]
         assert layers == [math.ceil(point.depth * len(stage)) for stage in base.stages[1:]]
@@ -114,7 +114,7 @@ def test_efficientnet_x_has_the_builders_factors(name: str, rows: list[tuple[flo
 
 @pytest.mark.parametrize("shares", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1 / 3, 1 / 3, 1 / 3), (0.1, 0.8, 0.1)])
 def test_shares_of_a_doubling_multiply_to_two(shares: tuple[float, float, float]) -> None:
-    coefficients = of_total(*shares)
+    coefficients = from_exponents(*shares)
     for phi in (0.0, 0.5, 1.0, 3.0):
         assert coefficients.at(phi).growth == pytest.approx(2**phi)
 
@@ -138,8 +138,8 @@ def test_activations_grow_as_the_paper_says(rule: str, exponent: float, off: flo
     """
     base, preset = load_architecture("efficientnet_b0"), PRESETS[rule]
     assert preset.coefficients
-    made = by_phi(base, preset.coefficients, [2.0], preset.rounding)
-    (facts,) = family_facts(made, base)
+    made = members_by_phi(base, preset.coefficients, [2.0], preset.rounding)
+    (facts,) = describe_family(made, base)
     assert math.log(facts["activations_ratio"]) / math.log(facts["macs_ratio"]) == pytest.approx(exponent, abs=off)
 
 
@@ -153,21 +153,21 @@ def test_every_preset_says_where_it_is_from_and_makes_its_base_first(name: str) 
     if preset.points:
         assert len({point.name for point in preset.points}) == len(preset.points)
         own = next(point for point in preset.points if (point.depth, point.width, point.resolution) == (1, 1, 224))
-        (made,) = by_points(base, [own], preset.rounding)
+        (made,) = members_by_points(base, [own], preset.rounding)
         assert made.architecture.digest == canonical(base).digest
         least = min(preset.points, key=lambda point: (point.width, point.resolution))
-        (made,) = by_points(base, [least], preset.rounding)
+        (made,) = members_by_points(base, [least], preset.rounding)
         assert totals(trace(made.architecture)).macs <= totals(trace(base)).macs
     if preset.coefficients:
-        made, larger = by_phi(base, preset.coefficients, [0, 1], preset.rounding)
+        made, larger = members_by_phi(base, preset.coefficients, [0, 1], preset.rounding)
         assert made.architecture.digest == canonical(base).digest
         assert totals(trace(larger.architecture)).macs > 1.5 * totals(trace(base)).macs
 
 
 def test_the_facts_of_a_family_tell_what_rounding_cost() -> None:
     base = load_architecture("mobilenet_v2_0.35")
-    made = by_phi(base, Coefficients(1.2, 1.1, 1.15), [0, 1], Rounding())
-    first, second = family_facts(made, base)
+    made = members_by_phi(base, Coefficients(1.2, 1.1, 1.15), [0, 1], Rounding())
+    first, second = describe_family(made, base)
     assert (first["macs_ratio"], first["rounding"], first["same_as"]) == (1.0, 0.0, None)
     assert second["growth"] == pytest.approx(1.2 * 1.1**2 * 1.15**2)
     assert second["macs_ratio"] == second["macs"] / first["macs"]
@@ -177,6 +177,6 @@ def test_the_facts_of_a_family_tell_what_rounding_cost() -> None:
 
 def test_networks_that_rounding_made_equal_are_told() -> None:
     base = load_architecture("mobilenet_v2_0.35")
-    made = by_phi(base, Coefficients(1, 1, 1.15), [0, 0.02, 1], Rounding())
-    first, same, other = family_facts(made, base)
+    made = members_by_phi(base, Coefficients(1, 1, 1.15), [0, 0.02, 1], Rounding())
+    first, same, other = describe_family(made, base)
     assert (first["same_as"], same["same_as"], other["same_as"]) == (None, "phi 0", None)

@@ -18,14 +18,12 @@ from nas.networks.block_schema import arguments
 from nas.networks.blocks.layers import make_divisible
 from nas.networks.network import build, in_channels, totals, trace
 from nas.scaling.scale import (
-    CHANNELS,
     DIMENSIONS,
     Factors,
     Rounding,
-    fine_step,
-    groups,
+    default_resolution_step,
     missing_dimensions,
-    repeats,
+    repeat_groups,
     scale,
     total_stride,
 )
@@ -46,12 +44,13 @@ QUICK = [
     "shufflenet_v2_0.5", "squeezenet_1.1_complex_bypass", "squeezenext_1.0_23v5", "vovnet27_slim",
 ]  # fmt: skip
 COMPOUND, SMALLER = Factors(1.2, 1.1, 1.15), Factors(0.5, 0.6, 0.7)
-MOVABLE = {*CHANNELS, "expand_ratio"}
+WIDTHS = {"out_channels", "mid_channels", "growth_rate", "hidden_channels", "pooled_channels"}
+MOVABLE = {*WIDTHS, "expand_ratio"}
 
 
 def widths(spec: BlockSpec) -> dict[str, int]:
     """Return the channels that a block names."""
-    return {key: int(value) for key, value in arguments(spec).items() if key in CHANNELS and value}
+    return {key: int(value) for key, value in arguments(spec).items() if key in WIDTHS and value}
 
 
 def every(arch: Architecture) -> list[BlockSpec]:
@@ -60,7 +59,12 @@ def every(arch: Architecture) -> list[BlockSpec]:
 
 def by_group(arch: Architecture) -> list[list[BlockSpec]]:
     """Return the layers of each group that repeats together."""
-    return [[spec for index in group for spec in arch.stages[index]] for group in groups(arch.stages)]
+    return [[spec for index in group for spec in arch.stages[index]] for group in repeat_groups(arch.stages)]
+
+
+def repeats(stages: Sequence[Sequence[BlockSpec]]) -> list[int]:
+    """Return the number of layers of each group that repeats together."""
+    return [sum(len(stages[index]) for index in group) for group in repeat_groups(stages)]
 
 
 def without(spec: BlockSpec, keys: set[str]) -> dict[str, object]:
@@ -78,7 +82,7 @@ def network(*blocks: tuple[str, dict[str, object]], resolution: int = 32) -> Arc
 
 def check_channels(arch: Architecture, base: Architecture, factor: float, divisor: int = 8) -> None:
     """Channels are multiples of the divisor, or the base's own where it grows narrower, and go the factor's way."""
-    for first, *_ in groups(base.stages):
+    for first, *_ in repeat_groups(base.stages):
         old, new = base.stages[first][0], arch.stages[first][0]
         for key, value in widths(new).items():
             own = widths(old)[key]
@@ -94,8 +98,10 @@ def test_every_shipped_network_grows_and_shrinks(name: str) -> None:
     assert 0.6 < macs(larger) / macs(base) / COMPOUND.growth < 1.7
     for arch, factors in ((larger, COMPOUND), (smaller, SMALLER)):
         check_channels(arch, base, factors.width)
-        assert arch.resolution == pytest.approx(base.resolution * factors.resolution, abs=fine_step(base.resolution))
-        assert arch.resolution % fine_step(base.resolution) == 0
+        assert arch.resolution == pytest.approx(
+            base.resolution * factors.resolution, abs=default_resolution_step(base.resolution)
+        )
+        assert arch.resolution % default_resolution_step(base.resolution) == 0
         for before, after in zip(repeats(base.stages), repeats(arch.stages), strict=True):
             assert after in (before, math.ceil(factors.depth * before - 1e-9))
 
@@ -306,12 +312,12 @@ STEM = ("conv", {"out_channels": 16, "stride": 2})
 @pytest.mark.parametrize(
     ("blocks", "missing"),
     [
-        ([STEM], {"depth": "no stage of it could be repeated (conv)"}),
-        ([STEM, ("conv", {"out_channels": 32, "stride": 2})], {"depth": "no stage of it could be repeated (conv)"}),
+        ([STEM], {"depth": "no stage can be repeated (conv)"}),
+        ([STEM, ("conv", {"out_channels": 32, "stride": 2})], {"depth": "no stage can be repeated (conv)"}),
         ([STEM, ("pool", {"stride": 2}), ("transition", {"compression": 0.5})],
-         {"depth": "no stage of it could be repeated (conv, pool, transition)"}),
+         {"depth": "no stage can be repeated (conv, pool, transition)"}),
         ([("pool", {"stride": 2})],
-         {"depth": "no stage of it could be repeated (pool)", "width": "no block of it has channels of its own"}),
+         {"depth": "no stage can be repeated (pool)", "width": "no block sets its number of channels"}),
         ([STEM, ("mbconv", {"out_channels": 24})], {}),
     ],
 )  # fmt: skip
@@ -323,7 +329,8 @@ def test_dimensions_that_a_network_does_not_have(
     for dimension, why in missing.items():
         with pytest.raises(SpaceError) as caught:
             scale(arch, replace(Factors(), **{dimension: 1.5}))
-        assert str(caught.value) == f"{dimension}: this network has none to scale: {why}"
+        assert str(caught.value) == f"{dimension}: this network has no {dimension} to scale: {why}"
+        assert caught.value.key == dimension
     left = {dimension: 1.5 for dimension in DIMENSIONS if dimension not in missing}
     assert scale(arch, Factors(**left)) != arch
 
@@ -334,15 +341,15 @@ def test_dimensions_that_a_network_does_not_have(
         ("mobilenet_v2_1.0", Factors(width=0.01), Rounding(), "width: 0.01 times the 32 out_channels of 'conv'"),
         ("mobilenet_v2_1.0", Factors(depth=0.2), Rounding(repeats="round"), "depth: 0.2 times the 1 layers of stage 1"),
         ("mobilenet_v2_1.0", Factors(resolution=0.1), Rounding(),
-         "resolution: 24 px .0.1 times 224, in steps of 4. is under the total stride of 32: at least 32 px"),
+         "resolution: 24 px .0.1 times 224, in steps of 4. is below the total stride of 32: at least 32 px"),
         ("mobilenet_v2_1.0", Factors(resolution=0.1), Rounding(resolution_step=64), "resolution: 0 px"),
-        ("mobilenet_v2_1.0", Factors(depth=0.0), Rounding(), "depth: a factor must be above zero and finite: 0.0"),
-        ("mobilenet_v2_1.0", Factors(width=-1.0), Rounding(), "width: a factor must be above zero and finite: -1.0"),
-        ("mobilenet_v2_1.0", Factors(resolution=math.nan), Rounding(), "resolution: a factor must be .* finite: nan"),
+        ("mobilenet_v2_1.0", Factors(depth=0.0), Rounding(), "depth: the factor must be above zero and finite: 0.0"),
+        ("mobilenet_v2_1.0", Factors(width=-1.0), Rounding(), "width: the factor must be above zero and finite: -1.0"),
+        ("mobilenet_v2_1.0", Factors(resolution=math.nan), Rounding(), "resolution: the factor must be .* finite: nan"),
         ("mobilenet_v2_1.0", Factors(depth=1e300), Rounding(), "depth: 1e.300 times 1 layers is over 1,000"),
         ("mobilenet_v2_1.0", Factors(width=1e9), Rounding(), "width: 1e.09 times 32 out_channels is over 100,000"),
         ("mobilenet_v2_1.0", Factors(resolution=1e4), Rounding(), "resolution: 10000 times 224 px is over 20,000"),
-        ("mobilenet_v2_1.0", Factors(width=math.inf), Rounding(), "width: a factor must be above zero and finite: inf"),
+        ("mobilenet_v2_1.0", Factors(width=math.inf), Rounding(), "width: the factor must be .* finite: inf"),
     ],
 )  # fmt: skip
 def test_what_leaves_nothing_is_an_error_that_names_the_dimension(

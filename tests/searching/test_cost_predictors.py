@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import TableError
-from nas.latency.rows import HELD_OUT, MeasuredNetwork, name_of
+from nas.latency.rows import HELD_OUT, MeasuredNetwork, row_key
 from nas.latency.table import FORMAT, IDENTITY, LatencyTable
 from nas.networks.network import canonical, totals, trace
 from nas.searching.cost_predictors import FEWEST_NETWORKS, fit_memory, make_cost_predictors
@@ -26,7 +26,7 @@ def table_of(space: Space, path: Path, factor: float = 1.0) -> LatencyTable:
     """Return a table in which a layer takes `factor` ms for a million MACs and half as many mJ."""
     table = LatencyTable(path, {"format": FORMAT, **dict.fromkeys(IDENTITY, "x")})
     layers = reachable(space)
-    costs = {name_of(layer): {"energy_mj": [layer.macs / 2e6]} for layer in layers}
+    costs = {row_key(layer): {"energy_mj": [layer.macs / 2e6]} for layer in layers}
     table.append([(layer, [(0.0, factor * layer.macs / 1e6 + 1e-9)]) for layer in layers], costs)
     return table
 
@@ -48,7 +48,7 @@ def test_memory_is_predicted_from_measured_networks(space: Space, tmp_path: Path
     for seed in range(300, 310):
         whole = totals(trace(space.decode(space.sample(random.Random(seed)))))
         expected = 1e6 + 4 * whole.params + 8 * whole.peak_activation
-        assert memory.at(whole.params, whole.peak_activation) == pytest.approx(expected, rel=1e-3)
+        assert memory.predict(whole.params, whole.peak_activation) == pytest.approx(expected, rel=1e-3)
 
 
 def test_too_few_measured_networks_are_counted(space: Space, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
-from nas.searching.early_stopping import Entry, Rungs, make_rungs, spent
+from nas.searching.early_stopping import Rungs, make_rungs, spent
 from nas.study.objectives import OBJECTIVES, Metrics, make_objective
 from nas.study.ranking import position
+from nas.study.trials import Trial
+from tests.helpers.trials import running_trial
 
 accuracies = st.integers(0, 20).map(lambda step: step / 20)
 settings = st.tuples(
@@ -28,12 +30,12 @@ def races(draw: st.DrawFn, epochs: int) -> list[tuple[tuple[float, ...], float]]
     return draw(st.lists(st.tuples(curve, latency), min_size=1, max_size=25))
 
 
-def run(rungs: Rungs, race: Sequence[tuple[tuple[float, ...], float]], name: str) -> list[Entry]:
+def run(rungs: Rungs, race: Sequence[tuple[tuple[float, ...], float]], name: str) -> list[Trial]:
     """Return what a search records: each curve as far as the rungs let it."""
-    objective, recorded = make_objective(name, 10.0), list[Entry]()
+    objective, recorded = make_objective(name, 10.0), list[Trial]()
     for number, (curve, latency_ms) in enumerate(race):
         for length in range(1, len(curve) + 1):
-            entry = Entry(number, curve[:length], Metrics(0.0, latency_ms, 1, 1))
+            entry = running_trial(number, curve[:length], Metrics(0.0, latency_ms, 1, 1))
             if rungs.stops(entry, recorded, objective):
                 break
         recorded.append(entry)
@@ -54,11 +56,11 @@ def test_the_best_so_far_is_never_stopped_and_something_finishes(
             continue
         assert reached in rungs.of(entry.number)
         before = [
-            other.at(reached)
+            other.metrics_after(reached)
             for other in recorded[: entry.number]
             if len(other.curve) >= reached and rungs.of(other.number) == rungs.of(entry.number)
         ]
-        assert max(map(objective.score, before)) > objective.score(entry.at(reached))
+        assert max(map(objective.score, before)) > objective.score(entry.metrics_after(reached))
 
 
 @given(data=st.data(), setting=settings, name=names)
@@ -72,7 +74,7 @@ def test_a_higher_accuracy_at_a_rung_never_stops_who_went_on(
     objective = make_objective(name, 10.0)
 
     def stops(accuracy: float) -> bool:
-        return rungs.stops(Entry(last.number, (accuracy,) * reached, last.metrics), others, objective)
+        return rungs.stops(running_trial(last.number, (accuracy,) * reached, last.metrics), others, objective)
 
     assert stops(low) or not stops(high)
 
@@ -113,8 +115,8 @@ def test_hyperbands_brackets_share_a_cycle_and_compete_among_themselves() -> Non
     assert all(later != () or earlier != () for earlier, later in pairwise(rungs.cycle))
     objective = make_objective("constrained", 10.0)
     number = rungs.cycle.index((3,))
-    poor = Entry(number, (0.1, 0.1, 0.1), Metrics(0.0, 1.0, 1, 1))
-    good = [Entry(other, (0.9,) * 9, Metrics(0.9, 1.0, 1, 1)) for other in range(len(rungs.cycle))]
+    poor = running_trial(number, (0.1, 0.1, 0.1), Metrics(0.0, 1.0, 1, 1))
+    good = [running_trial(other, (0.9,) * 9, Metrics(0.9, 1.0, 1, 1)) for other in range(len(rungs.cycle))]
     assert not rungs.stops(poor, [entry for entry in good if rungs.of(entry.number) != (3,)], objective)
     assert rungs.stops(poor, good[number + 1 :], objective)
 
@@ -130,10 +132,12 @@ def test_the_rungs_end_below_a_full_training() -> None:
 
 def test_on_the_pareto_front_of_a_rung_slow_and_accurate_and_fast_and_poor_both_go_on() -> None:
     rungs, pareto = make_rungs("halving", 3, 1, 9), make_objective("pareto", 100.0)
-    others = [Entry(n, (0.5 - n / 100,), Metrics(0.0, 20.0 + n, 1, 1)) for n in range(6)]  # one layer after the other
+    others = [
+        running_trial(n, (0.5 - n / 100,), Metrics(0.0, 20.0 + n, 1, 1)) for n in range(6)
+    ]  # one layer after the other
 
     def stops(accuracy: float, latency_ms: float) -> bool:
-        return rungs.stops(Entry(6, (accuracy,), Metrics(0.0, latency_ms, 1, 1)), others, pareto)
+        return rungs.stops(running_trial(6, (accuracy,), Metrics(0.0, latency_ms, 1, 1)), others, pareto)
 
     assert not stops(0.9, 90.0)
     assert not stops(0.2, 1.0)

@@ -20,6 +20,7 @@ from nas.study.objectives import Metrics, make_objective
 from nas.study.study import Study, open_study
 from nas.utils.reporting import Reporter
 from tests.helpers.scripted_evaluator import Several
+from tests.helpers.trials import record
 
 SPACE: Space = load_space("mobile")
 GOAL = make_objective("constrained", 10.0)
@@ -66,7 +67,7 @@ def fill(study: Study, evaluator: Noisy, count: int, latency_ms: float = 1.0) ->
         arch = canonical(SPACE.decode(choices))
         evaluator.truth.setdefault(arch.digest, 0.5 + 0.02 * (number % 6))
         (accuracy,) = evaluator.evaluate(arch, 0)
-        study.record(choices, arch, Metrics(accuracy, latency_ms, 1, 1), (accuracy,), 0.0, (accuracy,))
+        record(study, choices, arch, Metrics(accuracy, latency_ms, 1, 1), (accuracy,), 0.0, (accuracy,))
 
 
 def stage(study: Study, evaluator: Any, most: int = 5, rounds: int = 2) -> FinalistEstimates:
@@ -87,8 +88,8 @@ def test_the_noisier_the_evaluator_the_more_finalists(tmp_path: Path) -> None:
         with open_study(tmp_path / str(noise), {}, SPACE, ("maximize",)) as study:
             fill(study, evaluator, 12)
             finals = stage(study, evaluator)
-        assert finals.spread is not None
-        assert noise / 5 < finals.spread.noise < 2 * noise
+        assert finals.noise_model is not None
+        assert noise / 5 < finals.noise_model.noise < 2 * noise
         counts.append(len(finals.finalists))
     assert 2 <= counts[0] < counts[1] == 5
 
@@ -103,8 +104,8 @@ def test_each_round_takes_the_better_half_and_trains_twice_as_long(tmp_path: Pat
             once, thrice = [(1, 1)], [(1, 1), (2, longest[0]), (3, longest[1])]
             assert sorted(seeds_of(study).values()) == sorted([once] * 3 + [thrice] * 2)
             assert set(finals.finalists) == set(seeds_of(study))
-            assert set(finals.estimates) == {trial.architecture.digest for trial in study.trials}
-            assert all(0.4 < estimate < 0.7 for estimate in finals.estimates.values())
+            assert set(finals.accuracies) == {trial.architecture.digest for trial in study.trials}
+            assert all(0.4 < estimate < 0.7 for estimate in finals.accuracies.values())
 
 
 def test_a_lucky_candidate_is_not_named(tmp_path: Path) -> None:
@@ -114,12 +115,12 @@ def test_a_lucky_candidate_is_not_named(tmp_path: Path) -> None:
         choices = SPACE.sample(random.Random(99))
         arch = canonical(SPACE.decode(choices))
         evaluator.truth[arch.digest] = 0.5
-        study.record(choices, arch, Metrics(0.65, 1.0, 1, 1), (0.65,), 0.0, (0.65,))
+        record(study, choices, arch, Metrics(0.65, 1.0, 1, 1), (0.65,), 0.0, (0.65,))
         finals = stage(study, evaluator)
-    best = max(finals.estimates, key=lambda digest: finals.estimates[digest])
+    best = max(finals.accuracies, key=lambda digest: finals.accuracies[digest])
     assert arch.digest in finals.finalists
     assert best != arch.digest
-    assert finals.estimates[arch.digest] < 0.62
+    assert finals.accuracies[arch.digest] < 0.62
 
 
 @pytest.mark.parametrize("kind", [Noisy, Patient])
@@ -159,10 +160,10 @@ def test_repeats_of_an_earlier_stage_count_when_more_trials_follow(tmp_path: Pat
         fill(study, evaluator, 16)
         second = stage(study, evaluator)
         assert made.items() <= study.repeats.items()
-        assert first.spread is not None
-        assert second.spread is not None
-        assert second.spread.degrees > first.spread.degrees
-        assert second.spread.degrees == sum(repeat.longer == 1 for repeat in study.repeats.values())
+        assert first.noise_model is not None
+        assert second.noise_model is not None
+        assert second.noise_model.degrees > first.noise_model.degrees
+        assert second.noise_model.degrees == sum(repeat.longer == 1 for repeat in study.repeats.values())
         assert stage(study, evaluator) == second
 
 
@@ -183,8 +184,8 @@ def test_nothing_is_repeated_where_it_could_tell_nothing(tmp_path: Path) -> None
         same = Noisy({}, 0.0)
         fill(study, same, 6)
         finals = stage(study, same)
-        assert finals.spread is not None
-        assert finals.spread.noise == 0
+        assert finals.noise_model is not None
+        assert finals.noise_model.noise == 0
         assert len(study.repeats) == 2
 
 
@@ -204,7 +205,7 @@ def test_a_finalist_that_fails_is_recorded_and_the_others_decide(tmp_path: Path)
         failed = [repeat for repeat in study.repeats.values() if repeat.error]
         assert {repeat.repeat_of for repeat in failed} == {best}
         assert "RuntimeError: no memory" in str(failed[0].error)
-    assert finals.spread is not None
+    assert finals.noise_model is not None
     assert best in finals.finalists
 
 
@@ -250,7 +251,7 @@ def test_finalists_that_are_trained_are_trained_at_once_and_only_the_better_half
         assert sorted(seeds_of(study).values()) == [[(1, 0)]] * 3 + [[(1, 0), (2, 0)]] * 2
         assert set(finals.finalists) == set(seeds_of(study))
         for digest in finals.finalists:
-            assert finals.estimates[digest] == pytest.approx(trainer.truth[digest], abs=0.04)
+            assert finals.accuracies[digest] == pytest.approx(trainer.truth[digest], abs=0.04)
         assert train_finalists(Stage(study, GOAL.goals[0], 0, 5, 2, Reporter(quiet=True)), trainer) == finals
 
 

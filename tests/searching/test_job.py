@@ -27,11 +27,11 @@ def search_args(space: Path, run: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--supernet", "FOLDER"], "holds no supernet"),
+        (["--supernet", "FOLDER"], "--supernet: no supernet (supernet.json) in this folder"),
         (["--supernet", "FOLDER/broken"], "not the card of a supernet"),
-        (["--supernet", "FOLDER/other"], "is for another search: space is None there"),
-        (["--accuracies", "FOLDER/table.csv"], "unknown column 'acuracy'"),
-        (["--evaluator", "nas_test_unmade:Unmade"], "cannot be made: OSError: no weights"),
+        (["--supernet", "FOLDER/other"], "space: the supernet is for another search: None there"),
+        (["--accuracies", "FOLDER/table.csv"], "unknown column: 'acuracy'"),
+        (["--evaluator", "nas_test_unmade:Unmade"], "cannot be instantiated (OSError: no weights"),
     ],
 )
 def test_an_evaluator_that_cannot_be_made_leaves_no_run_folder(

@@ -14,29 +14,30 @@ import pytest
 from rich.console import Console
 
 from nas.networks.network import canonical
-from nas.searching.live_display import SearchProgress, describe, in_work, pace, view, watching
+from nas.searching.live_display import SearchProgress, describe, describe_pace, list_running, track_progress, view
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import Metrics, make_objective
 from nas.study.ranking import gains
 from nas.study.study import Study, Trial, open_study
 from nas.utils.reporting import Reporter
+from tests.helpers.trials import record
 from tests.study.test_multi_goal import goals
 
 
-def drawn(standing: SearchProgress, width: int = 100) -> str:
+def drawn(progress: SearchProgress, width: int = 100) -> str:
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
-    console.print(view(standing))
+    console.print(view(progress))
     return console.export_text()
 
 
 def test_the_display_says_what_there_is_to_know() -> None:
-    standing = SearchProgress(
+    progress = SearchProgress(
         done=37, total=120, epochs=4, trials_per_minute=4.25,
         bests=(("20ms", "93% at 18 ms"), ("40ms", "95% at 31 ms")),
-        front=(14, 0.51234), under_way={39: 0, 38: 1}, stopped=3, failed=1, last="trial 37: [red]x[/red]",
+        front=(14, 0.51234), running={39: 0, 38: 1}, stopped=3, failed=1, last="trial 37: [red]x[/red]",
     )  # fmt: skip
-    text = drawn(standing)
+    text = drawn(progress)
     for words in (
         "searching", "37/120, 4.25 trials/min, 20 min left", "best 20ms  93% at 18 ms", "best 40ms  95% at 31 ms",
         "14 networks, hypervolume 0.5123", "38 (epoch 2 of 4), 39 (epoch 1 of 4)", "3 stopped early, 1 failed",
@@ -50,9 +51,9 @@ def test_before_the_first_trial_and_after_the_last_nothing_is_made_up() -> None:
     text = drawn(SearchProgress(0, 12))
     assert "0/12" in text
     assert "nothing yet" in text
-    assert not any(word in text for word in ("left", "front", "under way", "failed", "trials/min"))
-    assert pace(SearchProgress(12, 12, trials_per_minute=2.0)) == "12/12, 2 trials/min"
-    assert in_work(SearchProgress(0, 99, under_way=dict.fromkeys(range(1, 12), 0))).endswith("8 and 3 more")
+    assert not any(word in text for word in ("left", "front", "running", "failed", "trials/min"))
+    assert describe_pace(SearchProgress(12, 12, trials_per_minute=2.0)) == "12/12, 2 trials/min"
+    assert list_running(SearchProgress(0, 99, running=dict.fromkeys(range(1, 12), 0))).endswith("8 and 3 more")
     assert all(len(line) <= 40 for line in drawn(SearchProgress(1, 12, bests=(("", "x" * 90),)), width=40).splitlines())
 
 
@@ -61,14 +62,11 @@ def space(tiny_space: Path) -> Space:
     return load_space(str(tiny_space)).for_classes(10)
 
 
-def record(study: Study, space: Space, seed: int, accuracy: float, ms: float, stopped: bool = False) -> Trial:
+def end(study: Study, space: Space, seed: int, accuracy: float, ms: float, stopped: bool = False) -> Trial:
     """End a random candidate of that seed."""
     choices = space.sample(random.Random(seed))
-    claim = study.claim(choices, canonical(space.decode(choices)).digest)
-    assert claim is not None
-    trial = study.end(claim, Metrics(accuracy, ms, 10, 20), (accuracy,), 0.1, (accuracy,), stopped)
-    assert trial is not None
-    return trial
+    metrics, arch = Metrics(accuracy, ms, 10, 20), canonical(space.decode(choices))
+    return record(study, choices, arch, metrics, (accuracy,), curve=(accuracy,), stopped=stopped)
 
 
 def test_a_log_gets_a_line_for_each_trial_and_quiet_gets_none(
@@ -78,10 +76,10 @@ def test_a_log_gets_a_line_for_each_trial_and_quiet_gets_none(
     for quiet in (False, True):
         with (
             open_study(tmp_path / str(quiet), {}, space, ("maximize",)) as study,
-            watching(objective, study, 3, 2, Reporter(quiet)) as seen,
+            track_progress(objective, study, 3, 2, Reporter(quiet)) as tracker,
         ):
-            seen.ended(0, record(study, space, 0, 0.5, 9.0))
-            seen.ended(1, record(study, space, 1, 0.3, 4.0, stopped=True))
+            tracker.ended(0, end(study, space, 0, 0.5, 9.0))
+            tracker.ended(1, end(study, space, 1, 0.3, 4.0, stopped=True))
         lines = capsys.readouterr().err.splitlines()
         if quiet:
             assert lines == []
@@ -95,41 +93,41 @@ def test_a_log_gets_a_line_for_each_trial_and_quiet_gets_none(
 def test_the_facts_follow_the_study_and_count_what_was_there_before(space: Space, tmp_path: Path) -> None:
     objective, reference = make_objective("pareto", 10.0), {"accuracy": (0.0,), "latency": (20.0,)}
     with open_study(tmp_path, {}, space, ("maximize",)) as study:
-        first = record(study, space, 0, 0.5, 10.0)
-        with watching(objective, study, 5, 1, Reporter(quiet=True), reference) as seen:
-            assert (seen.standing.done, seen.standing.trials_per_minute) == (1, None)
-            assert seen.standing.front == (1, 0.25)
+        first = end(study, space, 0, 0.5, 10.0)
+        with track_progress(objective, study, 5, 1, Reporter(quiet=True), reference) as tracker:
+            assert (tracker.progress.done, tracker.progress.trials_per_minute) == (1, None)
+            assert tracker.progress.front == (1, 0.25)
             assert gains(first.metrics, objective.axes, reference).tolist() == [0.5, 0.5]
-            seen.under_way(1)
-            seen.under_way(1, 3)
-            assert seen.standing.under_way == {2: 3}
-            better = record(study, space, 1, 0.8, 8.0)
-            seen.ended(1, better)
-            assert seen.standing.under_way == {}
-            assert seen.standing.done == 2
-            assert seen.standing.front[1] == pytest.approx(0.8 * 0.6)
-            assert seen.standing.bests == (("", describe(better, objective)),)
-            assert "trials/min" in pace(seen.standing)
+            tracker.running(1)
+            tracker.running(1, 3)
+            assert tracker.progress.running == {2: 3}
+            better = end(study, space, 1, 0.8, 8.0)
+            tracker.ended(1, better)
+            assert tracker.progress.running == {}
+            assert tracker.progress.done == 2
+            assert tracker.progress.front[1] == pytest.approx(0.8 * 0.6)
+            assert tracker.progress.bests == (("", describe(better, objective)),)
+            assert "trials/min" in describe_pace(tracker.progress)
 
 
 def test_each_goal_has_a_best_of_its_own(space: Space, tmp_path: Path) -> None:
     objective = goals("constrained", [5.0, 20.0])
     with (
         open_study(tmp_path, {}, space, ("maximize",)) as study,
-        watching(objective, study, 2, 1, Reporter(quiet=True)) as seen,
+        track_progress(objective, study, 2, 1, Reporter(quiet=True)) as tracker,
     ):
-        seen.ended(0, record(study, space, 0, 0.5, 4.0))
-        seen.ended(1, record(study, space, 1, 0.9, 15.0))
-        assert [(name, words[:5]) for name, words in seen.standing.bests] == [("5ms", "50.0%"), ("20ms", "90.0%")]
+        tracker.ended(0, end(study, space, 0, 0.5, 4.0))
+        tracker.ended(1, end(study, space, 1, 0.9, 15.0))
+        assert [(name, words[:5]) for name, words in tracker.progress.bests] == [("5ms", "50.0%"), ("20ms", "90.0%")]
 
 
 SHOW = """
 import sys, time
-from nas.searching.live_display import Standing, view
+from nas.searching.live_display import SearchProgress, view
 from nas.utils.reporting import Reporter
 reporter = Reporter()
 assert reporter.live
-with reporter.display(lambda: view(Standing(3, 9, bests=(("", "93% at 18 ms"),)))):
+with reporter.display(lambda: view(SearchProgress(3, 9, bests=(("", "93% at 18 ms"),)))):
     reporter.say("a message [in brackets] " + "x" * 30)
     reporter.warn("a warning")
     with reporter.task("a task within", 2) as advance:

@@ -15,7 +15,7 @@ from nas.controllers.base import Problem
 from nas.controllers.random import RandomController
 from nas.controllers.tpe import TPEController
 from nas.errors import RunError, UsageError
-from nas.evaluators.executors import Event
+from nas.evaluators.executors.base import Event
 from nas.networks.network import totals, trace
 from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.live_display import incumbent
@@ -154,7 +154,7 @@ def raising(error: Exception) -> Script:
         (lambda arch, seed: ["0.9"], "an accuracy must be a number in [0, 1]: '0.9'"),
         (lambda arch, seed: [True], "an accuracy must be a number in [0, 1]: True"),
         (lambda arch, seed: [None], "an accuracy must be a number in [0, 1]: None"),
-        (lambda arch, seed: [], "the evaluator gave no accuracy"),
+        (lambda arch, seed: [], "the evaluator yielded no accuracy"),
     ],
 )  # fmt: skip
 def test_whatever_an_evaluator_does_wrong_fails_the_trial_and_the_search_goes_on(
@@ -169,7 +169,8 @@ def test_whatever_an_evaluator_does_wrong_fails_the_trial_and_the_search_goes_on
     trials, _ = run(space, tmp_path, second_fails, 4)
     assert len(trials) == 3
     with open_study(tmp_path, {}, space, ("maximize",)) as study:
-        ((digest, why),) = study.failed
+        (failed,) = study.failed
+    digest, why = failed.digest, failed.error
     assert digest == seen[1]
     assert why.startswith(expected)
     assert "\n" not in why
@@ -271,11 +272,13 @@ def test_a_candidate_of_which_three_processes_died_failed(space: Space, tmp_path
                 claim = study.claim_again(stale[0]) if stale else study.claim(first.choices, first.digest)
                 assert claim is not None
                 assert claim.attempt == attempt + 1
-                study._mine.clear()  # it dies: nothing is released
+                study._own_claims.clear()  # it dies: nothing is released
     trials, _ = run(space, tmp_path / "run", learns, 3)
     assert len(trials) == 2
     with open_study(tmp_path / "run", {}, space, goal.directions) as study:
-        assert study.failed == [(first.digest, "its process died 3 times while it was evaluated: out of memory?")]
+        (failed,) = study.failed
+    assert failed.digest == first.digest
+    assert failed.error == "its process died 3 times while it was evaluated: out of memory?"
 
 
 @pytest.mark.parametrize("fidelity", ["full", "halving"])

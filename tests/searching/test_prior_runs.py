@@ -11,21 +11,22 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.cli.main import main
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
+from nas.controllers.random import RandomController
 from nas.errors import NasError, RunError
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import make_rungs
+from nas.searching.job import with_prior
 from nas.searching.loop import SearchPlan, search
 from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge, prior_identity, read_sources
-from nas.searching.settings import SearchSettings, make_controller
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_architecture, parse_space, read_yaml
 from nas.study.objectives import Metrics, make_objective
 from nas.study.ranking import front
 from nas.study.study import JOURNAL, Trial, open_study
-from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
+from tests.helpers.trials import record, record_failure
 
 DATA: dict[str, Any] = {
     "resolution": 32,
@@ -69,12 +70,9 @@ def searched(
     """Return the trials of a search of six candidates in `folder`."""
     settings, goal, reporter = {**SETTINGS, **changed}, make_objective(objective, target_ms), Reporter(quiet=True)
     problem = Problem(encode_space(SPACE, lambda layer: layer.macs / 1e5), goal)
-    task, experiment = Classification.load("digits"), SearchSettings(controller="random")
     with open_study(folder, settings, SPACE, goal.directions) as study:
         start = start or PriorKnowledge()
-        controller = make_controller(
-            experiment, SPACE, problem, task, lambda _: True, start, lambda: study.digests, reporter
-        )  # fmt: skip
+        controller = with_prior(RandomController(problem), start, study)
         rungs = make_rungs("full", 2, 1, 1)
         plan = SearchPlan(SPACE, controller, Scripted(accuracy), goal, predict, rungs, start.digests)
         search(plan, study, 6, settings["seed"], reporter)
@@ -99,7 +97,7 @@ def first(tmp_path: Path) -> list[Trial]:
 def test_trials_of_the_same_evaluation_are_known_and_never_tried_again(
     first: list[Trial], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Observation] = []
+    told: list[Trial] = []
     monkeypatch.setattr("nas.controllers.random.RandomController.tell", lambda self, ended: told.append(ended))
     start = begun(tmp_path / "a", seed=7)  # two seeds of a training are two of one kind
     assert "6 candidates are known" in capsys.readouterr().err
@@ -120,7 +118,7 @@ def test_of_another_evaluation_the_front_is_evaluated_again_first(
 ) -> None:
     start = begun(tmp_path / "a", **changed)
     expected = {first[index].architecture.digest for index in front([trial.metrics for trial in first])}
-    assert (start.told, start.digests, set(start.first)) == ((), frozenset(), expected)
+    assert (start.trials, start.digests, set(start.first)) == ((), frozenset(), expected)
     assert "tried first: " in capsys.readouterr().err
     again = searched(tmp_path / "b", start, accuracy=lambda known: known / 2, **changed)
     assert set(digests(again)[: len(expected)]) == expected
@@ -129,8 +127,8 @@ def test_of_another_evaluation_the_front_is_evaluated_again_first(
 
 def test_weights_that_are_shared_by_the_seed_are_no_same_evaluation(tmp_path: Path) -> None:
     searched(tmp_path / "a", evaluator="supernet")
-    assert len(begun(tmp_path / "a", evaluator="supernet").told) == 6
-    assert not begun(tmp_path / "a", evaluator="supernet", seed=2).told
+    assert len(begun(tmp_path / "a", evaluator="supernet").trials) == 6
+    assert not begun(tmp_path / "a", evaluator="supernet", seed=2).trials
 
 
 def test_what_is_beyond_the_target_is_left_out_of_a_constrained_search(
@@ -195,11 +193,11 @@ def test_what_cannot_be_started_from_is_one_line(start: str, message: str, tmp_p
 def test_a_run_that_is_kept_in_a_database_is_read_and_withdrawn_trials_are_left_out(tmp_path: Path) -> None:
     folder, url = tmp_path / "kept", f"sqlite:///{tmp_path / 'trials.db'}"
     domain = encode_space(SPACE, lambda layer: 1.0)
-    known = [domain.decode(row) for row in list(domain.every())[:3]]
+    known = [domain.decode(row) for row in list(domain.all_rows())[:3]]
     archs = [canonical(SPACE.decode(choices)) for choices in known]
     with open_study(folder, SETTINGS, SPACE, ("maximize",), url) as study:
         for choices, arch in zip(known[:2], archs, strict=False):
-            study.record(choices, arch, Metrics(0.5, 1.0, 10, 20), (0.5,), 0.1)
+            record(study, choices, arch, Metrics(0.5, 1.0, 10, 20), (0.5,), 0.1)
         claim = study.claim(known[2], archs[2].digest)
         assert claim is not None
         study._store.mark(claim.number, "metrics", Metrics(0.9, 1.0, 10, 20).to_dict())
@@ -214,8 +212,8 @@ def test_a_run_that_is_kept_in_a_database_is_read_and_withdrawn_trials_are_left_
 
 def test_a_run_of_which_nothing_was_finished_starts_nothing(tmp_path: Path) -> None:
     with open_study(tmp_path / "a", SETTINGS, SPACE, ("maximize",)) as study:
-        study.record_failure({}, load_architecture("mnasnet_small"), "no memory")
-    with pytest.raises(NasError, match="a: no trial of it was evaluated to its end"):
+        record_failure(study, {}, load_architecture("mnasnet_small"), "no memory")
+    with pytest.raises(NasError, match="a: no trial of this run is complete"):
         begun(tmp_path / "a")
     with pytest.raises(RunError, match="cannot be read"):
         (tmp_path / "a" / JOURNAL).write_bytes(b"\xff\xfe{}\n{}\n")

@@ -9,8 +9,8 @@ from nas.cli.main import main
 from nas.errors import UsageError
 from nas.evaluators import EVALUATORS
 from nas.networks.network import totals, trace
+from nas.searching.context import check_combinations
 from nas.searching.settings import SearchSettings, with_implied
-from nas.searching.settings_check import check
 from nas.spaces.search_space import enumerate_choices
 from nas.spaces.yaml_format import load_space
 
@@ -25,9 +25,9 @@ def test_a_source_implies_its_evaluator() -> None:
 def test_a_source_belongs_to_one_evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EVALUATORS, "supernet", EVALUATORS["tabular"])
     settings = {"target_latency": "1ms", "runtime": "null", "supernet": str(tmp_path)}
-    check(SearchSettings(**with_implied(settings)))
+    check_combinations(SearchSettings(**with_implied(settings)))
     with pytest.raises(UsageError, match="--supernet: is for the evaluator 'supernet', not for 'proxy_training'"):
-        check(SearchSettings(**settings))  # type: ignore[arg-type]
+        check_combinations(SearchSettings(**settings))  # type: ignore[arg-type]
 
 
 def test_a_warm_start_begins_with_the_best_sixteenth_of_its_samples(

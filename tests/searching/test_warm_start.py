@@ -5,7 +5,7 @@ import random
 import pytest
 
 from nas.architecture import Architecture
-from nas.controllers.base import Observation, Problem
+from nas.controllers.base import Problem
 from nas.controllers.random import RandomController
 from nas.networks.network import canonical, totals, trace
 from nas.searching.loop import derive_seed
@@ -16,6 +16,7 @@ from nas.spaces.yaml_format import parse_space
 from nas.study.objectives import make_objective
 from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
+from tests.helpers.trials import ended_trial
 
 DATA = {
     "resolution": 32,
@@ -48,7 +49,7 @@ def test_the_pool_comes_first_and_then_the_controller() -> None:
         choices = controller.ask(derive_seed(0, number))
         asked.append(choices)
         tried.add(digest(choices))
-        controller.tell(Observation(choices, None, (0.5,)))
+        controller.tell(ended_trial(choices))
     assert sorted(asked[:3], key=str) == sorted(POOL, key=str)
     assert asked[3] == RandomController(PROBLEM).ask(derive_seed(0, 3))
 
@@ -61,9 +62,9 @@ def test_replay_equals_tell() -> None:
         choices = one.ask(derive_seed(1, number))
         other = warm(tried)
         for earlier in told:
-            other.tell(Observation(earlier, None, (0.5,)))
+            other.tell(ended_trial(earlier))
         assert other.ask(derive_seed(1, number)) == choices
-        one.tell(Observation(choices, None, (0.5,)))
+        one.tell(ended_trial(choices))
         told.append(choices)
         tried.add(digest(choices))
 

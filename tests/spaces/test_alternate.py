@@ -59,14 +59,14 @@ def test_squeezenext_alternates_through_its_stages() -> None:
         ),
         (
             {"alternate": {"order": "vertical"}},
-            "alternate: order must be a list of at least two values: 'vertical'",
+            "alternate: order: must be a list of at least two values: 'vertical'",
         ),
-        ({"alternate": {"order": ["vertical"]}}, "order must be a list of at least two values: ['vertical']"),
-        ({"alternate": {"order": ["vertical", "up"]}}, "order must be one of vertical, horizontal: 'up'"),
-        ({"alternate": {"order": [["vertical", "horizontal"], "vertical"]}}, "order cannot hold a choice"),
+        ({"alternate": {"order": ["vertical"]}}, "order: must be a list of at least two values: ['vertical']"),
+        ({"alternate": {"order": ["vertical", "up"]}}, "order: must be one of vertical, horizontal: 'up'"),
+        ({"alternate": {"order": [["vertical", "horizontal"], "vertical"]}}, "order: must not hold a choice"),
         ({"alternate": {"order": ["vertical", {}]}}, "must be a number, a word or true/false: {}"),
-        ({"alternate": {"stride": [1, 2]}}, "alternate: 'stride' is the first layer's alone"),
-        ({"alternate": CYCLE, "order": "vertical"}, "alternate: 'order' already stands in the stage"),
+        ({"alternate": {"stride": [1, 2]}}, "alternate: 'stride' applies to the first layer only"),
+        ({"alternate": CYCLE, "order": "vertical"}, "alternate: 'order' is already a keyword of the stage"),
         ({"alternate": CYCLE, "per_layer": "order"}, "per_layer: unknown key 'order'"),
         (
             {"alternate": CYCLE, "block": ["squeezenext", "conv"]},
@@ -74,7 +74,7 @@ def test_squeezenext_alternates_through_its_stages() -> None:
         ),
         (
             {"alternate": CYCLE, "block": [{"op": "squeezenext", "order": "vertical"}]},
-            "already stands in the stage",
+            "already a keyword of the stage",
         ),
     ],
 )
@@ -86,5 +86,5 @@ def test_a_wrong_alternation_is_named_in_one_line(given: dict[str, Any], message
 
 
 def test_a_head_has_no_layers_to_alternate() -> None:
-    with pytest.raises(SpaceError, match=r"x\.yaml, head: alternate belongs to a stage, it has layers"):
+    with pytest.raises(SpaceError, match=r"x\.yaml, head: alternate: is allowed in a stage only"):
         space(STAGE, head={"block": "classifier", "alternate": {"bias": [True, False]}})

@@ -19,6 +19,7 @@ from nas.spaces.automaton import best_path
 from nas.spaces.cost_tables import SpaceCosts, tabulate_costs
 from nas.spaces.search_space import enumerate_choices
 from nas.spaces.yaml_format import load_space, parse_space
+from tests.helpers.space_rows import active, code_of, encode
 
 HEAD = {"block": "classifier", "num_classes": 10}
 MBCONV = {"block": "mbconv", "kernel_size": [3, 5, 7], "expand_ratio": [3, 4, 6]}
@@ -124,16 +125,16 @@ def test_the_codes_are_the_distinct_networks(name: str) -> None:
     found = [compiled.architecture(code) for code in codes.T]
     assert len(found) == len(set(found)) == compiled.size
     assert set(found) == set(networks(name))
-    assert compiled.predict_many(codes) == pytest.approx([networks(name)[arch] for arch in found], rel=1e-12)
+    assert compiled.costs(codes) == pytest.approx([networks(name)[arch] for arch in found], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_way_to_choose_has_the_code_of_its_network(name: str) -> None:
     compiled = compiled_space(name)
     walks = list(enumerate_choices(compiled.space.walk))
-    codes = compiled.encode_many([compiled.space.encode(chosen) for _, chosen in walks])
-    for (arch, chosen), code in zip(walks, codes.T, strict=True):
-        assert code.tolist() == compiled.encode(chosen).tolist()
+    codes = compiled.encode_many([encode(compiled.space, chosen) for _, chosen in walks])
+    for (arch, _), code in zip(walks, codes.T, strict=True):
+        assert code.tolist() == code_of(compiled, arch).tolist()
         assert compiled.architecture(code) == canonical(arch)
 
 
@@ -144,24 +145,23 @@ def test_choices_go_to_a_code_and_back(name: str, seed: int) -> None:
     compiled = compiled_space(name)
     space = compiled.space
     choices = space.sample(random.Random(seed))
-    code = compiled.encode(choices)
+    code = code_of(compiled, space.decode(choices))
     arch = canonical(space.decode(choices))
     again = compiled.decode(code)
-    assert space.active(again) == again
+    assert active(space, again) == again
     assert canonical(space.decode(again)) == compiled.architecture(code) == arch
-    assert (
-        compiled.encode(again).tolist() == code.tolist() == compiled.encode_many([space.encode(choices)])[:, 0].tolist()
-    )
-    assert compiled.predict_many(code[:, None])[0] == pytest.approx(latency(arch), rel=1e-12)
+    assert code_of(compiled, space.decode(again)).tolist() == code.tolist()
+    assert compiled.encode_many([encode(space, choices)])[:, 0].tolist() == code.tolist()
+    assert compiled.costs(code[:, None])[0] == pytest.approx(latency(arch), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", [*SPACES, *DEEP, *SHIPPED])
 def test_the_extremes_are_those_of_the_best_paths(name: str) -> None:
     compiled = compiled_space(name)
-    assert compiled.fastest_ms == pytest.approx(best_path(compiled.space, cost)[0] + CONSTANT)
-    assert compiled.slowest_ms == pytest.approx(best_path(compiled.space, cost, largest=True)[0] + CONSTANT)
-    assert latency(compiled.architecture(compiled.fastest)) == pytest.approx(compiled.fastest_ms)
-    assert latency(compiled.architecture(compiled.slowest)) == pytest.approx(compiled.slowest_ms)
+    assert compiled.min_cost == pytest.approx(best_path(compiled.space, cost)[0] + CONSTANT)
+    assert compiled.max_cost == pytest.approx(best_path(compiled.space, cost, largest=True)[0] + CONSTANT)
+    assert latency(compiled.architecture(compiled.cheapest)) == pytest.approx(compiled.min_cost)
+    assert latency(compiled.architecture(compiled.costliest)) == pytest.approx(compiled.max_cost)
 
 
 def test_sizes_that_can_be_reckoned() -> None:
@@ -184,21 +184,21 @@ def test_more_networks_than_a_chunk_are_predicted_like_few() -> None:
     compiled = compiled_space("shared")
     codes = every_code(compiled)
     many = np.tile(codes, 40_000 // codes.shape[1])
-    assert np.array_equal(compiled.predict_many(many), np.tile(compiled.predict_many(codes), 40_000 // codes.shape[1]))
-    assert compiled.predict_many(codes[:, :0]).shape == (0,)
+    assert np.array_equal(compiled.costs(many), np.tile(compiled.costs(codes), 40_000 // codes.shape[1]))
+    assert compiled.costs(codes[:, :0]).shape == (0,)
 
 
 def test_a_single_network_is_a_space_of_one() -> None:
     compiled = tabulate_costs(load_space("mobilenet_v2_1.0"), cost)
     assert compiled.size == 1
-    assert compiled.fastest_ms == compiled.slowest_ms
-    assert compiled.decode(compiled.fastest) == {}
+    assert compiled.min_cost == compiled.max_cost
+    assert compiled.decode(compiled.cheapest) == {}
     assert compiled.encode_many(np.empty((3, 0))).tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize(
     ("code", "message"),
-    [([0], "a code has"), ([-1] * 9, "a code has"), (None, "must lie in 0 to")],
+    [([0], "a code must have"), ([-1] * 9, "a code must have"), (None, "must be from 0 to")],
 )
 def test_a_code_that_is_no_path_is_refused(code: list[int] | None, message: str) -> None:
     compiled = compiled_space("mobile")
@@ -208,23 +208,23 @@ def test_a_code_that_is_no_path_is_refused(code: list[int] | None, message: str)
 
 def test_an_architecture_of_another_space_is_refused() -> None:
     compiled = compiled_space("shared")
-    arch = compiled.architecture(compiled.fastest)
+    arch = compiled.architecture(compiled.cheapest)
     with pytest.raises(SpaceError, match="offers no resolution of 48 px"):
-        compiled.code_of(arch.at(48))
+        compiled.automaton.path(arch.at(48))
     with pytest.raises(SpaceError, match="has 2 stages: 3"):
-        compiled.code_of(Architecture(arch.resolution, (*arch.stages, ()), arch.head))
-    with pytest.raises(SpaceError, match="stage 0 has no place for conv"):
-        compiled.code_of(Architecture(arch.resolution, (arch.stages[0] * 2, *arch.stages[1:]), arch.head))
-    with pytest.raises(SpaceError, match="stage 0 cannot have None there"):
-        compiled.code_of(Architecture(arch.resolution, ((), *arch.stages[1:]), arch.head))
+        compiled.automaton.path(Architecture(arch.resolution, (*arch.stages, ()), arch.head))
+    with pytest.raises(SpaceError, match="stage 0: has no place for conv"):
+        compiled.automaton.path(Architecture(arch.resolution, (arch.stages[0] * 2, *arch.stages[1:]), arch.head))
+    with pytest.raises(SpaceError, match="stage 0: cannot have None there"):
+        compiled.automaton.path(Architecture(arch.resolution, ((), *arch.stages[1:]), arch.head))
 
 
 def test_wrong_encodings_are_refused() -> None:
     compiled = compiled_space("shared")
-    right = compiled.space.encode(compiled.decode(compiled.fastest))
+    right = encode(compiled.space, compiled.decode(compiled.cheapest))
     with pytest.raises(SpaceError, match="encodings must be"):
         compiled.encode_many([right[1:]])
-    with pytest.raises(SpaceError, match="index of a value that its choice does not have"):
+    with pytest.raises(SpaceError, match="index that is out of range"):
         compiled.encode_many([(99, *right[1:])])
     with pytest.raises(SpaceError, match="the choice 'resolution' is missing"):
         compiled.encode_many([(-1, *right[1:])])

@@ -11,6 +11,7 @@ from nas.networks.network import canonical, totals, trace
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.spaces.yaml_format import load_space
+from tests.helpers.space_rows import active, encode, neighbours
 
 SPACES = ["mnasnet", "mobile", "ofa", "nb_macro", "fbnet", "cifar"]
 
@@ -28,15 +29,15 @@ def test_rows_are_active_choices_of_the_space(name: str) -> None:
     changed = domain.mutate(rows, rng)
     for row, other in zip(rows, changed, strict=True):
         choices = domain.decode(row)
-        assert space.active(choices) == choices
-        assert tuple(row.tolist()) == space.encode(choices) == tuple(domain.encode(choices).tolist())
+        assert active(space, choices) == choices
+        assert tuple(row.tolist()) == encode(space, choices) == tuple(domain.encode(choices).tolist())
         mutant = domain.decode(other)
-        assert space.active(mutant) == mutant != choices
+        assert active(space, mutant) == mutant != choices
         rng_of_walk = random.Random(int(row.sum()))
         walked = domain.walk(lambda key, values, draw=rng_of_walk: draw.choice(values))  # type: ignore[misc]
-        assert space.active(walked) == walked
+        assert active(space, walked) == walked
     near = [domain.decode(other) for other in domain.neighbours(rows[0])]
-    assert near == list(space.neighbours(domain.decode(rows[0])))
+    assert near == list(neighbours(space, domain.decode(rows[0])))
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -65,10 +66,10 @@ def test_equal_networks_have_equal_keys_and_others_do_not() -> None:
 def test_every_row_of_a_small_space_once() -> None:
     space = load_space("nb_macro")
     domain = EncodedSpace(space.choices, facts, space.conditions)
-    found = list(map(tuple, domain.every().tolist()))
+    found = list(map(tuple, domain.all_rows().tolist()))
     assert found == sorted(set(found))
     assert len(found) == domain.size == space.size == 3969
-    assert all(space.encode(domain.decode(np.array(row))) == row for row in found[:50])
+    assert all(encode(space, domain.decode(np.array(row))) == row for row in found[:50])
 
 
 @pytest.mark.parametrize("name", SPACES)

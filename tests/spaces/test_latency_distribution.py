@@ -18,6 +18,7 @@ from nas.spaces.cost_tables import SpaceCosts, tabulate_costs
 from nas.spaces.latency_distribution import Count, count_within, latency_distribution, sample_within
 from nas.spaces.search_space import enumerate_choices
 from nas.spaces.yaml_format import load_space, parse_space
+from tests.helpers.space_rows import code_of
 
 STAGE = {"block": ["separable", {"op": "mbconv", "expand_ratio": [2, 3]}], "out_channels": [8, 12],
          "kernel_size": [3, 5]}  # fmt: skip
@@ -58,7 +59,7 @@ def small(name: str, cost: str) -> tuple[SpaceCosts, dict[tuple[int, ...], float
     """Return a small space and the latency in ms of each of its codes."""
     compiled = tabulate_costs(parse_space(name, SPACES[name], f"{name}.yaml"), COSTS[cost], constant=0.5)
     archs = enumerate_choices(lambda choose: compiled.space.walk(choose)[0])
-    codes = {tuple(compiled.code_of(arch).tolist()): arch for arch in archs}
+    codes = {tuple(code_of(compiled, arch).tolist()): arch for arch in archs}
     return compiled, {code: 0.5 + sum(map(COSTS[cost], trace(arch))) for code, arch in codes.items()}
 
 
@@ -79,9 +80,9 @@ def test_the_bounds_hold_the_number_within(name: str, cost: str, share: float) -
 @pytest.mark.parametrize(("name", "cost"), CASES)
 def test_nothing_is_below_the_fastest_and_all_are_within_the_slowest(name: str, cost: str) -> None:
     compiled, latencies = small(name, cost)
-    assert count_within(compiled, compiled.fastest_ms - 1e-6) == Count(0, 0, 0)
-    assert count_within(compiled, compiled.fastest_ms).low >= 1
-    assert count_within(compiled, compiled.slowest_ms) == Count(*[len(latencies)] * 3)
+    assert count_within(compiled, compiled.min_cost - 1e-6) == Count(0, 0, 0)
+    assert count_within(compiled, compiled.min_cost).low >= 1
+    assert count_within(compiled, compiled.max_cost) == Count(*[len(latencies)] * 3)
     assert compiled.size == len(latencies)
 
 
@@ -129,7 +130,7 @@ def test_samples_of_a_large_space_keep_the_limit_and_differ() -> None:
     limit = latency_distribution(compiled).quantile(0.01)
     codes = sample_within(compiled, limit, 2000, np.random.default_rng(0))
     assert codes.shape == (len(compiled.tables), 2000)
-    assert compiled.predict_many(codes).max() <= limit
+    assert compiled.costs(codes).max() <= limit
     assert len(np.unique(codes, axis=1).T) > 1900
     for code in codes.T[:20]:
         assert sum(map(positive, trace(compiled.architecture(code)))) <= limit + 1e-9
@@ -140,15 +141,15 @@ def test_samples_of_a_large_space_keep_the_limit_and_differ() -> None:
 def test_the_fastest_network_alone_can_be_sampled_and_none_at_all() -> None:
     compiled, _ = small("per_layer", "positive")
     rng = np.random.default_rng(0)
-    codes = sample_within(compiled, compiled.fastest_ms, 5, rng)
-    assert codes.T.tolist() == [compiled.fastest.tolist()] * 5
-    assert sample_within(compiled, compiled.slowest_ms, 0, rng).shape == (len(compiled.tables), 0)
+    codes = sample_within(compiled, compiled.min_cost, 5, rng)
+    assert codes.T.tolist() == [compiled.cheapest.tolist()] * 5
+    assert sample_within(compiled, compiled.max_cost, 0, rng).shape == (len(compiled.tables), 0)
 
 
 def test_a_space_whose_networks_all_take_as_long() -> None:
     compiled = tabulate_costs(parse_space("flat", SPACES["shared"], "flat.yaml"), lambda _: 0.0, constant=2.0)
     distribution = latency_distribution(compiled)
-    assert compiled.fastest_ms == compiled.slowest_ms == distribution.quantile(0.5) == 2.0
+    assert compiled.min_cost == compiled.max_cost == distribution.quantile(0.5) == 2.0
     assert distribution.share_within(2.0) == 1.0
     assert sample_within(compiled, 2.0, 100, np.random.default_rng(0)).shape[1] == 100
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from nas.errors import UsageError
 from nas.study.objectives import OBJECTIVES, Metrics, Reward, make_objective
-from nas.study.ranking import front, hypervolume
+from nas.study.pareto import volume
+from nas.study.ranking import front
 
 metrics = st.builds(Metrics, st.floats(0.01, 1), st.floats(0.1, 100), st.integers(1, 10**8), st.integers(1, 10**9))
 
@@ -67,6 +68,6 @@ def test_nothing_on_the_front_is_beaten(points: list[Metrics]) -> None:
         assert any(points[i].accuracy >= point.accuracy and points[i].latency_ms <= point.latency_ms for i in kept)
 
 
-def test_hypervolume_is_the_area_of_the_stairs() -> None:
-    assert hypervolume([at(0.5, 10), at(0.8, 20), at(0.4, 15)], 30) == pytest.approx(0.5 * 10 + 0.8 * 10)
-    assert hypervolume([at(0.5, 40)], 30) == 0
+def test_volume_is_the_area_of_the_stairs() -> None:
+    assert volume([(0.5, 30 - 10), (0.8, 30 - 20), (0.4, 30 - 15)]) == pytest.approx(0.5 * 10 + 0.8 * 10)
+    assert volume([(0.5, 30 - 40)]) == 0

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.searching.early_stopping import Entry, make_rungs
+from nas.searching.early_stopping import make_rungs
 from nas.study.multi_goal import make_goals, make_targets
 from nas.study.objectives import AXES, Metrics, Objective
 from nas.study.pareto import volume
 from nas.study.ranking import front, gains, position
+from tests.helpers.trials import running_trial
 
 THREE = ("accuracy", "latency", "macs")
 points_of = st.lists(
@@ -72,9 +73,9 @@ def test_the_first_layer_is_ahead_of_all_others(points: list[Metrics]) -> None:
 
 def test_a_rung_compares_along_all_axes() -> None:
     rungs, objective = make_rungs("halving", 2, 1, 4), pareto()
-    done = [Entry(0, (0.9,), Metrics(0.0, 10.0, 1, 100)), Entry(1, (0.5,), Metrics(0.0, 5.0, 1, 100))]
-    small = Entry(2, (0.4,), Metrics(0.0, 12.0, 1, 10))
-    beaten = Entry(2, (0.4,), Metrics(0.0, 12.0, 1, 200))
+    done = [running_trial(0, (0.9,), Metrics(0.0, 10.0, 1, 100)), running_trial(1, (0.5,), Metrics(0.0, 5.0, 1, 100))]
+    small = running_trial(2, (0.4,), Metrics(0.0, 12.0, 1, 10))
+    beaten = running_trial(2, (0.4,), Metrics(0.0, 12.0, 1, 200))
     assert not rungs.stops(small, done, pareto(("accuracy", "macs")))
     assert rungs.stops(beaten, done, objective)
 

@@ -20,6 +20,7 @@ from nas.study.storage import CARD, JOURNAL, JournalLock, absolute, check_run, m
 from nas.study.study import Study, open_study, read_trials
 from nas.utils.files import write_json
 from tests.helpers.postgres_server import server
+from tests.helpers.trials import record, record_failure
 from tests.searching.test_kill import check_shared, killed
 
 SPACE = load_space("mobile")
@@ -31,9 +32,9 @@ def fill(study: Study, seeds: range) -> None:
         choices = SPACE.sample(random.Random(seed))
         arch = canonical(SPACE.decode(choices))
         if seed % 4 == 3:
-            study.record_failure(choices, arch, "out of memory")
+            record_failure(study, choices, arch, "out of memory")
         else:
-            study.record(choices, arch, Metrics(seed / 100, 1.5, 10, 20), (seed / 100,), 0.5, (0.0, seed / 100))
+            record(study, choices, arch, Metrics(seed / 100, 1.5, 10, 20), (seed / 100,), 0.5, (0.0, seed / 100))
 
 
 def url_of(folder: Path) -> str:
@@ -123,7 +124,7 @@ def newer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "url", "message"),
     [
-        (None, "runs.db", "--storage: must be a URL as 'sqlite:///runs.db'"),
+        (None, "runs.db", "--storage: must be a URL such as 'sqlite:///runs.db'"),
         (None, "sqlite:////no/such/folder/runs.db", "cannot be reached: unable to open database file"),
         (None, "sqlight:///runs.db", "SQLAlchemy knows no such database"),
         (None, "postgresql+pg8000://u:secret@localhost/x", "needs a driver: pip install pg8000"),

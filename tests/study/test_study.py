@@ -17,6 +17,7 @@ from nas.study.objectives import Metrics
 from nas.study.process_liveness import Participants
 from nas.study.study import JOURNAL, Study, Trial, check_run, open_study, read_trials
 from nas.study.trial_ownership import Claim
+from tests.helpers.trials import record_failure
 
 SPACE: Space = load_space("mobile")
 SETTINGS = {"space": "mobile", "target_latency_ms": 20.0, "seed": 1}
@@ -48,9 +49,9 @@ def test_a_failed_trial_is_kept_with_its_reason(tmp_path: Path) -> None:
     choices = SPACE.sample(random.Random(0))
     arch = canonical(SPACE.decode(choices))
     with open_study(tmp_path, SETTINGS, SPACE, ("maximize",)) as study:
-        study.record_failure(choices, arch, "the loss is nan in epoch 0")
+        record_failure(study, choices, arch, "the loss is nan in epoch 0")
     with open_study(tmp_path, SETTINGS, SPACE, ("maximize",)) as study:
-        assert study.failed == [(arch.digest, "the loss is nan in epoch 0")]
+        assert [(trial.digest, trial.error) for trial in study.failed] == [(arch.digest, "the loss is nan in epoch 0")]
         assert study.trials == []
         assert study.count == 1
 
@@ -123,7 +124,7 @@ def test_of_two_on_one_study_the_lower_claim_has_the_candidate(tmp_path: Path) -
         end(one, first)
         other.refresh()
         assert [trial.number for trial in other.evaluated] == [0, 1]
-        assert [trial.number for trial in other.ended if isinstance(trial, Trial)] == [1, 0]
+        assert [trial.number for trial in other.ended] == [1, 0]
         one.refresh()
         assert other.evaluated == one.evaluated
         assert not one.is_awaited(2)
@@ -149,7 +150,7 @@ def test_who_is_on_another_machine_is_dead_when_it_was_silent_for_long(
     workers = Participants(tmp_path)
     assert not workers.is_alive("far"), "all workers of a journal share its folder"
     told: dict[str, int] = {}
-    workers.beat(told.__setitem__, beats.get)
+    workers.start_heartbeat(told.__setitem__, beats.get)
     assert told == {workers.me: 0}
     assert workers.is_alive("far")
     now[0] += 119
@@ -204,7 +205,7 @@ def test_a_retry_that_works_replaces_the_failure_in_every_view(tmp_path: Path) -
                 end(study, claim)
         (failed,) = study.failed_claims()
         again = study.claim_again(failed)
-        assert study.failed == [(some(1)[1], "out of memory")]
+        assert [(trial.digest, trial.error) for trial in study.failed] == [(some(1)[1], "out of memory")]
         end(study, again, 0.8)
         assert not study.failed
         assert not study.failed_claims()
@@ -245,7 +246,7 @@ def test_a_result_that_arrives_after_another_process_failed_the_candidate_is_dro
         (seen,) = other._running()
         assert other.fail(seen, "its process died 3 times")
         assert end(one, late, 0.5) is None
-        assert one.failed == [(some(0)[1], "its process died 3 times")]
+        assert [(trial.digest, trial.error) for trial in one.failed] == [(some(0)[1], "its process died 3 times")]
         assert [trial.metrics.accuracy for trial in one.evaluated] == [0.77]
         assert one.ended_here == 1
 

@@ -47,7 +47,7 @@ def test_another_training_is_named_by_what_differs(key: str, value: Any, tmp_pat
     there = IDENTITY.get(key)
     with pytest.raises(WeightsError) as caught:
         load_checkpoint(path, {**IDENTITY, key: value})
-    assert str(caught.value) == f"{path}: is of another training: {key} is {there!r} there and {value!r} now"
+    assert str(caught.value) == f"{path}: belongs to another training: {key} is {there!r} there and {value!r} now"
 
 
 class Runs:

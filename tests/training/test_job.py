@@ -63,8 +63,8 @@ def comparable(result: dict[str, Any]) -> dict[str, Any]:
 def test_a_training_is_a_folder_that_runs_and_exports(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", net, *SHORT]) == 0
     captured = capsys.readouterr()
-    assert "the head is one for the 10 classes of 'digits'" in captured.err
-    assert re.search(r"epoch 2/2: loss \d\.\d+, [\d.]+% of the validation images, \d+ images/s", captured.err)
+    assert "the head is changed to the 10 classes of 'digits'" in captured.err
+    assert re.search(r"epoch 2/2: loss \d\.\d+, validation accuracy [\d.]+%, \d+ images/s", captured.err)
     assert "on the test set of digits" in captured.out
     folder = Path("runs/train-net-digits")
     result = json.loads((folder / "result.json").read_text())
@@ -100,7 +100,7 @@ def test_a_finished_training_is_not_done_again_and_another_is_refused(
     before = {path: path.stat().st_mtime_ns for path in Path("a").rglob("*") if path.is_file()}
     assert trained(capsys, net, *SHORT, "--out", "a") == first
     assert main(["train", net, *SHORT, "--out", "a"]) == 0
-    assert "a: is finished" in capsys.readouterr().err
+    assert "a: finished" in capsys.readouterr().err
     for flag, value, line in (
         ("--seed", "1", "seed is 0 there and 1 now"),
         ("--epochs", "3", "epochs is 2 there and 3 now"),
@@ -188,21 +188,21 @@ def test_bad_input_is_one_line_and_writes_nothing(net: str, capsys: pytest.Captu
         (["mnasnet"], "mnasnet: a space with 49 choices, not one network"),
         (["none.json"], "none.json: cannot be read: No such file or directory"),
         (["a.json"], "a.json: not JSON: "),
-        (["b.json"], "b.json: not an architecture: it must be a mapping: [1]"),
+        (["b.json"], "b.json: not an architecture: must be a mapping: [1]"),
         (["c.json"], "c.json: not an architecture: "),
         (["notes"], "notes: not an exported network: "),
         ([net, "--data", "digit"], "--data: unknown data set or folder 'digit'; did you mean 'digits'?"),
         ([net, "--seed", "-1"], "--seed: must not be negative: -1"),
         ([net, "--resolution", "-8"], "--resolution: must not be negative: -8"),
-        ([net, "--images", "3"], "--data: too few images to hold some out: "),
+        ([net, "--images", "3"], "--data: too few images for a stratified split: "),
         ([net, "--recipe", "imagnet"], "--recipe: unknown recipe 'imagnet'; did you mean 'imagenet'?"),
-        ([net, "--recipe", "imagenet", "--epochs", "3"], "--warmup-epochs: must be below --epochs, 3: 5"),
+        ([net, "--recipe", "imagenet", "--epochs", "3"], "--warmup-epochs: must be below --epochs, 3: 5.0"),
         ([net, "--optimizer", "adam"], "--optimizer: unknown optimizer 'adam'; did you mean 'adamw'?"),
-        ([net, "--distill-weight", "0.1"], "--distill-weight: means nothing without --teacher: 0.1"),
+        ([net, "--distill-weight", "0.1"], "--distill-weight: has no effect without --teacher: 0.1"),
         ([net, "--runtime", "onnx"], "unknown runtime 'onnx'"),
         ([net, "--teacher", "notes"], "--teacher: notes: not an exported network: "),
         ([net, "--init-from", "notes"], "--init-from: notes/model.safetensors: no such file"),
-        ([net, "--out", "notes"], "notes: is not a folder of 'nas train': it has files, but no settings.json"),
+        ([net, "--out", "notes"], "notes: not a folder of `nas train`: it has files, but no settings.json"),
         ([net, "--out", net], "net.yaml: not a folder"),
     ):
         assert line in refused(capsys, *argv)
@@ -214,7 +214,7 @@ def test_a_teacher_of_other_classes_is_refused(net: str, capsys: pytest.CaptureF
     assert main(["export", net, "--out", "thousand", "--quiet"]) == 0
     capsys.readouterr()
     line = refused(capsys, net, *SHORT, "--teacher", "thousand")
-    assert line == "--data: 'digits' has 10 classes, the teacher in 'thousand' tells 1000 apart"
+    assert line == "--data: 'digits' has 10 classes, the teacher in 'thousand' has 1000"
     assert not Path("runs").exists()
 
 

@@ -257,7 +257,7 @@ def test_a_checkpoint_of_another_training_is_refused(
     next(go())
     with pytest.raises(WeightsError) as caught:
         next(go(**other))
-    assert f"{path}: is of another training: {key}" in str(caught.value)
+    assert f"{path}: belongs to another training: {key}" in str(caught.value)
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer", "curve", "batch_size", "average"])
@@ -269,7 +269,7 @@ def test_a_checkpoint_whose_state_does_not_fit_is_refused(
     stored = torch.load(path, weights_only=True)
     stored["state"][part] = {"curve": [{"number": 0}], "batch_size": 0}.get(part, {})
     torch.save(stored, path)
-    with pytest.raises(WeightsError, match="does not hold this training's state: ") as caught:
+    with pytest.raises(WeightsError, match="does not hold the state of this training: ") as caught:
         next(train(network(), task, *sets, recipe, 0, checkpoint=path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -311,7 +311,7 @@ def test_without_memory_the_training_starts_over_with_half_the_batch(
     watch = Watch(images.append, lambda epoch: curve.update({epoch.number: epoch.accuracy}), said.append)
     found = list(train(model, task, *sets, RECIPE, 0, watch=watch))
     halved = list(train(expected, task, *sets, replace(RECIPE, batch_size=12), 0))
-    assert said == ["out of memory with 25 images in a batch: the training starts over with 12"]
+    assert said == ["out of memory with 25 images per batch: the training restarts with 12"]
     assert list(curve.values()) == halved
     assert len(found) == 3
     assert found[1:] == halved[1:]
@@ -323,7 +323,7 @@ def test_without_memory_the_training_starts_over_with_half_the_batch(
 def test_without_memory_for_half_the_batch_the_training_fails(kind: str, task: Classification, sets: Sets) -> None:
     with pytest.raises(TrainingError) as caught:
         list(train(Hungry(2, FULL[kind]), task, *sets, RECIPE, 0))
-    assert str(caught.value) == "out of memory with 12 images in a batch, and with 25 before"
+    assert str(caught.value) == "out of memory with 12 images per batch, after 25"
 
 
 def test_half_the_batch_is_half_of_it_after_a_kill_too(task: Classification, sets: Sets, tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_half_the_batch_is_half_of_it_after_a_kill_too(task: Classification, set
     assert said == []
     assert same(model, whole)
     again = train(Hungry(6, MemoryError), task, *sets, replace(RECIPE, epochs=2), 0, checkpoint=tmp_path / "other.pt")
-    with pytest.raises(TrainingError, match="out of memory with 12 images in a batch"):
+    with pytest.raises(TrainingError, match="out of memory with 12 images per batch"):
         list(again)
 
 
@@ -363,14 +363,14 @@ def test_images_and_classes_that_do_not_fit_are_told_before_anything_is_trained(
     gray = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     with pytest.raises(DataError) as caught:
         next(train(gray, task, *sets, RECIPE, 0))
-    assert str(caught.value) == "--data: the images of 'digits' have 3 channels, the network reads 1"
+    assert str(caught.value) == "--data: the images of 'digits' have 3 channels, the network needs 1"
     seven = network({**DATA, "head": {"block": "classifier", "num_classes": 7}})
     before = copy.deepcopy(seven)
     with pytest.raises(DataError) as caught:
         next(train(seven, task, *sets, RECIPE, 0))
-    assert str(caught.value) == "--data: 'digits' has 10 classes, the network tells 7 apart"
+    assert str(caught.value) == "--data: 'digits' has 10 classes, the network has 7"
     assert same(seven, before)
-    with pytest.raises(DataError, match="'digits' has 10 classes, the teacher tells 7 apart"):
+    with pytest.raises(DataError, match="'digits' has 10 classes, the teacher has 7"):
         next(train(network(), task, *sets, RECIPE, 0, teacher=seven))
 
 

@@ -115,7 +115,7 @@ def test_which_parameters_decay(name: str, decayed: int) -> None:
         ({"drop_connect": 1.0}, "--drop-connect: must be at least 0 and below 1: 1.0"),
         ({"distill_weight": 1.1}, "--distill-weight: must be from 0 to 1: 1.1"),
         ({"distill_temperature": 0.0}, "--distill-temperature: must be above 0: 0.0"),
-        ({"warmup_epochs": 3.0}, "--warmup-epochs: must be below --epochs, 3: 3"),
+        ({"warmup_epochs": 3.0}, "--warmup-epochs: must be below --epochs, 3: 3.0"),
         ({"optimizer": "adam"}, "--optimizer: unknown optimizer 'adam'; did you mean 'adamw'?"),
         ({"schedule": "cosin"}, "--schedule: unknown schedule 'cosin'; did you mean 'cosine'?"),
     ],

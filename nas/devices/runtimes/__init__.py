@@ -1,6 +1,6 @@
-"""The runtimes that networks are deployed to and measured in. One file each, its library imported inside.
+"""Runtimes that networks are deployed to and measured in: one file each, which imports its library inside functions.
 
-A runtime exports a module on the host and loads the file on the device. To add one: write a file, add a line here.
+A runtime exports a module on the host and loads the file on the device. To add one, write a file and add a line here.
 """
 
 from __future__ import annotations
@@ -25,27 +25,42 @@ if TYPE_CHECKING:
 
 
 class Runtime(Protocol):
-    """What a runtime file provides.
+    """The contract of a runtime.
 
-    Optional: `clock() -> ns`, where time is not the machine's, and `flusher(bytes) -> callable or None`, where the
-    cache that must be cold is not the processor's.
+    Optional methods: `clock() -> ns`, if time is simulated; `flusher(bytes) -> callable or None`, if the cache to evict
+    is not the processor's.
+
+    Attributes:
+        suffix: Suffix of exported files.
     """
 
     suffix: str
 
     def version(self) -> str:
-        """Return the version of what runs on the device. Raises DeviceError where that is missing."""
+        """Return the version that runs on the device. Raises DeviceError if it is not installed."""
 
     def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
-        """Write `model`, in eval mode and deployed, for inputs of these shapes, as one file. Host side, may use torch.
+        """Write a model as one file. Runs on the host and may use torch.
 
-        Raises ExportError where the runtime cannot express it.
+        Args:
+            model: The model, in eval mode and deployed.
+            inputs: Example inputs; they fix the shapes.
+            path: The file to write.
+
+        Raises:
+            ExportError: The runtime cannot express the model.
         """
 
     def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
-        """Return one inference on `inputs`, float32 numpy arrays, as a call. Device side.
+        """Return a function that runs one inference on `inputs`. Runs on the device.
 
-        What it returns is what `numpy.asarray` makes the outputs of; it holds until the next call.
+        Args:
+            path: The exported file.
+            inputs: float32 numpy arrays.
+            threads: Number of threads.
+
+        Returns:
+            A function whose results `numpy.asarray` converts to the outputs. They are valid until the next call.
         """
 
 
@@ -64,13 +79,13 @@ RUNTIMES: dict[str, Callable[[], Runtime]] = {
 
 
 def find_runtime(name: str) -> Runtime:
-    """Return the runtime called `name`, whether or not its library is here. Raises UsageError for an unknown one."""
+    """Return the runtime called `name`, installed or not. Raises UsageError for an unknown name."""
     runtime: Runtime = lookup(RUNTIMES, name, "runtime", "--runtime")()
     return runtime
 
 
 def make_runtime(name: str) -> Runtime:
-    """Return the runtime called `name`. Raises UsageError for an unknown one, DeviceError without its library."""
+    """Return the runtime called `name`. Raises UsageError for an unknown name, DeviceError if it is not installed."""
     runtime = find_runtime(name)
     runtime.version()
     return runtime

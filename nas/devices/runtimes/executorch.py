@@ -1,4 +1,4 @@
-"""ExecuTorch on the CPU with the XNNPACK backend: what PyTorch runs on phones."""
+"""ExecuTorch on the CPU with the XNNPACK backend: PyTorch's runtime for phones."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class ExecuTorchRuntime:
-    """Exports .pte; XNNPACK runs what it can with `threads` threads, portable kernels the rest.
+    """Exports .pte. XNNPACK runs what it supports with `threads` threads, portable kernels run the rest.
 
-    The device needs executorch and torch: its Python bindings take torch's tensors.
+    The device needs executorch and torch, whose tensors its Python bindings use.
     """
 
     suffix = ".pte"
@@ -47,7 +47,7 @@ class ExecuTorchRuntime:
                 path.write_bytes(edge.to_executorch().buffer)
 
     def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
-        """Return one inference on `inputs`. The number of threads holds for the whole process."""
+        """Return one inference on `inputs`. The number of threads applies to the whole process."""
         import torch
 
         with silent(), warnings.catch_warnings():

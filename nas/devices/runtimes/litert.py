@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) on the CPU with its XNNPACK delegate, converted by litert-torch."""
+"""LiteRT (TensorFlow Lite) on the CPU with its XNNPACK delegate; models are converted by litert-torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class LiteRtRuntime:
-    """Exports .tflite with inputs in NCHW; runs it with `threads` threads. The device needs ai-edge-litert and numpy.
+    """Exports .tflite with inputs in NCHW and runs it with `threads` threads.
 
-    The graph is channels-last inside, so it begins and ends with a transposition.
+    The device needs ai-edge-litert and numpy. The graph is channels-last inside, with a transposition at both ends.
     """
 
     suffix = ".tflite"
@@ -43,7 +43,7 @@ class LiteRtRuntime:
         with silent():
             interpreter = Interpreter(path, num_threads=threads)
             interpreter.allocate_tensors()
-        # The file lists the inputs in an order of its own; their names end in ours: serving_default_args_1.
+        # The inputs are in arbitrary order; their names contain our index: serving_default_args_1.
         ordered = sorted(interpreter.get_input_details(), key=lambda detail: _number(detail["name"]))
         for detail, array in zip(ordered, inputs):
             interpreter.set_tensor(detail["index"], array)

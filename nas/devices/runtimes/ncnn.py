@@ -1,4 +1,4 @@
-"""ncnn on the CPU, converted by pnnx."""
+"""ncnn on the CPU; models are converted by pnnx."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ UNWANTED = ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")
 
 
 class NcnnRuntime:
-    """Exports a zip of ncnn's two files; runs them with `threads` threads. The device needs ncnn and numpy.
+    """Exports a zip of ncnn's two files and runs them with `threads` threads. The device needs ncnn and numpy.
 
-    Weights and arithmetic are float32: use_fp16_* and use_bf16_* are off (ncnn's defaults are on), Winograd and
-    the packed layouts stay on. ncnn has no batch axis: its maps are (C, H, W), and the outputs get the axis back.
+    Weights and arithmetic are float32: use_fp16_* and use_bf16_*, on by default in ncnn, are off; Winograd and the
+    packed layouts stay on. ncnn has no batch axis: its maps are (C, H, W), and the batch axis is added to the outputs.
     """
 
     suffix = ".ncnn.zip"
@@ -41,7 +41,7 @@ class NcnnRuntime:
 
             _trace(model, inputs, Path(folder) / "model.pt")
             shapes = ",".join(f"[{','.join(map(str, tensor.shape))}]f32" for tensor in inputs)
-            # The program itself: pnnx.export() runs it too, then imports and runs the Python file that it writes.
+            # Not pnnx.export(): it also imports and runs the Python file that the program writes.
             unwanted = [f"{name}={os.devnull}" for name in UNWANTED]
             command = [pnnx.EXEC_PATH, "model.pt", f"inputshape={shapes}", "fp16=0", *unwanted]
             command += [f"ncnnparam={PARAM}", f"ncnnbin={BIN}"]
@@ -89,7 +89,7 @@ def _trace(model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
 
 
 def _check(folder: Path, done: subprocess.CompletedProcess[str]) -> None:
-    """Raise ExportError unless pnnx wrote a graph of operators that ncnn has."""
+    """Raise ExportError unless pnnx wrote a graph that ncnn can run."""
     param = folder / PARAM
     lines = param.read_text(encoding="utf-8").splitlines()[2:] if param.is_file() else []
     foreign = sorted({line.split()[0] for line in lines if "." in line.split()[0] or "::" in line.split()[0]})

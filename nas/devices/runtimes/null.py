@@ -1,4 +1,4 @@
-"""A runtime that runs nothing: its time is counted, not measured, so that every part above it can be tested."""
+"""Null runtime: runs nothing and simulates time, so that the layers above it can be tested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OVERHEAD_NS = 5_000
 
 
 class NullRuntime:
-    """An inference takes 5 us and 0.1 ns for each floating-point operation, on a clock of its own."""
+    """An inference takes 5 us plus 0.1 ns per floating-point operation, on a simulated clock."""
 
     suffix = ".json"
 
@@ -23,15 +23,15 @@ class NullRuntime:
         self._now_ns = 0
 
     def version(self) -> str:
-        """Return the version of the counted times."""
+        """Return the version of the simulated times."""
         return "1"
 
     def clock(self) -> int:
-        """Return the counted time in ns."""
+        """Return the simulated time in ns."""
         return self._now_ns
 
     def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
-        """Write the number of floating-point operations and the outputs of one inference."""
+        """Write the number of floating-point operations of one inference."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +40,7 @@ class NullRuntime:
         path.write_text(json.dumps({"flops": counter.get_total_flops()}), encoding="utf-8")
 
     def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
-        """Return a call that advances the clock by the model's counted time."""
+        """Return a function that advances the clock by the model's simulated time."""
         flops = json.loads(Path(path).read_text(encoding="utf-8"))["flops"]
 
         def run() -> Sequence[Any]:

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in float32 and one stream. It reads ONNX, so no second format is made."""
+"""OpenVINO on the CPU, in float32 and one stream. It reads ONNX files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class OpenVinoRuntime:
-    """Exports ONNX; OpenVINO compiles it at load for `threads` threads. The device needs openvino and numpy.
+    """Exports ONNX; OpenVINO compiles it when loading, for `threads` threads. The device needs openvino and numpy.
 
-    INFERENCE_PRECISION_HINT is f32: the default is bfloat16 on processors that have it, and 1e-3 off.
+    INFERENCE_PRECISION_HINT is f32: the default is bfloat16 on processors that support it, with errors of 1e-3.
     """
 
     suffix = ".onnx"
@@ -27,7 +27,7 @@ class OpenVinoRuntime:
         return installed("openvino", "openvino", "openvino")
 
     def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
-        """Write an ONNX file, that of the runtime onnxruntime."""
+        """Write an ONNX file, as the runtime onnxruntime does."""
         OnnxRuntime().export(model, inputs, path)
 
     def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
@@ -48,7 +48,7 @@ class OpenVinoRuntime:
 
 @functools.cache
 def _core() -> Any:
-    """Return OpenVINO's core: it takes longer to make than a block to compile."""
+    """Return OpenVINO's core, cached: creating it takes longer than compiling a block."""
     import openvino
 
     return openvino.Core()

@@ -1,4 +1,4 @@
-"""What several runtimes share: is the library there, a conversion without noise, outputs that are fetched late."""
+"""Helpers shared by the runtimes: version checks, quiet conversion, lazily copied outputs."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ LONGEST_REASON = 300
 
 
 class DeviceArray:
-    """An output that stays where the runtime left it until `numpy.asarray` reads it: a copy that no clock sees.
+    """An output in the runtime's memory. `numpy.asarray` copies it, after the clock has stopped.
 
-    `owner` is what must live as long as the memory that `fetch` shows.
+    `owner` keeps alive the memory that `fetch` returns.
     """
 
     def __init__(self, fetch: Callable[[], Any], owner: Any = None):
         self._fetch, self._owner = fetch, owner
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        """Return the values as a numpy array of its own."""
+        """Return a copy of the values as a numpy array."""
         array = self._fetch()
         return array.astype(array.dtype if dtype is None else dtype, copy=True)
 
 
 def installed(runtime: str, module: str, package: str) -> str:
-    """Return the version of the library `module`, which `pip install package` gives. Raises DeviceError."""
+    """Return the version of the library `module`, installed by `pip install package`. Raises DeviceError."""
     try:
         library = importlib.import_module(module)
         return str(getattr(library, "__version__", None) or importlib.metadata.version(package))
@@ -48,17 +48,17 @@ def installed(runtime: str, module: str, package: str) -> str:
 
 @contextlib.contextmanager
 def converting(runtime: str) -> Iterator[None]:
-    """Keep what a converter prints from the terminal; raise ExportError with one line where it fails.
+    """Hide what a converter prints; if it fails, raise ExportError with one line.
 
-    The converters are native code too, so the file descriptors themselves are turned to a file. The garbage collector
-    waits: a conversion makes a million short-lived objects beside the millions that the libraries hold.
+    Converters contain native code, so the file descriptors themselves are redirected. Garbage collection is off: a
+    conversion creates a million short-lived objects next to the millions that the libraries keep.
     """
     collecting = gc.isenabled()
     gc.disable()
     try:
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as noise:
             try:
-                with _turned_to(noise), warnings.catch_warnings():
+                with _redirected_to(noise), warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     yield
             except NasError:
@@ -74,13 +74,13 @@ def converting(runtime: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Keep what a library prints while it loads a model from the terminal."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as noise, _turned_to(noise):
+    """Hide what a library prints while it loads a model."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as noise, _redirected_to(noise):
         yield
 
 
 @contextlib.contextmanager
-def _turned_to(file: TextIO) -> Iterator[None]:
+def _redirected_to(file: TextIO) -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
@@ -111,16 +111,16 @@ def exported_program(model: nn.Module, inputs: Sequence[Tensor]) -> ExportedProg
 
 @contextlib.contextmanager
 def quick_decompositions() -> Iterator[None]:
-    """Halve the time of `ExportedProgram.run_decompositions`, which the converters call three times for each model.
+    """Halve the time of `ExportedProgram.run_decompositions`, which converters call three times per model.
 
-    torch looks each time through every operator of every namespace for composite ones (the set of aten's it keeps).
-    Our blocks are made of aten's operators alone, so the others need not be looked through.
+    Each call searches all operators of all namespaces for composite ones; only those of aten are cached. Our
+    blocks consist of aten operators, so the search of the other namespaces is skipped.
     """
     from unittest.mock import patch
 
     from torch._export import utils
 
-    if not hasattr(utils, "_collect_all_valid_cia_ops_for_aten_namespace"):  # another torch: slower, not wrong
+    if not hasattr(utils, "_collect_all_valid_cia_ops_for_aten_namespace"):  # another torch: slower, but correct
         yield
         return
     utils._collect_all_valid_cia_ops_for_aten_namespace()

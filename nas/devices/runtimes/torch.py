@@ -1,4 +1,4 @@
-"""PyTorch eager, channels-last, from a torch.export program: no source is needed on the device."""
+"""PyTorch eager, channels-last, from a torch.export program. The device needs no model source."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class TorchRuntime:
-    """Exports a .pt2 program; runs its operators one by one with `threads` intra-op threads.
+    """Exports a .pt2 program and runs its operators one by one with `threads` intra-op threads.
 
-    On "cuda" the model and its inputs lie on the current GPU, a run ends with a synchronization, so that a wall
-    clock sees the whole of it, and float32 is float32 (no TF32).
+    On "cuda", the model and its inputs are on the current GPU, each run ends with a synchronization, so that the clock
+    measures all of it, and float32 stays float32 (no TF32).
     """
 
     suffix = ".pt2"
@@ -28,7 +28,7 @@ class TorchRuntime:
         self.device = device
 
     def version(self) -> str:
-        """Return torch's version, with the name of the GPU. Raises DeviceError where one of them is missing."""
+        """Return torch's version, and the GPU's name. Raises DeviceError if one of them is missing."""
         name = "torch" if self.device == "cpu" else f"torch_{self.device}"
         try:
             import torch
@@ -73,7 +73,7 @@ class TorchRuntime:
         return run
 
     def flusher(self, size: int) -> Callable[[], None] | None:
-        """Return a function that evicts the GPU's second-level cache; None on the processor."""
+        """Return a function that evicts the GPU's second-level cache; None on the CPU."""
         import torch
 
         if self.device == "cpu" or not size:

@@ -1,4 +1,4 @@
-"""torch.compile (inductor) on the CPU, channels-last, compiled on the device when the model is loaded."""
+"""torch.compile (inductor) on the CPU, channels-last; the device compiles the model when loading it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TorchCompileRuntime:
-    """Exports a .pt2 program, as the runtime torch; load() compiles it for `threads` threads: seconds for each model.
+    """Exports a .pt2 program, as the runtime torch does; `load` compiles it in seconds, for `threads` threads.
 
     The device needs torch and a C++ compiler ($CXX, or g++ on the path).
     """
@@ -31,7 +31,7 @@ class TorchCompileRuntime:
         TorchRuntime().export(model, inputs, path)
 
     def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
-        """Return one inference on `inputs`, compiled. Raises DeviceError without a C++ compiler."""
+        """Return one compiled inference on `inputs`. Raises DeviceError without a C++ compiler."""
         import torch
         from torch._inductor import config, cpp_builder, exc
 
@@ -40,7 +40,7 @@ class TorchCompileRuntime:
         except exc.InvalidCxxCompiler as error:
             raise DeviceError("runtime 'torch_compile' needs a C++ compiler on the device: install g++") from error
         torch.set_num_threads(threads)
-        config.compile_threads = 1  # no pool of compiler processes beside what is measured
+        config.compile_threads = 1  # compiler processes would disturb the measurement
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = torch.export.load(path).module()

@@ -1,19 +1,20 @@
-"""An evaluator in another process or on another node: made once, then asked for one accuracy at a time.
+"""The worker's side of remote evaluation: an evaluator that answers messages with one accuracy at a time.
 
-Whoever asks decides after each accuracy whether there is another, so that nothing is trained beyond a rung. Replies
-are plain values: an exception travels as the line that says what went wrong.
+The sender decides after each accuracy whether to ask for the next one, so nothing is trained beyond a rung. Replies
+are plain values: an exception is sent as one line of text.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any, Protocol, TypeVar
 
 from nas.architecture import Architecture
 from nas.errors import RunError, reason
-from nas.evaluators.executors import is_number, no_accuracy
+from nas.evaluators.executors.base import invalid_accuracy, is_number
 
 
 class Evaluates(Protocol):
@@ -24,75 +25,88 @@ class Evaluates(Protocol):
 
 
 Build = Callable[[], Evaluates]
-"""How an evaluator is made: a `functools.partial` of a function that can be imported there, and picklable arguments."""
+"""Creates the evaluator in the worker. It must be picklable, such as a `functools.partial` of a module's function."""
 Message = tuple[Any, ...]
-"""(BEGIN, architecture, seed, how many times as long as usual), (MORE,) or (STOP,)."""
+"""(BEGIN, architecture, seed, times), (MORE,) or (STOP,). `times` is the multiple of the usual number of epochs."""
 BEGIN, MORE, STOP = "begin", "more", "stop"
 Reply = tuple[str, Any]
-"""One of what follows, with an accuracy, a line of text or None. Every message but STOP has one."""
-READY, ACCURACY, END, FAILED = "ready", "accuracy", "end", "failed"
+"""One of the kinds below, with its value. Every message but STOP has one reply."""
+READY = "ready"
+"""The evaluator was created."""
+ACCURACY = "accuracy"
+"""The value is the next accuracy."""
+END = "end"
+"""The evaluation is complete. The value is its processor time in seconds."""
+FAILED = "failed"
+"""The evaluation failed. The value is the reason."""
 UNFIT = "unfit"
-"""No candidate can be evaluated there: the search ends with the text."""
+"""The worker cannot evaluate any candidate, which ends the search. The value is the reason."""
 DIED = "died"
-"""What evaluated ended without a word; the candidate is held to be the cause."""
+"""The worker's process ended unexpectedly, presumably because of its candidate. The value is the reason."""
 LOST = "lost"
-"""The place of the evaluation is gone; the candidate is not the cause."""
+"""The worker's node is gone, not because of its candidate. The value is the reason."""
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""What torch reads at its import."""
+"""The environment variables from which torch reads its number of threads when it is imported."""
 
 
 class EvaluatorHost:
-    """An evaluator and the evaluation under way. Nothing that the evaluator raises leaves it."""
+    """An evaluator and its current evaluation. Exceptions of the evaluator become replies."""
 
     def __init__(self, build: Build):
         self._build = build
         self._accuracies: Iterator[Any] = iter(())
+        self._started_s = 0.0
 
     def ready(self) -> Reply:
-        """Make the evaluator and return READY, or UNFIT and why."""
+        """Create the evaluator and return READY, or UNFIT with the reason."""
         try:
-            self._of = cache(partial(of_length, self._build()))
+            self._evaluator_for = cache(partial(extend_epochs, self._build()))
         except (Exception, SystemExit) as error:
-            return UNFIT, f"the evaluator cannot be made in another process: {reason(error)}"
+            return UNFIT, f"the evaluator cannot be created in another process: {reason(error)}"
         return READY, None
 
     def answer(self, message: Message) -> Reply | None:
-        """Do what a message says and return the reply; None for STOP."""
+        """Process a message and return the reply, or None for STOP."""
         if message[0] == STOP:
-            with contextlib.suppress(Exception):  # it is no longer of interest
+            with contextlib.suppress(Exception):  # the candidate has been dropped: its errors do not matter
                 self._close()
             return None
         try:
             if message[0] == BEGIN:
                 arch, seed, times = message[1:]
-                self._accuracies = iter(self._of(times).evaluate(arch, seed))
-            return plain(next(self._accuracies))
+                self._started_s = time.process_time()
+                self._accuracies = iter(self._evaluator_for(times).evaluate(arch, seed))
+            return accuracy_reply(next(self._accuracies))
         except StopIteration:
-            return END, None
+            return END, time.process_time() - self._started_s
         except RunError as error:
             return UNFIT, str(error)
         except (Exception, SystemExit) as error:
             return FAILED, reason(error)
 
     def _close(self) -> None:
+        """Close the generator, so that a stopped training releases its memory at once."""
         close = getattr(self._accuracies, "close", None)
         self._accuracies = iter(())
         if close is not None:
-            close()  # a training that is stopped gives its memory back now
+            close()
 
 
 E = TypeVar("E", bound=Evaluates)
 
 
-def of_length(evaluator: E, times: int) -> E:
-    """Return the evaluator, or that of so many times the epochs."""
-    longer: E = evaluator.longer(times) if times > 1 else evaluator  # type: ignore[attr-defined]  # where it has that
+def extend_epochs(evaluator: E, times: int) -> E:
+    """Return the evaluator, or its `longer(times)` if `times` is above 1."""
+    longer: E = evaluator.longer(times) if times > 1 else evaluator  # type: ignore[attr-defined]  # an optional method
     return longer
 
 
-def plain(value: Any) -> Reply:
-    """Return an accuracy as a float, unchecked but for being a number: another object may not fit through a pipe."""
+def accuracy_reply(value: Any) -> Reply:
+    """Return the reply for a value that the evaluator yielded.
+
+    Numbers become floats; their range is checked later. Other objects may not be picklable, so they fail here.
+    """
     if is_number(value):
         return ACCURACY, float(value)
-    return FAILED, no_accuracy(value)
+    return FAILED, invalid_accuracy(value)

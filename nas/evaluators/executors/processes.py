@@ -1,7 +1,8 @@
-"""Candidates in processes of this machine: one that hangs, crashes or eats the memory fails alone.
+"""The process backend: workers in other processes of this machine.
 
-Nothing of the parent is inherited: each process starts anew, makes its own evaluator, and lives across candidates. It
-ends when its pipe does, so it never outlives the parent, however that ends.
+A candidate that hangs, crashes or runs out of memory fails alone. Processes are spawned, not forked: each creates its
+own evaluator and evaluates one candidate after another. A process ends when its pipe is closed, so it cannot outlive
+its parent.
 """
 
 from __future__ import annotations
@@ -18,43 +19,47 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
 from nas.evaluators.executors.evaluator_host import DIED, THREADS, Build, EvaluatorHost, Message, Reply
+from nas.utils.allocator import keep_freed_memory
 
-GOODBYE_S = 3.0
+EXIT_WAIT_S = 3.0
+"""How long to wait for the exit status of a process whose pipe is closed."""
 
 
-class Process:
-    """A process with a host in it, and the parent's end of its pipe. A Worker of nas/executors/pool.py."""
+class ProcessWorker:
+    """A process with an EvaluatorHost, and the parent's end of its pipe. Implements `worker_pool.Worker`."""
 
     def __init__(self, build: Build, threads: int):
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        # Not a daemon: such a process may have no children, and a loader of images has.
-        self._process = context.Process(target=work, args=(build, theirs), name="nas worker", daemon=False)
-        with environment(threads):
+        self.connection, child_connection = context.Pipe()
+        # Not a daemon: daemons may not have child processes, which data loaders need.
+        self._process = context.Process(
+            target=run_worker, args=(build, child_connection), name="nas worker", daemon=False
+        )
+        with worker_environment(threads):
             self._process.start()
-        theirs.close()
-        atexit.register(self.connection.close)  # before multiprocessing waits for its children
+        child_connection.close()
+        atexit.register(self.connection.close)  # runs before multiprocessing waits for its children
 
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Return whether the process is running."""
         return self._process.is_alive()
 
     def send(self, message: Message) -> None:
-        """Send a message; that the process is gone is told by `receive`."""
+        """Send a message. If the process is gone, `receive` reports it."""
         with contextlib.suppress(OSError):
             self.connection.send(message)
 
     def receive(self) -> Reply:
-        """Return what the process said, or how it ended."""
+        """Return the reply of the process, or DIED with the reason."""
         try:
             reply: Reply = self.connection.recv()
         except (EOFError, OSError):
-            self._process.join(GOODBYE_S)
-            return DIED, ended(self._process.exitcode)
+            self._process.join(EXIT_WAIT_S)
+            return DIED, describe_exit(self._process.exitcode)
         return reply
 
     def kill(self) -> None:
-        """End the process now."""
+        """Kill the process."""
         atexit.unregister(self.connection.close)
         self.connection.close()
         self._process.kill()
@@ -62,57 +67,58 @@ class Process:
 
 
 class ProcessBackend:
-    """So many processes of this machine, with equal shares of its cores. A Crew of nas/executors/pool.py."""
+    """Up to `workers` processes of this machine with equal shares of its cores. Implements `WorkerBackend`."""
 
     def __init__(self, build: Build, workers: int):
         self._build, self._workers = build, workers
-        self._threads = threads_each(workers)
+        self._threads = threads_per_worker(workers)
 
     @property
     def slots(self) -> int:
-        """Return how many processes there may be."""
+        """Return the maximum number of processes."""
         return self._workers
 
-    def start_worker(self) -> Process:
+    def start_worker(self) -> ProcessWorker:
         """Start a process."""
-        return Process(self._build, self._threads)
+        return ProcessWorker(self._build, self._threads)
 
-    def wait(self, workers: Sequence[Process], timeout_s: float | None) -> list[Process]:
-        """Return the processes that have said something or ended."""
+    def wait(self, workers: Sequence[ProcessWorker], timeout_s: float | None) -> list[ProcessWorker]:
+        """Return the processes that have replied or ended."""
         ready = multiprocessing.connection.wait([worker.connection for worker in workers], timeout_s)
         return [worker for worker in workers if worker.connection in ready]
 
     def close(self) -> None:
-        """There is nothing but the processes."""
+        """Do nothing: the processes are all that there is to release, and the pool kills them."""
 
 
-def threads_each(workers: int) -> int:
-    """Return the threads of one of so many workers: its share of the cores, or fewer where OMP_NUM_THREADS says so."""
+def threads_per_worker(workers: int) -> int:
+    """Return the threads of each of `workers` processes: its share of the cores, at most OMP_NUM_THREADS."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = os.environ.get(THREADS[0], "")
+    limit = os.environ.get(THREADS[0], "")
     share = max(1, cores // workers)
-    return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) > 0 else share
+    return min(share, int(limit)) if limit.isdecimal() and int(limit) > 0 else share
 
 
 @contextlib.contextmanager
-def environment(threads: int) -> Iterator[None]:
-    """Have processes that are started within this block compute with so many threads, and leave Ctrl-C to the parent.
+def worker_environment(threads: int) -> Iterator[None]:
+    """Let processes that start within this block compute with `threads` threads and ignore Ctrl-C.
 
-    torch reads the threads at its import, and Ctrl-C may come before that. It is ignored, which a new process inherits;
-    that it is blocked as well keeps it for the parent, but is not enough: multiprocessing unblocks it as it starts the
-    tracker of its resources. Only the main thread may say what is ignored.
+    Both must be set before the process starts: torch reads the threads when it is imported, and Ctrl-C may come
+    earlier than that. A new process inherits that SIGINT is ignored. SIGINT is blocked too, so that the parent does
+    not miss it meanwhile. Blocking alone does not suffice, because multiprocessing unblocks the signal when it starts
+    its resource tracker. Only the main thread may change how a signal is handled.
     """
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, str(threads)))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     handler = signal.getsignal(signal.SIGINT)
-    ours = handler is not None and threading.current_thread() is threading.main_thread()
-    if ours:
+    can_ignore = handler is not None and threading.current_thread() is threading.main_thread()
+    if can_ignore:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        if ours:
+        if can_ignore:
             signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for name, value in before.items():
@@ -122,8 +128,12 @@ def environment(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def ended(status: int | None) -> str:
-    """Return in words how a process ended; `status` is that of multiprocessing, minus the signal's number."""
+def describe_exit(status: int | None) -> str:
+    """Return how a process ended, in words.
+
+    Args:
+        status: The exit code of multiprocessing: negative signal number, or None if the process is still running.
+    """
     if status is None:
         return "its process closed its pipe"
     if status >= 0:
@@ -133,23 +143,24 @@ def ended(status: int | None) -> str:
     return f"its process was killed (signal {-status}: {signal.strsignal(-status)})"
 
 
-def work(build: Build, connection: Connection) -> None:
-    """Be a worker: make the evaluator, then answer messages until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whatever thread started it
-    os.dup2(2, 1)  # stdout belongs to the parent's result
+def run_worker(build: Build, connection: Connection) -> None:
+    """Run as a worker: create the evaluator, then answer messages until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a parent thread other than the main one cannot pass this on
+    os.dup2(2, 1)  # stdout is reserved for the result of the parent
+    keep_freed_memory()
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    threading.Thread(target=_receive_messages, args=(connection, inbox), daemon=True).start()
     host = EvaluatorHost(build)
     reply: Reply | None = host.ready()
     while True:
         if reply is not None:
-            with contextlib.suppress(OSError):  # nobody listens any more: the thread ends the process
+            with contextlib.suppress(OSError):  # the parent is gone: the thread ends this process
                 connection.send(reply)
         reply = host.answer(inbox.get())
 
 
-def _listen(connection: Connection, inbox: queue.SimpleQueue[Message]) -> None:
-    """Pass messages on; end the process with the pipe, in the middle of an evaluation too."""
+def _receive_messages(connection: Connection, inbox: queue.SimpleQueue[Message]) -> None:
+    """Put messages into the inbox. End the process when the pipe is closed, even during an evaluation."""
     while True:
         try:
             inbox.put(connection.recv())

@@ -1,1 +1,1 @@
-"""How well an evaluator ranks networks, checked against reference trainings."""
+"""Rank checks: how well evaluators rank networks, compared with reference trainings."""

@@ -1,13 +1,12 @@
-"""Is an evaluator any good? A reference of real trainings, and how well each evaluator ranks it.
+"""The rank check: compares how evaluators rank networks with reference trainings of these networks.
 
-First comes how well the reference repeats itself: against trainings that disagree with each other no evaluator means
-anything. Parameters and MACs are always among the judged, for they cost nothing.
+It also compares the reference with itself, one seed against another: this bounds the agreement that an evaluator can
+reach. Parameters and MACs are always included as baselines, because they cost nothing.
 """
 
 from __future__ import annotations
 
 import datetime
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,19 +15,19 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import UsageError
-from nas.evaluators import Evaluator, find_evaluator
+from nas.evaluators import find_evaluator
 from nas.evaluators.accuracy_table import read_accuracies
-from nas.evaluators.base import EvaluatorContext
-from nas.evaluators.executors import Task, evaluate_all
+from nas.evaluators.base import Evaluator, EvaluatorContext
+from nas.evaluators.executors.base import Task, evaluate_all
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.rank_check.plots import draw_agreement
 from nas.evaluators.rank_check.rank_correlation import Agreement, agreement, ceiling, noise
-from nas.evaluators.rank_check.records import remember
+from nas.evaluators.rank_check.records import save_records
 from nas.evaluators.rank_check.reference_trainings import (
     ReferenceTrainings,
     stratified_networks,
-    threads_of,
+    threads_per_job,
     train_reference,
 )
 from nas.evaluators.supernet.evaluator import find_folder
@@ -36,19 +35,35 @@ from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.export import versions
 from nas.spaces.search_space import Proxy, Space
 from nas.spaces.yaml_format import load_space
-from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
 from nas.utils.files import locked, write_json
 from nas.utils.reporting import Reporter
 
 BASELINES = ("params", "macs")
 REFERENCE, RESULT, PICTURE = "reference.jsonl", "check.json", "check.png"
-LEAST_NETWORKS = 4
+MIN_NETWORKS = 4
 
 
 @dataclass(frozen=True)
 class Check:
-    """The settings of `nas check-proxy`; 0 is what the space says."""
+    """The settings of `nas check-proxy`.
+
+    Attributes:
+        space: A shipped search space or a YAML file.
+        data: A named data set or an image folder.
+        data_root: The folder of named data sets, or None for the default.
+        networks: The number of reference networks, one from each stratum of MACs.
+        seeds: Trainings of each network, with the seeds 0, 1, ...
+        evaluators: The evaluators to check; empty for all zero-cost scores.
+        supernet: The folder of a trained supernet to check too.
+        accuracies: A table of accuracies to check too.
+        proxy_epochs: Epochs of a reference training; 0 for the default of the space.
+        proxy_images: Images of a reference training; 0 for the default of the space.
+        supernet_epochs: Epochs of a supernet training; 0 for the default of the space.
+        jobs: How many trainings run at once.
+        seed: Selects the networks.
+        run: The folder of the check, or None for a default below runs/.
+    """
 
     space: str = "cifar"
     data: str = "digits"
@@ -67,15 +82,20 @@ class Check:
 
     @property
     def folder(self) -> Path:
-        """The folder of the reference and the figures."""
+        """The folder of the reference trainings and the results."""
         return Path(self.run or f"runs/check-{Path(self.space).stem}-{Path(self.data).stem}")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An evaluator's agreement with the reference, and the processor seconds of one evaluation.
+    """The result for one evaluator.
 
-    `settings` are the evaluator's; None for a training that was cut short, which no search uses as it is.
+    Attributes:
+        name: The name of the evaluator.
+        agreement: The agreement of its ranking with the reference.
+        scores: Its value for each network.
+        processor_s: The processor time of one evaluation in seconds.
+        settings: Its settings, or None for a training that is cut short, which no search uses as an evaluator.
     """
 
     name: str
@@ -85,50 +105,55 @@ class Judged:
     settings: dict[str, Any] | None
 
     def to_dict(self, trained_s: float) -> dict[str, Any]:
-        """Return the figures by name; `cheaper` is how many evaluations a training costs."""
+        """Return the result for check.json.
+
+        Args:
+            trained_s: The processor time of a reference training in seconds. `cheaper` is its multiple of an
+                evaluation's.
+        """
         cheaper = trained_s / self.processor_s if self.processor_s else None
         return {**asdict(self), "agreement": self.agreement.to_dict(), "cheaper": cheaper}
 
 
 def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
-    """Score the networks, train what is missing of the reference, and return what `check.json` holds.
+    """Score the networks, train the missing reference trainings, and write and return the contents of check.json.
 
-    Raises NasError for whatever is wrong in the input, before anything is trained.
+    Raises:
+        NasError: The settings are invalid (before anything is trained), or a training fails.
     """
-    space, task = _checked(check)
+    space, task = _load(check)
     archs, seeds = stratified_networks(space, check.networks, check.seed), tuple(range(check.seeds))
-    if len(archs) < LEAST_NETWORKS:
-        raise UsageError(f"--space: '{space.name}' has {len(archs)} networks to judge by, at least {LEAST_NETWORKS}")
+    if len(archs) < MIN_NETWORKS:
+        rule = f"must have at least {MIN_NETWORKS} networks, has {len(archs)}"
+        raise UsageError(rule, key="space", value=space.name)
     folder = check.folder
     trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
-    threads = threads_of(check.jobs)
+    threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
     reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        scored = {name: _scores(name, evaluator, archs, check.seed) for name, evaluator in
-                  _made(check, task, space, reporter)}  # fmt: skip
-        _train(reference, archs, seeds, space, check, reporter)
+        evaluators = _make_evaluators(check, task, space, reporter)
+        scored = {name: _score_networks(name, evaluator, archs, check.seed) for name, evaluator in evaluators}
+        _train_missing(reference, archs, seeds, space, check, reporter)
         accuracies = reference.accuracies(archs, seeds)
         truth = [fmean(values) for values in accuracies]
         judged = [Judged(name, agreement(found[0], truth), *found) for name, found in scored.items()]
-        judged += _shorter(reference, archs, seeds, trained.settings)
-        result = {**_figures(reference, archs, accuracies, judged), "settings": {**asdict(check), **settings}}
+        judged += _judge_shorter_trainings(reference, archs, seeds, trained.settings)
+        result = {**_result(reference, archs, accuracies, judged), "settings": {**asdict(check), **settings}}
         result |= {
             "space": space.key,
             "versions": versions(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         write_json(folder / RESULT, result)
-        draw_agreement(
-            accuracies, result["reference"]["agreement"],
-            [(item.name, item.agreement.to_dict()) for item in judged], folder / PICTURE,
-        )  # fmt: skip
-    remember(result)
+        agreements = [(item.name, item.agreement.to_dict()) for item in judged]
+        draw_agreement(accuracies, result["reference"]["agreement"], agreements, folder / PICTURE)
+    save_records(result)
     return {**result, "folder": str(folder)}
 
 
-def _figures(
+def _result(
     reference: ReferenceTrainings,
     archs: Sequence[Architecture],
     accuracies: Sequence[Sequence[float]],
@@ -152,14 +177,16 @@ def _figures(
     }
 
 
-def _checked(check: Check) -> tuple[Space, Classification]:
-    for name, least in (("networks", LEAST_NETWORKS), ("seeds", 1), ("jobs", 1), ("seed", 0)):
-        if getattr(check, name) < least:
-            raise UsageError(f"--{name}: must be at least {least}: {getattr(check, name)}")
-    for name in names_of(check):
+def _load(check: Check) -> tuple[Space, Classification]:
+    """Check the settings, and return the space with its proxy settings and the task."""
+    for name, minimum in (("networks", MIN_NETWORKS), ("seeds", 1), ("jobs", 1), ("seed", 0)):
+        if getattr(check, name) < minimum:
+            raise UsageError(f"must be at least {minimum}", key=name, value=getattr(check, name))
+    for name in evaluator_names(check):
         find_evaluator(name)
-    if "proxy_training" in names_of(check):
-        raise UsageError("--evaluator: proxy_training is what the reference is made by, and judged always")
+    if "proxy_training" in evaluator_names(check):
+        rule = "the reference itself is trained by it; its agreement between seeds is always reported"
+        raise UsageError(rule, key="evaluator", value="proxy_training")
     space = load_space(check.space)
     proxy = Proxy(
         space.proxy.resolution, check.proxy_epochs or space.proxy.epochs, check.proxy_images or space.proxy.images
@@ -174,15 +201,15 @@ def _checked(check: Check) -> tuple[Space, Classification]:
     return space, task
 
 
-def names_of(check: Check) -> list[str]:
-    """Return the evaluators to judge: those asked for, or all that cost no training, and always the baselines."""
-    asked = list(check.evaluators) or list(ZERO_COST)
-    asked += ["supernet"] if check.supernet else []
-    asked += ["tabular"] if check.accuracies else []
-    return list(dict.fromkeys([*asked, *BASELINES]))
+def evaluator_names(check: Check) -> list[str]:
+    """Return the evaluators to check: the requested ones (or all zero-cost scores), and always the baselines."""
+    names = list(check.evaluators) or list(ZERO_COST)
+    names += ["supernet"] if check.supernet else []
+    names += ["tabular"] if check.accuracies else []
+    return list(dict.fromkeys([*names, *BASELINES]))
 
 
-def _train(
+def _train_missing(
     reference: ReferenceTrainings,
     archs: Sequence[Architecture],
     seeds: Sequence[int],
@@ -193,46 +220,51 @@ def _train(
     pending = reference.missing(archs, seeds)
     if not pending:
         return
-    with reporter.task("training the reference", len(archs) * len(seeds)) as advance:
+    with reporter.task("reference trainings", len(archs) * len(seeds)) as advance:
         advance(len(archs) * len(seeds) - len(pending))
-        for training in train_reference(pending, space, check.data, check.data_root, check.jobs):
+        for training in train_reference(pending, space, check.data, check.data_root, check.jobs, reporter):
             reference.add(training)
             advance(1)
 
 
-def _made(check: Check, task: Classification, space: Space, reporter: Reporter) -> Iterator[tuple[str, Evaluator]]:
+def _make_evaluators(
+    check: Check, task: Classification, space: Space, reporter: Reporter
+) -> Iterator[tuple[str, Evaluator]]:
     sources = {"supernet": check.supernet, "tabular": check.accuracies}
-    for name in names_of(check):
+    for name in evaluator_names(check):
         source = Path(given) if (given := sources.get(name)) else None
         yield name, find_evaluator(name)(EvaluatorContext(task, space, check.folder, source, check.seed, reporter))
 
 
-def _scores(
+def _score_networks(
     name: str, evaluator: Evaluator, archs: Sequence[Architecture], seed: int
 ) -> tuple[list[float], float, dict[str, Any]]:
-    """Return each network's last value, the median processor seconds of an evaluation, and the settings."""
-    scores, seconds = [], []
-    for arch in archs:
-        started = time.process_time()
-        (outcome,) = evaluate_all(InProcessExecutor(evaluator), [Task(arch, seed)])
+    """Return the final value of each network, the median processor seconds of an evaluation, and the settings."""
+    outcomes = []
+    for outcome in evaluate_all(InProcessExecutor(evaluator), [Task(arch, seed) for arch in archs]):
         if outcome.error:
-            raise TrainingError(f"--evaluator {name}: {arch.digest}: {outcome.error}")
-        seconds.append(time.process_time() - started)
-        scores.append(outcome.curve[-1])
-    return scores, median(seconds), evaluator.settings
+            rule = f"cannot evaluate {outcome.task.architecture.digest} ({outcome.error})"
+            raise UsageError(rule, key="evaluator", value=name)
+        outcomes.append(outcome)
+    seconds = median(outcome.processor_s for outcome in outcomes)
+    return [outcome.curve[-1] for outcome in outcomes], seconds, evaluator.settings
 
 
-def _shorter(
+def _judge_shorter_trainings(
     reference: ReferenceTrainings, archs: Sequence[Architecture], seeds: Sequence[int], settings: dict[str, Any]
 ) -> Iterator[Judged]:
-    """Judge trainings, whole and stopped early: the curves of one seed against the last accuracies of the others."""
+    """Yield the result of training as an evaluator, at full length and stopped early.
+
+    Compares the curves of the first seed with the final accuracies of the other seeds.
+    """
     if len(seeds) < 2:
         return
     first = [reference.trainings[arch.digest, seeds[0]] for arch in archs]
     truth = [fmean(values) for values in reference.accuracies(archs, seeds[1:])]
-    whole, length = fmean(training.processor_s for training in first), len(first[0].curve)
+    trained_s, length = fmean(training.processor_s for training in first), len(first[0].curve)
     for epochs in sorted({1 << power for power in range(length.bit_length())} | {length}):
         scores = [training.curve[epochs - 1] for training in first]
         name = f"training, {epochs} of {length} epochs"
-        used = settings if epochs == length else None
-        yield Judged(name, agreement(scores, truth), scores, whole * epochs / length, used)
+        yield Judged(
+            name, agreement(scores, truth), scores, trained_s * epochs / length, settings if epochs == length else None
+        )

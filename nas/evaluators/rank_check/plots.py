@@ -1,4 +1,4 @@
-"""The picture of a check: how the reference repeats itself, and how each evaluator ranks it."""
+"""The plot of a rank check: agreement between the seeds of the reference, and between evaluators and reference."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ def draw_agreement(
     judged: Sequence[tuple[str, Mapping[str, Any]]],
     path: Path,
 ) -> None:
-    """Draw a PNG: on the left one seed's accuracies over another's, on the right Kendall's tau of each evaluator.
+    """Draw a PNG. Left: accuracies of the second seed over those of the first. Right: Kendall's tau per evaluator.
 
-    `accuracies` holds each network's, one for each seed; `ceiling` and `judged` hold agreements as dicts.
+    Args:
+        accuracies: The reference accuracies, one row for each network and one column for each seed.
+        ceiling: The agreement between seeds (`Agreement.to_dict`), or None with a single seed.
+        judged: The name and the agreement of each evaluator.
+        path: The file to write.
     """
     from matplotlib.figure import Figure
 
@@ -36,7 +40,7 @@ def draw_agreement(
     if ceiling is not None:
         low, high = ceiling["kendall_interval"]
         right.axvspan(low, high, color="tab:green", alpha=0.12)
-        right.axvline(ceiling["kendall"], color="tab:green", label=f"one seed by another: {ceiling['kendall']:.2f}")
+        right.axvline(ceiling["kendall"], color="tab:green", label=f"agreement between seeds: {ceiling['kendall']:.2f}")
         right.legend(loc="lower right", fontsize=8)
     right.set_xlabel("Kendall's tau against the reference, with 95 % intervals")
     write_picture(path, figure)

@@ -1,4 +1,4 @@
-"""How well two rankings of the same networks agree, and how sure one can be of that. Pure functions of numbers."""
+"""Rank correlation of two lists of scores for the same networks, with bootstrap confidence intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ Numbers = Sequence[float] | Floats
 
 @dataclass(frozen=True)
 class Agreement:
-    """Kendall's tau-b and Spearman's rho in [-1, 1], each with a 95 % interval, over `networks` networks."""
+    """The agreement of two rankings.
+
+    Attributes:
+        networks: The number of networks.
+        kendall: Kendall's tau-b in [-1, 1].
+        kendall_interval: Its 95 % confidence interval.
+        spearman: Spearman's rho in [-1, 1].
+        spearman_interval: Its 95 % confidence interval.
+    """
 
     networks: int
     kendall: float
@@ -28,12 +36,12 @@ class Agreement:
     spearman_interval: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures by name."""
+        """Return the fields as a dict."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Agreement:
-        """Return what `to_dict` gave, through JSON or not."""
+        """Return the inverse of `to_dict`. The dict may have passed through JSON."""
         kendall_low, kendall_high = data["kendall_interval"]
         spearman_low, spearman_high = data["spearman_interval"]
         return cls(
@@ -50,7 +58,7 @@ class Agreement:
 
 
 def kendall(left: Numbers, right: Numbers) -> float:
-    """Return Kendall's tau-b, 0 where one side is constant and nothing is ranked."""
+    """Return Kendall's tau-b, or 0 if all values of one side are equal."""
     x, y = _orders(left), _orders(right)
     untied = math.sqrt(np.count_nonzero(x)), math.sqrt(np.count_nonzero(y))
     if 0 in untied:
@@ -59,7 +67,7 @@ def kendall(left: Numbers, right: Numbers) -> float:
 
 
 def spearman(left: Numbers, right: Numbers) -> float:
-    """Return Spearman's rho, 0 where one side is constant and nothing is ranked."""
+    """Return Spearman's rho, or 0 if all values of one side are equal."""
     if np.ptp(left) == 0 or np.ptp(right) == 0:
         return 0.0
     from scipy.stats import spearmanr
@@ -75,58 +83,73 @@ def _orders(values: Numbers) -> NDArray[np.int64]:
 
 
 def agreement(scores: Sequence[float], truth: Sequence[float]) -> Agreement:
-    """Return how `scores` rank what `truth` ranks; intervals are percentiles over resampled networks (bootstrap).
+    """Return how well two lists rank the same networks alike, with percentile bootstrap intervals.
 
-    Raises ValueError for fewer than 3 networks.
+    Args:
+        scores: A value for each network, higher is better.
+        truth: Its accuracy, in the same order.
+
+    Raises:
+        ValueError: There are fewer than 3 networks, or the lists differ in length.
     """
     if len(scores) != len(truth) or len(truth) < 3:
-        raise ValueError(f"at least 3 networks with a score and an accuracy each: {len(scores)}, {len(truth)}")
+        raise ValueError(f"needs a score and an accuracy for at least 3 networks: {len(scores)}, {len(truth)}")
     pairs = np.array([scores, truth], dtype=float)
     return Agreement(
         len(truth),
         kendall(*pairs),
-        _interval(kendall, pairs),
+        _bootstrap_interval(kendall, pairs),
         spearman(*pairs),
-        _interval(spearman, pairs),
+        _bootstrap_interval(spearman, pairs),
     )
 
 
 def ceiling(trainings: Sequence[Sequence[float]]) -> Agreement:
-    """Return how well the reference agrees with itself: accuracies of each network, one for each seed (2 or more).
+    """Return the agreement between seeds of the reference, averaged over all pairs of seeds.
 
-    The mean over all pairs of seeds; no evaluator that is judged by one training of each network can be expected to
-    agree better. Intervals are those of the first pair, moved to the mean. Raises ValueError for a single seed.
+    An evaluator that is compared with one training of each network is not expected to reach a higher agreement. The
+    intervals are those of the first pair, shifted to the mean.
+
+    Args:
+        trainings: The accuracies, one row for each network and one column for each seed.
+
+    Raises:
+        ValueError: There is only one seed.
     """
     columns = np.array(trainings, dtype=float).T
     if len(columns) < 2:
-        raise ValueError("a reference of one seed cannot say how well it repeats itself")
+        raise ValueError("the agreement between seeds needs at least two seeds, not one seed")
     pairs = [agreement(list(left), list(right)) for left, right in itertools.combinations(columns, 2)]
     taus, rhos = (float(np.mean([getattr(pair, name) for pair in pairs])) for name in ("kendall", "spearman"))
     first = pairs[0]
     return Agreement(
         first.networks,
         taus,
-        _moved(first.kendall_interval, taus - first.kendall),
+        _shifted(first.kendall_interval, taus - first.kendall),
         rhos,
-        _moved(first.spearman_interval, rhos - first.spearman),
+        _shifted(first.spearman_interval, rhos - first.spearman),
     )
 
 
 def noise(trainings: Sequence[Sequence[float]]) -> float:
-    """Return the standard deviation of one training of a network about the network's own mean, pooled."""
+    """Return the standard deviation of a training's accuracy around its network's mean, pooled over networks.
+
+    Args:
+        trainings: The accuracies, one row for each network and one column for each seed (at least 2).
+    """
     table = np.array(trainings, dtype=float)
     return float(np.sqrt(table.var(axis=1, ddof=1).mean()))
 
 
-def _interval(statistic: Callable[[Floats, Floats], float], pairs: Floats) -> tuple[float, float]:
+def _bootstrap_interval(statistic: Callable[[Floats, Floats], float], pairs: Floats) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     count = pairs.shape[1]
-    drawn = [statistic(*pairs[:, rng.integers(0, count, count)]) for _ in range(RESAMPLES)]
-    low, high = np.percentile(drawn, INTERVAL)
+    resampled = [statistic(*pairs[:, rng.integers(0, count, count)]) for _ in range(RESAMPLES)]
+    low, high = np.percentile(resampled, INTERVAL)
     return float(low), float(high)
 
 
-def _moved(interval: tuple[float, float], by: float) -> tuple[float, float]:
+def _shifted(interval: tuple[float, float], by: float) -> tuple[float, float]:
     return max(-1.0, interval[0] + by), min(1.0, interval[1] + by)
 
 

@@ -1,4 +1,4 @@
-"""How far an evaluator was found to be trusted: the figures of `nas check-proxy`, kept where a search finds them."""
+"""Records of rank checks: the results of `nas check-proxy`, stored in the user's cache for later searches."""
 
 from __future__ import annotations
 
@@ -12,24 +12,37 @@ from nas.evaluators.rank_check.rank_correlation import Agreement
 from nas.utils.files import write_json
 from nas.utils.paths import user_cache
 
-KEPT = ("name", "agreement", "cheaper")
-PLACES = ("supernet", "accuracies")
-"""Settings that say where a thing lies, not what it is."""
+STORED = ("name", "agreement", "cheaper")
+"""The keys of an evaluator's result that a record contains."""
+PATHS = ("supernet", "accuracies")
+"""Settings that are paths. They do not identify an evaluator."""
 
 
-def remember(check: Mapping[str, Any]) -> None:
-    """Keep the figures of a check for searches in the same space, on the same data, by the same evaluators."""
+def save_records(check: Mapping[str, Any]) -> None:
+    """Store the results of a check, one record for each evaluator.
+
+    A record applies to searches with the same space, data and evaluator settings.
+
+    Args:
+        check: The contents of check.json.
+    """
     reference = {key: check["reference"][key] for key in ("agreement", "noise")}
     for judged in check["evaluators"]:
         if judged["settings"] is None:
             continue
         path = _path(check["space"], check["settings"]["data"], judged["settings"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**{key: judged[key] for key in KEPT}, "reference": reference, "date": check["date"]})
+        write_json(path, {**{key: judged[key] for key in STORED}, "reference": reference, "date": check["date"]})
 
 
 def find_record(space_key: str, data: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a check on this machine found of an evaluator of these settings, None where there was none."""
+    """Return the record of an evaluator, or None if it was not checked on this machine.
+
+    Args:
+        space_key: `Space.key` of the search space.
+        data: The name of the data set.
+        settings: `Evaluator.settings`.
+    """
     try:
         found = json.loads(_path(space_key, data, settings).read_text(encoding="utf-8"))
         describe_record(found)
@@ -38,14 +51,14 @@ def find_record(space_key: str, data: str, settings: Mapping[str, Any]) -> dict[
     return dict(found)
 
 
-def describe_record(found: Mapping[str, Any]) -> str:
-    """Return the figures as a part of a sentence."""
-    said = f"{Agreement.from_dict(found['agreement'])} against {found['agreement']['networks']} trained networks"
-    reference = found["reference"]["agreement"]
-    return said + (f", whose seeds agree at {reference['kendall']:.2f}" if reference else "")
+def describe_record(record: Mapping[str, Any]) -> str:
+    """Return the agreement of a record as text."""
+    agreement, reference = Agreement.from_dict(record["agreement"]), record["reference"]["agreement"]
+    text = f"{agreement} against {agreement.networks} trained networks"
+    return text + (f", whose seeds agree at Kendall {reference['kendall']:.2f}" if reference else "")
 
 
 def _path(space_key: str, data: str, settings: Mapping[str, Any]) -> Path:
-    what = {key: value for key, value in settings.items() if key not in PLACES}
-    text = json.dumps([space_key, data, what], sort_keys=True)
+    identity = {key: value for key, value in settings.items() if key not in PATHS}
+    text = json.dumps([space_key, data, identity], sort_keys=True)
     return user_cache() / "checks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"

@@ -1,28 +1,27 @@
-"""The trainings that evaluators are judged by: some networks of a space, each trained alone with one or more seeds.
+"""Reference trainings: networks of a space, each trained alone with one or more seeds. They judge the evaluators.
 
-A file of JSON lines: a header that says how was trained, then one line for each finished training. A kill loses the
-trainings under way and nothing else.
+They are stored as JSON lines: a header with the settings, then one line for each finished training. A killed check
+loses only the trainings that were running.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import os
 import random
-import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.evaluators.base import EvaluatorContext
+from nas.evaluators.executors.base import Outcome, Task, evaluate_all
+from nas.evaluators.executors.processes import ProcessBackend
+from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.networks.network import totals, trace
 from nas.spaces.sampling import sample_networks
@@ -30,14 +29,22 @@ from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
 from nas.utils.files import append_rows
+from nas.utils.reporting import Reporter
 
 FORMAT = 1
-DRAWN_PER_NETWORK = 20
+SAMPLES_PER_NETWORK = 20
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of one network: the validation accuracy after each epoch, and the processor time that it took."""
+    """A finished training of a network.
+
+    Attributes:
+        arch: The network.
+        seed: The seed of the training.
+        curve: The validation accuracy in [0, 1] after each epoch.
+        processor_s: The processor time of the training in seconds.
+    """
 
     arch: Architecture
     seed: int
@@ -45,7 +52,7 @@ class Training:
     processor_s: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the line of the file; `macs` and `params` are there for readers of it."""
+        """Return the line of the file. `macs` and `params` are only for readers of the file."""
         whole = totals(trace(self.arch))
         return {
             "digest": self.arch.digest,
@@ -59,21 +66,27 @@ class Training:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str) -> Training:
-        """Return the training of a line. Raises RunError where it is not one."""
+        """Return the training of a line. Raises RunError if the line is invalid."""
         try:
             curve = tuple(float(value) for value in data["curve"])
             seed, seconds = int(data["seed"]), float(data["processor_s"])
             arch = Architecture.from_dict(data["architecture"], where)
         except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{where}: not a finished training: {error!r}") from error
+            raise RunError(f"not a finished training ({error!r})", where=where) from error
         if not curve or not all(0 <= value <= 1 for value in curve):
-            raise RunError(f"{where}: curve must be accuracies in [0, 1]: {list(curve)}")
+            raise RunError("must be accuracies in [0, 1]", where=where, key="curve", value=list(curve))
         return cls(arch, seed, curve, seconds)
 
 
 @dataclass
 class ReferenceTrainings:
-    """The finished trainings of one file, by (digest, seed)."""
+    """The finished trainings in a file.
+
+    Attributes:
+        path: The file.
+        settings: The settings of the trainings.
+        trainings: The trainings by (digest of the architecture, seed).
+    """
 
     path: Path
     settings: dict[str, Any]
@@ -81,9 +94,10 @@ class ReferenceTrainings:
 
     @classmethod
     def open(cls, path: Path, settings: dict[str, Any]) -> ReferenceTrainings:
-        """Return the reference at `path`, begun where there is none.
+        """Read the trainings in `path`. The file need not exist yet.
 
-        Raises RunError where the file is broken or holds trainings of other settings.
+        Raises:
+            RunError: The file is broken, or its trainings have other settings.
         """
         reference = cls(path, settings)
         if not path.is_file():
@@ -94,7 +108,7 @@ class ReferenceTrainings:
             try:
                 data = json.loads(line)
             except json.JSONDecodeError as error:
-                raise RunError(f"{where}: not JSON: {error}") from error
+                raise RunError(f"not JSON ({error})", where=where) from error
             if number == 1:
                 _check_header(data, settings, where)
             else:
@@ -103,100 +117,93 @@ class ReferenceTrainings:
         return reference
 
     def add(self, training: Training) -> None:
-        """Add a finished training and write it before returning. Raises RunError where the disk does not take it."""
+        """Add a finished training and append it to the file. Raises RunError if the file cannot be written."""
         try:
             append_rows(self.path, {"format": FORMAT, "settings": self.settings}, [training.to_dict()])
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error}") from error
+            raise RunError(f"cannot be written ({error})", where=self.path) from error
         self.trainings[training.arch.digest, training.seed] = training
 
     def missing(self, archs: Iterable[Architecture], seeds: Sequence[int]) -> list[tuple[Architecture, int]]:
-        """Return what is still to be trained, every network with the first seed first."""
+        """Return the trainings that are missing: all networks with the first seed, then with the next."""
         wanted = [(arch, seed) for seed in seeds for arch in archs]
         return [(arch, seed) for arch, seed in wanted if (arch.digest, seed) not in self.trainings]
 
     def accuracies(self, archs: Iterable[Architecture], seeds: Sequence[int]) -> list[list[float]]:
-        """Return the last accuracy of each network's trainings, one for each seed."""
+        """Return the final accuracies: one row for each network, one column for each seed."""
         return [[self.trainings[arch.digest, seed].curve[-1] for seed in seeds] for arch in archs]
 
 
 def _check_header(data: Any, settings: Mapping[str, Any], where: str) -> None:
     stored = data.get("settings") if isinstance(data, dict) else None
     if not isinstance(stored, dict) or data.get("format") != FORMAT:
-        raise RunError(f"{where}: not the header of a reference of format {FORMAT}")
-    for key in sorted(stored.keys() & settings.keys()):  # what a later version added was at its default then
+        raise RunError(f"not the header of reference trainings of format {FORMAT}", where=where)
+    for key in sorted(stored.keys() & settings.keys()):  # settings of later versions had their defaults then
         if stored[key] != settings[key]:
-            raise RunError(
-                f"{where}: holds trainings of other settings: {key} is {stored[key]!r} there and "
-                f"{settings[key]!r} now; give another --run"
-            )
+            rule = f"the trainings have other settings: {stored[key]!r} in the file, {settings[key]!r} now"
+            raise RunError(f"{rule}; use another --run", where=where, key=key)
 
 
 def stratified_networks(space: Space, count: int, seed: int) -> list[Architecture]:
-    """Return up to `count` different networks of `space`, one at random from each of as many strata of MACs.
+    """Return up to `count` different networks of the space, sorted by MACs: a random one from each of `count` strata.
 
-    The strata are of equal share of what uniform choices give, so that the set is a fair sample of the space, with
-    its ends in it.
+    The strata hold equal shares of the networks that random choices give, sorted by MACs. So the sample represents
+    the space, including its smallest and largest networks.
     """
-    drawn = sample_networks(space, DRAWN_PER_NETWORK * count, f"{space.name} reference {seed}")
-    drawn.sort(key=lambda arch: totals(trace(arch)).macs)
+    samples = sample_networks(space, SAMPLES_PER_NETWORK * count, f"{space.name} reference {seed}")
+    samples.sort(key=lambda arch: totals(trace(arch)).macs)
     rng = random.Random(seed)
-    edges = [len(drawn) * index // count for index in range(count + 1)]
-    return [rng.choice(drawn[low:high]) for low, high in itertools.pairwise(edges) if high > low]
+    edges = [len(samples) * index // count for index in range(count + 1)]
+    return [rng.choice(samples[low:high]) for low, high in itertools.pairwise(edges) if high > low]
 
 
-def threads_of(jobs: int) -> int:
-    """Return the threads of each of `jobs` trainings at a time."""
+def threads_per_job(jobs: int) -> int:
+    """Return the threads of each training when `jobs` run at once."""
     return max(1, (os.cpu_count() or 1) // jobs)
 
 
 def train_reference(
-    pending: Sequence[tuple[Architecture, int]], space: Space, data: str, root: str | None, jobs: int
+    pending: Sequence[tuple[Architecture, int]],
+    space: Space,
+    data: str,
+    data_root: str | None,
+    jobs: int,
+    reporter: Reporter,
 ) -> Iterator[Training]:
-    """Train each network with its seed by the space's proxy, `jobs` at a time, and yield them as they finish.
+    """Train networks with the space's proxy settings in other processes, and yield the trainings as they finish.
 
-    Each training has a process with `threads_of(jobs)` threads, for one job as for several. Raises TrainingError where
-    one fails, after those that had begun.
+    Args:
+        pending: The networks with their seeds.
+        space: The space, with its proxy settings and a head for the classes of the data.
+        data: The data set or image folder.
+        data_root: The folder of named data sets, or None for the default.
+        jobs: How many trainings run at once, each with `threads_per_job(jobs)` threads.
+        reporter: Prints warnings.
+
+    Raises:
+        TrainingError: A training failed. No further training is started; the running ones are yielded first.
     """
-    context = multiprocessing.get_context("spawn")
-    failed: Exception | None = None
-    with ProcessPoolExecutor(min(jobs, len(pending)), context, _begin, (space, data, root, threads_of(jobs))) as pool:
-        waiting = [pool.submit(_train, arch, seed) for arch, seed in pending]
-        for done in as_completed(waiting):
-            try:
-                yield done.result()
-            except CancelledError:
-                continue
-            except Exception as error:
-                failed = failed or error
-                pool.shutdown(wait=False, cancel_futures=True)
-    if isinstance(failed, BrokenProcessPool):
-        raise TrainingError("a training process was killed, for want of memory perhaps: give fewer --jobs") from failed
-    if failed is not None:
-        raise failed
+    failures: list[Outcome] = []
+    build = partial(make_trainer, space, data, data_root, threads_per_job(jobs))
+    executor = WorkerPoolExecutor(ProcessBackend(build, jobs), None, reporter.warn)
+    tasks = (Task(arch, seed) for arch, seed in pending)
+    try:
+        for outcome in evaluate_all(executor, itertools.takewhile(lambda _: not failures, tasks)):
+            if outcome.error is None:
+                yield Training(outcome.task.architecture, outcome.task.seed, outcome.curve, outcome.processor_s)
+            else:
+                failures.append(outcome)
+    finally:
+        executor.close()
+    if failures:
+        first = failures[0]
+        advice = "; fewer --jobs need less memory" if first.crashed else ""
+        raise TrainingError(f"the training of {first.task.architecture.digest} failed: {first.error}{advice}")
 
 
-_EVALUATORS: list[ProxyTraining] = []
-"""The one evaluator of a process that trains."""
-
-
-def _begin(space: Space, data: str, root: str | None, threads: int) -> None:
+def make_trainer(space: Space, data: str, data_root: str | None, threads: int) -> ProxyTraining:
+    """Create the trainer in a worker process, which computes with `threads` threads from then on."""
     import torch
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _EVALUATORS[:] = [ProxyTraining(EvaluatorContext(Classification.load(data, root), space, Path()))]
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent has died, however it died: nobody would take what it trains."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _train(arch: Architecture, seed: int) -> Training:
-    started = time.process_time()
-    curve = tuple(_EVALUATORS[0].evaluate(arch, seed))
-    return Training(arch, seed, curve, time.process_time() - started)
+    return ProxyTraining(EvaluatorContext(Classification.load(data, data_root), space, Path()))

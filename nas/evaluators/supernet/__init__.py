@@ -1,1 +1,1 @@
-"""Weight sharing: one trained supernet evaluates every network of a space."""
+"""Weight sharing: one trained supernet evaluates all networks of a space."""

@@ -1,4 +1,4 @@
-"""Weight sharing: one supernet is trained for the space, a candidate is evaluated with its slices in seconds."""
+"""The supernet evaluator: trains one supernet for the space, then evaluates each candidate with shared weights."""
 
 from __future__ import annotations
 
@@ -28,32 +28,39 @@ VALIDATION_IMAGES = 2_000
 
 
 class SupernetEvaluator:
-    """Trains the space's supernet into the run's folder, or takes a finished one, and ranks its children.
+    """Evaluates candidates with the weights of a supernet.
 
-    Batch-norm statistics are those of the child itself, over some training images, before each evaluation.
+    The supernet is read from `context.source` if that is given, and trained in the run folder otherwise. Before each
+    evaluation, the batch-norm statistics of the candidate are computed from training images.
+
+    Raises:
+        UsageError: The space is not a search space.
+        RunError: The supernet was trained for another space, data set or settings, or is not finished.
+        WeightsError: A file of the supernet is broken.
     """
 
     deterministic = True
-    """Another seed gives the same accuracy."""
+    """The seed does not change the accuracy."""
 
-    def __init__(self, setup: EvaluatorContext):
-        if not isinstance(setup.space, Space):
-            raise UsageError("--evaluator supernet: holds the networks of one search space, not scaled ones")
-        self._setup, self._space, self._proxy = setup, setup.space, setup.space.proxy
-        self._task, self._device = setup.task, pick_device()
-        self.folder = find_folder(setup.source) if setup.source else setup.folder / FOLDER
-        self._images = setup.task.train_set(self._proxy.resolution, self._proxy.images)
+    def __init__(self, context: EvaluatorContext):
+        if not isinstance(context.space, Space):
+            rule = "needs a search space; it cannot evaluate scaled networks"
+            raise UsageError(rule, key="evaluator", value="supernet")
+        self._context, self._space, self._proxy = context, context.space, context.space.proxy
+        self._task, self._device = context.task, pick_device()
+        self.folder = find_folder(context.source) if context.source else context.folder / FOLDER
+        self._images = context.task.train_set(self._proxy.resolution, self._proxy.images, context.reporter)
         with torch.random.fork_rng():
-            torch.manual_seed(setup.seed)
+            torch.manual_seed(context.seed)
             self._supernet = Supernet(replace(self._space, resolution=(self._proxy.resolution,)))
-        self._card = self._ready()
+        self._card = self._load_or_train()
         self._supernet.to(self._device).eval()
-        self._validation = setup.task.validation_set(self._proxy.resolution, VALIDATION_IMAGES)
+        self._validation = context.task.validation_set(self._proxy.resolution, VALIDATION_IMAGES)
         self._batches = self._recalibration_batches()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return how the supernet was trained and on what children are evaluated."""
+        """Return how the supernet was trained and on which images candidates are evaluated."""
         return {
             "evaluator": "supernet",
             "supernet": str(self.folder),
@@ -65,51 +72,56 @@ class SupernetEvaluator:
         }
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
-        """Yield the validation accuracy in [0, 1] of the child with shared weights, once."""
+        """Yield one value: the validation accuracy in [0, 1] with shared weights."""
         yield self._task.accuracy(self.trained(arch), self._validation, self._device)
 
     def trained(self, arch: Architecture) -> nn.Module:
-        """Return `arch` with its shared weights: the winner's training starts from them."""
+        """Return the network with its shared weights. The training of the winner starts from it."""
         network = self._supernet.extract(arch.at(self._proxy.resolution))
         network.to(memory_format=torch.channels_last)
         recalibrate(network, self._batches, self._device, len(self._batches))
         return network
 
-    def _ready(self) -> dict[str, Any]:
-        """Load the finished supernet of the folder, or train it, and return its card."""
+    def _load_or_train(self) -> dict[str, Any]:
+        """Load the supernet in the folder, or train it. Return its card."""
         identity = self._identity()
         if (self.folder / CARD).is_file():
             card = read_card(self.folder)
-            _check_fits(card, identity if self._setup.source else self._settings(identity), self.folder)
+            _check_fits(card, identity if self._context.source else self._settings(identity), self.folder)
             load_bank(self._supernet, self.folder / BANK)
             return card
-        if self._setup.source:
-            raise RunError(
-                f"{self._setup.source}: its supernet is not trained to the end: give the command again that began it"
-            )
+        if self._context.source:
+            rule = "the training of the supernet is not finished; rerun the command that started it"
+            raise RunError(rule, where=self._context.source)
         return self._train(identity)
 
     def _train(self, identity: dict[str, Any]) -> dict[str, Any]:
         recipe, settings = SupernetRecipe(self._space.supernet), self._settings(identity)
-        with self._setup.reporter.task("training the supernet", recipe.training.epochs * len(self._images)) as advance:
-            losses = list(
-                train_supernet(
-                    self._supernet, self._task, self._images, recipe, self._setup.seed,
-                    checkpoint=self.folder / CHECKPOINT, identity=settings, watch=advance,
-                )
-            )  # fmt: skip
+        with self._context.reporter.task(
+            "training the supernet", recipe.training.epochs * len(self._images)
+        ) as advance:
+            losses = train_supernet(
+                self._supernet,
+                self._task,
+                self._images,
+                recipe,
+                self._context.seed,
+                checkpoint=self.folder / CHECKPOINT,
+                identity=settings,
+                watch=advance,
+            )
+            card = {"settings": settings, "losses": list(losses)}
         save_bank(self._supernet, self.folder / BANK)
-        card = {"settings": settings, "losses": losses}
         write_json(self.folder / CARD, card)
         (self.folder / CHECKPOINT).unlink()
         return card
 
     def _settings(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """Return what decides the weights of a supernet that this run trains."""
-        return {**identity, **SupernetRecipe(self._space.supernet).to_dict(), "seed": self._setup.seed}
+        """Return the settings that determine the weights of a supernet trained by this run."""
+        return {**identity, **SupernetRecipe(self._space.supernet).to_dict(), "seed": self._context.seed}
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a supernet must agree in with the search that uses it."""
+        """Return the settings that a supernet must share with any search that uses it."""
         return {
             "space": self._space.key,
             "classes": list(self._task.data.classes),
@@ -127,29 +139,34 @@ class SupernetEvaluator:
 
 
 def find_folder(source: Path) -> Path:
-    """Return the folder of a supernet: `source`, or the one in a run's folder. Raises RunError."""
+    """Return the folder of a supernet.
+
+    Args:
+        source: The folder itself, or a run folder that contains it.
+
+    Raises:
+        RunError: There is no supernet.
+    """
     for folder in (source, source / FOLDER):
         if (folder / CARD).is_file() or (folder / CHECKPOINT).is_file():
             return folder
-    raise RunError(f"--supernet: {source}: holds no supernet ({CARD}), nor does {source / FOLDER}")
+    raise RunError(f"--supernet: no supernet ({CARD}) in this folder or its subfolder '{FOLDER}'", value=str(source))
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return the settings and losses of a finished supernet. Raises WeightsError for a broken file."""
+    """Return the settings and losses of a finished supernet. Raises WeightsError if the file is broken."""
     path = folder / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(card["settings"], dict) and isinstance(card["losses"], list):
             return dict(card)
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise WeightsError(f"{path}: not the card of a supernet: {error!r}") from error
-    raise WeightsError(f"{path}: not the card of a supernet: settings or losses are missing")
+        raise WeightsError(f"not the card of a supernet ({error!r})", where=path) from error
+    raise WeightsError("not the card of a supernet (settings or losses have the wrong type)", where=path)
 
 
 def _check_fits(card: Mapping[str, Any], identity: Mapping[str, Any], folder: Path) -> None:
     for key, value in identity.items():
         if card["settings"].get(key) != value:
-            raise RunError(
-                f"--supernet: {folder}: is for another search: {key} is {card['settings'].get(key)!r} there and "
-                f"{value!r} here"
-            )
+            rule = f"the supernet is for another search: {card['settings'].get(key)!r} there, {value!r} here"
+            raise RunError(rule, where=f"--supernet: {folder}", key=key)

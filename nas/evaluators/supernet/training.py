@@ -1,10 +1,13 @@
-"""Training a supernet: at every step some random children on the same images, their gradients added up.
+"""Supernet training: each step adds up the gradients of several random subnets on the same images.
 
-With one child a step that is single path one-shot (Guo et al. 2020, section 3.2); several share out the values of each
-choice. The sandwich rule and in-place distillation of Yu and Huang 2019 (universally slimmable networks, sections 3.2
-and 3.3) add the largest child, which learns from the labels, and the smallest; all but the largest then learn from its
-answers. In a warm-up random children lean to the largest choices, less and less (progressive shrinking, Cai et al.
-2020, section 3.3, as a probability).
+With one subnet per step this is single path one-shot (Guo et al. 2020, section 3.2). With several, every value of a
+choice is used once before any is used twice.
+
+The sandwich rule and in-place distillation (universally slimmable networks, Yu and Huang 2019, sections 3.2 and 3.3)
+add the largest and the smallest subnet. The largest one learns from the labels, the others from its outputs.
+
+During warm-up, random subnets prefer the largest choices with a decreasing probability (a form of progressive
+shrinking, Cai et al. 2020, section 3.3).
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from nas.networks.network import canonical
 from nas.spaces.automaton import best_path
 from nas.spaces.search_space import Choose, Space, SupernetTraining, Values
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
-from nas.training.loop import TrainingError, keep_freed_memory, no_memory, pick_device
+from nas.training.loop import TrainingError, no_memory, pick_device
 from nas.training.recipe import one_cycle
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset
@@ -37,7 +40,14 @@ from nas.training.tasks.image_datasets import ImageDataset
 
 @dataclass(frozen=True)
 class SupernetRecipe:
-    """How to train a supernet: AdamW under one cycle. In a step each child sees the same images."""
+    """How to train a supernet: AdamW with a one-cycle schedule.
+
+    Attributes:
+        training: The settings from the space.
+        learning_rate: The peak learning rate.
+        weight_decay: The weight decay of AdamW.
+        clip: The maximum norm of the gradient; 0 disables clipping.
+    """
 
     training: SupernetTraining
     learning_rate: float = 3e-3
@@ -52,7 +62,13 @@ class SupernetRecipe:
 
 @dataclass(frozen=True)
 class SubnetSampler:
-    """Whose turn it is: the two ends of the space by MACs, and random children by the step's dice."""
+    """Samples the subnets of a training step.
+
+    Attributes:
+        space: The search space.
+        largest: The subnet with the most MACs.
+        smallest: The subnet with the fewest MACs.
+    """
 
     space: Space
     largest: Architecture
@@ -60,23 +76,31 @@ class SubnetSampler:
 
     @classmethod
     def of(cls, space: Space) -> SubnetSampler:
-        """Return the family of `space`."""
+        """Return the sampler of a space."""
         smallest, largest = (best_path(space, lambda layer: float(layer.macs), most)[1] for most in (False, True))
         return cls(space, largest, smallest)
 
-    def draw(self, count: int, rng: random.Random, lean: float = 0.0) -> list[Architecture]:
-        """Return `count` random children that share out the values of each choice: no value twice before all once.
+    def sample(self, count: int, rng: random.Random, prefer_largest: float = 0.0) -> list[Architecture]:
+        """Return random subnets in which every value of a choice occurs once before any occurs twice.
 
-        Each child alone is uniform over the choices (strict fairness, Chu et al. 2021, section 3). With a probability
-        of `lean` a choice of numbers is its largest instead.
+        Each subnet alone is uniform over the choices (strict fairness, Chu et al. 2021, section 3).
+
+        Args:
+            count: The number of subnets.
+            rng: The random generator.
+            prefer_largest: The probability with which a numeric choice takes its largest value instead.
         """
         orders: dict[str, list[Scalar]] = {}
-        return [canonical(self.space.walk(self._chooser(index, rng, lean, orders))[0]) for index in range(count)]
+        return [
+            canonical(self.space.walk(self._chooser(index, rng, prefer_largest, orders))[0]) for index in range(count)
+        ]
 
-    def _chooser(self, index: int, rng: random.Random, lean: float, orders: dict[str, list[Scalar]]) -> Choose:
+    def _chooser(
+        self, index: int, rng: random.Random, prefer_largest: float, orders: dict[str, list[Scalar]]
+    ) -> Choose:
         def choose(key: str, values: Values) -> Scalar:
             numbers = [value for value in values if not isinstance(value, str)]
-            if numbers and lean and rng.random() < lean:
+            if numbers and prefer_largest and rng.random() < prefer_largest:
                 return max(numbers)
             order = orders.setdefault(key, rng.sample(values, len(values)))
             return order[index % len(order)]
@@ -107,10 +131,8 @@ class _State:
             self.schedule.load_state_dict(state["schedule"])
             self.losses[:] = [float(loss) for loss in state["losses"]]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise WeightsError(
-                f"{path}: is no checkpoint of this supernet: {type(error).__name__}: {reason}"
-            ) from error
+            message = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            raise WeightsError(f"not a checkpoint of this supernet ({message})", where=path) from error
 
 
 def train_supernet(
@@ -124,14 +146,25 @@ def train_supernet(
     identity: Mapping[str, Any] | None = None,
     watch: Callable[[int], None] = lambda count: None,
 ) -> Iterator[float]:
-    """Train the bank in place and yield each epoch's mean loss of all children but the largest.
+    """Train the bank in place and yield the mean loss of each epoch, over all subnets except the largest.
 
-    The same seed gives the same bank on one machine; torch's global random state is left as it was. The file
-    `checkpoint` is written after each epoch as that of `identity`; where it exists, the training continues from it
-    and the losses of its epochs come first. `watch` is told of images. Raises TrainingError where a loss becomes NaN
-    or infinite, WeightsError for a checkpoint that is broken or another training's.
+    The same seed gives the same bank on the same machine. torch's global random state is not changed.
+
+    Args:
+        supernet: The supernet.
+        task: The task, which defines the loss.
+        images: The training images.
+        recipe: How to train.
+        seed: The seed of the training.
+        checkpoint: Written after each epoch. If it exists, the training resumes from it, and the losses of the
+            finished epochs are yielded first.
+        identity: The settings that the checkpoint belongs to.
+        watch: Called with the number of images after each step.
+
+    Raises:
+        TrainingError: The loss is NaN or infinite, or the memory does not suffice.
+        WeightsError: The checkpoint is broken or belongs to another training.
     """
-    keep_freed_memory()
     device = pick_device()
     supernet.to(device)
     training = recipe.training
@@ -141,20 +174,19 @@ def train_supernet(
         state.restore(found, checkpoint)
         watch(len(state.losses) * len(images))
         yield from state.losses
-    family = SubnetSampler.of(supernet.space)
+    sampler = SubnetSampler.of(supernet.space)
     for epoch in range(len(state.losses), training.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(seed * 1_000_003 + epoch)
             loader = DataLoader(images, batch_size, shuffle=True, drop_last=True, num_workers=images.workers)
             rng = random.Random(f"{seed}, {epoch}")
             try:
-                state.losses.append(_epoch(state, family, task, loader, recipe, rng, device, watch))
+                state.losses.append(_train_epoch(state, sampler, task, loader, recipe, rng, device, watch))
             except (RuntimeError, MemoryError) as error:
                 if not no_memory(error):
                     raise
-                raise TrainingError(
-                    f"out of memory with {batch_size} images a step: give the space a smaller supernet.batch_size"
-                ) from error
+                rule = f"out of memory with {batch_size} images per step; reduce supernet.batch_size of the space"
+                raise TrainingError(rule) from error
         if checkpoint is not None:
             save_checkpoint(checkpoint, identity or {}, state.saved())
         yield state.losses[-1]
@@ -166,9 +198,9 @@ def _begin(supernet: Supernet, recipe: SupernetRecipe, steps: int) -> _State:
     return _State(supernet, optimizer, one_cycle(optimizer, recipe.learning_rate, steps), steps, [])
 
 
-def _epoch(
+def _train_epoch(
     state: _State,
-    family: SubnetSampler,
+    sampler: SubnetSampler,
     task: Classification,
     loader: Any,
     recipe: SupernetRecipe,
@@ -180,10 +212,10 @@ def _epoch(
     warmup = training.warmup_epochs / training.epochs
     for images, labels in loader:
         done = state.schedule.last_epoch / state.total_steps
-        archs = family.draw(training.children, rng, max(0.0, 1 - done / warmup) if warmup else 0.0)
+        archs = sampler.sample(training.children, rng, max(0.0, 1 - done / warmup) if warmup else 0.0)
         state.optimizer.zero_grad(set_to_none=True)
         batch = images.to(device, memory_format=torch.channels_last), labels.to(device)
-        losses.append(_step(state.supernet, family, archs, task, batch, training))
+        losses.append(_step(state.supernet, sampler, archs, task, batch, training))
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"the supernet's loss is {losses[-1]} after {state.schedule.last_epoch} steps")
         if recipe.clip:
@@ -196,26 +228,26 @@ def _epoch(
 
 def _step(
     supernet: Supernet,
-    family: SubnetSampler,
+    sampler: SubnetSampler,
     archs: list[Architecture],
     task: Classification,
     batch: tuple[Tensor, Tensor],
     training: SupernetTraining,
 ) -> float:
-    """Add up the gradients of a step's children; return the mean loss of all but the largest."""
+    """Add up the gradients of the subnets of a step. Return the mean loss of all subnets except the largest."""
     images, labels = batch
-    answers: Tensor | None = None
+    soft_labels: Tensor | None = None
     if training.sandwich:
-        largest = supernet.child(family.largest).train()
+        largest = supernet.child(sampler.largest).train()
         logits = task.logits(largest, images)
         largest.backward(task.criterion(logits, labels))
-        answers = logits.detach().softmax(1) if training.distill else None
-        archs = [family.smallest, *archs]
+        soft_labels = logits.detach().softmax(1) if training.distill else None
+        archs = [sampler.smallest, *archs]
     total = 0.0
     for arch in archs:
         child = supernet.child(arch).train()
         logits = task.logits(child, images)
-        loss = task.criterion(logits, labels) if answers is None else task.criterion(logits, answers, 0.0)
+        loss = task.criterion(logits, labels) if soft_labels is None else task.criterion(logits, soft_labels, 0.0)
         child.backward(loss)
         total += loss.item()
     return total / len(archs)

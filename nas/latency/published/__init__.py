@@ -1,8 +1,8 @@
-"""Latency tables that others published, as tables of ours: one file per family of formats, told apart by content.
+"""Published latency tables, converted to our format: one reader per family of formats, recognized by content.
 
-A published row becomes a block of ours at its input shape. Where the source counts something that is no block of
-ours (a head in several parts), the parts are added; what the source did not measure alone is listed in the header
-and counts 0; what no block of ours equals is left out. Each module says against which source it was checked.
+A published row becomes one of our blocks at its input shape. The parts of a head are added up. Layers that the source
+did not measure alone are listed in the header and count 0; rows that match none of our blocks are left out. Each reader
+names the source that it was checked against.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ from nas.errors import TableError
 from nas.latency.published import fbnet, keyed, single_path
 from nas.latency.published.rows import Published, read_content
 from nas.latency.published.sources import SOURCES, Source
+from nas.latency.rows import Key, item_to_dict, read_layer_key
 from nas.latency.table import LatencyTable
-from nas.networks.network import Layer, input_shapes
+from nas.networks.network import Layer
 from nas.spaces.automaton import reachable
 from nas.spaces.search_space import Space
 
 __all__ = [
-    "FORMATS", "Published", "Source", "complete", "is_published", "read_published", "source_of", "uncovered",
+    "FORMATS",
+    "Published",
+    "Source",
+    "complete",
+    "is_published",
+    "read_published",
+    "source_of",
+    "uncovered",
     "write_table",
-]  # fmt: skip
+]
 
 FORMATS: dict[str, Callable[[Sequence[tuple[Path, Any]]], Published | None]] = {
     "ProxylessNAS (CSV or YAML)": keyed.read_proxyless,
@@ -32,23 +40,24 @@ FORMATS: dict[str, Callable[[Sequence[tuple[Path, Any]]], Published | None]] = {
     "single-path-nas (JSON)": single_path.read,
     "FBNet of jh88 (JSON)": fbnet.read,
 }
-"""A reader gets (path, parsed content) of every file and returns None where the first is not of its format."""
+"""Readers by format. A reader gets (path, parsed content) of each file; it returns None for another format."""
 
 
 def read_published(paths: Sequence[Path]) -> Published:
-    """Return what the files of one published table hold.
+    """Read the files of one published table.
 
-    Raises TableError with file, row, rule and value for what is wrong in them, and for an unknown format.
+    Raises:
+        TableError: The format is unknown, or a value is invalid.
     """
     files = [(path, read_content(path)) for path in paths]
     for reader in FORMATS.values():
         if (found := reader(files)) is not None:
             return found
-    raise TableError(f"{paths[0]}: not a published latency table; the known formats are {'; '.join(FORMATS)}")
+    raise TableError(f"not a published latency table; known formats: {'; '.join(FORMATS)}", where=paths[0])
 
 
 def source_of(published: Published, stem: str) -> Source:
-    """Return where the values come from: the source that has them, else one that is known by its file's `stem`."""
+    """Return the known source of the values; otherwise an unknown one, named by the file's `stem`."""
     for source in SOURCES:
         if source.family == published.family and set(published.digests) <= set(source.digests):
             return source
@@ -57,19 +66,19 @@ def source_of(published: Published, stem: str) -> Source:
 
 
 def write_table(published: Published, source: Source, path: Path) -> LatencyTable:
-    """Write the rows as a latency table at `path`, whole or not at all, and return it.
+    """Write the rows as a latency table at `path`, completely or not at all, and return it.
 
-    An imported table is replaced. Raises TableError where something else is in the way.
+    Replaces an imported table. Raises TableError if `path` is another table.
     """
     if path.exists() and not is_published(LatencyTable.open(path)):
-        raise TableError(f"{path}: is not an imported table, and is not replaced by one")
+        raise TableError("is not an imported table; it is not replaced", where=path)
     header = {
         **source.header(),
         "space": published.family,
         "published": True,
         "converted": "by 'nas profile --import'",
         "notes": list(published.notes),
-        "not_measured": [_listed(layer) for layer in published.not_measured],
+        "not_measured": [item_to_dict(layer) for layer in published.not_measured],
     }
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -77,65 +86,66 @@ def write_table(published: Published, source: Source, path: Path) -> LatencyTabl
         LatencyTable.open(partial, header).append((row.layer, [(0.0, row.ms)]) for row in published.rows)
         partial.replace(path)
     except OSError as error:
-        raise TableError(f"{path}: cannot be written: {error.strerror}") from error
+        raise TableError(f"cannot be written: {error.strerror}", where=path) from error
     finally:
         partial.unlink(missing_ok=True)
     return LatencyTable.open(path)
 
 
 def is_published(table: LatencyTable) -> bool:
-    """Whether others measured this table, on a device that is not here."""
+    """Return whether the table was published by others; its device is not available."""
     return table.header.get("published") is True
 
 
 def complete(table: LatencyTable, layers: Iterable[Layer]) -> list[str]:
-    """Add to `table`, in memory, what its source did not measure of `layers`; return in words what one must know.
+    """Add the layers that the source did not measure to `table`, in memory, and return notes for the user.
 
-    Layers that the header lists as not measured count 0 ms. A head for another number of classes counts as the
-    published one: no other was measured, and its linear layer is a small part of it.
+    Layers that the header lists as not measured count 0 ms. A head with another number of classes counts as the
+    published head, because its linear layer is a small part of it.
+
+    Args:
+        table: A published table.
+        layers: The layers of the space.
     """
-    unmeasured = [_key(data, table) for data in _list(table, "not_measured")]
+    unmeasured = [_unmeasured_key(data, table) for data in _list(table, "not_measured")]
     for key in unmeasured:
         if key not in table.rows:
             table.assume(key, 0.0)
-    known = {_without_classes(*key): key for key in list(table.rows)}
-    words = [str(note) for note in _list(table, "notes")]
+    published = {_without_classes(*key): key for key in list(table.rows)}
+    notes = [str(note) for note in _list(table, "notes")]
     for layer in layers:
-        key, like = (layer.spec, layer.in_shape), known.get(_without_classes(layer.spec, layer.in_shape))
-        if key not in table.rows and like is not None:
-            table.assume(key, table.rows[like][0][1])
-            if like not in unmeasured:
-                words.append(f"the head counts with {like[0].kwargs.get('num_classes', 1000)} classes, as published")
-    return list(dict.fromkeys(words))
+        key = layer.spec, layer.in_shape
+        published_key = published.get(_without_classes(*key))
+        if key not in table.rows and published_key is not None:
+            table.assume(key, table.rows[published_key][0][1])
+            if published_key not in unmeasured:
+                notes.append(
+                    f"the head counts with {published_key[0].kwargs.get('num_classes', 1000)} classes, as published"
+                )
+    return list(dict.fromkeys(notes))
 
 
 def uncovered(table: LatencyTable, space: Space) -> tuple[list[Layer], int]:
-    """Return which layers that `space` can have the table lacks, and how many layers there are in all."""
+    """Return the layers of `space` that the table lacks, and the number of layers of `space`."""
     layers = reachable(space)
     copy = LatencyTable(table.path, table.header, dict(table.rows))
     complete(copy, layers)
     return copy.missing(layers), len(layers)
 
 
-def _listed(layer: Layer) -> dict[str, Any]:
-    shapes = [list(shape) for shape in input_shapes(layer)]
-    return {**layer.spec.to_dict(), "in": shapes if isinstance(layer.in_shape[0], tuple) else shapes[0]}
-
-
 def _list(table: LatencyTable, key: str) -> list[Any]:
     found = table.header.get(key, [])
     if not isinstance(found, list):
-        raise TableError(f"{table.path}, line 1: {key} must be a list: {found!r}")
+        raise TableError("must be a list", where=f"{table.path}, line 1", key=key, value=found)
     return found
 
 
-def _key(data: Any, table: LatencyTable) -> tuple[BlockSpec, Any]:
+def _unmeasured_key(data: Any, table: LatencyTable) -> Key:
     try:
-        shape = data["in"]
-        in_shape = tuple(map(tuple, shape)) if isinstance(shape[0], list) else tuple(shape)
-        return BlockSpec.from_dict({key: value for key, value in data.items() if key != "in"}), in_shape
+        return read_layer_key(data)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise TableError(f"{table.path}, line 1: not_measured must list blocks with 'in': {data!r}") from error
+        where = f"{table.path}, line 1"
+        raise TableError("must list blocks with 'in'", where=where, key="not_measured", value=data) from error
 
 
 def _without_classes(spec: BlockSpec, in_shape: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What every reader of published tables needs: parsed files, checked numbers, and rows as layers of ours."""
+"""Helpers of the readers of published tables: parsed files, checked numbers, and rows as our layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nas.spaces.yaml_format import read_yaml
 
 @dataclass(frozen=True)
 class Row:
-    """One layer of ours with its published milliseconds."""
+    """One of our layers with its published time in ms."""
 
     layer: Layer
     ms: float
@@ -28,10 +28,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Published:
-    """A published table in our terms. `family` names the format and the shipped space that it covers.
+    """A published table in our terms.
 
-    `digests` are those of each file's values, in whatever file format they came. `not_measured` are layers of
-    the space that the source did not measure alone; `notes` say what a reader must know of the numbers.
+    Attributes:
+        family: Name of the format and of the shipped space that the table covers.
+        rows: The layers with their times.
+        digests: Digest of each file's values, independent of the file format.
+        not_measured: Layers of the space that the source did not measure alone.
+        notes: What a user must know about the numbers.
     """
 
     family: str
@@ -43,7 +47,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Entry:
-    """A value of a keyed file in ms, and where it stands."""
+    """A time in ms and its place in a file."""
 
     ms: float
     where: str
@@ -51,34 +55,35 @@ class Entry:
 
 @dataclass(frozen=True)
 class Keyed:
-    """A file of keys like "expanded_conv-input:7x7x192-output:...", as ProxylessNAS and Once-for-All publish."""
+    """A file with keys like "expanded_conv-input:7x7x192-output:...", as published by ProxylessNAS and Once-for-All."""
 
     entries: Mapping[str, Entry]
 
 
 def read_content(path: Path) -> Any:
-    """Return a Keyed file, what a JSON file holds, or None for anything else; nothing in it is executed.
+    """Return the content of a keyed file or of a JSON file; None for other formats.
 
-    Raises TableError for a file that cannot be read, and for a broken one of a known format.
+    Raises:
+        TableError: The file cannot be read, or is a broken file of a known format.
     """
     if path.is_dir():
-        raise TableError(f"{path}: is a folder, not the file of a published table")
+        raise TableError("is a folder, not the file of a published table", where=path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise TableError(f"{path}: no such file") from None
+        raise TableError("no such file", where=path) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: cannot be read: {error}") from error
+        raise TableError(f"cannot be read: {error}", where=path) from error
     if text.lstrip()[:1] in ("{", "["):
         try:
             return json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise TableError(f"{path}: broken JSON, or cut off: {error}") from error
+            raise TableError(f"invalid JSON, the file may be cut off: {error}", where=path) from error
     if text.partition("\n")[0].startswith("key,"):
         try:
             return _keyed_csv(text, path)
         except csv.Error as error:
-            raise TableError(f"{path}: not a table of comma-separated values: {error}") from error
+            raise TableError(f"invalid CSV: {error}", where=path) from error
     return _keyed_yaml(path) if "-input:" in text else None
 
 
@@ -86,15 +91,15 @@ def _keyed_csv(text: str, path: Path) -> Keyed:
     lines = csv.reader(io.StringIO(text))
     header = next(lines)
     if "mean_ms" not in header:
-        raise TableError(f"{path}, line 1: the columns key and mean_ms are needed: {','.join(header)}")
+        raise TableError("must have the columns key and mean_ms", where=f"{path}, line 1", value=",".join(header))
     entries: dict[str, Entry] = {}
     for fields in lines:
         where = f"{path}, line {lines.line_num}"
         if len(fields) != len(header):
-            raise TableError(f"{where}: {len(fields)} of {len(header)} columns; was the file cut off?")
+            raise TableError(f"{len(fields)} of {len(header)} columns; the file may be cut off", where=where)
         row = dict(zip(header, fields, strict=True))
         if row["key"] in entries:
-            raise TableError(f"{where}: '{row['key']}' stands twice")
+            raise TableError("duplicate key", where=where, value=row["key"])
         entries[row["key"]] = Entry(milliseconds(row["mean_ms"], f"{where}: mean_ms"), where)
     return Keyed(entries)
 
@@ -110,24 +115,24 @@ def _keyed_yaml(path: Path) -> Keyed | None:
     for key, value in data.items():
         where = f"{path}: {key}"
         if not isinstance(value, Mapping) or "mean" not in value:
-            raise TableError(f"{where}: needs a mapping with 'mean': {value!r}")
+            raise TableError("must be a mapping with 'mean'", where=where, value=value)
         entries[str(key)] = Entry(milliseconds(value["mean"], f"{where}: mean"), where)
     return Keyed(entries)
 
 
 def milliseconds(value: object, where: str, per_ms: float = 1.0) -> float:
-    """Return a published time in ms. Raises TableError where it is not a finite number above zero."""
+    """Return a published time in ms. Raises TableError unless it is a finite number above zero."""
     try:
         ms = float(value) / per_ms if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except ValueError:
         ms = math.nan
     if not (math.isfinite(ms) and ms > 0):
-        raise TableError(f"{where} must be a finite number above zero: {value!r}")
+        raise TableError("must be a finite number above zero", where=where, value=value)
     return ms
 
 
 def layer_of(op: str, args: Mapping[str, Any], in_shape: Any, where: str) -> Layer:
-    """Return the layer of ours that a published row describes. Raises TableError where none can be it."""
+    """Return the layer that a published row describes. Raises TableError if there is none."""
     try:
         return traced(block_spec(op, args, where), in_shape, where)
     except SpaceError as error:
@@ -135,13 +140,13 @@ def layer_of(op: str, args: Mapping[str, Any], in_shape: Any, where: str) -> Lay
 
 
 def digest(values: Mapping[str, float]) -> str:
-    """Return sixteen hex digits of published values: the same for CSV and YAML of the same table."""
+    """Return sixteen hex digits of published values, the same for CSV and YAML files of one table."""
     text = "\n".join(sorted(f"{key}={value!r}" for key, value in values.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def mean_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return one row for each layer: the mean of those that are the same layer, in the order of the first."""
+    """Return one row per layer, with the mean of its times, in the order of first appearance."""
     found: dict[tuple[Any, Any], list[Row]] = {}
     for row in rows:
         found.setdefault((row.layer.spec, row.layer.in_shape), []).append(row)

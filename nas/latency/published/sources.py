@@ -1,4 +1,4 @@
-"""The published tables that we know by their values: of which device, measured how, and under which licence."""
+"""Known sources of published tables: device, runtime, license, identified by the tables' values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Source:
-    """Where a table comes from. `digests` are those of its files; "unknown" stands for what is not stated."""
+    """The source of a published table; "unknown" for what is not stated.
+
+    Attributes:
+        name: Name of the table.
+        family: Name of the format and of the shipped space.
+        digests: Digests of its files' values.
+        processor: The device.
+        runtime: The runtime.
+        threads: Number of threads.
+        dtype: Data type of the weights.
+        url: Where it was published.
+        licence: The license (the key in table files has this spelling).
+    """
 
     name: str
     family: str
@@ -21,7 +33,7 @@ class Source:
     licence: str
 
     def header(self) -> dict[str, Any]:
-        """Return the header of the table in our format; the authors state no version of their runtime."""
+        """Return the header of the table in our format. No authors state the version of their runtime."""
         return {
             "device": {"processor": self.processor},
             "runtime": self.runtime,

@@ -1,7 +1,8 @@
-"""The block families. A block is one nn.Module; its signature is its schema in the YAML files.
+"""Blocks: one nn.Module per block family. A block's signature is its schema in the YAML files.
 
 `__init__(self, in_channels, *, ...)` takes at most 8 scalar keywords. Heads and necks take
-`in_channels: tuple[int, ...]` and a list of feature maps. To add one: write a file, add a line here.
+`in_channels: tuple[int, ...]` and a list of feature maps. A class can declare further traits, see
+`nas.networks.block_schema.BlockTraits`. To add a block, write a file and add a line here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The head of image classification."""
+"""Head for image classification."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from nas.networks.blocks.layers import Activation, activation_layer, conv_bn_act
 class Classifier(nn.Module):
     """[1x1 convolution, BN, activation,] global mean [, linear, activation], dropout, linear.
 
-    Reads the last feature map. `pooled_channels` is the layer after the mean of MobileNetV3's efficient last
-    stage (Howard et al. 2019, section 5.1): it has a bias and no batch norm.
+    Reads the last feature map. `pooled_channels` adds the linear layer after the mean, as in MobileNetV3's
+    efficient last stage (Howard et al. 2019, section 5.1). That layer has a bias and no batch norm.
     """
 
     def __init__(

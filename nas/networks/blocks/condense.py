@@ -1,4 +1,4 @@
-"""CondenseNet's dense layer, which learns what its groups read (Huang et al. 2018, section 3.1)."""
+"""CondenseNet's dense layer, whose groups learn which inputs to read (Huang et al. 2018, section 3.1)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nas.networks.blocks.preactivation import bn_relu_conv, bottleneck_channels,
 class LearnedGroupConv(nn.Module):
     """BN, ReLU, 1x1 convolution whose output channel o belongs to group o mod `groups`.
 
-    `mask` (groups, in_channels) holds the inputs that each group still reads. condense_factor - 1 stages,
-    spread evenly over the first half of the training, take 1 / condense_factor of them away each.
+    `mask` (groups, in_channels) marks the inputs that each group reads. Training has condense_factor - 1
+    condensing stages, spread evenly over its first half. Each removes 1 / condense_factor of the inputs.
     """
 
     mask: Tensor
@@ -38,43 +38,43 @@ class LearnedGroupConv(nn.Module):
         return functional.conv2d(self.relu(self.norm(x)), weight)
 
     def grouped_weight(self) -> Tensor:
-        """Return the weights that are left, by output of a group, group and input: (O / G, G, I)."""
+        """Return the masked weights: (O / G, G, I) for O outputs, G groups and I inputs."""
         groups, inputs = self.mask.shape
         return self.conv.weight.reshape(-1, groups, inputs) * self.mask
 
     @property
     def stage(self) -> int:
-        """How many condensing stages are done, from 0 to condense_factor - 1."""
+        """Number of finished condensing stages, from 0 to condense_factor - 1."""
         left = int(self.mask[0].sum().item())
         return self.condense_factor - left * self.condense_factor // self.mask.shape[1]
 
     def set_progress(self, progress: float) -> None:
-        """Do the stages that a training owes when `progress` of it, in [0, 1], is over. None is ever undone.
+        """Run the condensing stages that are due at a training progress in [0, 1]. No stage is ever undone.
 
-        A progress that jumps over stages does them all; the authors' code does one and loses the others.
+        If the progress skips stages, all of them run. The authors' code runs one and loses the others.
         """
         if not 0 <= progress <= 1:
-            raise ValueError(f"progress must lie in [0, 1]: {progress}")
+            raise ValueError(f"progress must be in [0, 1]: {progress}")
         stages = self.condense_factor - 1
-        owed = sum(2 * progress >= (stage + 1) / stages for stage in range(stages))
-        while self.stage < owed:
+        due = sum(2 * progress >= (stage + 1) / stages for stage in range(stages))
+        while self.stage < due:
             self._condense()
 
     @torch.no_grad()
     def _condense(self) -> None:
-        """Take from each group the inputs whose weights have the smallest sums of absolute values."""
+        """Remove from each group the inputs with the smallest sum of absolute weights."""
         sums = self.grouped_weight().abs().sum(0).masked_fill(self.mask == 0, math.inf)
         smallest = sums.topk(self.mask.shape[1] // self.condense_factor, largest=False).indices
         self.mask.scatter_(1, smallest, 0.0)
 
     def lasso(self) -> Tensor:
-        """Return the summed norms of what each group reads of each input; 0 once the last stage is done."""
+        """Return the sum of the weight norms over groups and inputs, or 0 after the last stage."""
         if self.stage == self.condense_factor - 1:
             return self.conv.weight.new_zeros(())
         return self.grouped_weight().square().sum(0).clamp(min=1e-6).sqrt().sum()
 
     def condensed(self, following: nn.BatchNorm2d) -> IndexedGroupConv:
-        """Return what equals this layer, `following` and a ReLU, and reads only the inputs that are left."""
+        """Return a layer that equals this one, `following` and a ReLU, but reads the unmasked inputs only."""
         groups, outputs = len(self.mask), len(self.conv.weight)
         index = self.mask.nonzero()[:, 1].reshape(groups, -1)
         weight = self.grouped_weight().transpose(0, 1)
@@ -90,8 +90,10 @@ class LearnedGroupConv(nn.Module):
 class Condense(nn.Module):
     """[2x2 average pool,] BN, ReLU, learned 1x1 groups, BN, ReLU, 3x3 groups, concat with the input.
 
-    It counts as it trains, with the whole 1x1 convolution; deployed it is the block `condensed`.
+    Its costs are those in training, with the whole 1x1 convolution. Deployed, it becomes the block `condensed`.
     """
+
+    width_keywords = ("growth_rate",)
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class Condense(nn.Module):
         return concat([x, self.expand(self.squeeze(x))])
 
     def deploy(self) -> nn.Module:
-        """Return a `condensed` block with equal output. It has its size once the last stage is done."""
+        """Return a `condensed` block with equal output. It reaches its final size after the last stage."""
         groups, inputs = self.squeeze.mask.shape
         result = Condensed(
             inputs,

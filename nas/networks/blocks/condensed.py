@@ -1,4 +1,4 @@
-"""A dense layer whose groups read fixed inputs: CondenseNet at test time (Huang et al. 2018, section 3.1)."""
+"""CondenseNet's dense layer at test time: its groups read fixed inputs (Huang et al. 2018, section 3.1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nas.networks.blocks.preactivation import bn_relu_conv, bottleneck_channels,
 class IndexedGroupConv(nn.Module):
     """Gather the channels `index`, BN, ReLU, 1x1 group convolution, BN, ReLU, shuffle.
 
-    Group g reads the g-th part of `index`; an input may stand in several parts.
+    Group g reads the g-th part of `index`. Several parts may contain the same input.
     """
 
     index: Tensor
@@ -35,9 +35,11 @@ class IndexedGroupConv(nn.Module):
 class Condensed(nn.Module):
     """[2x2 average pool,] index, BN, ReLU, 1x1 groups, BN, ReLU, shuffle, 3x3 groups, concat with the input.
 
-    Each group of the 1x1 convolution reads one of `condense_factor` parts of the input: until a trained
-    `condense` layer says which, every `condense_factor`-th channel.
+    Each group of the 1x1 convolution reads 1 / `condense_factor` of the input. A trained `condense` block decides
+    which channels; without one it is every `condense_factor`-th channel.
     """
+
+    width_keywords = ("growth_rate",)
 
     def __init__(
         self,
@@ -54,8 +56,8 @@ class Condensed(nn.Module):
             raise ValueError(f"condense_factor must divide the channels: {in_channels}, {condense_factor}")
         hidden = bottleneck_channels(growth_rate, bottleneck)
         check_groups(hidden, growth_rate, groups)
-        every = torch.arange(in_channels // condense_factor) * condense_factor
-        index = torch.cat([every + group % condense_factor for group in range(groups)])
+        spread = torch.arange(in_channels // condense_factor) * condense_factor
+        index = torch.cat([spread + group % condense_factor for group in range(groups)])
         self.pool = halving(stride)
         self.squeeze = IndexedGroupConv(index, hidden, groups)
         self.expand = nn.Conv2d(hidden, growth_rate, 3, padding=1, groups=groups, bias=False)

@@ -1,14 +1,30 @@
-"""The plain convolution, as stem, as downsampling and as a choice of MnasNet's space."""
+"""Plain convolution: a stem, a downsampling layer, or a choice in MnasNet's space."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import Activation, DropConnect, Skip, conv_bn_act, skip_layer, squeeze_excite
+from nas.networks.blocks.layers import (
+    Activation,
+    Args,
+    DropConnect,
+    Skip,
+    canonical_skip,
+    conv_bn_act,
+    skip_layer,
+    squeeze_excite,
+)
 
 
 class Conv(nn.Module):
     """Convolution, BN, activation [, SE] [+ skip]."""
+
+    repeats_alone = False
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `skip` where no skip is possible."""
+        return canonical_skip(in_channels, args, "none")
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The head of SqueezeNet (Iandola et al. 2016, table 1)."""
+"""Head of SqueezeNet (Iandola et al. 2016, table 1)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nas.networks.blocks.layers import global_pool
 
 
 class ConvClassifier(nn.Module):
-    """Dropout, 1x1 convolution to the classes with bias, ReLU, global mean; reads the last feature map."""
+    """Dropout, 1x1 convolution with bias to the classes, ReLU, global mean. Reads the last feature map."""
 
     def __init__(self, in_channels: tuple[int, ...], *, num_classes: int = 1000, dropout: float = 0.5):
         super().__init__()

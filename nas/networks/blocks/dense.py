@@ -1,4 +1,4 @@
-"""The dense layer of DenseNet-BC (Huang et al. 2017, sections 3 and 4.2), also of DSOD's backbone."""
+"""Dense layer of DenseNet-BC (Huang et al. 2017, sections 3 and 4.2) and of DSOD's backbone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from nas.networks.blocks.preactivation import bn_relu_conv, bottleneck_channels,
 
 
 class DenseLayer(nn.Module):
-    """[2x2 average pool,] BN, ReLU, 1x1, BN, ReLU, 3x3, concat with the input: `growth_rate` channels more.
+    """[2x2 average pool,] BN, ReLU, 1x1, BN, ReLU, 3x3, concat with the input: adds `growth_rate` channels.
 
-    The 1x1 convolution gives `bottleneck` times `growth_rate` channels.
+    The 1x1 convolution has `bottleneck` times `growth_rate` output channels.
     """
+
+    width_keywords = ("growth_rate",)
 
     def __init__(self, in_channels: int, *, growth_rate: int, bottleneck: int = 4, stride: int = 1):
         super().__init__()

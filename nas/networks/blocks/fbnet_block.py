@@ -1,4 +1,4 @@
-"""The block of FBNet's search space (Wu et al. 2019, figure 3 and table 2)."""
+"""Block of FBNet's search space (Wu et al. 2019, figure 3 and table 2)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from nas.networks.blocks.layers import Activation, DropConnect, channel_shuffle,
 class FBNetBlock(nn.Module):
     """1x1 groups, BN, activation [, shuffle], depthwise, BN, activation, 1x1 groups, BN [, shuffle] [+ input].
 
-    Unlike `mbconv` it has its first 1x1 convolution at an expansion of 1 too, and both 1x1 convolutions may
-    have `groups`, whose outputs are then shuffled.
+    Unlike `mbconv`, it keeps the first 1x1 convolution at an expansion of 1. Both 1x1 convolutions may have
+    `groups`; their outputs are then shuffled.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""No head: the network is a backbone."""
+"""Empty head, for backbones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Features(nn.Module):
-    """The last feature map as it is."""
+    """Return the last feature map unchanged."""
 
     def __init__(self, in_channels: tuple[int, ...]):
         super().__init__()

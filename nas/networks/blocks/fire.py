@@ -1,4 +1,4 @@
-"""The Fire module of SqueezeNet (Iandola et al. 2016, sections 3.2 and 6)."""
+"""Fire module of SqueezeNet (Iandola et al. 2016, sections 3.2 and 6)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import concat
+from nas.networks.blocks.layers import Args, concat
 
 
 class Fire(nn.Module):
     """[3x3/2 max-pool,] 1x1 squeeze, ReLU, concat of 1x1 and 3x3 expand, ReLU [+ bypass]; biases, no BN.
 
-    `squeeze_ratio` and `share_3x3` (the paper's SR and pct_3x3) are parts of the output channels. The bypass
-    "identity" carries the input where the channels stay; "conv" also where they change, by a biased 1x1.
+    `squeeze_ratio` and `share_3x3` (the paper's SR and pct_3x3) are fractions of the output channels. The bypass
+    "identity" adds the input if the number of channels stays the same. "conv" also adds it if the number
+    changes, through a 1x1 convolution with bias.
     """
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Spell a bypass between equal channels "identity", and an identity between different ones "none"."""
+        if in_channels == args["out_channels"]:
+            return {"bypass": "identity"} if args["bypass"] == "conv" else {}
+        return {"bypass": "none"} if args["bypass"] == "identity" else {}
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The fused inverted bottleneck (EfficientNet-EdgeTPU 2019; EfficientNetV2, Tan and Le 2021, section 3.2)."""
+"""Fused inverted bottleneck (EfficientNet-EdgeTPU 2019; EfficientNetV2, Tan and Le 2021, section 3.2)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from torch import Tensor, nn
 
 from nas.networks.blocks.layers import (
     Activation,
+    Args,
     DropConnect,
     Skip,
     SqueezeFrom,
+    canonical_skip,
     conv_bn_act,
     skip_layer,
     squeeze_excite,
@@ -18,9 +20,15 @@ from nas.networks.blocks.layers import (
 class FusedMBConv(nn.Module):
     """k x k expand, BN, activation [, SE], 1x1 project, BN [+ skip].
 
-    One dense convolution stands for MBConv's expansion and depthwise convolution. Where the expansion has the
-    input's channels there is no projection: k x k, BN, activation [, SE] [+ skip]. SE is as in MBConv.
+    One dense convolution replaces MBConv's expansion and depthwise convolution. If the expansion does not change
+    the number of channels, there is no projection: k x k, BN, activation [, SE] [+ skip]. SE is as in MBConv.
     """
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `skip` where no skip is possible, and `se_from` without squeeze-and-excitation."""
+        changes = canonical_skip(in_channels, args, "identity")
+        return changes if args["se_ratio"] else {**changes, "se_from": "input"}
 
     def __init__(
         self,

@@ -1,11 +1,12 @@
-"""What several blocks share: convolution with batch norm, activations, squeeze-and-excitation, skips.
+"""Layers shared by several blocks: convolution with batch norm, activations, squeeze-and-excitation and skips.
 
-An exported network carries the source of the parts that it uses, so this file is plain torch.
+An exported network contains the source of the layers that it uses, so this file uses plain torch only.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 Activation = Literal["none", "relu", "relu6", "hard_swish", "swish"]
 Skip = Literal["none", "identity", "pool"]
 SqueezeFrom = Literal["input", "expansion"]
+Args = Mapping[str, Any]
+"""A block's keywords with their values."""
 
 
 def activation_layer(name: str) -> nn.Module:
-    """Return the activation called `name`, in place where torch has it."""
+    """Return the activation called `name`, which works in place if torch supports it."""
     if name == "relu":
         return nn.ReLU(inplace=True)
     if name == "relu6":
@@ -32,7 +35,7 @@ def activation_layer(name: str) -> nn.Module:
 
 
 def same_padding(kernel_size: int) -> int:
-    """Return the padding that keeps the size at stride 1. Raises ValueError for an even kernel."""
+    """Return the padding that keeps the map size at stride 1. Raises ValueError for an even kernel."""
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and at least 1: {kernel_size}")
     return kernel_size // 2
@@ -75,7 +78,7 @@ class SqueezeExcite(nn.Module):
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
-    """Round to a multiple of `divisor`, at least one of them, and never by more than 10 % down (TF-slim)."""
+    """Round to a positive multiple of `divisor`, and never down by more than 10 % (TF-slim)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * value else rounded + divisor
 
@@ -83,14 +86,22 @@ def make_divisible(value: float, divisor: int = 8) -> int:
 def squeeze_excite(
     channels: int, in_channels: int, se_ratio: float, activation: str, se_from: str = "input"
 ) -> nn.Module:
-    """Return squeeze-and-excitation over `channels`, the identity at a ratio of 0.
+    """Return squeeze-and-excitation over `channels`, or the identity if `se_ratio` is 0.
 
-    From the "input" it squeezes to `se_ratio` of the block's input channels, with the block's activation and
-    a sigmoid gate (MnasNet, EfficientNet); from the "expansion" to `se_ratio` of `channels` rounded to 8,
-    with ReLU and a hard-sigmoid gate (MobileNetV3, section 5.3). Raises ValueError outside [0, 1].
+    Args:
+        channels: Channels of the feature map.
+        in_channels: Input channels of the block.
+        se_ratio: Squeezed channels as a fraction, in [0, 1], of the channels that `se_from` selects.
+        activation: The block's activation.
+        se_from: "input" squeezes to a fraction of `in_channels`, with the block's activation and a sigmoid gate
+            (MnasNet, EfficientNet). "expansion" squeezes to a fraction of `channels`, rounded to a multiple of 8,
+            with ReLU and a hard-sigmoid gate (MobileNetV3, section 5.3).
+
+    Raises:
+        ValueError: `se_ratio` is not in [0, 1].
     """
     if not 0 <= se_ratio <= 1:
-        raise ValueError(f"se_ratio must lie in [0, 1]: {se_ratio}")
+        raise ValueError(f"se_ratio must be in [0, 1]: {se_ratio}")
     if se_ratio == 0:
         return nn.Identity()
     if se_from == "expansion":
@@ -99,9 +110,9 @@ def squeeze_excite(
 
 
 class DropConnect(nn.Module):
-    """Drops a block's residual branch, per image, with probability `rate` in training (Huang et al. 2016).
+    """In training, drop a block's residual branch per image with probability `rate` (Huang et al. 2016).
 
-    What is kept is divided by 1 - rate. The rate is a setting of the training, 0 until it sets it.
+    Kept branches are divided by 1 - rate. The rate is 0 until the training sets it.
     """
 
     def __init__(self) -> None:
@@ -116,15 +127,15 @@ class DropConnect(nn.Module):
         return x * kept.to(x.dtype) / (1 - self.rate)
 
     def deploy(self) -> nn.Module:
-        """Return the identity that it is outside of training."""
+        """Return the identity, which this layer equals outside of training."""
         return nn.Identity()
 
 
 def skip_layer(skip: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
-    """Return what carries the input around a block, or None where nothing can (MnasNet's SkipOp).
+    """Return the layer on a block's skip connection, or None if no skip is possible (MnasNet's SkipOp).
 
-    "identity" needs equal channels and stride 1; "pool" (a 3x3 average with the block's stride) only equal
-    channels.
+    "identity" requires equal channels and stride 1. "pool", a 3x3 average pool with the block's stride, requires
+    equal channels.
     """
     if in_channels != out_channels:
         return None
@@ -135,6 +146,18 @@ def skip_layer(skip: str, in_channels: int, out_channels: int, stride: int) -> n
     return None
 
 
+def keeps_shape(in_channels: int, args: Args) -> bool:
+    """Whether a block's output has the shape of its input."""
+    return bool(args["stride"] == 1 and in_channels == args["out_channels"])
+
+
+def canonical_skip(in_channels: int, args: Args, default: Skip) -> dict[str, Any]:
+    """Return {"skip": default} if neither the given skip nor an identity is possible, else {}."""
+    words = ("identity", args["skip"])
+    possible = any(skip_layer(word, in_channels, args["out_channels"], args["stride"]) for word in words)
+    return {} if possible else {"skip": default}
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave the channels of `groups` groups (ShuffleNet): (B, C, H, W) -> (B, C, H, W)."""
     batch, channels, height, width = x.shape
@@ -143,7 +166,7 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 def concat(maps: list[Tensor]) -> Tensor:
-    """Concatenate feature maps over their channels."""
+    """Concatenate feature maps along the channels."""
     return torch.cat(maps, dim=1)
 
 

@@ -1,6 +1,6 @@
-"""The mobile inverted bottleneck of MobileNetV2 (Sandler et al. 2018, section 3.3).
+"""Mobile inverted bottleneck of MobileNetV2 (Sandler et al. 2018, section 3.3).
 
-With the squeeze-and-excitation of MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019,
+It supports the squeeze-and-excitation of MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019,
 section 5) and EfficientNet (Tan and Le 2019, section 4).
 """
 
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from nas.networks.blocks.layers import (
     Activation,
+    Args,
     DropConnect,
     Skip,
     SqueezeFrom,
+    canonical_skip,
     conv_bn_act,
     skip_layer,
     squeeze_excite,
@@ -22,10 +24,15 @@ from nas.networks.blocks.layers import (
 class MBConv(nn.Module):
     """[1x1 expand, BN, activation,] depthwise, BN, activation [, SE], 1x1 project, BN [+ skip].
 
-    The expansion has round(in_channels * expand_ratio) channels; where these are the input's, there is none.
-    SE squeezes to a part of the input's channels with the block's activation and a sigmoid gate (MnasNet,
-    EfficientNet), or to a part of the expansion, rounded to 8, with ReLU and a hard sigmoid (MobileNetV3).
+    The expansion has round(in_channels * expand_ratio) channels. It is left out if that equals in_channels.
+    For the two kinds of squeeze-and-excitation, see `squeeze_excite`.
     """
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `skip` where no skip is possible, and `se_from` without squeeze-and-excitation."""
+        changes = canonical_skip(in_channels, args, "identity")
+        return changes if args["se_ratio"] else {**changes, "se_from": "input"}
 
     def __init__(
         self,

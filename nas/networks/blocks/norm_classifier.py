@@ -1,4 +1,4 @@
-"""The head of pre-activation networks (DenseNet, Huang et al. 2017; CondenseNet, Huang et al. 2018)."""
+"""Head of pre-activation networks (DenseNet, Huang et al. 2017; CondenseNet, Huang et al. 2018)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from nas.networks.blocks.layers import global_pool
 
 
 class NormClassifier(nn.Module):
-    """BN, ReLU, global mean [, the kept part of the features], dropout, linear; reads the last feature map.
+    """BN, ReLU, global mean [, feature selection], dropout, linear. Reads the last feature map.
 
-    A `keep` below 1 is CondenseNet's condensed classifier: `index` names the features that linear reads.
+    A `keep` below 1 gives CondenseNet's condensed classifier: the linear layer reads this fraction of the features,
+    selected by `index`.
     """
 
     index: Tensor | None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import Activation, DropConnect, concat, conv_bn_act
+from nas.networks.blocks.layers import Activation, Args, DropConnect, concat, conv_bn_act, keeps_shape
 
 
 class EffectiveSqueezeExcite(nn.Module):
-    """Global mean, one 1x1 convolution without reduction, hard-sigmoid gate on the input."""
+    """Global mean, 1x1 convolution without reduction, hard-sigmoid gate on the input."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -22,7 +22,12 @@ class EffectiveSqueezeExcite(nn.Module):
 
 
 class OSA(nn.Module):
-    """[3x3/2 max-pool,] convolutions in series, concat of the input and all, 1x1 [, eSE] [+ input]."""
+    """[3x3/2 max-pool,] convolutions in series, concat of the input and all outputs, 1x1 [, eSE] [+ input]."""
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `identity` where the input does not have the output's shape."""
+        return {} if keeps_shape(in_channels, args) else {"identity": False}
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The stem of PeleeNet (Wang et al. 2018, section 2.1, figure 2)."""
+"""Stem of PeleeNet (Wang et al. 2018, section 2.1, figure 2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from nas.networks.blocks.layers import concat, conv_bn_act
 
 
 class PeleeStem(nn.Module):
-    """3x3/2, concat of a 2x2/2 max-pool and of 1x1 (to a half), 3x3/2; 1x1. Convolutions have BN, ReLU."""
+    """3x3/2, concat of two branches (2x2/2 max-pool; 1x1 to half the channels, 3x3/2), 1x1; all with BN, ReLU."""
+
+    repeatable = False
 
     def __init__(self, in_channels: int, *, out_channels: int = 32):
         super().__init__()

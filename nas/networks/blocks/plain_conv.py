@@ -1,4 +1,4 @@
-"""A convolution with a padding of its own, as in the stems of SqueezeNet, SqueezeNext and CondenseNet."""
+"""Convolution with explicit padding, as in the stems of SqueezeNet, SqueezeNext and CondenseNet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from nas.networks.blocks.layers import Activation, activation_layer
 
 
 class PlainConv(nn.Module):
-    """Convolution [with bias] [, BN], activation; `padding` pixels on every side."""
+    """Convolution [with bias] [, BN], activation, with `padding` pixels on every side."""
+
+    repeats_alone = False
 
     def __init__(
         self,
@@ -26,7 +28,7 @@ class PlainConv(nn.Module):
     ):
         super().__init__()
         if kernel_size < 1 or not 0 <= padding < kernel_size:
-            raise ValueError(f"padding must lie in [0, kernel_size): {padding}, kernel_size {kernel_size}")
+            raise ValueError(f"padding must be in [0, kernel_size): {padding}, kernel_size {kernel_size}")
         layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)]
         if norm == "batch":
             layers.append(nn.BatchNorm2d(out_channels))

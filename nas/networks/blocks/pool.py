@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 class Pool(nn.Module):
-    """Max or average pooling; the channels stay."""
+    """Max or average pooling. The number of channels stays the same."""
+
+    repeatable = False
 
     def __init__(
         self,

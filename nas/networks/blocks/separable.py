@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import Activation, DropConnect, Skip, conv_bn_act, skip_layer, squeeze_excite
+from nas.networks.blocks.layers import (
+    Activation,
+    Args,
+    DropConnect,
+    Skip,
+    canonical_skip,
+    conv_bn_act,
+    skip_layer,
+    squeeze_excite,
+)
 
 
 class Separable(nn.Module):
     """Depthwise convolution, BN, activation [, SE], 1x1 convolution, BN, activation [+ skip]."""
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `skip` where no skip is possible."""
+        return canonical_skip(in_channels, args, "none")
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The unit of ShuffleNetV1 (Zhang et al. 2018, figure 2 b and c)."""
+"""Unit of ShuffleNetV1 (Zhang et al. 2018, figure 2 b and c)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nas.networks.blocks.layers import Activation, DropConnect, activation_layer
 class ShuffleNetV1Unit(nn.Module):
     """Group 1x1, BN, activation, shuffle, depthwise, BN, group 1x1, BN, + input, activation.
 
-    The bottleneck has a quarter of out_channels. A unit that changes stride or channels concatenates instead:
-    [3x3 average of the input if it has a stride | branch of out_channels - in_channels], activation. The
-    first 1x1 of a network's first unit is "ungrouped": its input has too few channels (section 3.3).
+    The bottleneck has out_channels / 4 channels. A unit that changes the resolution or the channels concatenates
+    instead of adding: input (3x3 average pooled if strided), branch of out_channels - in_channels, activation.
+    In a network's first unit, the first 1x1 is "ungrouped" because its input has few channels (section 3.3).
     """
 
     def __init__(

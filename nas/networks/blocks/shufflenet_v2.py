@@ -1,4 +1,4 @@
-"""The unit of ShuffleNetV2 (Ma et al. 2018, figure 3 c and d)."""
+"""Unit of ShuffleNetV2 (Ma et al. 2018, figure 3 c and d)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nas.networks.blocks.layers import Activation, channel_shuffle, concat, conv
 class ShuffleNetV2Unit(nn.Module):
     """Split, [1x1, BN, activation, depthwise, BN, 1x1, BN, activation] on one half, concat, shuffle.
 
-    A unit that changes stride or channels has no split: a second branch of depthwise, BN, 1x1, BN, activation
-    carries the input. In the authors' code that branch keeps the input's channels; in torchvision's each
-    branch gives half of the output. torchvision's numbers differ from the paper's for that reason.
+    A unit that changes the resolution or the channels has no split. Its second branch is depthwise, BN, 1x1, BN,
+    activation. In the authors' code this branch keeps the input's channels; in torchvision each branch has half
+    of the output channels. Therefore torchvision's numbers differ from the paper's.
     """
 
     def __init__(

@@ -1,10 +1,12 @@
-"""The block of SqueezeNext (Gholami et al. 2018, section 2, figure 1), as in the authors' prototxts."""
+"""Block of SqueezeNext (Gholami et al. 2018, section 2, figure 1), as in the authors' prototxts."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from torch import Tensor, nn
+
+from nas.networks.blocks.layers import Args, keeps_shape
 
 
 def _unit(
@@ -23,9 +25,16 @@ def _unit(
 class SqueezeNext(nn.Module):
     """1x1 to c/2, 1x1 to c/4, 3x1, 1x3 (or 1x3, 3x1) to c/2, 1x1 to c, all with BN, ReLU; + shortcut; ReLU.
 
-    The stride is that of the first 1x1 and of the projection (1x1, BN, ReLU), which a block that changes the
-    size or the channels has in any case. `groups` are those of the first 1x1, the 3x1 and the 1x3.
+    The first 1x1 and the projection (1x1, BN, ReLU) have the stride. A block that changes the resolution or the
+    channels always has the projection. `groups` applies to the first 1x1, the 3x1 and the 1x3.
     """
+
+    alternating_keywords = ("order",)
+
+    @staticmethod
+    def canonical_args(in_channels: int, args: Args) -> Args:
+        """Reset `shortcut` where only a projection is possible."""
+        return {} if keeps_shape(in_channels, args) else {"shortcut": "identity"}
 
     def __init__(
         self,

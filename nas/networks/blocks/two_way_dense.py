@@ -1,4 +1,4 @@
-"""The two-way dense layer of PeleeNet (Wang et al. 2018, section 2.1, figure 1)."""
+"""Two-way dense layer of PeleeNet (Wang et al. 2018, section 2.1, figure 1)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from nas.networks.blocks.preactivation import halving
 
 
 class TwoWayDense(nn.Module):
-    """[2x2 average pool,] concat of input, 1x1 and 3x3, 1x1 and two 3x3; all with BN, ReLU.
+    """[2x2 average pool,] concat of the input and two branches (1x1, 3x3; 1x1, 3x3, 3x3), all with BN, ReLU.
 
-    Each way gives a half of `growth_rate`. Its 1x1 gives `bottleneck_width` times that, in fours; where that
-    is more than a half of the input, a half of the input: the dynamic bottleneck.
+    Each branch adds growth_rate / 2 channels. Its 1x1 has `bottleneck_width` times as many, rounded down to a
+    multiple of 4, but at most half of the input's channels (the paper's dynamic bottleneck).
     """
+
+    width_keywords = ("growth_rate",)
 
     def __init__(self, in_channels: int, *, growth_rate: int = 32, bottleneck_width: int = 4, stride: int = 1):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Image classification: cross-entropy with label smoothing, and the share of images that are classified right."""
+"""Image classification: the data sets, cross-entropy with label smoothing, and the accuracy."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nas.training.tasks.image_datasets import ImageData, ImageDataset, Split, augmentation, load_images, normalize
+from nas.training.tasks.image_datasets import ImageData, ImageDataset, augmentation, load_images, normalize
+from nas.utils.reporting import Reporter
 
 EVALUATION_BATCH = 256
 LABEL_SMOOTHING = 0.1
 
 
 class Classification:
-    """A data set to learn to classify."""
+    """The classification of the images of one data set."""
 
     def __init__(self, data: ImageData):
         self.data = data
@@ -26,59 +27,57 @@ class Classification:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.data.classes)
 
-    def train_set(self, resolution: int, images: int = 0) -> ImageDataset:
-        """Return the training images, augmented; a stratified part of `images` where that is above 0."""
-        return ImageDataset(_part(self.data.train, images), resolution, augmentation(resolution, self.data.flip))
+    def train_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
+        """Return the augmented training images.
 
-    def validation_set(self, resolution: int, images: int = 0) -> ImageDataset:
-        """Return the held-out images that rank candidates, or a stratified part of them."""
-        return ImageDataset(_part(self.data.validation, images), resolution)
+        Args:
+            resolution: The image size in pixels.
+            images: The size of a stratified part; 0: all images.
+            reporter: Shows the progress of decoding.
+        """
+        augment = augmentation(resolution, self.data.flip)
+        return ImageDataset(self.data.train.part(images), resolution, augment, reporter)
 
-    def test_set(self, resolution: int) -> ImageDataset:
-        """Return the images that are touched once, at the end."""
-        return ImageDataset(self.data.test, resolution)
+    def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
+        """Return the validation images, which rank candidates. Arguments as for `train_set`."""
+        return ImageDataset(self.data.validation.part(images), resolution, None, reporter)
+
+    def test_set(self, resolution: int, reporter: Reporter | None = None) -> ImageDataset:
+        """Return the test images, which are used only once, at the end."""
+        return ImageDataset(self.data.test, resolution, None, reporter)
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Return what the model says of images (B, 3, H, W) from 0 to 255: float32 (B, num_classes)."""
-        found: Tensor = model(normalize(images))
-        return found.float()
+        """Return the float32 logits (B, num_classes) of images (B, 3, H, W) with values from 0 to 255."""
+        logits: Tensor = model(normalize(images))
+        return logits.float()
 
     def criterion(self, logits: Tensor, labels: Tensor, label_smoothing: float = LABEL_SMOOTHING) -> Tensor:
-        """Return the mean loss of logits (B, num_classes); labels are classes (B,) or their shares (B, num_classes)."""
+        """Return the mean loss of logits (B, num_classes). Labels are classes (B,) or class shares (B, num_classes)."""
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
-    def distillation(self, logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-        """Return the mean divergence of the softened outputs from a teacher's (Hinton et al. 2015, section 2).
+    def distillation(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+        """Return the mean divergence of softened outputs from a teacher's (Hinton et al. 2015, section 2).
 
-        Both are (B, num_classes). The square of the temperature keeps the size of the gradients.
+        Both logits are (B, num_classes). The factor temperature^2 keeps the gradients at the same scale.
         """
-        student, teacher = (F.log_softmax(each / temperature, 1) for each in (logits, taught))
+        student, teacher = (F.log_softmax(each / temperature, 1) for each in (logits, teacher_logits))
         return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of uint8 (B, 3, H, W) and labels (B,)."""
+        """Return the mean loss of uint8 images (B, 3, H, W) with labels (B,)."""
         return self.criterion(self.logits(model, images), labels)
 
     @torch.no_grad()
     def accuracy(self, model: nn.Module, images: ImageDataset, device: torch.device) -> float:
-        """Return the share of `images` whose class has the highest logit, in [0, 1]; the model is left in eval mode."""
+        """Return the share, in [0, 1], of correctly classified images. Leaves the model in eval mode."""
         model.eval()
-        right = torch.zeros((), dtype=torch.long, device=device)
+        correct = torch.zeros((), dtype=torch.long, device=device)
         for batch, labels in DataLoader(
             images, EVALUATION_BATCH, generator=torch.Generator(), num_workers=images.workers
         ):
             logits = model(normalize(batch.to(device)).contiguous(memory_format=torch.channels_last))
-            right += (logits.argmax(1) == labels.to(device)).sum()
-        return right.item() / len(images)
-
-
-def _part(split: Split, images: int) -> Split:
-    if not images or images >= len(split):
-        return split
-    from nas.training.tasks.image_datasets import stratified
-
-    _, part = stratified(split.labels, images)
-    return split.take(part)
+            correct += (logits.argmax(1) == labels.to(device)).sum()
+        return correct.item() / len(images)

@@ -1,11 +1,12 @@
-"""Data sets of labelled images: embedded, by name, or any folder; split, checked and resized here."""
+"""Image data sets: embedded and named ones and image folders, with their splits, checks and augmentations."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,26 @@ from nas.errors import DataError
 from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nas.utils.paths import user_cache
 from nas.utils.registry import nearest
+from nas.utils.reporting import Advance, Reporter
 
 SPLIT_SEED = 0
-"""Splits do not depend on a search's seed, so that runs can be compared."""
+"""The seed of splits. It does not depend on the seed of a search, so that runs can be compared."""
 CACHE_BYTES = 2 << 30
+"""Data sets up to this size are decoded into memory."""
 CHECKED_IMAGES = 100_000
-"""In larger sets a broken image is found when it is met."""
+"""Images per split that are checked in advance."""
+REPORTED_IMAGES = 2_000
+"""Decoding at least this many images is slow enough to show its progress."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels: `images` are file paths or uint8 arrays (H, W) or (H, W, 3)."""
+    """Images and labels.
+
+    Attributes:
+        images: File paths, or uint8 arrays (H, W) or (H, W, 3).
+        labels: The number of each image's class.
+    """
 
     images: Sequence[Any]
     labels: tuple[int, ...]
@@ -42,10 +52,23 @@ class Split:
         """Return the images at `indices`."""
         return Split([self.images[i] for i in indices], tuple(self.labels[i] for i in indices))
 
+    def part(self, count: int) -> Split:
+        """Return a stratified part of `count` images, or the whole split if `count` is 0 or too large."""
+        return self.take(stratified(self.labels, count)[1]) if 0 < count < len(self) else self
+
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: `validation` ranks candidates and is held out of `train`; `test` is touched once, at the end."""
+    """A data set.
+
+    Attributes:
+        name: The name.
+        classes: The names of the classes.
+        train: The training images.
+        validation: The images that rank candidates, held out of the training images.
+        test: The images that are used only once, at the end.
+        flip: Whether a horizontal flip keeps the class.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -56,9 +79,22 @@ class ImageData:
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """Items of a split as (uint8 (3, R, R), label); decoded once into memory where they fit."""
+    """A split with items (uint8 image (3, R, R), label). Images are decoded in advance if they fit into memory.
 
-    def __init__(self, split: Split, resolution: int, augment: Callable[[Tensor], Tensor] | None = None):
+    Args:
+        split: The images and labels.
+        resolution: The image size R in pixels.
+        augment: Applied to each image (3, R, R).
+        reporter: Shows the progress of decoding.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        resolution: int,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        reporter: Reporter | None = None,
+    ):
         self._split, self._augment, self.resolution = split, augment, resolution
         from torchvision.transforms import v2  # here, for it takes seconds that not every process needs
 
@@ -66,12 +102,14 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         self._cache: Tensor | None = None
         if len(split) * 3 * resolution**2 <= CACHE_BYTES:
             self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
-            for index in range(len(split)):
-                self._cache[index] = self._decode(index)
+            with _decoding(len(split), reporter) as advance:
+                for index in range(len(split)):
+                    self._cache[index] = self._decode(index)
+                    advance(1)
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits of resolution, labels and images; files count by their names."""
+        """Sixteen hex digits of the resolution, the labels and the images. Only the names of files are included."""
         digest = hashlib.sha256(f"{self.resolution} {self._split.labels}".encode())
         for image in self._split.images:
             is_file = isinstance(image, str | Path)
@@ -79,16 +117,16 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return digest.hexdigest()[:16]
 
     def also(self, step: Callable[[Tensor], Tensor]) -> ImageDataset:
-        """Return the same images with one more augmentation, the last; what was decoded is shared."""
+        """Return the same images with `step` as an additional, last augmentation. Decoded images are shared."""
         before, result = self._augment, copy.copy(self)
         from torchvision.transforms import v2
 
-        result._augment = step if before is None else v2.Compose([before, step])  # a lambda would not be pickled
+        result._augment = step if before is None else v2.Compose([before, step])  # a lambda cannot be pickled
         return result
 
     @property
     def workers(self) -> int:
-        """How many processes should decode: none where the images lie in memory."""
+        """The number of processes for decoding; 0 if the images are in memory."""
         return 0 if self._cache is not None else min(8, os.cpu_count() or 1)
 
     def __len__(self) -> int:
@@ -105,18 +143,18 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
 
 def open_image(source: Any) -> Image.Image:
-    """Return an RGB image of a path or an array. Raises DataError with the file's name."""
+    """Return the RGB image of a path or an array. Raises DataError."""
     if not isinstance(source, str | Path):
         return Image.fromarray(np.asarray(source)).convert("RGB")
     try:
         with Image.open(source) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{source}: not a readable image: {type(error).__name__}") from error
+        raise DataError(f"not a readable image: {type(error).__name__}", where=source) from error
 
 
 def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:
-    """Return the training augmentation: a crop from an eighth of padding, and a flip where it keeps the class."""
+    """Return the training augmentation: a crop after padding by an eighth, and a horizontal flip if `flip`."""
     from torchvision.transforms import v2
 
     steps: list[Any] = [v2.RandomCrop(resolution, padding=max(1, resolution // 8))]
@@ -126,16 +164,16 @@ def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:
 
 
 def rand_augment(magnitude: int) -> Callable[[Tensor], Tensor]:
-    """Return RandAugment (Cubuk et al. 2020): two random operations of a magnitude in [0, 30] on uint8 (3, R, R)."""
+    """Return RandAugment (Cubuk et al. 2020): two random operations on uint8 (3, R, R). `magnitude` is in [0, 30]."""
     from torchvision.transforms import v2
 
     return v2.RandAugment(num_ops=2, magnitude=magnitude)  # type: ignore[no-any-return]
 
 
 def mixing(num_classes: int, mixup: float, cutmix: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
-    """Return mixup or CutMix of their alphas, by a coin for each batch where both are above 0; None without any.
+    """Return mixup or CutMix with the given alphas, a random one of them per batch if both are above 0, or None.
 
-    float32 (B, 3, R, R) and labels (B,) -> the mixed images and the classes' shares (B, num_classes).
+    It takes float32 images (B, 3, R, R) and labels (B,), and returns mixed images and class shares (B, num_classes).
     """
     if mixup <= 0 and cutmix <= 0:
         return None
@@ -147,17 +185,23 @@ def mixing(num_classes: int, mixup: float, cutmix: float) -> Callable[[Tensor, T
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(B, 3, H, W) from 0 to 255 -> float32, ImageNet's mean and deviation."""
+    """Return images (B, 3, H, W), with values from 0 to 255, as float32 normalized by ImageNet's mean and deviation."""
     from torchvision.transforms import v2
 
     return v2.functional.normalize(images.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))  # type: ignore[no-any-return]
 
 
 def load_images(name: str, root: str | None = None) -> ImageData:
-    """Return the data set of a name or of an image folder.
+    """Return a named data set or an image folder.
 
-    A folder has train/<class>/* and val/ or test/, or <class>/* alone, which is split. Raises DataError with the
-    folder or file that is wrong.
+    A folder contains train/<class>/* and val/ or test/, or only <class>/*. Missing parts are split off the others.
+
+    Args:
+        name: A key of `DATA_SETS`, or the path of a folder.
+        root: The folder of the named data sets; None: the user's cache.
+
+    Raises:
+        DataError: The data set is unknown, broken or cannot be downloaded.
     """
     if name in DATA_SETS:
         return DATA_SETS[name](root)
@@ -165,31 +209,40 @@ def load_images(name: str, root: str | None = None) -> ImageData:
     if folder.is_dir():
         return _folder(folder)
     if folder.exists():
-        raise DataError(f"--data: not a folder: '{name}'")
-    raise DataError(f"--data: unknown data set or folder '{name}'{nearest(name, DATA_SETS)}")
+        raise DataError("not a folder", where="--data", value=name)
+    raise DataError(f"unknown data set or folder '{name}'", where="--data", nearest=nearest(name, DATA_SETS))
 
 
-def check_images(split: Split) -> None:
-    """Decode every image file, up to CHECKED_IMAGES of them. Raises DataError for the first broken one."""
-    for image in split.images[:CHECKED_IMAGES]:
-        if isinstance(image, str | Path):
-            open_image(image)
+def check_images(splits: Iterable[Split], reporter: Reporter) -> None:
+    """Decode the image files of each split, up to CHECKED_IMAGES. Raises DataError for the first broken one."""
+    files = [image for split in splits for image in split.images[:CHECKED_IMAGES] if isinstance(image, str | Path)]
+    with _decoding(len(files), reporter, "checking") as advance:
+        for file in files:
+            open_image(file)
+            advance(1)
+
+
+def _decoding(count: int, reporter: Reporter | None, verb: str = "decoding") -> AbstractContextManager[Advance]:
+    """Return a progress display for `count` images, which shows nothing for small numbers."""
+    if reporter is None or count < REPORTED_IMAGES:
+        return nullcontext(lambda _: None)
+    return reporter.task(f"{verb} {count} images", count)
 
 
 def stratified(labels: Sequence[int], share: float | int) -> tuple[list[int], list[int]]:
-    """Return the indices of a seeded stratified split: the rest, and a share (or number) of them."""
+    """Return the indices of a seeded stratified split: the rest, and a part of size `share` (a share or a number)."""
     from sklearn.model_selection import train_test_split
 
     indices = list(range(len(labels)))
     try:
         rest, part = train_test_split(indices, test_size=share, stratify=labels, random_state=SPLIT_SEED)
     except ValueError as error:
-        raise DataError(f"--data: too few images to hold some out: {error}") from error
+        raise DataError(f"too few images for a stratified split: {error}", where="--data") from error
     return sorted(rest), sorted(part)
 
 
-def _held_out(split: Split) -> tuple[Split, Split]:
-    """Split validation data off the training data: a fifth of a small set, a tenth of a large one."""
+def _split_validation(split: Split) -> tuple[Split, Split]:
+    """Split off validation images: a fifth of a small data set, a tenth of one with 5,000 images or more."""
     rest, part = stratified(split.labels, 0.2 if len(split) < 5000 else 0.1)
     return split.take(rest), split.take(part)
 
@@ -201,7 +254,7 @@ def _digits(_: str | None) -> ImageData:
     images = [np.round(image * (255 / 16)).astype(np.uint8) for image in digits.images]
     whole = Split(images, tuple(int(label) for label in digits.target))
     rest, test = stratified(whole.labels, 0.2)
-    train, validation = _held_out(whole.take(rest))
+    train, validation = _split_validation(whole.take(rest))
     return ImageData("digits", tuple("0123456789"), train, validation, whole.take(test), flip=False)
 
 
@@ -212,21 +265,19 @@ def _torchvision(class_name: str, name: str) -> Callable[[str | None], ImageData
         folder = Path(root).expanduser() if root else user_cache() / "data"
         kind = getattr(torchvision.datasets, class_name)
         try:
-            train, test = (_named(kind, folder, train=part) for part in (True, False))
+            train, test = (_find_or_download(kind, folder, train=part) for part in (True, False))
         except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"--data: '{name}' is not in {folder} and cannot be downloaded ({type(error).__name__}); "
-                "give --data-root with a folder that has it"
-            ) from error
+            rule = f"'{name}' is not in {folder} and cannot be downloaded ({type(error).__name__})"
+            raise DataError(f"{rule}; give --data-root with a folder that has it", where="--data") from error
         whole = Split(list(train.data), tuple(int(label) for label in train.targets))
-        rest, validation = _held_out(whole)
+        rest, validation = _split_validation(whole)
         tested = Split(list(test.data), tuple(int(label) for label in test.targets))
         return ImageData(name, tuple(map(str, train.classes)), rest, validation, tested)
 
     return load
 
 
-def _named(kind: Any, folder: Path, train: bool) -> Any:
+def _find_or_download(kind: Any, folder: Path, train: bool) -> Any:
     try:
         return kind(str(folder), train=train, download=False)
     except RuntimeError:
@@ -246,10 +297,10 @@ def _folder(folder: Path) -> ImageData:
     parts = {name: folder / name for name in ("train", "val", "test") if (folder / name).is_dir()}
     if "train" not in parts:
         if parts:
-            raise DataError(f"{folder}: has {', '.join(parts)}/ but no train/")
+            raise DataError(f"has {', '.join(parts)}/ but no train/", where=folder)
         classes, whole = _class_folders(folder)
         rest, test_indices = stratified(whole.labels, 0.2)
-        train, validation = _held_out(whole.take(rest))
+        train, validation = _split_validation(whole.take(rest))
         return ImageData(folder.name, classes, train, validation, whole.take(test_indices))
     classes, train = _class_folders(parts["train"])
     held = {}
@@ -257,14 +308,14 @@ def _folder(folder: Path) -> ImageData:
         others, held[name] = _class_folders(parts[name])
         if others != classes:
             odd = sorted(set(others) ^ set(classes))[0]
-            raise DataError(f"{parts[name]}: must have the classes of train/: '{odd}' is only in one of them")
+            raise DataError(f"must have the classes of train/: '{odd}' is only in one of them", where=parts[name])
     if len(held) == 2:
         return ImageData(folder.name, classes, train, held["val"], held["test"])
     test: Split | None = next(iter(held.values()), None)
     if test is None:
         rest, part = stratified(train.labels, 0.2)
         train, test = train.take(rest), train.take(part)
-    train, validation = _held_out(train)
+    train, validation = _split_validation(train)
     return ImageData(folder.name, classes, train, validation, test)
 
 
@@ -274,7 +325,8 @@ def _class_folders(folder: Path) -> tuple[tuple[str, ...], Split]:
     try:
         found = ImageFolder(str(folder))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: not an image folder: {str(error).splitlines()[0]}") from error
+        raise DataError(f"not an image folder: {str(error).splitlines()[0]}", where=folder) from error
     if len(found.classes) < 2:
-        raise DataError(f"{folder}: needs at least two classes, one folder each: found only '{found.classes[0]}'")
+        rule = f"needs at least two classes, one folder each: found only '{found.classes[0]}'"
+        raise DataError(rule, where=folder)
     return tuple(found.classes), Split([path for path, _ in found.samples], tuple(found.targets))

@@ -259,7 +259,7 @@ def test_the_worker_says_what_it_got() -> None:
 
 def test_a_worker_that_dies_is_a_device_error() -> None:
     with pytest.raises(DeviceError, match="worker"), local_worker("null", 1) as worker:
-        os.kill(worker._link.pid, signal.SIGKILL)
+        os.kill(worker._pipe._process.pid, signal.SIGKILL)
         list(worker.measure([], Protocol(), 0))
 
 

@@ -18,10 +18,10 @@ import pytest
 from nas.architecture import Architecture
 from nas.errors import RunError, reason
 from nas.evaluators.base import EvaluatorContext
-from nas.evaluators.executors import Event, Executor, Outcome, Task, evaluate_all
+from nas.evaluators.executors.base import Event, Executor, Outcome, Task, evaluate_all
 from nas.evaluators.executors.evaluator_host import Build
 from nas.evaluators.executors.in_process import InProcessExecutor
-from nas.evaluators.executors.processes import ProcessBackend, ended, environment, threads_each
+from nas.evaluators.executors.processes import ProcessBackend, describe_exit, threads_per_worker, worker_environment
 from nas.evaluators.executors.ray import RayBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.evaluators.proxy_training import ProxyTraining
@@ -203,7 +203,9 @@ def test_a_candidate_over_its_limit_ends_and_the_next_one_works(
 def test_what_no_candidate_can_survive_ends_the_search(apart: Callable[..., Executor], arch: Architecture) -> None:
     executor = apart(Broken)
     executor.start(0, arch, FINE)
-    with pytest.raises(RunError, match=r"^the evaluator cannot be made in another process: ValueError: no such file"):
+    with pytest.raises(
+        RunError, match=r"^the evaluator cannot be created in another process: ValueError: no such file"
+    ):
         executor.wait()
     executor = apart(Scripted)
     executor.start(0, arch, FULL)
@@ -218,7 +220,7 @@ def test_a_process_that_dies_while_it_makes_its_evaluator_ends_the_search(
     executor.start(0, arch, FINE)
     with pytest.raises(RunError, match=r"^no worker can be started: its process was killed .*: out of memory\? \(3 "):
         executor.wait()
-    assert capsys.readouterr().err.count("a worker ended while making the evaluator, another is started") == 2
+    assert capsys.readouterr().err.count("a worker ended while it created the evaluator; starting another one") == 2
 
 
 def test_trainings_give_the_same_accuracies_to_the_bit(
@@ -417,14 +419,14 @@ def running(pid: int) -> bool:
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [threads_each(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    assert [threads_per_worker(workers) for workers in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [threads_each(workers) for workers in (1, 2, 3)] == [3, 3, 2]
+    assert [threads_per_worker(workers) for workers in (1, 2, 3)] == [3, 3, 2]
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
-    assert threads_each(2) == 4
+    assert threads_per_worker(2) == 4
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     before = signal.getsignal(signal.SIGINT)
-    with environment(2):
+    with worker_environment(2):
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "2"
     assert signal.getsignal(signal.SIGINT) == before
@@ -433,6 +435,6 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_end_of_a_process_is_told_in_words() -> None:
-    assert ended(-9) == "its process was killed (signal 9): out of memory?"
-    assert ended(-11) == "its process was killed (signal 11: Segmentation fault)"
-    assert ended(3) == "its process ended with status 3"
+    assert describe_exit(-9) == "its process was killed (signal 9): out of memory?"
+    assert describe_exit(-11) == "its process was killed (signal 11: Segmentation fault)"
+    assert describe_exit(3) == "its process ended with status 3"

@@ -131,23 +131,23 @@ def test_a_search_outlives_a_node_that_is_killed(cluster: Any, tiny_space: Path,
     assert search.returncode == 0, said
     begun = check_whole(out, folder)
     assert TRIALS < len(begun) <= TRIALS + 1
-    assert said.count("begins again: its node ") == 1
+    assert said.count("starts over: its node ") == 1
     assert "(raylet)" not in out + said
     cluster.remove_node(node, allow_graceful=False)
 
 
 def test_slots_follow_the_nodes(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.evaluators.executors.ray.LOOK_S", 0.0)
-    crew = RayBackend(cluster.address, Scripted, 0.5, 0, print)
+    monkeypatch.setattr("nas.evaluators.executors.ray.REFRESH_S", 0.0)
+    backend = RayBackend(cluster.address, Scripted, 0.5, 0, print)
     try:
-        before = crew.slots
+        before = backend.slots
         assert before == 2 * len(cluster.workers)
         node = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
-        assert crew.slots == before + 2
+        assert backend.slots == before + 2
         cluster.remove_node(node)
-        assert crew.slots == before
+        assert backend.slots == before
     finally:
-        crew.close()
+        backend.close()
 
 
 def kill_node(node: Any) -> None:
@@ -167,9 +167,9 @@ def busy_pids(folder: Path) -> int:
 def test_a_cluster_of_another_version_and_one_without_gpus_are_told_in_a_line(
     cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match=r"^--ray-gpus 0.5: no node has a GPU$"):
+    with pytest.raises(UsageError, match=r"^--ray-gpus: no node has a GPU: 0.5$"):
         check_cluster(cluster.address, 1, 0.5)
-    with pytest.raises(UsageError, match=r"^--ray-cpus 3: no node has more than 1$"):
+    with pytest.raises(UsageError, match=r"^--ray-cpus: no node has more than 1 CPU: 3$"):
         RayBackend(cluster.address, Scripted, 3, 0, print)
     monkeypatch.setattr("nas.evaluators.executors.ray.PROBE", "import ray\nray.__version__ = '2.0.0'\n" + PROBE)
     with pytest.raises(UsageError, match=r"^--ray .*Version mismatch: The cluster was started with: Ray: .*2\.0\.0"):
@@ -196,10 +196,10 @@ def test_what_is_no_cluster_is_told_in_a_line(refused: Callable[..., str], monke
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setattr("nas.evaluators.executors.ray.PROBE_S", 4.0)
-        assert f"--ray: what answers at {taken} is no Ray cluster" in refused(taken)
-    assert f"--ray: no cluster answers at {taken}: Connection refused" in refused(taken)
+        assert f"--ray: is not a Ray cluster, or did not answer within 4 s: '{taken}'" in refused(taken)
+    assert f"--ray: no cluster answers (Connection refused): '{taken}'" in refused(taken)
     for wrong in ("head", "ray://head:10001", "head:port", "head:0"):
-        assert f"--ray: an address is 'auto' or host:port, as 'head:6379': '{wrong}'" in refused(wrong)
+        assert f"--ray: must be 'local', 'auto' or host:port, such as 'head:6379': '{wrong}'" in refused(wrong)
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "--ray: needs the package ray: pip install 'hwnas[ray]'" in refused("auto")
@@ -213,8 +213,8 @@ def test_what_is_no_cluster_is_told_in_a_line(refused: Callable[..., str], monke
         (["local", "--ray-gpus", "1.5"], "--ray-gpus: must be a whole number or a part of one: 1.5"),
         (["local", "--ray-gpus", "-1"], "--ray-gpus: must be a whole number or a part of one: -1"),
         (["local", "--trial-timeout", "5"], "--trial-timeout: must be a duration above zero with its unit, as '90s'"),
-        (["local", "--workers", "-1"], "--workers: must not be negative: -1"),
-        (["local", "--ray-cpus", "9999"], "--ray-cpus 9999: no node has more than "),
+        (["local", "--workers", "-1"], "--workers: must be at least 0: -1"),
+        (["local", "--ray-cpus", "9999"], "--ray-cpus: no node has more than "),
     ],
 )
 def test_executor_settings_that_cannot_be(flags: list[str], expected: str, refused: Callable[..., str]) -> None:

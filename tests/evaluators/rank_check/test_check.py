@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ from nas.cli.main import main
 from nas.errors import RunError
 from nas.evaluators.rank_check.rank_correlation import ceiling
 from nas.evaluators.rank_check.records import describe_record, find_record
-from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings, Training, stratified_networks
+from nas.evaluators.rank_check.reference_trainings import (
+    ReferenceTrainings,
+    Training,
+    stratified_networks,
+    train_reference,
+)
 from nas.networks.network import totals, trace
 from nas.spaces.yaml_format import load_space
+from nas.training.loop import TrainingError
 from nas.utils.paths import shipped
+from nas.utils.reporting import Reporter
 
 DATA: dict[str, Any] = {
     "resolution": 8,
@@ -61,7 +69,7 @@ def test_a_check_from_end_to_end(space_path: str, tmp_path: Path, capsys: pytest
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "5 networks of few@" in printed
-    assert "one seed by another: Kendall" in printed
+    assert "agreement between seeds: Kendall" in printed
     result = json.loads((tmp_path / "run" / "check.json").read_text())
     names = [judged["name"] for judged in result["evaluators"]]
     assert names == ["supernet", "synflow", "params", "macs", "training, 1 of 2 epochs", "training, 2 of 2 epochs"]
@@ -144,13 +152,44 @@ def test_trainings_side_by_side_are_the_same_trainings(space_path: str, tmp_path
 def test_a_training_that_is_killed_ends_the_check_in_one_line(
     space_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.evaluators.rank_check.reference_trainings._train", _die)
+    monkeypatch.setattr("nas.evaluators.rank_check.reference_trainings.make_trainer", Killed)
     assert main(check(space_path, tmp_path / "run", "--evaluator", "params")) == 2
-    assert "a training process was killed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "its process was killed (signal 9): out of memory?; fewer --jobs need less memory" in error
+    assert error.count("\n") == 1
 
 
-def _die(arch: Any, seed: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+class Killed:
+    """A trainer whose process is killed while it trains."""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def evaluate(self, arch: Any, seed: int) -> Iterator[float]:
+        yield 0.5
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_trainings_that_run_when_another_one_fails_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space("cifar")
+    (arch, *_) = stratified_networks(space, 4, 0)
+    pending = [(arch, 1), (arch, 0)]
+    monkeypatch.setattr("nas.evaluators.rank_check.reference_trainings.make_trainer", FailsWithSeed1)
+    together = train_reference(pending, space, "digits", None, 2, Reporter(quiet=True))
+    assert next(together).seed == 0
+    with pytest.raises(TrainingError, match="ValueError: seed 1"):
+        next(together)
+    with pytest.raises(TrainingError, match="ValueError: seed 1"):
+        next(train_reference(pending, space, "digits", None, 1, Reporter(quiet=True)))
+
+
+class FailsWithSeed1(Killed):
+    """A trainer whose trainings fail with seed 1."""
+
+    def evaluate(self, arch: Any, seed: int) -> Iterator[float]:
+        yield 0.5
+        if seed == 1:
+            raise ValueError("seed 1")
 
 
 def test_the_reference_is_a_sample_of_all_that_networks_cost() -> None:
@@ -186,8 +225,9 @@ def test_a_reference_of_other_settings_is_refused(tmp_path: Path) -> None:
     reference.add(Training(arch, 0, (0.1, 0.2), 1.5))
     again = ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 2, "new": 1})
     assert again.trainings == reference.trainings
-    with pytest.raises(RunError, match="other settings: epochs is 2 there and 3 now"):
+    with pytest.raises(RunError, match="other settings: 2 in the file, 3 now; use another --run") as caught:
         ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 3})
+    assert (caught.value.key, caught.value.where) == ("epochs", f"{tmp_path / 'a.jsonl'}, line 1")
 
 
 @pytest.mark.parametrize(
@@ -198,10 +238,10 @@ def test_a_reference_of_other_settings_is_refused(tmp_path: Path) -> None:
         (["--evaluator", "synflo"], "unknown evaluator 'synflo'; did you mean 'synflow'?"),
         (["--space", "cifa"], "unknown search space 'cifa'; did you mean 'cifar'?"),
         (["--data", "/nowhere"], "unknown data set or folder '/nowhere'"),
-        (["--supernet", "/nowhere"], "holds no supernet"),
+        (["--supernet", "/nowhere"], "--supernet: no supernet (supernet.json) in this folder"),
         (["--accuracies", "/nowhere.csv"], "/nowhere.csv"),
-        (["--evaluator", "proxy_training"], "proxy_training is what the reference is made by"),
-        (["--space", "mobilenet_v2_0.35"], "'mobilenet_v2_0.35' has 1 networks to judge by"),
+        (["--evaluator", "proxy_training"], "--evaluator: the reference itself is trained by it; "),
+        (["--space", "mobilenet_v2_0.35"], "--space: must have at least 4 networks, has 1: 'mobilenet_v2_0.35'"),
     ],
 )
 def test_bad_input_is_one_line(

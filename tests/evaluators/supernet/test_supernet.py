@@ -23,7 +23,7 @@ from nas.cli.main import main
 from nas.errors import RunError, SpaceError, WeightsError
 from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.supernet.evaluator import BANK, CARD, CHECKPOINT, SupernetEvaluator
-from nas.evaluators.supernet.shared_weights import Supernet, load_bank, part_of, places, save_bank
+from nas.evaluators.supernet.shared_weights import Supernet, load_bank, places, save_bank, slice_parameter
 from nas.evaluators.supernet.training import SubnetSampler, SupernetRecipe, train_supernet
 from nas.networks.network import canonical, totals, trace
 from nas.searching.winner_training import first_weights
@@ -73,7 +73,7 @@ def test_slices_are_leading_channels_and_the_centre_of_the_kernel() -> None:
     place = next(name for name in supernet.names if name.startswith("stage0/layer0/conv/conv.0.weight"))
     whole = supernet.bank[supernet.names.index(place)]
     assert whole.shape == (16, 3, 5, 5)
-    assert torch.equal(part_of(whole, (8, 3, 1, 1)), whole[:8, :, 2:3, 2:3])
+    assert torch.equal(slice_parameter(whole, (8, 3, 1, 1)), whole[:8, :, 2:3, 2:3])
 
 
 def test_a_step_of_a_child_gives_the_bank_the_gradients_of_its_copy() -> None:
@@ -90,7 +90,7 @@ def test_a_step_of_a_child_gives_the_bank_the_gradients_of_its_copy() -> None:
             whole = supernet.whole(place, own.ndim)
             assert own.grad is not None
             assert whole.grad is not None
-            torch.testing.assert_close(part_of(whole.grad, own.shape), 2 * own.grad, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(slice_parameter(whole.grad, own.shape), 2 * own.grad, rtol=1e-4, atol=1e-4)
             assert whole.grad.count_nonzero() <= own.numel()
 
 
@@ -124,15 +124,15 @@ def test_the_family_has_the_ends_of_the_space_and_leans_as_told() -> None:
     assert totals(trace(family.smallest)).macs <= min(macs)
     assert totals(trace(family.largest)).macs >= max(macs)
     rng = random.Random(0)
-    leaning = {arch.stages[0] for arch in family.draw(20, rng, 1.0)}
+    leaning = {arch.stages[0] for arch in family.sample(20, rng, 1.0)}
     assert {spec.kwargs["out_channels"] for (spec,) in leaning} == {16}
-    assert len({arch.digest for _ in range(50) for arch in family.draw(1, rng)}) > 10
+    assert len({arch.digest for _ in range(50) for arch in family.sample(1, rng)}) > 10
 
 
 def test_children_of_a_step_share_out_the_values_of_a_choice() -> None:
     family, rng = SubnetSampler.of(SPACE), random.Random(0)
     for _ in range(20):
-        stems = [arch.stages[0][0].kwargs for arch in family.draw(2, rng)]
+        stems = [arch.stages[0][0].kwargs for arch in family.sample(2, rng)]
         assert {stem["out_channels"] for stem in stems} == {8, 16}
         assert {stem.get("kernel_size", 3) for stem in stems} == {3, 5}
 
@@ -176,7 +176,7 @@ def test_a_bank_is_stored_by_name(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="another space than 'cifar'"):
         load_bank(Supernet(load_space("cifar")), tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(WeightsError, match=r"a\.safetensors: not a supernet's weights"):
+    with pytest.raises(WeightsError, match=r"a\.safetensors: not the weights of a supernet"):
         load_bank(right, tmp_path / "a.safetensors")
 
 
@@ -194,7 +194,7 @@ def test_one_supernet_serves_later_searches(task: Classification, tmp_path: Path
 
 def test_a_supernet_that_does_not_fit_is_refused(task: Classification, tmp_path: Path) -> None:
     SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
-    with pytest.raises(RunError, match=r"holds no supernet \(supernet.json\)"):
+    with pytest.raises(RunError, match=r"no supernet \(supernet.json\)"):
         SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path, tmp_path / "nothing"))
     others = {
         "space": EvaluatorContext(
@@ -204,8 +204,9 @@ def test_a_supernet_that_does_not_fit_is_refused(task: Classification, tmp_path:
         "resolution": EvaluatorContext(task, replace(SPACE, proxy=Proxy(8, 2, 300)), tmp_path, tmp_path),
     }
     for key, setup in others.items():
-        with pytest.raises(RunError, match=f"is for another search: {key} is"):
+        with pytest.raises(RunError, match="is for another search") as caught:
             SupernetEvaluator(setup)
+        assert caught.value.key == key
     (tmp_path / "supernet" / CARD).write_text("{}")
     with pytest.raises(WeightsError, match=r"supernet\.json: not the card of a supernet"):
         SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
@@ -236,7 +237,7 @@ def test_a_killed_training_goes_on_to_the_same_losses_and_ranking(task: Classifi
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (checkpoint.parent / CARD).exists()
-    with pytest.raises(RunError, match="is not trained to the end"):
+    with pytest.raises(RunError, match="is not finished"):
         SupernetEvaluator(EvaluatorContext(task, LONG, tmp_path / "other", tmp_path / "cut"))
     for name in ("cut", "whole"):
         subprocess.run([*command, str(tmp_path / name)], env=environment, cwd=root, check=True)
@@ -263,7 +264,7 @@ def test_a_checkpoint_of_another_network_is_named(task: Classification, tmp_path
 
     recipe = SupernetRecipe(SupernetTraining(epochs=1))
     save_checkpoint(tmp_path / "c.pt", {}, {"supernet": {}, "optimizer": {}, "schedule": {}, "losses": []})
-    with pytest.raises(WeightsError, match=r"c\.pt: is no checkpoint of this supernet"):
+    with pytest.raises(WeightsError, match=r"c\.pt: not a checkpoint of this supernet"):
         list(train_supernet(Supernet(SPACE), task, task.train_set(16, 100), recipe, 0, checkpoint=tmp_path / "c.pt"))
 
 
@@ -272,15 +273,15 @@ def test_without_memory_the_batch_size_is_named(task: Classification, monkeypatc
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr("nas.evaluators.supernet.training._step", fail)
-    with pytest.raises(TrainingError, match="out of memory with 32 images a step: give the space a smaller"):
+    with pytest.raises(TrainingError, match="out of memory with 32 images per step; reduce supernet"):
         list(train_supernet(Supernet(SPACE), task, task.train_set(16, 100), SupernetRecipe(SPACE.supernet), 0))
 
 
 def test_another_recipe_in_the_same_folder_is_refused(task: Classification, tmp_path: Path) -> None:
     SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
-    with pytest.raises(RunError, match="is for another search: epochs is 2 there and 5 here"):
+    with pytest.raises(RunError, match="epochs: the supernet is for another search: 2 there, 5 here"):
         SupernetEvaluator(EvaluatorContext(task, LONG, tmp_path))
-    with pytest.raises(RunError, match="seed is 0 there and 1 here"):
+    with pytest.raises(RunError, match="seed: the supernet is for another search: 0 there, 1 here"):
         SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path, seed=1))
 
 

@@ -214,39 +214,42 @@ KEPT = "expanded_conv-input:7x7x192-output:7x7x192-expand:3-kernel:3-stride:1-id
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (lambda: as_csv(proxyless_rows())[:-12], "line 71: 3 of 5 columns; was the file cut off"),
-        (replaced(3, ms="quick"), "line 5: mean_ms must be a finite number above zero: 'quick'"),
-        (replaced(3, ms="nan"), "line 5: mean_ms must be a finite number above zero: 'nan'"),
-        (replaced(3, ms="-2.5"), "line 5: mean_ms must be a finite number above zero: '-2.5'"),
-        (replaced(3, key="Conv-input:160x160x3-output:80x80x32"), "a second stem, of 160 px beside 224; one file per"),
-        (replaced(3, key=KEPT.replace("7x7", "5x5")), "224 px has no maps of 5x5; one file per resolution"),
-        (replaced(3, key=KEPT.replace("output:7x7", "output:14x14")), "output must be 7x7x192: 14x14x192"),
+        (lambda: as_csv(proxyless_rows())[:-12], "line 71: 3 of 5 columns; the file may be cut off"),
+        (replaced(3, ms="quick"), "line 5: mean_ms: must be a finite number above zero: 'quick'"),
+        (replaced(3, ms="nan"), "line 5: mean_ms: must be a finite number above zero: 'nan'"),
+        (replaced(3, ms="-2.5"), "line 5: mean_ms: must be a finite number above zero: '-2.5'"),
+        (replaced(3, key="Conv-input:160x160x3-output:80x80x32"), "two stems, of 224 px and 160 px; give one file per"),
+        (
+            replaced(3, key=KEPT.replace("7x7", "5x5")),
+            "224 px gives no feature map of 5x5; give one file per",
+        ),
+        (replaced(3, key=KEPT.replace("output:7x7", "output:14x14")), "output must be 7x7x192, not 14x14x192"),
         (replaced(3, key=KEPT.replace("stride:1", "stride:2")), "idskip:1 needs stride 1 and equal channels"),
-        (replaced(3, key="Convv-input:7x7x8-output:7x7x8"), "unknown layer 'Convv'; did you mean 'Conv'"),
+        (replaced(3, key="Convv-input:7x7x8-output:7x7x8"), "unknown layer: 'Convv'; did you mean 'Conv'"),
         (replaced(3, key="expanded_conv"), "line 5: not a key of proxylessnas: 'expanded_conv'"),
         (replaced(3, key=KEPT.replace("kernel:3", "kernel:4")), "line 5: .*kernel_size must be odd"),
-        (without("Logits"), "has no row of 'Logits', a part of the head; was the file cut off"),
-        (without("Conv-"), "has no row of the stem 'Conv', which tells the resolution"),
-        (lambda: as_csv([*proxyless_rows(), proxyless_rows()[3]]), "line 72: '.*' stands twice"),
-        (lambda: "key,value\r\na,1\r\n", "line 1: the columns key and mean_ms are needed: key,value"),
-        (lambda: "Conv-input:8x8x3: {count: 1}", "needs a mapping with 'mean'"),
+        (without("Logits"), "has no row of 'Logits', a part of the head; the file may be cut off"),
+        (without("Conv-"), "has no row of the stem 'Conv', which defines the resolution"),
+        (lambda: as_csv([*proxyless_rows(), proxyless_rows()[3]]), "line 72: duplicate key: '.*'"),
+        (lambda: "key,value\r\na,1\r\n", "line 1: must have the columns key and mean_ms: 'key,value'"),
+        (lambda: "Conv-input:8x8x3: {count: 1}", "must be a mapping with 'mean'"),
         (lambda: "a-input: [", "line 1: expected the node content"),
-        (lambda: json.dumps(single_path())[:-20], "broken JSON, or cut off"),
+        (lambda: json.dumps(single_path())[:-20], "invalid JSON, the file may be cut off"),
         (
             changed(single_path(), ["3", "1"], "fast"),
-            "layer '3': choice '1' must be a finite number above zero: 'fast'",
+            "layer '3': choice '1': must be a finite number above zero: 'fast'",
         ),
         (changed(single_path(), ["3", "1"], float("nan")), "must be a finite number above zero: nan"),
-        (changed(single_path(), ["3"], {}), "layer '3': the choice '0' is missing"),
-        (changed(single_path(), ["22"], {}), "unknown layer '22'; 22 layers, '0' to '21', are known"),
-        (lambda: json.dumps({"0": {"0": 1.0}}), "layer '0': the choice '1' is missing"),
-        (changed(fbnet(), [5, 2], -1.0), "entry 5, operator 2 must be a finite number above zero: -1.0"),
+        (changed(single_path(), ["3"], {}), "layer '3': choice '0' is missing"),
+        (changed(single_path(), ["22"], {}), "unknown layer; there are 22 layers, '0' to '21': '22'"),
+        (lambda: json.dumps({"0": {"0": 1.0}}), "layer '0': choice '1' is missing"),
+        (changed(fbnet(), [5, 2], -1.0), "entry 5, operator 2: must be a finite number above zero: -1.0"),
         (changed(fbnet(), [5], [1.0]), "entry 5: 9 times are needed: 1"),
         (changed(fbnet(), [5], None), "entry 5: 9 times are needed: None"),
-        (lambda: json.dumps(fbnet()[:20]), "28 entries are needed: 20; was the file cut off"),
-        (lambda: "a picture of a phone", "not a published latency table; the known formats are ProxylessNAS"),
-        (lambda: '{"layers": []}', "not a published latency table; the known formats are"),
-        (lambda: "", "not a published latency table; the known formats are"),
+        (lambda: json.dumps(fbnet()[:20]), "28 entries are needed, not 20; the file may be cut off"),
+        (lambda: "a picture of a phone", "not a published latency table; known formats: ProxylessNAS"),
+        (lambda: '{"layers": []}', "not a published latency table; known formats: "),
+        (lambda: "", "not a published latency table; known formats: "),
     ],
 )
 def test_a_broken_file_is_one_line_with_place_and_rule(text: Callable[[], str], message: str, tmp_path: Path) -> None:
@@ -260,11 +263,11 @@ def test_a_broken_file_is_one_line_with_place_and_rule(text: Callable[[], str], 
 
 def test_files_of_two_tables_are_not_mixed(shared: Path) -> None:
     ofa, proxyless = original(shared, "ofa_note10"), original(shared, "proxylessnas_pixel1")
-    with pytest.raises(TableError, match=r"is of another format than .*ofa_note10_160.*; import one table at a time"):
+    with pytest.raises(TableError, match=r"has another format than .*ofa_note10_160.*; import one table at a time"):
         read_published([ofa[0], *proxyless])
-    with pytest.raises(TableError, match=r"is of 160 px, as .* is; give one file per resolution"):
+    with pytest.raises(TableError, match=r"has 160 px, as .*; give one file per resolution"):
         read_published([ofa[0], ofa[1], ofa[0]])
-    with pytest.raises(TableError, match="a table of ProxylessNAS is one file, 2 were given"):
+    with pytest.raises(TableError, match="a ProxylessNAS table is one file, but 2 are given"):
         read_published([*proxyless, ofa[0]])
 
 
@@ -282,7 +285,7 @@ def test_a_table_of_this_machine_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(as_csv(proxyless_rows()))
     published = read_published([tmp_path / "a.csv"])
     before = mine.path.read_bytes()
-    with pytest.raises(TableError, match="is not an imported table, and is not replaced by one"):
+    with pytest.raises(TableError, match="is not an imported table; it is not replaced"):
         write_table(published, source_of(published, "a"), mine.path)
     assert mine.path.read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"mine.jsonl", "a.csv"}

@@ -13,7 +13,7 @@ from nas.networks.block_schema import block_spec
 from nas.networks.blocks.condense import Condense, LearnedGroupConv
 from nas.networks.blocks.condensed import Condensed
 from nas.networks.blocks.norm_classifier import NormClassifier
-from nas.networks.condensenet import condensed, group_lasso, learned_groups, prune_classifier, set_progress
+from nas.networks.condensenet import group_lasso, learned_groups, set_progress
 from nas.networks.network import build, deploy, traced
 from nas.spaces.yaml_format import load_architecture
 
@@ -86,7 +86,7 @@ def test_what_is_pruned_stays_pruned() -> None:
 
 @pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
 def test_a_progress_outside_of_the_training_is_refused(progress: float) -> None:
-    with pytest.raises(ValueError, match=r"progress must lie in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"progress must be in \[0, 1\]"):
         layer().set_progress(progress)
 
 
@@ -185,7 +185,11 @@ def test_the_penalty_sums_over_a_model_and_ends_with_the_last_stage() -> None:
 def test_a_trained_network_becomes_the_one_of_test_time(name: str) -> None:
     torch.manual_seed(0)
     train, test = load_architecture(f"{name}_train"), load_architecture(f"{name}_test")
-    assert condensed(train).stages == test.stages
+    deployed_specs = [
+        [("condensed", spec.args) if spec.op == "condense" else (spec.op, spec.args) for spec in stage]
+        for stage in train.stages
+    ]
+    assert deployed_specs == [[(spec.op, spec.args) for spec in stage] for stage in test.stages]
     network = build(train).eval()
     set_progress(network, 1.0)
     image = torch.randn(1, 3, 32, 32)
@@ -195,20 +199,20 @@ def test_a_trained_network_becomes_the_one_of_test_time(name: str) -> None:
     assert isinstance(head, NormClassifier)
     macs = sum(m.weight.numel() for m in deployed.modules() if isinstance(m, nn.Conv2d))
     assert macs == sum(m.weight.numel() for m in build(test).modules() if isinstance(m, nn.Conv2d))
-    assert prune_classifier(head).state_dict().keys() == build(test).head.state_dict().keys()
+    assert {"index", *head.state_dict()} == {*build(test).head.state_dict()}
 
 
 @torch.no_grad()
-def test_the_pruned_classifier_reads_the_features_with_the_largest_weights() -> None:
+def test_the_condensed_classifier_reads_the_features_that_its_index_names() -> None:
     torch.manual_seed(0)
-    head = NormClassifier((10,), num_classes=3).eval()
+    head, condensed = NormClassifier((10,), num_classes=3).eval(), NormClassifier((10,), num_classes=3, keep=0.5).eval()
+    assert condensed.index is not None and condensed.index.tolist() == [0, 2, 4, 6, 8]
+    condensed.index.copy_(torch.tensor([1, 2, 5, 6, 7]))
     head.linear.weight[:, [0, 3, 4, 8, 9]] *= 1e-4
-    pruned = prune_classifier(head, keep=0.5)
-    assert pruned.index is not None and pruned.index.tolist() == [1, 2, 5, 6, 7]
+    condensed.linear.weight.copy_(head.linear.weight[:, condensed.index])
+    condensed.linear.bias.copy_(head.linear.bias)
     image = torch.randn(2, 10, 4, 4)
-    torch.testing.assert_close(pruned([image]), head([image]), rtol=0, atol=1e-3)
-    with pytest.raises(ValueError, match="pruned already"):
-        prune_classifier(pruned)
+    torch.testing.assert_close(condensed([image]), head([image]), rtol=0, atol=1e-3)
 
 
 def test_training_it_trains_what_is_left() -> None:

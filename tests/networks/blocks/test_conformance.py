@@ -154,7 +154,7 @@ def test_a_block_exports(op: str, tmp_path: Path) -> None:
         ("mbconv", {"out_channels": 8, "expand_ratio": 0.5}, "expand_ratio must be at least 1: 0.5"),
         ("mbconv", {"out_channels": 8, "kernel_size": 4}, "kernel_size must be odd and at least 1: 4"),
         ("conv", {"out_channels": 8, "groups": 3}, "groups must divide the channels: 16 -> 8, groups 3"),
-        ("conv", {"out_channels": 8, "se_ratio": 1.5}, r"se_ratio must lie in \[0, 1\]: 1.5"),
+        ("conv", {"out_channels": 8, "se_ratio": 1.5}, r"se_ratio must be in \[0, 1\]: 1.5"),
         ("shufflenet_v2", {"out_channels": 23}, "out_channels must be even: 23"),
         ("shufflenet_v2", {"out_channels": 12}, "out_channels must exceed in_channels"),
         ("osa", {"out_channels": 8, "mid_channels": 8, "stride": 4}, "stride must be 1 or 2: 4"),

@@ -117,7 +117,7 @@ def test_drop_connect_is_linear_in_depth_and_gone_when_deployed() -> None:
     rates = [module.rate for module in network.modules() if isinstance(module, DropConnect)][1:]
     assert rates == pytest.approx([0.2 * index / 16 for index in range(16)])
     assert not any(isinstance(module, DropConnect) for module in deploy(network).modules())
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\): 1.0"):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\): 1.0"):
         set_drop_connect(network, 1.0)
 
 
@@ -132,10 +132,10 @@ def test_a_file_tells_its_published_accuracy() -> None:
     [
         ("{top1: 72.0}", "published: the key 'source' is missing"),
         ("{source: x}", "published: the key 'top1' is missing"),
-        ("{top1: 720, source: x}", "top1 must be a percentage above 0 and at most 100: 720"),
-        ("{top1: true, source: x}", "top1 must be a percentage above 0 and at most 100: True"),
-        ("{top1: .nan, source: x}", "top1 must be a percentage above 0 and at most 100: nan"),
-        ("{top1: 72.0, source: 3}", "source must be a text that says where the number stands: 3"),
+        ("{top1: 720, source: x}", "top1: must be a percentage above 0 and at most 100: 720"),
+        ("{top1: true, source: x}", "top1: must be a percentage above 0 and at most 100: True"),
+        ("{top1: .nan, source: x}", "top1: must be a percentage above 0 and at most 100: nan"),
+        ("{top1: 72.0, source: 3}", "source: must name the publication of the accuracy: 3"),
         ("{top1: 72.0, source: x, top5: 90}", "unknown key 'top5'"),
         ("72.0", "must be a mapping of keys to values: 72.0"),
         ("", "must be a mapping of keys to values: None"),
@@ -160,5 +160,5 @@ def test_a_space_has_no_published_accuracy(tmp_path: Path) -> None:
         "published: {top1: 72.0, source: x}\n",
         encoding="utf-8",
     )
-    with pytest.raises(SpaceError, match="published is of one network, this space has choices: 1"):
+    with pytest.raises(SpaceError, match="published: is allowed for a single network only; number of choices: 1"):
         load_space(str(path))

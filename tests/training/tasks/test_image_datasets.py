@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from nas.errors import DataError
+from nas.training.tasks import image_datasets
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import (
     ImageDataset,
@@ -20,6 +21,7 @@ from nas.training.tasks.image_datasets import (
     normalize,
     rand_augment,
 )
+from nas.utils.reporting import Reporter
 
 
 def make_folder(
@@ -81,8 +83,7 @@ def test_a_broken_image_is_named(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:40])
     data = load_images(str(root))
     with pytest.raises(DataError, match=r"dog/3.png: not a readable image"):
-        for split in (data.train, data.validation, data.test):
-            check_images(split)
+        check_images((data.train, data.validation, data.test), Reporter())
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,19 @@ def test_a_named_set_that_cannot_be_had_says_where_it_looked(tmp_path: Path, mon
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "__init__", refuse)
     with pytest.raises(DataError, match=r"'cifar10' is not in .* and cannot be downloaded .* --data-root"):
         load_images("cifar10", str(tmp_path))
+
+
+def test_long_decoding_shows_its_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_images(str(make_folder(tmp_path / "pets", ("train", "test"))))
+    check_images((data.train, data.test), Reporter())
+    ImageDataset(data.test, 8, reporter=Reporter())
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(image_datasets, "REPORTED_IMAGES", 40)
+    check_images((data.train, data.test), Reporter())
+    ImageDataset(data.test, 8, reporter=Reporter())
+    assert capsys.readouterr().err == "checking 72 images: 72/72\ndecoding 40 images: 40/40\n"
 
 
 def test_one_more_augmentation_comes_last_and_shares_what_was_decoded() -> None:

@@ -1,0 +1,175 @@
+"""The context of a search: its settings, checked and resolved once into the objects that they name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nas.controllers import CONTROLLERS, Controller
+from nas.controllers.base import Problem
+from nas.devices.client import Worker, open_worker
+from nas.devices.runtimes import RUNTIMES
+from nas.errors import UsageError
+from nas.evaluators import EVALUATORS, epochs_of, find_evaluator
+from nas.evaluators.base import Evaluator, EvaluatorContext
+from nas.evaluators.executors.base import Executor
+from nas.evaluators.zero_cost_scores import ZERO_COST
+from nas.networks.network import trace
+from nas.searching.early_stopping import Rungs, make_rungs
+from nas.searching.evaluation import make_evaluator_context, make_executor
+from nas.searching.identity import settings_identity, table_source_identity
+from nas.searching.prior_runs import PriorSource, prior_identity, read_sources
+from nas.searching.settings import SOURCES, SearchSettings, recorded_settings
+from nas.spaces.encoding import EncodedSpace, no_costs
+from nas.spaces.search_space import FinalTraining, Proxy, Space
+from nas.spaces.yaml_format import load_space
+from nas.study.multi_goal import make_goals
+from nas.study.objectives import Objective
+from nas.training.tasks.classification import Classification
+from nas.utils.registry import lookup
+from nas.utils.reporting import Reporter
+from nas.utils.settings import check_fields
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What a search consists of before anything is measured or written.
+
+    Attributes:
+        settings: The settings as given.
+        recorded: The settings as results record them, without passwords.
+        space: The search space, with the settings' proxy and a head for the task's classes.
+        task: The data set.
+        objective: What is maximized, with its targets and axes.
+        rungs: When trainings stop early.
+        controller: Makes the controller.
+        evaluator: Makes the evaluator.
+        device_worker: Measures on the device; its process is not started yet.
+        prior_sources: Results and networks to start from.
+        identity: What distinguishes this run from others, but for the digests of its tables.
+        reporter: Prints messages and progress.
+    """
+
+    settings: SearchSettings
+    recorded: dict[str, Any]
+    space: Space
+    task: Classification
+    objective: Objective
+    rungs: Rungs
+    controller: Callable[[Problem], Controller]
+    evaluator: Callable[[EvaluatorContext], Evaluator]
+    device_worker: Worker
+    prior_sources: tuple[PriorSource, ...]
+    identity: dict[str, Any]
+    reporter: Reporter
+
+    @property
+    def evaluator_only_reads(self) -> bool:
+        """Whether the evaluator reads its source and writes nothing. It can be made before anything is measured."""
+        return self.settings.source is not None and self.settings.evaluator in SOURCES.values()
+
+    def make_evaluator(self) -> Evaluator:
+        """Return the evaluator. It may load or train what all evaluations share."""
+        return self.evaluator(make_evaluator_context(self.settings, self.task, self.space, self.reporter))
+
+    def make_executor(self) -> Executor | None:
+        """Return the executor that evaluates candidates, or None to evaluate them in this process."""
+        return make_executor(self.settings, self.task, self.space, self.reporter)
+
+
+def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
+    """Return the context of a search. Raises NasError for the first invalid setting, and writes nothing.
+
+    Settings are checked before data and spaces are loaded.
+    """
+    check_fields(settings)
+    check_combinations(settings)
+    objective = make_goals(settings.objective, settings.targets, settings.alpha, settings.beta, settings.front_axes)
+    starts, recorded = settings.starts, recorded_settings(settings)
+    lookup(RUNTIMES, settings.runtime, "runtime", "--runtime")
+    controller: Callable[[Problem], Controller]
+    controller = lookup(CONTROLLERS, settings.controller, "controller", "--controller")
+    evaluator = find_evaluator(settings.evaluator)
+    device_worker = open_worker(settings.device, settings.runtime, settings.threads, reporter.say)
+    space = resolve_space(settings)
+    task = Classification.load(settings.data, settings.data_root)
+    space = space.for_classes(task.num_classes)
+    check_space(space, controller)
+    rungs = make_early_stopping(settings, task, space)
+    identity = {**settings_identity(settings, space, task), **table_source_identity(settings)}
+    sources = read_sources(starts, space, identity, settings.folder)
+    return SearchContext(
+        settings, recorded, space, task, objective, rungs, controller, evaluator, device_worker, sources,
+        {**identity, **prior_identity(sources)}, reporter,
+    )  # fmt: skip
+
+
+def check_combinations(settings: SearchSettings) -> None:
+    """Raise UsageError for the first setting that does not go with another one."""
+    given = [key for key in SOURCES if getattr(settings, key)]
+    if len(given) > 1:
+        raise UsageError("--accuracies, --supernet: an evaluator has one source, give one of them")
+    for key in given:
+        if settings.evaluator in EVALUATORS and settings.evaluator != SOURCES[key]:
+            raise UsageError(f"is for the evaluator '{SOURCES[key]}', not for '{settings.evaluator}'", key=key)
+    if settings.evaluator == "tabular" and not settings.accuracies:
+        raise UsageError("'tabular' needs --accuracies FILE", key="evaluator")
+    if settings.source and not settings.source.exists():
+        raise UsageError("no such file or folder", key=given[0], value=str(settings.source))
+    if settings.train_finalists and settings.evaluator == "proxy_training":
+        raise UsageError("is for evaluators that do not train; proxy_training has --finalists", key="train_finalists")
+    if settings.warm_start:
+        lookup(ZERO_COST, settings.warm_start, "zero-cost score", "--warm-start")
+    if settings.ray and settings.workers > 0:
+        raise UsageError("--ray, --workers: candidates are evaluated in one place, give one of them")
+    _check_ray_shares(settings)
+
+
+def _check_ray_shares(settings: SearchSettings) -> None:
+    """Raise UsageError when a candidate's share of a Ray node is invalid, or is given without --ray."""
+    for key, may_be_zero in (("ray_cpus", False), ("ray_gpus", True)):
+        amount = getattr(settings, key)
+        if amount != getattr(SearchSettings, key) and not settings.ray:
+            raise UsageError("is for --ray", key=key)
+        in_range = 0 <= amount < 10_000 and (amount > 0 or may_be_zero)
+        if not in_range or (amount > 1 and amount != int(amount)):
+            rule = "must be a whole number or a part of one" + ("" if may_be_zero else ", above 0")
+            raise UsageError(rule, key=key, value=amount)
+
+
+def resolve_space(settings: SearchSettings) -> Space:
+    """Return the settings' space, with the proxy and the trainings that they ask for. Raises SpaceError."""
+    space = load_space(settings.space)
+    proxy = Proxy(
+        settings.proxy_resolution or space.proxy.resolution,
+        settings.proxy_epochs or space.proxy.epochs,
+        settings.proxy_images or space.proxy.images,
+    )
+    final = FinalTraining(settings.final_epochs or space.final.epochs, settings.final_images or space.final.images)
+    supernet = replace(space.supernet, epochs=settings.supernet_epochs or space.supernet.epochs)
+    return replace(space, proxy=proxy, final=final, supernet=supernet)
+
+
+def check_space(space: Space, controller: Callable[[Problem], Controller]) -> None:
+    """Check that a network of the space can be built at the proxy's resolution, and that the controller can search it.
+
+    Raises SpaceError, or UsageError when the controller does not suit the space or its library is missing.
+    """
+    trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
+    check: Callable[[EncodedSpace], None] | None = getattr(controller, "check", None)
+    if check is not None:
+        check(EncodedSpace(space.choices, no_costs, space.conditions))
+
+
+def make_early_stopping(settings: SearchSettings, task: Classification, space: Space) -> Rungs:
+    """Return when trainings stop early. Raises UsageError when the evaluator has no epochs."""
+    if settings.fidelity == "full":
+        return make_rungs("full", settings.eta, settings.min_epochs, 1)
+    quiet = Reporter(quiet=True)
+    epochs = epochs_of(settings.evaluator, make_evaluator_context(settings, task, space, quiet))
+    if epochs is None:
+        rule = f"'{settings.evaluator}' has no epochs after which to stop"
+        raise UsageError(rule, key="fidelity", value=settings.fidelity)
+    return make_rungs(settings.fidelity, settings.eta, settings.min_epochs, epochs)
