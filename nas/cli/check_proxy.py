@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "supernet": (directory, "also check this trained supernet"),
         "accuracies": ({"metavar": "FILE"}, "also check this table of accuracies"),
         "proxy-epochs": (number, "epochs of a reference training (default: from the space)"),
-        "proxy-images": (number, "images of a reference training (default: from the space)"),
+        "proxy-images": (number, "number of training images per reference training (default: from the space)"),
         "supernet-epochs": (
             number,
             "epochs of the supernet, for --evaluator supernet (default: from the space)",

@@ -19,8 +19,8 @@ RULE: Flags = {
     "preset": (TEXT, "a published rule or family, see `nas list presets` (default: EfficientNet's 1.2,1.1,1.15)"),
     "phi": (LIST, "scale to these phis: 0..7 or 0,1,2.5 (default: 0..3)"),
     "latency": (LIST, "scale to just below these latencies, measured on the device: 5ms,10ms"),
-    "depth": (LIST, "factors of the repeats, instead of a rule"),
-    "width": (LIST, "factors of the channels, instead of a rule"),
+    "depth": (LIST, "factors for the number of repeats, instead of a rule"),
+    "width": (LIST, "factors for the number of channels, instead of a rule"),
     "resolution": (LIST, "input resolutions in pixels, instead of a rule"),
     "measure": (SWITCH, "measure the family's latencies on the device"),
 }
@@ -33,7 +33,7 @@ ROUNDING: Flags = {
 SEARCH: Flags = {
     "search": (SWITCH, "search for the coefficients: evaluate a grid of them at phi 1"),
     "budget": (TEXT, "budgeted resource: latency (default), macs or activations"),
-    "times": (FRACTION, "budget of phi 1, relative to the base (default: 2)"),
+    "times": (FRACTION, "budget at phi = 1, relative to the base (default: 2)"),
     "tolerance": (FRACTION, "relative deviation from the budget that grid points may have (default: 0.1)"),
     "step": (FRACTION, "step between coefficients in the grid (default: 0.1)"),
     "exponent": (REAL, "w in the reward ACC * (COST/T)^w of the soft objective (default: -0.07)"),
@@ -60,7 +60,7 @@ GROUPS: dict[str, Flags] = {
                    defaults=dict.fromkeys(("proxy_resolution", "proxy_epochs", "proxy_images"), "")),
     },
     "the run": {
-        "run": ({"metavar": "DIR"}, "run folder; the same command resumes there (default: runs/scale-ARCH[-DATA])"),
+        "run": ({"metavar": "DIR"}, "run folder; rerun the same command to resume (default: runs/scale-ARCH[-DATA])"),
     },
 }  # fmt: skip
 

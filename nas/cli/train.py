@@ -35,7 +35,7 @@ _RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "schedule": (_TEXT, "onecycle (default) or cosine"),
     "warmup-epochs": (_REAL, "epochs of linear warm-up before cosine (default: 0)"),
     "label-smoothing": (_REAL, "share of the label given to all classes (default: 0.1)"),
-    "clip": (_REAL, "largest norm of the gradients (default: 5; 0 disables)"),
+    "clip": (_REAL, "maximum gradient norm, for clipping (default: 5; 0 disables)"),
     "ema-decay": (_REAL, "export an average of the weights with this decay, such as 0.999 (default: 0, none)"),
     "mixup": (_REAL, "alpha of mixup (default: 0, none)"),
     "cutmix": (_REAL, "alpha of CutMix (default: 0, none)"),

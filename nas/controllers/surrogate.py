@@ -200,7 +200,7 @@ def full_accuracies(trials: Sequence[Trial]) -> Floats:
 
 
 def last_fit(count: int) -> int:
-    """Return the number of values at which the kernel in use at `count` values was fitted."""
+    """Return the size of the data set at the last kernel fit, given that there are `count` values now."""
     if count <= STEADY:
         return count - count % max(1, count // REFIT)
     due = STEADY

@@ -165,7 +165,7 @@ def _with_heartbeat(flush: Run, answer: Answer) -> Run:
 
 
 def claim_processor(threads: int) -> dict[str, Any]:
-    """Request undisturbed processor time, as far as this user may, and return what was granted."""
+    """Pin the worker and raise its priority as far as the user's permissions allow. Return what was granted."""
     granted: dict[str, Any] = {"pinned": [], "scheduler": "default", "malloc": bool(os.environ.get("MALLOC_TOP_PAD_"))}
     with contextlib.suppress(AttributeError, OSError):
         allowed = sorted(os.sched_getaffinity(0))

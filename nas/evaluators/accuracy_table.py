@@ -212,7 +212,7 @@ def _number(path: Path, place: str, name: str, cells: Cells) -> float:
 
 
 def _in_percent(path: Path, numbers: Mapping[str, Mapping[str, float]]) -> bool:
-    """Return whether the file contains percent. Raises DataError if only few values are above 1: a likely mistake."""
+    """Return whether the file contains percentages. Raises DataError if only a few values are above 1."""
     above = [(place, name, value) for place, row in numbers.items() for name, value in row.items() if value > 1]
     count = sum(len(row) for row in numbers.values())
     if above and len(above) <= count / 2:

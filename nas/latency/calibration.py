@@ -29,7 +29,7 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Features:
-    """What the calibration predicts the latency of a network, or of one layer in it, from.
+    """The inputs from which the calibration predicts the latency of a network or of one of its layers.
 
     Attributes:
         table_ms: Sum of the layers' latencies by the table.

@@ -131,7 +131,7 @@ def write_bundle(
     reporter: Reporter,
     protocol: Protocol | None = None,
 ) -> dict[str, Any]:
-    """Write the folder that measures `space`, completely or not at all.
+    """Write the folder that a device uses to measure `space`, completely or not at all.
 
     Args:
         folder: The folder to create.
@@ -261,7 +261,7 @@ def _batch_samples(
             break
         if "bundle" in answer:  # run.py was started again
             if answer["bundle"] != start["bundle"] or answer.get("device") != start["device"]:
-                raise DeviceError("measured on a different device than the batches before", where=where)
+                raise DeviceError("measured on a different device than the previous batches", where=where)
             continue
         sample = _parse_sample(answer, protocol.repeats, where)
         if not missing.get(sample.key):

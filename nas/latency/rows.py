@@ -114,7 +114,7 @@ def read_row(data: dict[str, Any]) -> tuple[RowKey, Samples, Costs]:
 
 
 def read_layer_key(data: Mapping[str, Any]) -> Key:
-    """Return (spec, in_shape) of a layer that `item_to_dict` wrote. Raises as `read_row`."""
+    """Return (spec, in_shape) of a layer that `item_to_dict` wrote. Raises the same errors as `read_row`."""
     shape = data["in"]
     in_shape = tuple(map(_shape, shape)) if isinstance(shape[0], list) else _shape(shape)
     return BlockSpec.from_dict({key: value for key, value in data.items() if key != "in"}), in_shape

@@ -117,7 +117,7 @@ class BudgetObjective:
 
 
 def make_budget_objective(name: str, budget: Budget, exponent: float | None) -> Objective:
-    """Return the objective `name` towards a budget. The limit of "constrained" is the upper end of the tolerance.
+    """Return the objective `name` for a budget. The limit of "constrained" is the upper end of the tolerance.
 
     Raises:
         UsageError: If `exponent` is outside [-10, 0], or is given for another objective than "soft".

@@ -220,7 +220,7 @@ def make_search_family(measured: MeasuredSearch, found: Coefficients, reporter: 
 
 
 def warn_about_rounding(search: CoefficientSearch, found: Coefficients, best: Trial, reporter: Reporter) -> None:
-    """Warn if rounding gave the best network another growth than its coefficients."""
+    """Warn if rounding made the growth of the best network differ from that of its coefficients."""
     exact, rounded = found.at(1).growth, best.metrics.macs / search.base_point.macs
     if abs(exact / rounded - 1) > search.settings.tolerance:
         reporter.warn(

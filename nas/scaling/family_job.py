@@ -182,7 +182,7 @@ def distinct_networks(base: Architecture, members: Sequence[Member]) -> list[Arc
 
 
 def requested(settings: ScaleSettings) -> dict[str, Any]:
-    """Return the settings that select the networks of a rule and the comparison."""
+    """Return the settings that select the networks of the family and of the comparison."""
     return {key: getattr(settings, key) for key in ("phi", "latency", "measure", "compare_phi", "compare_seeds")}
 
 

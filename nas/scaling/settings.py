@@ -135,7 +135,7 @@ def make_scale_settings(given: Mapping[str, Any]) -> ScaleSettings:
 
 @dataclass(frozen=True)
 class BaseNetwork:
-    """The network to scale; from a search's folder also the coefficients that were found and their rounding."""
+    """The network to scale. From a search's folder, also the coefficients found there and their rounding."""
 
     architecture: Architecture
     coefficients: Coefficients | None = None

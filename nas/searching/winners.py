@@ -206,8 +206,8 @@ def report_noise(study: Study, estimates: FinalistEstimates, reporter: Reporter)
         reporter.say(f"{epochs.spent} epochs spent, {share:.0%} of the {epochs.full} of full trainings")
     if noise:
         reporter.say(
-            f"another seed moves an accuracy by {noise.noise:.1%}, candidates differ by {noise.between:.1%} (standard "
-            f"deviations; {len(estimates.finalists)} evaluated again, {epochs.finalists} epochs)"
+            f"standard deviation of the accuracy: {noise.noise:.1%} between seeds, {noise.between:.1%} between "
+            f"candidates ({len(estimates.finalists)} evaluated again for {epochs.finalists} epochs)"
         )
 
 
@@ -223,4 +223,4 @@ def report_finalists(finalists: Sequence[Finalist], target_ms: float, reporter: 
         reporter.say(f"{finalist.trial.digest}: {accuracy}, {latency}, {predicted} predicted")
     if not finalists[0].holds(target_ms):
         known = "measured" if finalists[0].measured else "predicted"
-        reporter.warn(f"none of the {len(finalists)} {known} candidates holds {format_latency(target_ms)}")
+        reporter.warn(f"none of the {len(finalists)} {known} candidates meets {format_latency(target_ms)}")

@@ -148,7 +148,7 @@ def test_a_result_that_misses_its_target_says_so(
         assert main([*search_args(tiny_space, tmp_path / "a")]) == 0
     captured = capsys.readouterr()
     assert "DOES NOT HOLD 1 ms" in captured.out
-    assert "none of the 4 measured candidates holds 1 ms" in captured.err
+    assert "none of the 4 measured candidates meets 1 ms" in captured.err
     assert json.loads((tmp_path / "a" / "result.json").read_text())["holds_target"] is False
 
 
