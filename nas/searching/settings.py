@@ -202,7 +202,7 @@ class SearchSettings:
     @property
     def limit_s(self) -> float | None:
         """The time limit for each candidate in seconds, None without a limit. Raises UsageError."""
-        return parse_duration(self.trial_timeout, "--trial-timeout") if self.trial_timeout else None
+        return parse_duration(self.trial_timeout, "trial_timeout") if self.trial_timeout else None
 
     @property
     def folder(self) -> Path:
