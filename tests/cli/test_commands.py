@@ -486,4 +486,4 @@ def test_the_finalists_of_another_machines_table_are_not_measured_here(
     result = run_json(capsys, *args)
     assert result["holds_target"] is None
     assert result["best"]["latency_ms"]["measured"] is None
-    assert "Kirin 9000; not measured: the device is not here" in result["latency_basis"]
+    assert "Kirin 9000; not measured, the device is not available" in result["latency_basis"]

@@ -138,7 +138,7 @@ def test_a_search_with_a_table_of_a_board_that_is_not_here(tmp_path: Path, capsy
     run = tmp_path / "run"
     argv = ["search", "--table", "rpi4", "--target-latency", "150ms", "--run", str(run), *QUICK]
     result = run_json(capsys, *argv, "--proxy-resolution", "8")
-    basis = "predicted by rpi4, Raspberry Pi 4 Model B 4GB; not measured: the device is not here"
+    basis = "predicted by rpi4, Raspberry Pi 4 Model B 4GB; not measured, the device is not available"
     assert (result["holds_target"], result["latency_basis"]) == (None, basis)
     best = result["best"]
     assert best["latency_ms"]["measured"] is None

@@ -341,7 +341,7 @@ def test_dimensions_that_a_network_does_not_have(
         ("mobilenet_v2_1.0", Factors(width=0.01), Rounding(), "width: 0.01 times the 32 out_channels of 'conv'"),
         ("mobilenet_v2_1.0", Factors(depth=0.2), Rounding(repeats="round"), "depth: 0.2 times the 1 layers of stage 1"),
         ("mobilenet_v2_1.0", Factors(resolution=0.1), Rounding(),
-         "resolution: 24 px .0.1 times 224, in steps of 4. is below the total stride of 32: at least 32 px"),
+         "resolution: 24 px .0.1 times 224, in steps of 4. is below the total stride of 32: .*at least 32 px"),
         ("mobilenet_v2_1.0", Factors(resolution=0.1), Rounding(resolution_step=64), "resolution: 0 px"),
         ("mobilenet_v2_1.0", Factors(depth=0.0), Rounding(), "depth: the factor must be above zero and finite: 0.0"),
         ("mobilenet_v2_1.0", Factors(width=-1.0), Rounding(), "width: the factor must be above zero and finite: -1.0"),

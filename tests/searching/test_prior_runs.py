@@ -175,7 +175,7 @@ def test_a_network_that_the_space_holds_is_tried_first_at_its_own_resolution_and
         ),
         ("mnasnet", "mnasnet: a space with 49 choices, not one network"),
         ("mobilenet_v2_1.0", "--start-from mobilenet_v2_1.0: tiny: has 2 stages, this network 8"),
-        ("{tmp}/wide.yaml", "--start-from {tmp}/wide.yaml: tiny: stage 1 cannot have separable(out_channels=32)"),
+        ("{tmp}/wide.yaml", "--start-from {tmp}/wide.yaml: tiny, stage 1: cannot have separable(out_channels=32)"),
     ],
 )
 def test_what_cannot_be_started_from_is_one_line(start: str, message: str, tmp_path: Path) -> None:
