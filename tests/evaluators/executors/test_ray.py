@@ -172,7 +172,7 @@ def test_a_cluster_of_another_version_and_one_without_gpus_are_told_in_a_line(
     with pytest.raises(UsageError, match=r"^--ray-cpus: no node has more than 1 CPU: 3$"):
         RayBackend(cluster.address, Scripted, 3, 0, print)
     monkeypatch.setattr("nas.evaluators.executors.ray.PROBE", "import ray\nray.__version__ = '2.0.0'\n" + PROBE)
-    with pytest.raises(UsageError, match=r"^--ray .*Version mismatch: The cluster was started with: Ray: .*2\.0\.0"):
+    with pytest.raises(UsageError, match=r"^--ray: .*Version mismatch: The cluster was started with: Ray: .*2\.0\.0"):
         check_cluster(cluster.address, 1, 0)
 
 
