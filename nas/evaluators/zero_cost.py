@@ -125,4 +125,5 @@ def relative_rank(value: float, reference: list[float]) -> float:
         return float(heights[0] / (1 + (low - value) / span))
     if value > high:
         return float(1 - (1 - heights[-1]) / (1 + (value - high) / span))
-    return float(np.interp(value, points, heights))
+    upper = heights[np.searchsorted(points, value)]
+    return float(min(np.interp(value, points, heights), upper))  # rounding may pass the next step

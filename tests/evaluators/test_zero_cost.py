@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -183,6 +183,7 @@ FINITE = st.floats(-1e12, 1e12, allow_subnormal=False)
 
 
 @given(reference=st.lists(FINITE, min_size=1, max_size=20), values=st.lists(FINITE, min_size=2, max_size=20))
+@example(reference=[0.0, 1.0, 1.0, 1.0, -99.0], values=[0.0, -3.2721285401252666e-75])
 def test_a_place_lies_inside_and_keeps_the_order(reference: list[float], values: list[float]) -> None:
     places = [relative_rank(value, reference) for value in sorted(values)]
     assert all(0 <= found <= 1 for found in places)

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ def begin(space: Space, folder: Path, url: str | None = None) -> int:
             plan = SearchPlan(space, controller, Slow(), GOAL, latency_ms, rungs)
             search(plan, study, TRIALS, 0, Reporter(quiet=True))
         status = 0
+    except BaseException:
+        traceback.print_exc()  # `os._exit` would hide it
     finally:
+        sys.stderr.flush()
         os._exit(status)
 
 
