@@ -28,6 +28,7 @@ from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import make_objective
+from nas.study.storage import CARD
 from nas.study.study import JOURNAL, open_study, read_trials
 from nas.utils.reporting import Reporter
 
@@ -87,6 +88,13 @@ def wrote(folder: Path) -> int:
     return journal.stat().st_size if journal.is_file() else 0
 
 
+def wait_for(path: Path) -> None:
+    """Wait until a file exists, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not path.is_file() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
 def kill_after(child: int, folder: Path, size: int, more_s: float) -> None:
     """Kill a process once the journal has a size, and a little later; not where it ends before."""
     deadline = time.monotonic() + 60
@@ -130,6 +138,7 @@ def shared(space: Space, base: Path, seeds: int, url: str | None) -> dict[str, A
     for seed in range(seeds):
         rng, folder = random.Random(seed), base / f"shared{seed}"
         one, other = begin(space, folder, url), begin(space, folder, url)
+        wait_for(folder / (CARD if url else JOURNAL))  # Optuna cannot open a database whose tables are half made
         time.sleep(0.3 + rng.random() * 0.6)
         os.kill(one, signal.SIGKILL)
         os.waitpid(one, 0)
