@@ -28,7 +28,7 @@ class Setting:
         metavar: The placeholder of the value in `--help`; "" stands for N or NAME, by the type.
         minimum: The smallest valid number.
         choices: The valid texts.
-        parse: Parses the text (or each of several); called with the text and the name of the setting. Raises UsageError.
+        parse: Parses the text, or each of several. Called with the text and the setting's name. Raises UsageError.
         without_value: What the flag means when it is given without a value; None makes the value obligatory.
         default_help: How `--help` shows the default; "{}" stands for its value, "" hides it.
     """
