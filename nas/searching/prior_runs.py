@@ -6,7 +6,6 @@ other run, the best networks are evaluated again first. Networks given by name a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from nas.architecture import Architecture
 from nas.errors import RunError, SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.spaces.automaton import choices_for
+from nas.spaces.identity import hex_digest
 from nas.spaces.search_space import Choices, Space
 from nas.spaces.yaml_format import load_architecture, load_space
 from nas.study.objectives import Metrics, Objective
@@ -116,7 +116,7 @@ def prior_identity(sources: Sequence[PriorSource]) -> dict[str, Any]:
         (source.name, source.same, [(network.architecture.digest, network.accuracy) for network in source.networks])
         for source in sources
     ]
-    digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    digest = hex_digest(repr(parts))
     return {"start_from": [source.name for source in sources], "start_from_digest": digest}
 
 

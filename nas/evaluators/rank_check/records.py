@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nas.evaluators.rank_check.rank_correlation import Agreement
+from nas.spaces.identity import hex_digest
 from nas.utils.files import write_json
 from nas.utils.paths import user_cache
 
@@ -61,4 +61,4 @@ def describe_record(record: Mapping[str, Any]) -> str:
 def _path(space_key: str, data: str, settings: Mapping[str, Any]) -> Path:
     identity = {key: value for key, value in settings.items() if key not in PATHS}
     text = json.dumps([space_key, data, identity], sort_keys=True)
-    return user_cache() / "checks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return user_cache() / "checks" / f"{hex_digest(text)}.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
@@ -15,6 +14,7 @@ from typing import Any
 from nas.errors import SpaceError, TableError
 from nas.networks.block_schema import block_spec
 from nas.networks.network import Layer, traced
+from nas.spaces.identity import hex_digest
 from nas.spaces.yaml_format import read_yaml
 
 
@@ -142,7 +142,7 @@ def layer_of(op: str, args: Mapping[str, Any], in_shape: Any, where: str) -> Lay
 def digest(values: Mapping[str, float]) -> str:
     """Return sixteen hex digits of published values, the same for CSV and YAML files of one table."""
     text = "\n".join(sorted(f"{key}={value!r}" for key, value in values.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hex_digest(text)
 
 
 def mean_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
