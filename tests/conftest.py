@@ -23,7 +23,8 @@ from nas.networks.network import canonical
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 
-settings.register_profile("nas", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("nas", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("nas")
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -74,6 +75,12 @@ class ThisProcess:
 def exported_file_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check exported files in this process; the tests of exports override this and start the real one."""
     monkeypatch.setattr("nas.networks.export.subprocess", ThisProcess)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Give every test the same random weights and inputs in every run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
