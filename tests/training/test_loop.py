@@ -22,7 +22,8 @@ from nas.networks.network import Network, build
 from nas.spaces.yaml_format import parse_space
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, recalibrate, train
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import ImageData, ImageDataset
+from nas.training.tasks.image_datasets import ImageDataset
+from nas.training.tasks.splits import ImageData
 
 DATA: dict[str, Any] = {
     "resolution": 8,

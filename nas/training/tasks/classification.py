@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nas.training.tasks.image_datasets import ImageData, ImageDataset, augmentation, load_images, normalize
+from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images, normalize
+from nas.training.tasks.splits import ImageData
 from nas.utils.reporting import Reporter
 
 EVALUATION_BATCH = 256

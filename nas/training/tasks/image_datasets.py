@@ -1,81 +1,35 @@
-"""Image data sets: embedded and named ones and image folders, with their splits, checks and augmentations."""
+"""Image data sets: embedded and named ones and image folders, with their checks and augmentations."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from nas.errors import DataError
 from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nas.training.tasks.image_files import open_image
+from nas.training.tasks.image_folders import load_folder
+from nas.training.tasks.splits import ImageData, Split, split_validation, stratified
 from nas.utils.paths import user_cache
 from nas.utils.registry import nearest
 from nas.utils.reporting import Advance, Reporter
 
-SPLIT_SEED = 0
-"""The seed of splits. It does not depend on the seed of a search, so that runs can be compared."""
 CACHE_BYTES = 2 << 30
 """Data sets up to this size are decoded into memory."""
 CHECKED_IMAGES = 100_000
 """Images per split that are checked in advance."""
 REPORTED_IMAGES = 2_000
 """Decoding at least this many images is slow enough to show its progress."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images and labels.
-
-    Attributes:
-        images: File paths, or uint8 arrays (H, W) or (H, W, 3).
-        labels: The number of each image's class.
-    """
-
-    images: Sequence[Any]
-    labels: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: Sequence[int]) -> Split:
-        """Return the images at `indices`."""
-        return Split([self.images[i] for i in indices], tuple(self.labels[i] for i in indices))
-
-    def part(self, count: int) -> Split:
-        """Return a stratified part of `count` images, or the whole split if `count` is 0 or too large."""
-        return self.take(stratified(self.labels, count)[1]) if 0 < count < len(self) else self
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set.
-
-    Attributes:
-        name: The name.
-        classes: The names of the classes.
-        train: The training images.
-        validation: The images that rank candidates, held out of the training images.
-        test: The images that are used only once, at the end.
-        flip: Whether a horizontal flip keeps the class.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: Split
-    validation: Split
-    test: Split
-    flip: bool = True
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -142,17 +96,6 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return self._resize(v2.functional.pil_to_tensor(open_image(self._split.images[index])))  # type: ignore[no-any-return]
 
 
-def open_image(source: Any) -> Image.Image:
-    """Return the RGB image of a path or an array. Raises DataError."""
-    if not isinstance(source, str | Path):
-        return Image.fromarray(np.asarray(source)).convert("RGB")
-    try:
-        with Image.open(source) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"not a readable image: {type(error).__name__}", where=source) from error
-
-
 def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:
     """Return the training augmentation: a crop after padding by an eighth, and a horizontal flip if `flip`."""
     from torchvision.transforms import v2
@@ -207,7 +150,7 @@ def load_images(name: str, root: str | None = None) -> ImageData:
         return DATA_SETS[name](root)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _folder(folder)
+        return load_folder(folder)
     if folder.exists():
         raise DataError("not a folder", where="--data", value=name)
     raise DataError(f"unknown data set or folder '{name}'", where="--data", nearest=nearest(name, DATA_SETS))
@@ -229,24 +172,6 @@ def _decoding(count: int, reporter: Reporter | None, verb: str = "decoding") -> 
     return reporter.task(f"{verb} {count} images", count)
 
 
-def stratified(labels: Sequence[int], share: float | int) -> tuple[list[int], list[int]]:
-    """Return the indices of a seeded stratified split: the rest, and a part of size `share` (a share or a number)."""
-    from sklearn.model_selection import train_test_split
-
-    indices = list(range(len(labels)))
-    try:
-        rest, part = train_test_split(indices, test_size=share, stratify=labels, random_state=SPLIT_SEED)
-    except ValueError as error:
-        raise DataError(f"too few images for a stratified split: {error}", where="--data") from error
-    return sorted(rest), sorted(part)
-
-
-def _split_validation(split: Split) -> tuple[Split, Split]:
-    """Split off validation images: a fifth of a small data set, a tenth of one with 5,000 images or more."""
-    rest, part = stratified(split.labels, 0.2 if len(split) < 5000 else 0.1)
-    return split.take(rest), split.take(part)
-
-
 def _digits(_: str | None) -> ImageData:
     from sklearn.datasets import load_digits
 
@@ -254,7 +179,7 @@ def _digits(_: str | None) -> ImageData:
     images = [np.round(image * (255 / 16)).astype(np.uint8) for image in digits.images]
     whole = Split(images, tuple(int(label) for label in digits.target))
     rest, test = stratified(whole.labels, 0.2)
-    train, validation = _split_validation(whole.take(rest))
+    train, validation = split_validation(whole.take(rest))
     return ImageData("digits", tuple("0123456789"), train, validation, whole.take(test), flip=False)
 
 
@@ -270,7 +195,7 @@ def _torchvision(class_name: str, name: str) -> Callable[[str | None], ImageData
             rule = f"'{name}' is not in {folder} and cannot be downloaded ({type(error).__name__})"
             raise DataError(f"{rule}; give --data-root with a folder that has it", where="--data") from error
         whole = Split(list(train.data), tuple(int(label) for label in train.targets))
-        rest, validation = _split_validation(whole)
+        rest, validation = split_validation(whole)
         tested = Split(list(test.data), tuple(int(label) for label in test.targets))
         return ImageData(name, tuple(map(str, train.classes)), rest, validation, tested)
 
@@ -291,42 +216,3 @@ DATA_SETS: dict[str, Callable[[str | None], ImageData]] = {
     "cifar100": _torchvision("CIFAR100", "cifar100"),
     "fashion_mnist": _torchvision("FashionMNIST", "fashion_mnist"),
 }
-
-
-def _folder(folder: Path) -> ImageData:
-    parts = {name: folder / name for name in ("train", "val", "test") if (folder / name).is_dir()}
-    if "train" not in parts:
-        if parts:
-            raise DataError(f"has {', '.join(parts)}/ but no train/", where=folder)
-        classes, whole = _class_folders(folder)
-        rest, test_indices = stratified(whole.labels, 0.2)
-        train, validation = _split_validation(whole.take(rest))
-        return ImageData(folder.name, classes, train, validation, whole.take(test_indices))
-    classes, train = _class_folders(parts["train"])
-    held = {}
-    for name in [name for name in ("val", "test") if name in parts]:
-        others, held[name] = _class_folders(parts[name])
-        if others != classes:
-            odd = sorted(set(others) ^ set(classes))[0]
-            raise DataError(f"must have the classes of train/: '{odd}' is only in one of them", where=parts[name])
-    if len(held) == 2:
-        return ImageData(folder.name, classes, train, held["val"], held["test"])
-    test: Split | None = next(iter(held.values()), None)
-    if test is None:
-        rest, part = stratified(train.labels, 0.2)
-        train, test = train.take(rest), train.take(part)
-    train, validation = _split_validation(train)
-    return ImageData(folder.name, classes, train, validation, test)
-
-
-def _class_folders(folder: Path) -> tuple[tuple[str, ...], Split]:
-    from torchvision.datasets import ImageFolder
-
-    try:
-        found = ImageFolder(str(folder))
-    except (OSError, ValueError) as error:
-        raise DataError(f"not an image folder: {str(error).splitlines()[0]}", where=folder) from error
-    if len(found.classes) < 2:
-        rule = f"needs at least two classes, one folder each: found only '{found.classes[0]}'"
-        raise DataError(rule, where=folder)
-    return tuple(found.classes), Split([path for path, _ in found.samples], tuple(found.targets))

@@ -14,13 +14,13 @@ from nas.training.tasks import image_datasets
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import (
     ImageDataset,
-    Split,
     check_images,
     load_images,
     mixing,
     normalize,
     rand_augment,
 )
+from nas.training.tasks.splits import Split
 from nas.utils.reporting import Reporter
 
 
