@@ -42,6 +42,8 @@ from nas.utils.registry import lookup
 
 BEAT_S = 5.0
 """Time in s between two {"alive": true}."""
+UNCLAIMED: dict[str, Any] = {"pinned": [], "scheduler": "default", "malloc": False}
+"""The settings of a worker that claims no processor: simulated time does not depend on it."""
 Answer = Callable[[dict[str, Any]], None]
 
 
@@ -74,9 +76,11 @@ def _private_stdout() -> TextIO:
 def _serve(requests: BinaryIO, answer: Answer) -> None:
     setup = json.loads(requests.readline())
     runtime, threads = lookup(RUNTIMES, setup["runtime"], "runtime")(), setup["threads"]
-    answer({"settings": _settings(runtime, threads), "device": describe_processor()})
     clock = getattr(runtime, "clock", time.perf_counter_ns)
     is_wall_clock = clock is time.perf_counter_ns
+    versions = _versions(runtime)  # imports the library, before the processor is claimed
+    granted = claim_processor(threads) if is_wall_clock else UNCLAIMED
+    answer({"settings": {**granted, **versions}, "device": describe_processor()})
     epoch = time.time() - clock() / 1e9 if is_wall_clock else 0.0
     busy = time.process_time_ns if is_wall_clock and threads == 1 else None
     stored: set[str] = set()
@@ -93,14 +97,13 @@ def _serve(requests: BinaryIO, answer: Answer) -> None:
         answer({"done": True})
 
 
-def _settings(runtime: Runtime, threads: int) -> dict[str, Any]:
+def _versions(runtime: Runtime) -> dict[str, Any]:
     version = runtime.version()
     try:
         import numpy as np
     except ImportError as error:
         raise DeviceError(f"numpy is not installed: pip install numpy ({error})") from error
     return {
-        **claim_processor(threads),
         "runtime_version": version,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -166,7 +169,7 @@ def _with_heartbeat(flush: Run, answer: Answer) -> Run:
 
 def claim_processor(threads: int) -> dict[str, Any]:
     """Pin the worker and raise its priority as far as the user's permissions allow. Return what was granted."""
-    granted: dict[str, Any] = {"pinned": [], "scheduler": "default", "malloc": bool(os.environ.get("MALLOC_TOP_PAD_"))}
+    granted = {**UNCLAIMED, "malloc": bool(os.environ.get("MALLOC_TOP_PAD_"))}
     with contextlib.suppress(AttributeError, OSError):
         allowed = sorted(os.sched_getaffinity(0))
         if threads < len(allowed):

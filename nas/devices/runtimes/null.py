@@ -30,6 +30,10 @@ class NullRuntime:
         """Return the simulated time in ns."""
         return self._now_ns
 
+    def flusher(self, size: int) -> Callable[[], None]:
+        """Return a function that does nothing: simulated time does not depend on caches."""
+        return lambda: None
+
     def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
         """Write the number of floating-point operations of one inference."""
         import torch

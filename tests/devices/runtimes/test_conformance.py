@@ -35,6 +35,12 @@ stages:
   - {block: mbconv, depth: 2, out_channels: 16, stride: 2, expand_ratio: 3, se_ratio: 0.25, activation: hard_swish}
 head: {block: classifier, hidden_channels: 16, num_classes: 10}
 """
+TINY = """
+resolution: 32
+stages:
+  - {block: conv, out_channels: 8, stride: 2}
+head: {block: classifier, num_classes: 10}
+"""
 FAMILIES = """
 resolution: 64
 stages:
@@ -237,7 +243,7 @@ def test_a_runtime_on_the_processor_leaves_the_cache_to_the_default(kind: type) 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_the_worker_measures_networks(name: str) -> None:
     runtime_or_skip(name)
-    small, large = (architecture(SMALL).at(size) for size in (32, 160))
+    small, large = (architecture(TINY).at(size) for size in (32, 256))
     first, second = measure_networks([small, large], name, 1, Reporter(quiet=True))
     assert 0 < first.p10 <= first.median <= first.p90
     assert first.median < second.median
