@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import runpy
+import shutil
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,11 +18,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: threads of 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+import yaml
 from hypothesis import HealthCheck, settings
 
+from nas.latency.profiler import default_table_path, profile, table_header
+from nas.latency.table import LatencyTable
 from nas.networks.network import canonical
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
+from nas.spaces.yaml_format import parse_space
+from nas.utils.reporting import Reporter
 
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("nas", settings.get_profile("explore"), derandomize=True)
@@ -45,16 +51,41 @@ final: {epochs: 1, images: 100}
 
 
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep tables and data of the tests out of the user's cache."""
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def calibrate_by_few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tables be calibrated by six networks and checked by four."""
+    monkeypatch.setattr("nas.latency.calibration_networks.CALIBRATING", 6)
+    monkeypatch.setattr("nas.latency.calibration_networks.CERTIFYING", 4)
 
 
 @pytest.fixture(autouse=True)
 def few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrate by few networks; who tests calibration itself asks for more."""
-    monkeypatch.setattr("nas.latency.calibration_networks.CALIBRATING", 6)
-    monkeypatch.setattr("nas.latency.calibration_networks.CERTIFYING", 4)
+    calibrate_by_few_networks(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the null runtime's table of the tiny space."""
+    folder = tmp_path_factory.mktemp("warm")
+    space = parse_space("tiny", yaml.safe_load(TINY_SPACE), "tiny.yaml").for_classes(10)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("NAS_CACHE", str(folder))
+        calibrate_by_few_networks(monkeypatch)
+        header = table_header("null", 1, "local")
+        profile(space, LatencyTable.open(default_table_path(header), header), Reporter(quiet=True))
+    return folder
+
+
+@pytest.fixture
+def warm_cache(private_cache: Path, tiny_table: Path) -> None:
+    """Start with the null runtime's table of the tiny space, so that a search need not measure it."""
+    shutil.copytree(tiny_table, private_cache)
 
 
 class ThisProcess:

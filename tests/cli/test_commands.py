@@ -20,6 +20,8 @@ from nas.cli.main import main
 from nas.study.study import JOURNAL
 from nas.utils.paths import shipped
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 NULL = ["--runtime", "null", "--target-latency", "1ms"]
 ENDED = '"state":1,'
 """In a journal: a trial has come to its end."""

@@ -10,6 +10,8 @@ import pytest
 
 from nas.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 FLAGS = ["--runtime", "null", "--target-latency", "1ms", "--seed", "1", "--finalist-seeds", "0", "--json"]
 MINE = """
 import os

@@ -17,6 +17,8 @@ from nas.cli.main import main
 from nas.evaluators import EVALUATORS
 from nas.study.study import JOURNAL
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 FLAGS = ["--runtime", "null", "--target-latency", "1ms", "--trials", "7", "--seed", "2", "--proxy-epochs", "4"]
 HALVING = ["--fidelity", "halving", "--eta", "2"]
 

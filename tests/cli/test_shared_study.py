@@ -12,6 +12,8 @@ import pytest
 
 from nas.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 FLAGS = ["--runtime", "null", "--target-latency", "1ms", "--trials", "5", "--json", "--evaluator", "params"]
 
 

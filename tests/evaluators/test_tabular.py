@@ -28,6 +28,8 @@ from nas.training.tasks.classification import Classification
 from nas.utils.reporting import Reporter
 from tests.helpers.trials import record, record_failure
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "nb_macro.py"))
 DATA = {
     "resolution": 32,

@@ -31,6 +31,8 @@ from nas.training.tasks.classification import Classification
 from nas.utils import registry
 from nas.utils.reporting import Reporter
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 DATA = {
     "resolution": 8,
     "stages": [{"block": "conv", "out_channels": 8}],

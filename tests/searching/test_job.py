@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 
 from nas.cli.main import main
 from nas.searching.settings import SearchSettings
+
+pytestmark = pytest.mark.usefixtures("warm_cache")
 
 NULL = ["--runtime", "null", "--target-latency", "1s", "--objective", "constrained", "--quiet"]
 OWN = "class Unmade:\n    def __init__(self, setup):\n        raise OSError('no weights')\n"
@@ -36,8 +39,9 @@ def search_args(space: Path, run: Path, *more: str) -> list[str]:
 )
 def test_an_evaluator_that_cannot_be_made_leaves_no_run_folder(
     flags: list[str], message: str, tiny_space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], private_cache: Path,
 ) -> None:  # fmt: skip
+    shutil.rmtree(private_cache)
     sources = tmp_path / "sources"
     for name, card in (("broken", "{"), ("other", json.dumps({"settings": {}, "losses": []}))):
         (sources / name).mkdir(parents=True)

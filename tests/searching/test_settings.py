@@ -14,6 +14,8 @@ from nas.searching.settings import SearchSettings, with_implied
 from nas.spaces.search_space import enumerate_choices
 from nas.spaces.yaml_format import load_space
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 
 def test_a_source_implies_its_evaluator() -> None:
     assert with_implied({"accuracies": "a.csv"})["evaluator"] == "tabular"

@@ -28,6 +28,8 @@ from nas.study.ranking import position
 from tests.helpers.space_rows import active
 from tests.helpers.trials import ended_trial
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 NAMES = ("soft", "hard", "constrained", "pareto")
 ms = st.floats(0.1, 100)
 

@@ -23,6 +23,8 @@ from tests.helpers.postgres_server import server
 from tests.helpers.trials import record, record_failure
 from tests.searching.test_kill import check_shared, killed
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 SPACE = load_space("mobile")
 SETTINGS = {"space": "mobile", "seed": 1}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from nas.utils.reporting import Advance, Reporter
 
 CACHE_BYTES = 2 << 30
 """Data sets up to this size are decoded into memory."""
+BATCH = 1024
+"""Arrays that are resized at once."""
 CHECKED_IMAGES = 100_000
 """Images per split that are checked in advance."""
 REPORTED_IMAGES = 2_000
@@ -57,9 +60,9 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         if len(split) * 3 * resolution**2 <= CACHE_BYTES:
             self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
             with _decoding(len(split), reporter) as advance:
-                for index in range(len(split)):
-                    self._cache[index] = self._decode(index)
-                    advance(1)
+                for indices in _batches(split.images):
+                    self._cache[indices.start : indices.stop] = self._decode(indices)
+                    advance(len(indices))
 
     @property
     def digest(self) -> str:
@@ -87,13 +90,34 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return len(self._split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self._decode(index) if self._cache is None else self._cache[index]
+        image = self._decode(range(index, index + 1))[0] if self._cache is None else self._cache[index]
         return (self._augment(image) if self._augment else image), self._split.labels[index]
 
-    def _decode(self, index: int) -> Tensor:
+    def _decode(self, indices: range) -> Tensor:
+        """Return the images (N, 3, R, R) of a batch that `_batches` made, or of one index."""
         from torchvision.transforms import v2
 
-        return self._resize(v2.functional.pil_to_tensor(open_image(self._split.images[index])))  # type: ignore[no-any-return]
+        images = [self._split.images[index] for index in indices]
+        if _is_plain(images[0]):
+            batch = torch.from_numpy(np.stack(images))
+            batch = batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch[:, None].expand(-1, 3, -1, -1)
+        else:
+            batch = v2.functional.pil_to_tensor(open_image(images[0]))[None]
+        return self._resize(batch)  # type: ignore[no-any-return]
+
+
+def _is_plain(image: Any) -> bool:
+    """Whether an image is a uint8 array (H, W) or (H, W, 3), which needs no decoding."""
+    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,))
+
+
+def _batches(images: Sequence[Any]) -> Iterator[range]:
+    """Yield ranges of indices that can be decoded at once: plain arrays of one shape, or one other image."""
+    for _, same in groupby(range(len(images)), lambda i: images[i].shape if _is_plain(images[i]) else i):
+        indices = list(same)
+        for start in range(0, len(indices), BATCH):
+            part = indices[start : start + BATCH]
+            yield range(part[0], part[-1] + 1)
 
 
 def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:

@@ -204,3 +204,15 @@ def test_mixed_labels_are_the_shares_of_the_pixels(mixup: float, cutmix: float) 
         assert torch.allclose(shares.sum(1), torch.ones(4))
         assert torch.allclose(mixed.mean((1, 2, 3)), (shares * labels).sum(1) * 10, atol=1e-3)
     assert mixing(4, 0.0, 0.0) is None
+
+
+def test_arrays_are_decoded_in_batches_as_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(8, 8)] * 3 + [(9, 12, 3)] * 2 + [(8, 8)]
+    images = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    split = Split(images, tuple(range(6)))
+    together = [image for image, _ in ImageDataset(split, 24)]  # type: ignore[attr-defined]
+    alone = [ImageDataset(split.take([index]), 24)[0][0] for index in range(6)]
+    as_pictures = [ImageDataset(Split([Image.fromarray(image)], (0,)), 24)[0][0] for image in images]
+    assert all(torch.equal(*pair) for pair in zip(together, alone, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(together, as_pictures, strict=True))
