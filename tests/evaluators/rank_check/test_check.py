@@ -38,7 +38,7 @@ DATA: dict[str, Any] = {
         {"block": "mbconv", "depth": [1, 2], "kernel_size": [1, 3], "expand_ratio": [1, 2, 4], "out_channels": 16},
     ],
     "head": {"block": "classifier", "num_classes": 10},
-    "proxy": {"resolution": 8, "epochs": 2, "images": 200},
+    "proxy": {"resolution": 8, "epochs": 2, "images": 100},
     "supernet": {"epochs": 1, "children": 1},
 }
 
