@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,6 +14,7 @@ from PIL import Image
 from nas.cli.main import main
 from nas.study.study import JOURNAL
 from nas.utils.paths import shipped
+from tests.helpers.nas_process import kill_when, start_nas
 
 pytestmark = pytest.mark.usefixtures("warm_cache")
 
@@ -110,21 +106,14 @@ def test_a_killed_search_continues_as_if_nothing_had_happened(
 ) -> None:
     run_json(capsys, *search_args(tiny_space, tmp_path / "whole", "--trials", "6"))
     killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "nas.cli.main", *search_args(tiny_space, killed, "--trials", "6")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        journal = killed / JOURNAL
-        if journal.is_file() and journal.read_text().count(ENDED) >= 2:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done_before = (killed / JOURNAL).read_text().count(ENDED)
+    journal = killed / JOURNAL
+    process = start_nas(search_args(tiny_space, killed, "--trials", "6"))
+    kill_when(process, lambda: journal.is_file() and journal.read_text().count(ENDED) >= 2)
+    done_before = journal.read_text().count(ENDED)
     assert done_before >= 2
     run_json(capsys, *search_args(tiny_space, killed, "--trials", "6"))
     assert history(killed) == history(tmp_path / "whole")
-    assert (killed / JOURNAL).read_text().count(ENDED) == 6
+    assert journal.read_text().count(ENDED) == 6
 
 
 def test_the_trials_of_a_small_space_end_with_the_space(

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +11,7 @@ import pytest
 from nas.cli.main import main
 from nas.evaluators import EVALUATORS
 from nas.study.study import JOURNAL
+from tests.helpers.nas_process import kill_when, start_nas
 
 pytestmark = pytest.mark.usefixtures("warm_cache")
 
@@ -23,17 +19,9 @@ FLAGS = ["--runtime", "null", "--target-latency", "1ms", "--trials", "7", "--see
 HALVING = ["--fidelity", "halving", "--eta", "2"]
 
 
-def killed_when(command: list[str], journal: Path, text: str, times: int) -> None:
-    """Run `command` and kill it, with no time to clean up, once the journal holds `text` so often."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and process.poll() is None:
-        if journal.is_file() and journal.read_text().count(text) >= times:
-            break
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def killed_when(arguments: list[str], journal: Path, text: str, times: int) -> None:
+    """Run `nas` and kill it, with no time to clean up, once the journal holds `text` so often."""
+    kill_when(start_nas(arguments), lambda: journal.is_file() and journal.read_text().count(text) >= times)
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -69,10 +57,9 @@ def test_a_search_killed_at_a_rung_and_among_its_finalists_ends_as_one_that_was_
     assert sum(bool(finalist["repeats"]) for finalist in result["finalists"]) >= 2
     assert result["finalists"][0]["repeats"]
 
-    command = [sys.executable, "-m", "nas.cli.main", *args(killed)]
-    killed_when(command, killed / JOURNAL, '"digest"', 3)
+    killed_when(args(killed), killed / JOURNAL, '"digest"', 3)
     assert '"repeat_of"' not in (killed / JOURNAL).read_text()
-    killed_when(command, killed / JOURNAL, '"repeat_of"', 1)
+    killed_when(args(killed), killed / JOURNAL, '"repeat_of"', 1)
     assert not (killed / "result.json").exists()
     repeats = [line for line in (killed / JOURNAL).read_text().splitlines() if '"repeat_of"' in line]
     assert main(args(killed)) == 0

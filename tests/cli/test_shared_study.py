@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nas.cli.main import main
+from tests.helpers.nas_process import start_nas
 
 pytestmark = pytest.mark.usefixtures("warm_cache")
 
@@ -22,14 +20,12 @@ def args(space: Path, run: Path, *more: str) -> list[str]:
 
 
 def test_two_searches_in_one_folder_share_the_trials_and_print_one_result(tiny_space: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nas.cli.main", *args(tiny_space, tmp_path / "run")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for _ in range(2)
-    ]
-    told = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0, 0], told
+    files = [(tmp_path / f"out{number}", tmp_path / f"err{number}") for number in range(2)]
+    started = [start_nas(args(tiny_space, tmp_path / "run"), out, err) for out, err in files]
+    for process in started:
+        process.join()
+    told = [(out.read_text(), err.read_text()) for out, err in files]
+    assert [process.exitcode for process in started] == [0, 0], told
     one, other = (json.loads(out) for out, _ in told)
     assert one["best"] == other["best"]
     assert one["date"] == other["date"], "one of them named the winner"

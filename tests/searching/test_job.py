@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +11,7 @@ import pytest
 
 from nas.cli.main import main
 from nas.searching.settings import SearchSettings
+from tests.helpers.nas_process import kill_when, start_nas
 
 pytestmark = pytest.mark.usefixtures("warm_cache")
 
@@ -99,14 +95,7 @@ def test_a_winner_whose_training_was_killed_is_trained_on_to_the_same_weights(ti
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(args(whole)) == 0
     assert not (whole / "winner").exists()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "nas.cli.main", *args(killed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and process.poll() is None and not list(killed.glob("winner/*-1.pt")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(start_nas(args(killed)), lambda: any(killed.glob("winner/*-1.pt")))
     assert len(list(killed.glob("winner/*.pt"))) >= 2
     assert not (killed / "result.json").exists()
     assert main(args(killed)) == 0

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import nas
 from nas.cli.main import main
 from nas.networks.network import build
 from nas.spaces.yaml_format import load_architecture
 from nas.training.job import read_architecture
+from tests.helpers.nas_process import kill_when, start_nas
 
 NETWORK = """
 resolution: 8
@@ -116,17 +113,14 @@ def test_a_finished_training_is_not_done_again_and_another_is_refused(
 def test_a_killed_training_ends_as_one_that_nothing_interrupted(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [net, "--epochs", "40", "--images", "100", "--batch-size", "25", "--ema-decay", "0.9", "--mixup", "0.2"]
     whole = trained(capsys, *flags, "--out", "whole")
-    command = [sys.executable, "-m", "nas.cli.main", "train", *flags, "--out", "killed", "--quiet"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(nas.__file__).parent.parent)}
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment)
     written: set[int] = set()
-    deadline = time.monotonic() + 120
-    while len(written) < 3 and process.poll() is None and time.monotonic() < deadline:
+
+    def written_three_times() -> bool:
         if Path("killed/checkpoint.pt").exists():
             written.add(Path("killed/checkpoint.pt").stat().st_mtime_ns)
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        return len(written) == 3
+
+    kill_when(start_nas(["train", *flags, "--out", "killed", "--quiet"]), written_three_times)
     stored = torch.load("killed/checkpoint.pt", weights_only=True)
     assert 3 <= len(stored["state"]["curve"]) < 40
     assert not Path("killed/result.json").exists()

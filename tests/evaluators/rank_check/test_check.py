@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from nas.spaces.yaml_format import load_space
 from nas.training.loop import TrainingError
 from nas.utils.paths import shipped
 from nas.utils.reporting import Reporter
+from tests.helpers.nas_process import kill_when, start_nas
 
 DATA: dict[str, Any] = {
     "resolution": 8,
@@ -55,9 +53,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("nas.evaluators.rank_check.rank_correlation.RESAMPLES", 200)
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # two threads wait for each other when other tests run
-
-
-ONE_THREAD = "import os, sys; os.cpu_count = lambda: 1; from nas.cli.main import main; sys.exit(main())"
 
 
 def check(space_path: str, folder: Path, *more: str) -> list[str]:
@@ -114,14 +109,9 @@ def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, caps
 
 def test_killed_trainings_are_not_repeated(space_path: str, tmp_path: Path) -> None:
     path = tmp_path / "cut" / "reference.jsonl"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = ("--evaluator", "params", "--proxy-epochs", "3")
-    command = [sys.executable, "-c", ONE_THREAD, *check(space_path, tmp_path / "cut", *arguments)]
-    process = subprocess.Popen(command, env=environment)
-    while process.poll() is None and not (path.exists() and path.read_text().count("\n") >= 3):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = start_nas(check(space_path, tmp_path / "cut", *arguments), cores=1)
+    kill_when(process, lambda: path.exists() and path.read_text().count("\n") >= 3)
     kept = path.read_text().splitlines()
     with path.open("a") as file:
         file.write('{"digest": "cut off')

@@ -1,0 +1,51 @@
+"""`nas` in a process of its own, which a test can kill: forked by a server that has imported torch already."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nas.evaluators.executors.processes import worker_context
+
+
+def start_nas(
+    arguments: list[str], stdout: Path | str = os.devnull, stderr: Path | str = os.devnull, cores: int | None = None
+) -> Any:
+    """Start `nas` with the arguments and one thread; return its multiprocessing.Process.
+
+    Output goes to files. `cores` is what the process believes to have, if given.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    streams = (str(Path(stdout).absolute()), str(Path(stderr).absolute()))
+    process = worker_context().Process(target=_run, args=(arguments, environment, streams, cores))  # type: ignore[attr-defined]
+    process.start()
+    return process
+
+
+def kill_when(process: Any, condition: Callable[[], bool]) -> None:
+    """Kill a process, with no time to clean up, as soon as the condition holds, or after two minutes."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.is_alive() and not condition():
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+
+
+def _run(arguments: list[str], environment: dict[str, str], streams: tuple[str, str], cores: int | None) -> None:
+    import torch
+
+    from nas.cli.main import main
+
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if cores is not None:
+        os.cpu_count = lambda: cores
+    for descriptor, path in zip((1, 2), streams, strict=True):
+        with Path(path).open("w", encoding="utf-8") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.exit(main(arguments))
