@@ -80,7 +80,7 @@ def by_chance(evaluations: int) -> float:
 )
 def test_it_finds_more_than_chance(name: str) -> None:
     """A genetic algorithm needs some generations, a Gaussian process few evaluations."""
-    evaluations = {"nsga2": 300, "nsga3": 300, "gp": 30, "surrogate": 30}.get(name, EVALUATIONS)
+    evaluations = {"nsga2": 150, "nsga3": 150, "gp": 30, "surrogate": 30}.get(name, EVALUATIONS)
     found = [share_better(name, seed, evaluations) for seed in range(3)]
     assert np.median(found) < 0.8 * by_chance(evaluations)
 

@@ -14,6 +14,11 @@ from nas.evaluators.rank_check.rank_correlation import Agreement, agreement, cei
 RISING = [float(value) for value in range(12)]
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.evaluators.rank_check.rank_correlation.RESAMPLES", 200)
+
+
 def test_equal_and_opposite_rankings() -> None:
     found = agreement(RISING, [value**3 for value in RISING])
     assert found.networks == 12
