@@ -1,4 +1,4 @@
-"""`nas` in a process of its own, which a test can kill: forked by a server that has imported torch already."""
+"""Python code in a process of its own, which a test can kill: forked by a server that has imported torch already."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from typing import Any
 
 from nas.evaluators.executors.processes import worker_context
 
+NAS = "import sys; from nas.cli.main import main; sys.exit(main(sys.argv[1:]))"
+ONE_CORE = f"import os; os.cpu_count = lambda: 1\n{NAS}"
+"""`nas` on a machine that seems to have one core."""
+
 
 def start_nas(
-    arguments: list[str], stdout: Path | str = os.devnull, stderr: Path | str = os.devnull, cores: int | None = None
+    arguments: list[str], stdout: Path | str = os.devnull, stderr: Path | str = os.devnull, code: str = NAS
 ) -> Any:
-    """Start `nas` with the arguments and one thread; return its multiprocessing.Process.
+    """Start `nas`, or other code, with arguments and one thread; return its multiprocessing.Process.
 
-    Output goes to files. `cores` is what the process believes to have, if given.
+    Output goes to files.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     streams = (str(Path(stdout).absolute()), str(Path(stderr).absolute()))
-    process = worker_context().Process(target=_run, args=(arguments, environment, streams, cores))  # type: ignore[attr-defined]
+    context: Any = worker_context()
+    process = context.Process(target=_run, args=(code, arguments, environment, streams))
     process.start()
     return process
 
@@ -35,17 +40,14 @@ def kill_when(process: Any, condition: Callable[[], bool]) -> None:
     process.join()
 
 
-def _run(arguments: list[str], environment: dict[str, str], streams: tuple[str, str], cores: int | None) -> None:
+def _run(code: str, arguments: list[str], environment: dict[str, str], streams: tuple[str, str]) -> None:
     import torch
-
-    from nas.cli.main import main
 
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
-    if cores is not None:
-        os.cpu_count = lambda: cores
     for descriptor, path in zip((1, 2), streams, strict=True):
         with Path(path).open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), descriptor)
-    sys.exit(main(arguments))
+    sys.argv = ["nas", *arguments]
+    exec(code, {"__name__": "__main__"})

@@ -26,6 +26,7 @@ from nas.latency.calibration_networks import whole_networks
 from nas.latency.offline_bundle import read_bundle
 from nas.latency.table import LatencyTable
 from nas.spaces.yaml_format import load_space
+from tests.helpers.nas_process import kill_when, start_nas
 
 SMALL_BATCHES = """
 import nas.latency.profiler, nas.latency.calibration_networks, nas.cli.main
@@ -303,17 +304,14 @@ def test_whole_batches_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("appends", [0, 1, 3, 7])
 def test_a_killed_profile_continues_to_the_same_rows(
-    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], appends: int
+    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, appends: int
 ) -> None:
     table, whole = tmp_path / "table.jsonl", tmp_path / "whole.jsonl"
     arguments = ["--space", str(tiny_space), "--runtime", "null", "--quiet", "--table"]
-    command = [sys.executable, "-c", SMALL_BATCHES, "profile", *arguments, str(table)]
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # a killed process leaves its exported graphs there
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    wait(process, lambda: not appends or (table.is_file() and table.read_bytes().count(b"\n") > 3 * appends))
-    time.sleep(appends * 0.003)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed process leaves its exported graphs there
+    process = start_nas(["profile", *arguments, str(table)], code=SMALL_BATCHES)
+    lines = 3 * appends
+    kill_when(process, lambda: not appends or (table.is_file() and table.read_bytes().count(b"\n") > lines))
     if table.is_file():
         assert set(LatencyTable.open(table, {}).header) >= {"format"}
     profile_json(capsys, *arguments, str(table))

@@ -27,7 +27,7 @@ from nas.spaces.yaml_format import load_space
 from nas.training.loop import TrainingError
 from nas.utils.paths import shipped
 from nas.utils.reporting import Reporter
-from tests.helpers.nas_process import kill_when, start_nas
+from tests.helpers.nas_process import ONE_CORE, kill_when, start_nas
 
 DATA: dict[str, Any] = {
     "resolution": 8,
@@ -110,7 +110,7 @@ def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, caps
 def test_killed_trainings_are_not_repeated(space_path: str, tmp_path: Path) -> None:
     path = tmp_path / "cut" / "reference.jsonl"
     arguments = ("--evaluator", "params", "--proxy-epochs", "3")
-    process = start_nas(check(space_path, tmp_path / "cut", *arguments), cores=1)
+    process = start_nas(check(space_path, tmp_path / "cut", *arguments), code=ONE_CORE)
     kill_when(process, lambda: path.exists() and path.read_text().count("\n") >= 3)
     kept = path.read_text().splitlines()
     with path.open("a") as file:

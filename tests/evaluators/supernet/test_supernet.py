@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +26,7 @@ from nas.spaces.search_space import Proxy, Space, SupernetTraining
 from nas.spaces.yaml_format import load_space, parse_space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
+from tests.helpers.nas_process import kill_when, start_nas
 
 DATA: dict[str, Any] = {
     "resolution": 16,
@@ -219,6 +215,7 @@ import torch
 from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.supernet.evaluator import SupernetEvaluator
 from nas.training.tasks.classification import Classification
+from tests.helpers.nas_process import kill_when, start_nas
 from tests.evaluators.supernet.test_supernet import LONG
 torch.set_num_threads(1)
 SupernetEvaluator(EvaluatorContext(Classification.load("digits"), LONG, Path(sys.argv[1])))
@@ -228,19 +225,14 @@ LONG = replace(SPACE, supernet=SupernetTraining(epochs=5, children=1))
 
 def test_a_killed_training_goes_on_to_the_same_losses_and_ranking(task: Classification, tmp_path: Path) -> None:
     checkpoint = tmp_path / "cut" / "supernet" / CHECKPOINT
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED]
-    root = Path(__file__).parents[3]
-    process = subprocess.Popen([*command, str(tmp_path / "cut")], env=environment, cwd=root)
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(start_nas([str(tmp_path / "cut")], code=KILLED), checkpoint.exists)
     assert not (checkpoint.parent / CARD).exists()
     with pytest.raises(RunError, match="is not finished"):
         SupernetEvaluator(EvaluatorContext(task, LONG, tmp_path / "other", tmp_path / "cut"))
     for name in ("cut", "whole"):
-        subprocess.run([*command, str(tmp_path / name)], env=environment, cwd=root, check=True)
+        process = start_nas([str(tmp_path / name)], code=KILLED)
+        process.join()
+        assert process.exitcode == 0
     cards = [json.loads((tmp_path / name / "supernet" / CARD).read_text()) for name in ("cut", "whole")]
     assert len(cards[0]["losses"]) == 5
     assert cards[0] == cards[1]
