@@ -32,6 +32,8 @@ from nas.searching.winner_training import (
 )
 from nas.study.objectives import Goal
 from nas.study.study import Study
+from nas.training.plots import draw_confusion
+from nas.training.tasks.metrics import spell
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
 
@@ -101,13 +103,16 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     card = {**card_facts(context, goal, winner, selected), **training.to_dict(), **verdict.to_dict()}
     export_folder(winner.trial.architecture, model, folder, context.settings.runtime, card)
     picture = study.folder / f"{file_name('search', goal)}.png"
-    draw_search(study.evaluated, finalists, context.objective, goal, picture, search.progress)
+    draw_search(study.evaluated, finalists, context.objective, goal, picture, search.progress, context.task.metric)
+    title = f"{winner.trial.digest} on {context.task.data.name}: test {spell(training.report.metric)} "
+    title += f"{training.report.value:.1%}"
+    draw_confusion(training.report, title, study.folder / f"{file_name('confusion', goal)}.png")
     return GoalResult(
         goal=goal,
         finalists=tuple(FinalistRecord.of(finalist, study) for finalist in finalists),
         noise_model=estimates.noise_model,
         verdict=verdict,
-        test_accuracy=training.test_accuracy,
+        report=training.report,
         training=training.training,
         model=folder,
         table=selected,
