@@ -138,7 +138,7 @@ def estimate_accuracies(search: FinishedSearch, goal: Goal) -> FinalistEstimates
         estimates = train_finalists(stage, context.make_evaluator())
     else:
         estimates = evaluate_finalists(stage, search.evaluator)
-    report_noise(study, estimates, context.reporter)
+    report_noise(study, estimates, context.task.metric, context.reporter)
     return estimates
 
 
@@ -203,7 +203,7 @@ def card_facts(context: SearchContext, goal: Goal, winner: Finalist, selected: S
     }
 
 
-def report_noise(study: Study, estimates: FinalistEstimates, reporter: Reporter) -> None:
+def report_noise(study: Study, estimates: FinalistEstimates, metric: str, reporter: Reporter) -> None:
     """Report what early stopping has saved and how noisy evaluations are."""
     epochs, noise = count_epochs(study), estimates.noise_model
     if study.stopped:
@@ -211,7 +211,7 @@ def report_noise(study: Study, estimates: FinalistEstimates, reporter: Reporter)
         reporter.say(f"{epochs.spent} epochs spent, {share:.0%} of the {epochs.full} of full trainings")
     if noise:
         reporter.say(
-            f"standard deviation of the accuracy: {noise.noise:.1%} between seeds, {noise.between:.1%} between "
+            f"standard deviation of the {spell(metric)}: {noise.noise:.1%} between seeds, {noise.between:.1%} between "
             f"candidates ({len(estimates.finalists)} evaluated again for {epochs.finalists} epochs)"
         )
 

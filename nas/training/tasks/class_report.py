@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from nas.training.tasks.metrics import METRICS, accuracy, named, spell
+from nas.training.tasks.metrics import METRICS, accuracy, named
 from nas.utils.reporting import Reporter
 
 FEW_IMAGES = 5
-"""With fewer images, the recall of a class is too uncertain to judge it."""
+"""With fewer images, the recall of a class is uncertain."""
+UNLIKELY = 0.01
+"""A class with few images is still judged if missing all of them by chance is less likely than this."""
 FAR_BELOW = 0.5
-"""A class is far below the others if its recall is less than this share of the accuracy."""
+"""A class is far below the others if its recall is less than this share of the accuracy or of the metric."""
 NAMED_CLASSES = 3
 """The messages name this many classes and count the others."""
 
@@ -78,13 +80,20 @@ class ClassReport:
 def describe_worst(result: Mapping[str, Any]) -> str:
     """Return the classes far below the others: "'rare' (2 of 10 found)"; "" if there are none.
 
+    Their recall is less than half of the accuracy or of the metric. Classes with too few images to judge are left out.
+
     Args:
         result: A dict with the keys of `ClassReport.to_dict`. Results from before have no "by_class".
     """
+    level = max(result["test_accuracy"], result[f"test_{result.get('metric', 'accuracy')}"])
+
+    def is_judged(support: int) -> bool:
+        return support >= FEW_IMAGES or (1 - level) ** support < UNLIKELY
+
     found = [
         (each["recall"], name, each["support"])
         for name, each in result.get("by_class", {}).items()
-        if each["support"] >= FEW_IMAGES and each["recall"] < FAR_BELOW * result["test_accuracy"]
+        if is_judged(each["support"]) and each["recall"] is not None and each["recall"] < FAR_BELOW * level
     ]
     shown = [f"'{name}' ({recall * support:.0f} of {support} found)" for recall, name, support in sorted(found)]
     return list_some(shown)
@@ -100,6 +109,6 @@ def warn_about_hidden_classes(report: ClassReport, reporter: Reporter) -> None:
     """Warn if the metric is the accuracy and some class is far below it."""
     if report.metric == "accuracy" and (worst := describe_worst(report.to_dict())):
         reporter.warn(
-            f"the {spell(report.metric)} of {report.value:.1%} hides that few images of some classes are recognized: "
-            f"{worst}; consider --metric balanced_accuracy or --class-weights balanced"
+            f"the accuracy of {report.accuracy:.1%} hides classes of which few images are recognized: {worst}; "
+            f"consider --metric balanced_accuracy or --class-weights balanced"
         )
