@@ -40,7 +40,7 @@ class Classification:
     ) -> Classification:
         """Return the task on a named data set or an image folder. Raises DataError, or UsageError for the settings."""
         lookup(METRICS, metric, "metric", "--metric")
-        lookup(CLASS_WEIGHTS, class_weights, "class weight", "--class-weights")
+        lookup(CLASS_WEIGHTS, class_weights, "class_weights", "--class-weights")
         return cls(load_images(name, root), metric, class_weights)
 
     @property
