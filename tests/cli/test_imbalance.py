@@ -41,8 +41,8 @@ SEARCH = [
 ]  # fmt: skip
 SCALE = [
     "scale", "net.yaml", "--search", "--data", "photos", "--budget", "macs", "--times", "2", "--step", "0.2",
-    "--tolerance", "0.3", "--trials", "2", "--runtime", "null", "--proxy-epochs", "1", "--proxy-images", "40", "--finalist-seeds", "0",
-    "--compare-seeds", "0",
+    "--tolerance", "0.3", "--trials", "2", "--runtime", "null", "--proxy-epochs", "1", "--proxy-images", "40",
+    "--finalist-seeds", "0", "--compare-seeds", "0",
 ]  # fmt: skip
 CHECK = [
     "check-proxy", "--space", "tiny.yaml", "--data", "photos", "--networks", "4", "--seeds", "1", "--proxy-epochs", "1",
