@@ -48,8 +48,10 @@ def report_of(*rows: list[int], metric: str = "accuracy") -> ClassReport:
 def data_of(train: str, validation: str, test: str) -> ImageData:
     """Return a data set without images, whose labels the letters give."""
     classes = tuple(sorted({*train, *validation, *test}))
-    parts = [Split([None] * len(text), tuple(map(classes.index, text))) for text in (train, validation, test)]
-    return ImageData("letters", classes, *parts)
+    first, second, third = (
+        Split([None] * len(text), tuple(map(classes.index, text))) for text in (train, validation, test)
+    )
+    return ImageData("letters", classes, first, second, third)
 
 
 @pytest.mark.parametrize("name", METRICS)
