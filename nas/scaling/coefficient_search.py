@@ -169,6 +169,7 @@ def evaluate_points(measured: MeasuredSearch, study: Study, reporter: Reporter) 
         executor=make_search_executor(measured, reporter),
         extra_metrics=lambda arch: {"activations": activations.get(arch.digest, 0)},
         budgeted_cost=budget.cost,
+        metric=measured.search.task.metric,
     )  # fmt: skip
     trials = min(experiment.trials or measured.admitted, measured.admitted)
     search(plan, study, trials, experiment.seed, reporter, experiment.retry_failed)

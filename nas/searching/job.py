@@ -112,7 +112,7 @@ def evaluate_candidates(context: SearchContext, study: Study, evaluator: Evaluat
     plan = SearchPlan(
         context.space, make_controller(context, costs, prior, study), evaluator, objective, costs.predict,
         context.rungs, prior.digests, executor=context.make_executor(), extra_metrics=costs.extra_metrics,
-        reference=costs.worst,
+        reference=costs.worst, metric=context.task.metric,
     )  # fmt: skip
     search(plan, study, settings.trials, settings.seed, reporter, settings.retry_failed)
 

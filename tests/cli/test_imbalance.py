@@ -20,12 +20,14 @@ from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.rank_check.reference_trainings import Training, make_trainer
 from nas.evaluators.supernet.evaluator import SupernetEvaluator
+from nas.searching.context import resolve
 from nas.searching.evaluation import make_remote_evaluator
 from nas.searching.settings import SearchSettings
 from nas.spaces.search_space import Proxy, SupernetTraining
 from nas.spaces.yaml_format import load_space
 from nas.study.study import read_trials
 from nas.training.tasks.classification import Classification
+from nas.utils.reporting import Reporter
 
 NETWORK = """
 resolution: 8
@@ -130,7 +132,10 @@ def test_a_training_reports_the_metric_by_name(metric: str, words: str, capsys: 
 
 
 def test_a_search_ranks_by_the_metric(capsys: pytest.CaptureFixture[str]) -> None:
-    result = result_of(capsys, *SEARCH, *BALANCED, "--run", "run")
+    assert main([*SEARCH, *BALANCED, "--run", "run"]) == 0
+    captured, result = capsys.readouterr(), json.loads(Path("run/result.json").read_text())
+    assert "at 8 px, are ranked by balanced accuracy on photos" in captured.err
+    assert f"trial 1: balanced accuracy {result['candidates'][0]['accuracy']:.1%} at " in captured.err
     space, trials = load_space("tiny.yaml").for_classes(2), result["candidates"]
     context = EvaluatorContext(Classification.load("photos"), replace(space, proxy=Proxy(8, 1, 40)), Path())
     for arch in [trial.architecture for trial in read_trials(Path("run"), space)]:
@@ -144,9 +149,12 @@ def test_a_search_ranks_by_the_metric(capsys: pytest.CaptureFixture[str]) -> Non
     for key in ("metric", "test_accuracy", "test_balanced_accuracy", "by_class", "confusion"):
         assert card[key] == best[key]
     assert Path("run/confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert main([*SEARCH, *BALANCED, "--run", "run"]) == 0
     value = f"balanced accuracy {best['test_balanced_accuracy']:.1%} on the test set, {best['accuracy']:.1%} as a proxy"
-    assert f"metric        {value}" in capsys.readouterr().out
+    assert f"metric        {value}" in captured.out
+    settings = SearchSettings("1s", "tiny.yaml", "photos", runtime="null", start_from="run", run="next")
+    for metric, is_known in (("balanced_accuracy", True), ("accuracy", False)):
+        (prior,) = resolve(replace(settings, metric=metric, proxy_images=40), Reporter(quiet=True)).prior_sources
+        assert prior.same is is_known
     line = refused(capsys, *SEARCH, "--run", "run")
     assert line.startswith("run: holds another experiment: metric is 'balanced_accuracy' there and None now")
     for source in ("run", "run/result.json"):
@@ -197,6 +205,7 @@ def test_a_coefficient_search_ranks_by_the_metric(capsys: pytest.CaptureFixture[
 
 def test_a_rank_check_uses_the_metric(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.evaluators.rank_check.check.train_reference", train_here)
+    monkeypatch.setattr("nas.evaluators.zero_cost.REFERENCE", 4)
     assert main([*CHECK, *BALANCED, "--run", "run"]) == 0
     captured = capsys.readouterr()
     result = json.loads(Path("run/check.json").read_text())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
@@ -55,6 +55,7 @@ def data_of(train: str, validation: str, test: str) -> ImageData:
 
 
 @pytest.mark.parametrize("name", METRICS)
+@settings(max_examples=40)
 @given(pairs=st.lists(st.tuples(LABEL, LABEL), min_size=1, max_size=30))
 def test_a_metric_equals_that_of_scikit_learn(name: str, pairs: list[tuple[int, int]]) -> None:
     true, predicted = zip(*pairs, strict=True)
@@ -71,6 +72,7 @@ def test_a_constant_prediction_is_accurate_on_imbalanced_data_but_not_balanced()
     assert METRICS["macro_f1"](confusion) == pytest.approx(95 / 97.5 / 2)
 
 
+@settings(max_examples=40)
 @given(labels=st.lists(LABEL, min_size=1, max_size=30))
 def test_balanced_weights_equal_those_of_scikit_learn(labels: list[int]) -> None:
     present = np.unique(labels)
