@@ -235,7 +235,7 @@ def incumbent(study: Study, goal: Goal | Objective) -> Trial:
 
 
 def describe(trial: Trial, of: Goal | Objective, metric: str = "accuracy") -> str:
-    """Return a trial in words: its accuracy or other metric, its latency, and its score for one goal or for all goals."""
+    """Return a trial in words: its accuracy or other metric, its latency, and its score for one or all goals."""
     goals = (of,) if isinstance(of, Goal) else of.goals
     latencies = " / ".join(dict.fromkeys(format_latency(trial.metrics.on(goal.device).latency_ms) for goal in goals))
     scores = " / ".join(f"{goal.score(trial.metrics):.3f}" for goal in goals)
