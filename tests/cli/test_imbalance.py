@@ -206,6 +206,7 @@ def test_a_coefficient_search_ranks_by_the_metric(capsys: pytest.CaptureFixture[
 def test_a_rank_check_uses_the_metric(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.evaluators.rank_check.check.train_reference", train_here)
     monkeypatch.setattr("nas.evaluators.zero_cost.REFERENCE", 4)
+    monkeypatch.setattr("nas.evaluators.rank_check.rank_correlation.RESAMPLES", 20)
     assert main([*CHECK, *BALANCED, "--run", "run"]) == 0
     captured = capsys.readouterr()
     result = json.loads(Path("run/check.json").read_text())

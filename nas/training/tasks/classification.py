@@ -137,14 +137,12 @@ class Classification:
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float, weights: Tensor) -> Tensor:
-    """Return the cross-entropy in which each label counts by the weight of its class, as a mean over the images.
+    """Return the cross-entropy as a mean over the images, weighted by their classes.
 
     An image of class c has w_c times the loss with the smoothed label. So label smoothing spreads the label of a
     frequent class evenly. torch's `weight` would spread it by the weights, mostly to rare classes. Class shares, as of
-    mixup, mix the losses of their classes (Zhang et al. 2018).
-
-    The sum is divided by the number of images. Balanced weights have a mean of 1 over the training images, so the loss
-    keeps its scale. torch divides by the weights of the batch, which cancels them if a batch has only one class.
+    mixup, mix the weighted losses of their classes (Zhang et al. 2018). As in torch, the sum is divided by the weights
+    of the batch. Without smoothing, the result for classes is that of torch's `weight`.
 
     Args:
         logits: Outputs (B, C).
@@ -156,4 +154,4 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: floa
     weighted, log_probabilities = shares * weights, F.log_softmax(logits, 1)
     own = (weighted * log_probabilities).sum(1)
     spread = weighted.sum(1) * log_probabilities.mean(1)
-    return -((1 - label_smoothing) * own + label_smoothing * spread).mean()
+    return -((1 - label_smoothing) * own + label_smoothing * spread).sum() / weighted.sum()

@@ -86,7 +86,9 @@ def test_a_weighted_loss_is_the_weight_of_the_class_times_the_smoothed_loss() ->
     logits, labels, weights = torch.randn(6, 3), torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0.5, 3.0, 2.0])
     each = F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
     loss = weighted_cross_entropy(logits, labels, 0.1, weights)
-    assert loss.item() == pytest.approx((weights[labels] * each).mean().item(), rel=1e-6)
+    assert loss.item() == pytest.approx(((weights[labels] * each).sum() / weights[labels].sum()).item(), rel=1e-6)
+    hard = weighted_cross_entropy(logits, labels, 0.0, weights)
+    assert hard.item() == pytest.approx(F.cross_entropy(logits, labels, weights).item(), rel=1e-6)
     one_hot = F.one_hot(labels, 3).float()
     assert weighted_cross_entropy(logits, one_hot, 0.1, weights).item() == pytest.approx(loss.item(), rel=1e-6)
     even = weighted_cross_entropy(logits, labels, 0.1, torch.ones(3))
@@ -97,8 +99,12 @@ def test_the_loss_of_mixed_labels_mixes_the_weighted_losses() -> None:
     logits, weights = torch.randn(4, 2), torch.tensor([0.5, 10.0])
     first, second = torch.tensor([0, 0, 1, 0]), torch.tensor([1, 0, 1, 0])
     mixed = 0.7 * F.one_hot(first, 2) + 0.3 * F.one_hot(second, 2)
-    parts = [weighted_cross_entropy(logits, labels, 0.1, weights) for labels in (first, second)]
-    expected = 0.7 * parts[0] + 0.3 * parts[1]
+    sums = [
+        (weights[labels] * F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")).sum()
+        for labels in (first, second)
+    ]
+    mean_by = 0.7 * weights[first].sum() + 0.3 * weights[second].sum()
+    expected = (0.7 * sums[0] + 0.3 * sums[1]) / mean_by
     assert weighted_cross_entropy(logits, mixed, 0.1, weights).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
