@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "space": (text, "a shipped search space or a YAML file (default: cifar)"),
         "data": (text, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
         "data-root": (directory, "folder of the named data sets; missing ones are downloaded to it"),
+        "metric": (text, "what ranks networks: accuracy (default), balanced_accuracy or macro_f1"),
+        "class-weights": (text, "weights of the classes in the training loss: none (default) or balanced"),
         "networks": (number, "number of reference networks, one from each stratum of MACs (default: 16)"),
         "seeds": (number, "trainings per network (default: 2); the agreement between seeds needs at least 2"),
         "supernet": (directory, "also check this trained supernet"),
@@ -55,10 +57,12 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 def print_result(result: dict[str, Any]) -> None:
     """Print the reference, then the evaluators, best first."""
     from nas.evaluators.rank_check.rank_correlation import Agreement
+    from nas.training.tasks.metrics import spell
 
     reference = result["reference"]
     print(f"reference  {result['networks']} networks of {result['space']}, {result['seeds']} trainings each")
-    print(f"           accuracy {reference['lowest']:.1%} to {reference['highest']:.1%}", end="")
+    metric = spell(result.get("metric", "accuracy"))
+    print(f"           {metric} {reference['lowest']:.1%} to {reference['highest']:.1%}", end="")
     if reference["agreement"]:
         print(f", standard deviation between seeds {reference['noise']:.1%}")
         print(f"           agreement between seeds: {Agreement.from_dict(reference['agreement'])}")

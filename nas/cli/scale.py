@@ -56,7 +56,8 @@ GROUPS: dict[str, Flags] = {
         "controller": (TEXT, "exhaustive (default: all points in random order), or another of `nas list controllers`"),
         "trials": (NUMBER, "grid points to evaluate (default: 12; 0 for all within the budget)"),
         **flags_of(SearchSettings, "seed", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs",
-                   "proxy_images", "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed",
+                   "proxy_images", "metric", "class_weights", "finalists", "finalist_seeds", "workers",
+                   "trial_timeout", "retry_failed",
                    defaults=dict.fromkeys(("proxy_resolution", "proxy_epochs", "proxy_images"), "")),
     },
     "the run": {
@@ -149,6 +150,7 @@ def _notes(entry: dict[str, Any]) -> list[str]:
 
 
 def _print_search(result: dict[str, Any], console: Any) -> None:
+    from nas.training.tasks.metrics import spell
     from nas.utils.units import format_latency
 
     search = result["search"]
@@ -159,7 +161,8 @@ def _print_search(result: dict[str, Any], console: Any) -> None:
         f"searched      {search['trials']} of {search['admissible']} grid points within {budget['times']:g} times the "
         f"base's {budget['resource']}{target} ({search['grid']} points in all, {search['timed']} timed); "
         f"objective {search['objective']}",
-        f"best          {best['estimate']:.1%} estimated, {best['accuracy']:.1%} with the search's seed",
+        f"best          {spell(search.get('metric', 'accuracy'))} {best['estimate']:.1%} estimated, "
+        f"{best['accuracy']:.1%} with the search's seed",
         *(["compared at the same measured latency, with new seeds:"] if result["comparison"] else []),
     ]
     most = max((len(entry["accuracies"]) for entry in result["comparison"]), default=0)

@@ -50,6 +50,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def _print_winner(goal: dict[str, Any], origin: str) -> None:
+    from nas.cli.accuracy import print_accuracy
     from nas.utils.units import format_count, format_latency
 
     best, target = goal["best"], format_latency(goal["target_latency_ms"])
@@ -62,6 +63,6 @@ def _print_winner(goal: dict[str, Any], origin: str) -> None:
     else:
         verdict = "holds" if goal["holds_target"] else "DOES NOT HOLD"
         print(f"latency       {format_latency(measured)} measured, {predicted} predicted: {verdict} {target}")
-    print(f"accuracy      {best['test_accuracy']:.1%} on the test set, {best['accuracy']:.1%} as a proxy")
+    print_accuracy(best, "on the test set", f"{best['accuracy']:.1%} as a proxy")
     print(f"size          {format_count(best['params'])} parameters, {format_count(best['macs'])} MACs")
     print(f"model         {best['model']}")

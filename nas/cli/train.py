@@ -18,6 +18,8 @@ _JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "data": (_TEXT, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
     "data-root": (_FOLDER, "folder of the named data sets; missing ones are downloaded to it"),
     "resolution": (_NUMBER, "input resolution in pixels (default: the network's)"),
+    "metric": (_TEXT, "what is reported: accuracy (default), balanced_accuracy or macro_f1"),
+    "class-weights": (_TEXT, "weights of the classes in the loss: none (default) or balanced"),
     "images": (_NUMBER, "train on a stratified subset of N images (default: all)"),
     "teacher": (_FOLDER, "run or exported folder whose network teaches this one (knowledge distillation)"),
     "init-from": (_FOLDER, "initial weights: a run or exported folder, a weights file, or torchvision"),
@@ -96,11 +98,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print the network, its accuracy and size, and the files."""
+    from nas.cli.accuracy import print_accuracy
     from nas.utils.units import format_count
 
-    tested = f"{result['test_accuracy']:.1%} on the test set of {result['data']['name']}"
+    value = result[f"validation_{result.get('metric', 'accuracy')}"]
     print(f"architecture  {result['architecture']}, {result['network']}")
-    print(f"accuracy      {tested}, {result['validation_accuracy']:.1%} on the validation set")
+    tested_on = f"on the test set of {result['data']['name']}"
+    print_accuracy(result, tested_on, f"{value:.1%} on the validation set")
     print(f"size          {format_count(result['params'])} parameters, {format_count(result['macs'])} MACs")
     print(f"curve         {Path(result['model']).with_name('curve.png')}")
     print(f"model         {result['model']}")

@@ -10,9 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas.evaluators.registry import EVALUATORS, epochs_of, find_evaluator
+    from nas.evaluators.registry import EVALUATORS, check_metric, epochs_of, find_evaluator, uses_task
 
-__all__ = ["EVALUATORS", "epochs_of", "find_evaluator"]
+__all__ = ["EVALUATORS", "check_metric", "epochs_of", "find_evaluator", "uses_task"]
 
 
 def __getattr__(name: str) -> Any:

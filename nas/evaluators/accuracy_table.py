@@ -27,6 +27,7 @@ from nas.errors import DataError, RunError, SpaceError
 from nas.networks.network import canonical
 from nas.spaces.search_space import Searched
 from nas.study.study import RESULT, read_trials
+from nas.study.trial_store import find
 from nas.utils.registry import closest
 
 ARCHITECTURE = "architecture"
@@ -108,6 +109,18 @@ def read_accuracies(path: Path, space: Searched) -> AccuracyTable:
             rule = f"is the same network as {known.place} ({digest}), but has different accuracies"
             raise DataError(rule, where=f"{path}, {place}")
     return AccuracyTable(path, fidelities, in_percent, rows)
+
+
+def metric_of(path: Path) -> str:
+    """Return the metric of a table: that of the search that a run folder or result.json holds, else "accuracy"."""
+    try:
+        if path.is_dir():
+            return str((find(path).attributes().get("settings") or {}).get("metric", "accuracy"))
+        if path.suffix == ".json":
+            return str(json.loads(path.read_text(encoding="utf-8")).get("metric", "accuracy"))
+    except (RunError, OSError, ValueError, AttributeError):
+        pass  # `read_accuracies` reports what is wrong
+    return "accuracy"
 
 
 def _lines(path: Path, space: Searched) -> Iterator[tuple[str, Cells]]:

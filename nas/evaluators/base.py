@@ -40,6 +40,7 @@ class Evaluator(Protocol):
     The constructor loads data and trains whatever all candidates share. An evaluator may also define:
 
     * `deterministic = True`: the seed does not change the accuracies, so candidates are not evaluated again.
+    * `uses_task = True`: it trains with the task's class weights, and the values are those of the task's metric.
     * `epochs(context)`, a static method: returns how many accuracies one evaluation yields, which allows early
       stopping, or None if it yields only one.
     * `longer(times)`: returns an evaluator that trains `times` as many epochs; used for finalists.

@@ -22,6 +22,8 @@ MAX_RESOLUTIONS = 3
 class ProxyTraining:
     """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution."""
 
+    uses_task = True
+
     def __init__(self, context: EvaluatorContext):
         self._context = context
         self._task, self._proxy = task, proxy = context.task, context.space.proxy
@@ -56,10 +58,11 @@ class ProxyTraining:
             "train_images": len(self._train_set),
             "validation_images": len(self._validation),
             **self._recipe.to_dict(),
+            **self._task.settings,
         }
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
-        """Yield the validation accuracy in [0, 1] after each epoch."""
+        """Yield the task's metric on the validation images, in [0, 1], after each epoch."""
         resolution = self._proxy.at(arch.resolution)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -6,9 +6,11 @@ An evaluator is a generator of accuracies (see `nas.evaluators.base.Evaluator`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError, UsageError
+from nas.evaluators.accuracy_table import metric_of
 from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.supernet.evaluator import SupernetEvaluator
@@ -16,6 +18,7 @@ from nas.evaluators.tabular import Tabular
 from nas.evaluators.user_defined import UserEvaluator, load_callable, user_epochs
 from nas.evaluators.zero_cost import zero_cost_evaluator
 from nas.evaluators.zero_cost_scores import ZERO_COST
+from nas.training.tasks.metrics import spell
 from nas.utils.registry import lookup
 
 EVALUATORS: dict[str, Callable[[EvaluatorContext], Evaluator]] = {
@@ -39,6 +42,29 @@ def find_evaluator(name: str) -> Callable[[EvaluatorContext], Evaluator]:
         return EVALUATORS[name]
     function = _load_user_defined(name)
     return lambda context: UserEvaluator(name, function, context)
+
+
+def check_metric(name: str, metric: str, source: Path | None) -> None:
+    """Check that the evaluator called `name` ranks by `metric`. Raises UsageError.
+
+    Args:
+        name: The evaluator.
+        metric: A key of `METRICS`.
+        source: The file or folder that the evaluator reads, or None.
+    """
+    if name == "tabular" and source is not None:
+        if (found := metric_of(source)) != metric:
+            rule = f"the table '{source}' holds the {spell(found)}"
+            raise UsageError(rule, key="metric", value=metric, nearest=f"; did you mean '{found}'?")
+    elif metric != "accuracy" and not uses_task(name):
+        able = " and ".join(key for key in EVALUATORS if uses_task(key))
+        rule = f"the evaluator '{name}' cannot apply it, it has values of its own"
+        raise UsageError(rule, key="metric", value=metric, nearest=f"; {able} can")
+
+
+def uses_task(name: str) -> bool:
+    """Return whether the evaluator called `name` trains with the task's class weights and ranks by its metric."""
+    return bool(getattr(EVALUATORS.get(name), "uses_task", False))
 
 
 def epochs_of(name: str, context: EvaluatorContext) -> int | None:

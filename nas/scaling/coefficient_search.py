@@ -41,6 +41,7 @@ from nas.searching.result import FINALIST_SETTINGS, TrialRecord
 from nas.searching.settings import recorded_settings
 from nas.study.objectives import Objective
 from nas.study.study import FINISH, Study, Trial, check_run, open_study
+from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.image_datasets import check_images
 from nas.utils.files import exclusive, read_json, write_json
 from nas.utils.registry import lookup
@@ -65,6 +66,7 @@ def run_scale_search(settings: ScaleSettings, reporter: Reporter) -> dict[str, A
     if finished := finished_result(prepared_search):
         reporter.say(f"{folder}: finished on {finished['date']}; more --trials or --compare-seeds would continue it")
         return finished
+    report_balance(prepared_search.task.data, prepared_search.task.metric, reporter)
     check_images((prepared_search.task.data.train, prepared_search.task.data.validation), reporter)
     with open_study(folder, prepared_search.identity, prepared_search.grid, ("maximize",)) as study:
         with exclusive(folder / GRID_LOCK):
@@ -167,6 +169,7 @@ def evaluate_points(measured: MeasuredSearch, study: Study, reporter: Reporter) 
         executor=make_search_executor(measured, reporter),
         extra_metrics=lambda arch: {"activations": activations.get(arch.digest, 0)},
         budgeted_cost=budget.cost,
+        metric=measured.search.task.metric,
     )  # fmt: skip
     trials = min(experiment.trials or measured.admitted, measured.admitted)
     search(plan, study, trials, experiment.seed, reporter, experiment.retry_failed)
@@ -240,6 +243,7 @@ def describe_search(measured: MeasuredSearch, study: Study, finals: FinalistEsti
     return {
         "budget": {**asdict(budget), "target": budget.target},
         "objective": search.objective,
+        "metric": search.task.metric,
         "grid": grid.size,
         "timed": len(measured.grid_latencies.latency_ms),
         "values": dict(zip(DIMENSIONS, grid.values, strict=True)),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.training.tasks.metrics import spell
 from nas.utils.files import write_picture
 
 COLORS = {"compound": "tab:red", "depth": "tab:blue", "width": "tab:green", "resolution": "tab:orange"}
@@ -81,7 +82,7 @@ def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
         axis.axvline(result["search"]["budget"]["target"], color="0.5", linestyle="--", linewidth=1, label="budget")
     origin = "measured" if result["search"]["measured_on"]["measured"] else "predicted"
     axis.set_xlabel(f"latency, ms ({origin}, {result['search']['measured_on']['runtime']})")
-    axis.set_ylabel("validation accuracy, %")
+    axis.set_ylabel(f"validation {spell(result['search'].get('metric', 'accuracy'))}, %")
     axis.set_title(f"{Path(result['network']).name} scaled {result['search']['budget']['times']:g} times", fontsize=9)
     axis.legend(fontsize=8)
     write_picture(path, figure)

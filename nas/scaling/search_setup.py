@@ -12,7 +12,7 @@ from nas.controllers import CONTROLLERS
 from nas.devices.client import open_worker
 from nas.devices.runtimes import find_runtime
 from nas.errors import UsageError
-from nas.evaluators import find_evaluator
+from nas.evaluators import check_metric, find_evaluator, uses_task
 from nas.networks.network import canonical
 from nas.scaling.budget import Budget, check_budget, make_budget_objective
 from nas.scaling.grid import Grid, GridPoint, encode_grid, make_grid, make_grid_point, make_grid_points
@@ -20,6 +20,7 @@ from nas.scaling.grid_latencies import GridLatencies, check_any_admitted
 from nas.scaling.parsing import DEFAULT_PRESET, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.scaling.presets import PRESETS, Coefficients
 from nas.scaling.settings import ScaleSettings, read_base
+from nas.searching.settings import SearchSettings
 from nas.spaces.search_space import Proxy
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import lookup
@@ -80,7 +81,7 @@ def prepare_search(settings: ScaleSettings, reporter: Reporter) -> CoefficientSe
     resource = settings.budget or preset.budget or "latency"
     objective = settings.objective or preset.objective or "soft"
     check_settings(settings, resource, objective)
-    task = Classification.load(experiment.data, experiment.data_root)
+    task = Classification.load(experiment.data, experiment.data_root, experiment.metric, experiment.class_weights)
     base = read_base(settings.network).architecture.for_classes(task.num_classes)
     grid = make_search_grid(settings, base, resource)
     controller: Any = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
@@ -101,7 +102,7 @@ def prepare_search(settings: ScaleSettings, reporter: Reporter) -> CoefficientSe
         "train_images": len(task.data.train), "proxy": [proxy.resolution, proxy.epochs, proxy.images],
         "evaluator": experiment.evaluator, "accuracies": experiment.accuracies, "controller": experiment.controller,
         "seed": experiment.seed, "runtime": experiment.runtime, "threads": experiment.threads,
-        "device": experiment.device, "table": list(experiment.tables),
+        "device": experiment.device, "table": list(experiment.tables), **task.settings,
     }  # fmt: skip
     search = CoefficientSearch(settings, task, base, grid, points, resource, objective, identity)
     if resource != "latency":
@@ -133,10 +134,19 @@ def check_settings(settings: ScaleSettings, resource: str, objective: str) -> No
     find_evaluator(experiment.evaluator)
     open_worker(experiment.device, experiment.runtime, experiment.threads)
     check_fields(experiment, without=("trials",))
+    check_accuracies(experiment)
     if experiment.trials < 0:
         raise UsageError("must be at least 0", key="trials", value=experiment.trials)
     if settings.compare_seeds < 0:
         raise UsageError("must be at least 0", key="compare_seeds", value=settings.compare_seeds)
+
+
+def check_accuracies(experiment: SearchSettings) -> None:
+    """Raise UsageError if the evaluator cannot apply the metric or the class weights."""
+    check_metric(experiment.evaluator, experiment.metric, experiment.source)
+    if experiment.class_weights != "none" and not uses_task(experiment.evaluator):
+        rule = f"has no effect: the evaluator '{experiment.evaluator}' does not apply it"
+        raise UsageError(rule, key="class_weights", value=experiment.class_weights)
 
 
 def _check_family_settings(settings: ScaleSettings) -> None:

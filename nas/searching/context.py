@@ -12,7 +12,7 @@ from nas.controllers.base import Problem
 from nas.devices.client import Worker, open_worker
 from nas.devices.runtimes import RUNTIMES
 from nas.errors import UsageError
-from nas.evaluators import EVALUATORS, epochs_of, find_evaluator
+from nas.evaluators import EVALUATORS, check_metric, epochs_of, find_evaluator
 from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.executors.base import Executor
 from nas.evaluators.zero_cost_scores import ZERO_COST
@@ -94,7 +94,7 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     evaluator = find_evaluator(settings.evaluator)
     device_worker = open_worker(settings.device, settings.runtime, settings.threads, reporter.say)
     space = resolve_space(settings)
-    task = Classification.load(settings.data, settings.data_root)
+    task = Classification.load(settings.data, settings.data_root, settings.metric, settings.class_weights)
     space = space.for_classes(task.num_classes)
     check_space(space, controller)
     rungs = make_early_stopping(settings, task, space)
@@ -118,6 +118,7 @@ def check_combinations(settings: SearchSettings) -> None:
         raise UsageError("'tabular' needs --accuracies FILE", key="evaluator")
     if settings.source and not settings.source.exists():
         raise UsageError("no such file or folder", key=given[0], value=str(settings.source))
+    check_metric(settings.evaluator, settings.metric, settings.source)
     if settings.train_finalists and settings.evaluator == "proxy_training":
         raise UsageError("is for evaluators that do not train; proxy_training has --finalists", key="train_finalists")
     if settings.warm_start:

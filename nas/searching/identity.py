@@ -41,6 +41,7 @@ def settings_identity(settings: SearchSettings, space: Space, task: Classificati
         "controller": settings.controller,
         "evaluator": settings.evaluator,
         "seed": settings.seed,
+        **task.settings,
         **_optional_identity(settings),
         **{key: getattr(settings, key) if stops_early else None for key in ("fidelity", "eta", "min_epochs")},
     }

@@ -25,7 +25,9 @@ from nas.searching.warm_start import WarmStart, best_of_random
 from nas.searching.winners import FinishedSearch, find_winners
 from nas.spaces.encoded_space import encode_space
 from nas.study.study import FINISH, Study, check_run, open_study
+from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.image_datasets import check_images
+from nas.training.tasks.metrics import spell
 from nas.utils.files import exclusive
 from nas.utils.reporting import Reporter
 
@@ -72,6 +74,7 @@ def check_environment(context: SearchContext) -> None:
     settings, data = context.settings, context.task.data
     if settings.ray:
         check_cluster(settings.ray, settings.ray_cpus, settings.ray_gpus)
+    report_balance(data, settings.metric, context.reporter)
     check_images((data.train, data.validation, data.test), context.reporter)
 
 
@@ -109,7 +112,7 @@ def evaluate_candidates(context: SearchContext, study: Study, evaluator: Evaluat
     plan = SearchPlan(
         context.space, make_controller(context, costs, prior, study), evaluator, objective, costs.predict,
         context.rungs, prior.digests, executor=context.make_executor(), extra_metrics=costs.extra_metrics,
-        reference=costs.worst,
+        reference=costs.worst, metric=context.task.metric,
     )  # fmt: skip
     search(plan, study, settings.trials, settings.seed, reporter, settings.retry_failed)
 
@@ -173,6 +176,8 @@ def report_conditions(context: SearchContext, evaluator: Evaluator, costs: CostP
         source = f" of {settings.source}" if settings.source else ""
         method = f"are evaluated by {settings.evaluator}{source}, the winner is trained"
     sizes, runtime = "/".join(map(str, space.resolution)), costs.predictors[0].table.header["runtime"]
+    if settings.metric != "accuracy":
+        method += f", are ranked by {spell(settings.metric)}"
     reporter.say(f"candidates {method} on {data}; latencies are of {sizes} px in {runtime}")
     if costs.memory:
         reporter.say(f"peak memory is predicted with a mean error of {costs.memory.error:.1%} on measured networks")

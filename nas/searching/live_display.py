@@ -15,6 +15,7 @@ from nas.study.objectives import Goal, Objective
 from nas.study.pareto import Front
 from nas.study.ranking import ReferencePoint, gains
 from nas.study.study import Study, Trial, TrialState
+from nas.training.tasks.metrics import spell
 from nas.utils.reporting import Advance, Reporter
 from nas.utils.units import format_duration, format_latency
 
@@ -121,9 +122,10 @@ class ProgressTracker:
         reference: ReferencePoint | None,
         advance: Advance | None,
         reporter: Reporter,
+        metric: str,
     ):
         self.progress = progress
-        self._objective, self._study, self._reference = objective, study, reference
+        self._objective, self._study, self._reference, self._metric = objective, study, reference, metric
         self._advance, self._reporter = advance, reporter
         self._front, self._read, self._shown = Front(), 0, 0
         self._bests: dict[Goal, Trial] = {}
@@ -141,7 +143,7 @@ class ProgressTracker:
         self.update()
         if trial is None:
             return
-        words = f"trial {number + 1}: {describe(trial, self._objective)}"
+        words = f"trial {number + 1}: {describe(trial, self._objective, self._metric)}"
         if trial.stopped_at:
             words += f", stopped after {trial.stopped_at} of {self.progress.epochs} epochs"
         self.progress = replace(self.progress, last=words)
@@ -163,7 +165,7 @@ class ProgressTracker:
             self.progress,
             done=study.count,
             trials_per_minute=ended_now / taken_min if ended_now and taken_min else None,
-            bests=tuple((goal.name, describe(trial, goal)) for goal, trial in self._bests.items()),
+            bests=tuple((goal.name, describe(trial, goal, self._metric)) for goal, trial in self._bests.items()),
             front=(len(self._front.points), self._front.volume) if self._reference else None,
             stopped=len(study.stopped),
             failed=len(study.failed),
@@ -191,6 +193,7 @@ def track_progress(
     epochs: int,
     reporter: Reporter,
     reference: ReferencePoint | None = None,
+    metric: str = "accuracy",
 ) -> Iterator[ProgressTracker]:
     """Show the progress of a search, and yield the tracker to report events to.
 
@@ -203,15 +206,16 @@ def track_progress(
         epochs: The epochs of a full training.
         reporter: Prints the messages and the display.
         reference: The reference point of the front's volume; None shows no front.
+        metric: The metric of the accuracies.
     """
     progress = SearchProgress(study.count, trials, epochs)
     if reporter.live:
-        tracker = ProgressTracker(objective, study, progress, reference, None, reporter)
+        tracker = ProgressTracker(objective, study, progress, reference, None, reporter, metric)
         with reporter.display(lambda: view(tracker.progress)):
             yield tracker
     else:
         with reporter.task("searching", trials) as advance:
-            yield ProgressTracker(objective, study, progress, reference, advance, reporter)
+            yield ProgressTracker(objective, study, progress, reference, advance, reporter, metric)
 
 
 def incumbent(study: Study, goal: Goal | Objective) -> Trial:
@@ -230,9 +234,10 @@ def incumbent(study: Study, goal: Goal | Objective) -> Trial:
     return max(study.trials, key=score)
 
 
-def describe(trial: Trial, of: Goal | Objective) -> str:
-    """Return a trial in words: its accuracy, and its latency and score for one goal or for all goals."""
+def describe(trial: Trial, of: Goal | Objective, metric: str = "accuracy") -> str:
+    """Return a trial in words: its accuracy or other metric, its latency, and its score for one or all goals."""
     goals = (of,) if isinstance(of, Goal) else of.goals
     latencies = " / ".join(dict.fromkeys(format_latency(trial.metrics.on(goal.device).latency_ms) for goal in goals))
     scores = " / ".join(f"{goal.score(trial.metrics):.3f}" for goal in goals)
-    return f"{trial.metrics.accuracy:.1%} at {latencies} (score {scores})"
+    name = "" if metric == "accuracy" else f"{spell(metric)} "
+    return f"{name}{trial.metrics.accuracy:.1%} at {latencies} (score {scores})"

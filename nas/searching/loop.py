@@ -54,6 +54,7 @@ class SearchPlan:
         extra_metrics: Further metrics of a network that are known before its evaluation, by name.
         budgeted_cost: The cost by which the objective admits a candidate: the latency by default.
         reference: The reference point of the front's volume in the display.
+        metric: The metric of the accuracies, for messages.
     """
 
     space: Searched
@@ -67,6 +68,7 @@ class SearchPlan:
     extra_metrics: Callable[[Architecture], dict[str, Any]] = lambda _: {}
     budgeted_cost: Callable[[Metrics], ArrayLike] = lambda costs: costs.latencies_ms or costs.latency_ms
     reference: ReferencePoint | None = None
+    metric: str = "accuracy"
 
     def costs(self, arch: Architecture) -> Metrics:
         """Return the metrics that are known before an evaluation; the accuracy is 0."""
@@ -104,7 +106,9 @@ def search(
     """
     executor = plan.executor or InProcessExecutor(plan.evaluator)
     try:
-        with track_progress(plan.objective, study, trials, plan.rungs.epochs, reporter, plan.reference) as progress:
+        with track_progress(
+            plan.objective, study, trials, plan.rungs.epochs, reporter, plan.reference, plan.metric
+        ) as progress:
             _Search(plan, executor, study, trials, seed, reporter, progress, retry_failed).run()
     finally:
         executor.close()

@@ -10,6 +10,7 @@ from nas.searching.winner_training import Finalist
 from nas.study.objectives import Goal, Metrics, Objective
 from nas.study.ranking import front
 from nas.study.study import Trial
+from nas.training.tasks.metrics import spell
 
 
 def draw_search(
@@ -19,6 +20,7 @@ def draw_search(
     goal: Goal,
     path: Path,
     progress: Sequence[float] = (),
+    metric: str = "accuracy",
 ) -> None:
     """Draw accuracy over latency for one goal, with the target, the Pareto front and the finalists.
 
@@ -32,6 +34,7 @@ def draw_search(
         goal: The goal.
         path: The PNG file to write.
         progress: The hypervolume after each trial, drawn in the lower plot. Without it, the goal's best score is drawn.
+        metric: The metric of the accuracies.
     """
     from matplotlib.figure import Figure
 
@@ -52,7 +55,7 @@ def draw_search(
     _draw_finalists(axes, finalists)
     device = "" if goal.name in ("", f"{goal.target_ms:g}ms") else f" ({goal.name})"
     axes.set_xlabel(f"latency, ms{device}")
-    axes.set_ylabel("validation accuracy of the proxy, %")
+    axes.set_ylabel(f"validation {spell(metric)} of the proxy, %")
     axes.legend(loc="lower right", fontsize=8)
     _draw_progress(below, trials, goal, progress)
     figure.savefig(path)

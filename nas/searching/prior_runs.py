@@ -24,7 +24,9 @@ from nas.study.trial_store import evaluated, find
 from nas.study.trials import Trial, TrialState
 from nas.utils.reporting import Reporter
 
-ACCURACY_SETTINGS = ("space_digest", "data", "train_images", "evaluator", "source", "source_digest")
+ACCURACY_SETTINGS = (
+    "space_digest", "data", "train_images", "metric", "class_weights", "evaluator", "source", "source_digest",
+)  # fmt: skip
 """The settings that determine an accuracy, apart from its noise."""
 SEED_FREE = ("proxy_training", "tabular")
 """Evaluators whose accuracies are comparable between seeds. The others may share weights or images by the seed."""

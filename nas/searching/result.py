@@ -21,6 +21,7 @@ from nas.study.objectives import DEFAULT_AXES, Goal, Metrics, Objective
 from nas.study.pareto import growth
 from nas.study.ranking import ReferencePoint, front, gains
 from nas.study.study import RESULT, Repeat, Study, Trial
+from nas.training.tasks.class_report import ClassReport
 from nas.utils.files import read_json, write_json
 
 FINALIST_SETTINGS = ("finalists", "finalist_seeds", "train_finalists")
@@ -168,7 +169,7 @@ class GoalResult:
         finalists: The finalists; the first one is the winner.
         noise_model: The noise of evaluations, None when nothing was repeated.
         verdict: Whether the winner holds the target.
-        test_accuracy: The winner's accuracy on the test set, which nothing else has used.
+        report: The winner's test. Nothing else has used the test images.
         training: The phases of the winner's training.
         model: The folder of the exported winner.
         table: The latency table of the goal's device.
@@ -180,7 +181,7 @@ class GoalResult:
     finalists: tuple[FinalistRecord, ...]
     noise_model: NoiseModel | None
     verdict: Verdict
-    test_accuracy: float
+    report: ClassReport
     training: list[dict[str, Any]]
     model: Path
     table: SelectedTable
@@ -196,7 +197,7 @@ class GoalResult:
             "architecture": winner.trial.architecture,
             "accuracy": metrics.accuracy,
             "estimate": winner.estimate,
-            "test_accuracy": self.test_accuracy,
+            **self.report.to_dict(),
             "latency_ms": {"predicted": metrics.latency_ms, "measured": measured.median if measured else None},
             "params": metrics.params,
             "macs": metrics.macs,
@@ -255,6 +256,7 @@ class SearchResult:
         result = {
             "target_latency_ms": listed_ms(self.settings.targets),
             "objective": self.settings.objective,
+            "metric": self.settings.metric,
             "trials": len(study.evaluated),
             "stopped": len(study.stopped),
             "failed": [{"architecture": trial.digest, "error": trial.error} for trial in study.failed],

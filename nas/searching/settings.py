@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import NasError, UsageError
+from nas.training.tasks.class_weights import CLASS_WEIGHTS
+from nas.training.tasks.metrics import METRICS
 from nas.utils.settings import check_types, setting
 from nas.utils.units import parse_duration, parse_latency
 
@@ -110,6 +112,16 @@ class SearchSettings:
     )
     proxy_epochs: int = _accuracy(0, "epochs of the candidates' short training", minimum=0, default_help=_BY_SPACE)
     proxy_images: int = _accuracy(0, "images of the candidates' short training", minimum=0, default_help=_BY_SPACE)
+    metric: str = _accuracy(
+        "accuracy",
+        "what ranks networks and is reported on the test images: accuracy, balanced_accuracy or macro_f1",
+        choices=tuple(METRICS),
+    )
+    class_weights: str = _accuracy(
+        "none",
+        "weights of the classes in the training loss: none, or balanced for inverse to the number of images",
+        choices=tuple(CLASS_WEIGHTS),
+    )
     finalists: int = _accuracy(
         5, "largest number of candidates to evaluate again before the winner is chosen", minimum=2
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from nas.searching.context import SearchContext
 from nas.spaces.search_space import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
-from nas.training.loop import Recipe, Watch, pick_device, train
+from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
+from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
+from nas.training.tasks.metrics import named
 
 BATCH = 4
 """Candidates that are measured together, at least."""
@@ -137,20 +139,18 @@ class WinnerTraining:
     """What the training of a winner has reached.
 
     Attributes:
-        test_accuracy: Accuracy on the test set at the deployed resolution. Nothing else uses that set.
-        test_images: The number of test images.
-        validation_accuracy: Accuracy on the validation set after the last phase.
+        report: The test at the deployed resolution. Nothing else uses the test images.
+        validation: The accuracy and the metric on the validation images after the last phase, by their keys.
         training: The phases with their images, accuracies and recipes.
     """
 
-    test_accuracy: float
-    test_images: int
-    validation_accuracy: float
+    report: ClassReport
+    validation: dict[str, float]
     training: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as the model card holds them."""
-        return asdict(self)
+        return {**self.report.to_dict(), **self.validation, "training": self.training}
 
 
 def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, checkpoints: Path) -> WinnerTraining:
@@ -164,27 +164,28 @@ def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, c
             contain the digest: after a restart, measurements may choose another winner.
     """
     task, space, reporter = context.task, context.space, context.reporter
-    accuracy = float("nan")
+    validated: dict[str, float] = {}
     trained: list[dict[str, Any]] = []
     for index, phase in enumerate(phases(space.proxy, space.final, arch.resolution)):
         images = task.train_set(phase.resolution, phase.images, reporter)
         validation = task.validation_set(phase.resolution, phase.images, reporter)
-        checkpoint, watch = checkpoints / f"{arch.digest}-{index}.pt", Watch(warn=reporter.warn)
-        accuracies = train(
+        checkpoint, curve = checkpoints / f"{arch.digest}-{index}.pt", list[Epoch]()
+        values = train(
             model, task, images, validation, phase.recipe, context.settings.seed + index,
-            checkpoint=checkpoint, watch=watch,
+            checkpoint=checkpoint, watch=Watch(epoch=curve.append, warn=reporter.warn),
         )  # fmt: skip
         with reporter.task(f"training the winner at {phase.resolution} px", phase.recipe.epochs) as advance:
-            for reached in accuracies:
-                accuracy = reached
+            for _ in values:
                 advance(1)
-        record = {"resolution": phase.resolution, "images": len(images), "validation_accuracy": accuracy}
+        validated = named("validation", curve[-1].accuracy, task.metric, curve[-1].value)
+        record = {"resolution": phase.resolution, "images": len(images), **validated}
         trained.append({**record, **phase.recipe.to_dict()})
     test_set = task.test_set(arch.resolution, reporter)
     with reporter.task(f"testing the winner once on {len(test_set)} images", 1) as advance:
-        test_accuracy = task.accuracy(model, test_set, pick_device())
+        report = task.report(model, test_set, pick_device())
         advance(1)
-    return WinnerTraining(test_accuracy, len(test_set), accuracy, trained)
+    warn_about_hidden_classes(report, reporter)
+    return WinnerTraining(report, validated, trained)
 
 
 def first_weights(arch: Architecture, evaluator: Evaluator, seed: int) -> nn.Module:

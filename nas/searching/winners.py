@@ -32,6 +32,8 @@ from nas.searching.winner_training import (
 )
 from nas.study.objectives import Goal
 from nas.study.study import Study
+from nas.training.plots import draw_confusion
+from nas.training.tasks.metrics import spell
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
 
@@ -101,13 +103,16 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     card = {**card_facts(context, goal, winner, selected), **training.to_dict(), **verdict.to_dict()}
     export_folder(winner.trial.architecture, model, folder, context.settings.runtime, card)
     picture = study.folder / f"{file_name('search', goal)}.png"
-    draw_search(study.evaluated, finalists, context.objective, goal, picture, search.progress)
+    draw_search(study.evaluated, finalists, context.objective, goal, picture, search.progress, context.task.metric)
+    title = f"{winner.trial.digest} on {context.task.data.name}: test {spell(training.report.metric)} "
+    title += f"{training.report.value:.1%}"
+    draw_confusion(training.report, title, study.folder / f"{file_name('confusion', goal)}.png")
     return GoalResult(
         goal=goal,
         finalists=tuple(FinalistRecord.of(finalist, study) for finalist in finalists),
         noise_model=estimates.noise_model,
         verdict=verdict,
-        test_accuracy=training.test_accuracy,
+        report=training.report,
         training=training.training,
         model=folder,
         table=selected,
@@ -133,7 +138,7 @@ def estimate_accuracies(search: FinishedSearch, goal: Goal) -> FinalistEstimates
         estimates = train_finalists(stage, context.make_evaluator())
     else:
         estimates = evaluate_finalists(stage, search.evaluator)
-    report_noise(study, estimates, context.reporter)
+    report_noise(study, estimates, context.task.metric, context.reporter)
     return estimates
 
 
@@ -198,7 +203,7 @@ def card_facts(context: SearchContext, goal: Goal, winner: Finalist, selected: S
     }
 
 
-def report_noise(study: Study, estimates: FinalistEstimates, reporter: Reporter) -> None:
+def report_noise(study: Study, estimates: FinalistEstimates, metric: str, reporter: Reporter) -> None:
     """Report what early stopping has saved and how noisy evaluations are."""
     epochs, noise = count_epochs(study), estimates.noise_model
     if study.stopped:
@@ -206,7 +211,7 @@ def report_noise(study: Study, estimates: FinalistEstimates, reporter: Reporter)
         reporter.say(f"{epochs.spent} epochs spent, {share:.0%} of the {epochs.full} of full trainings")
     if noise:
         reporter.say(
-            f"standard deviation of the accuracy: {noise.noise:.1%} between seeds, {noise.between:.1%} between "
+            f"standard deviation of the {spell(metric)}: {noise.noise:.1%} between seeds, {noise.between:.1%} between "
             f"candidates ({len(estimates.finalists)} evaluated again for {epochs.finalists} epochs)"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from nas.networks.network import build, canonical
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
-from nas.training.plots import draw_training
+from nas.training.plots import draw_confusion, draw_training
 from nas.training.recipe import Recipe
+from nas.training.tasks.class_balance import report_balance
+from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
+from nas.training.tasks.metrics import named, spell
 from nas.utils.files import check_same_settings, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 
@@ -41,6 +44,8 @@ class TrainJob:
         data_root: The folder of the named data sets; None: the user's cache.
         resolution: Input resolution in pixels; 0: the network's.
         images: Training images, a stratified part; 0: all of them.
+        metric: What is reported beside the accuracy: a key of `METRICS`.
+        class_weights: How the loss weighs the classes: a key of `CLASS_WEIGHTS`.
         teacher: A run folder or an exported folder to distill from.
         init_from: Initial weights: a run folder, an exported folder, a weights file, or "torchvision"; None: random.
         seed: The seed of the initial weights and the training.
@@ -54,6 +59,8 @@ class TrainJob:
     data_root: str | None = None
     resolution: int = 0
     images: int = 0
+    metric: str = "accuracy"
+    class_weights: str = "none"
     teacher: str | None = None
     init_from: str | None = None
     seed: int = 0
@@ -79,7 +86,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             raise UsageError("must not be negative", key=key, value=value)
     make_runtime(job.runtime)
     arch = read_architecture(job.network)
-    task = Classification.load(job.data, job.data_root)
+    task = Classification.load(job.data, job.data_root, job.metric, job.class_weights)
     given = canonical(arch).head
     arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
     if arch.head != given:
@@ -89,6 +96,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     if (done := _finished(job.folder)) is not None:
         reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
         return done
+    report_balance(task.data, task.metric, reporter)
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
     model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)
@@ -97,11 +105,12 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):
         write_json(job.folder / SETTINGS, settings)
-        curve, facts = _train_and_test(job, model, teacher, task, sets, reporter)
-        facts |= {"settings": settings, "started_from": started_from, "curve": [asdict(epoch) for epoch in curve]}
+        curve, report, facts = _train_and_test(job, model, teacher, task, sets, reporter)
+        facts |= {"settings": settings, "started_from": started_from, "curve": [epoch.to_dict() for epoch in curve]}
         card = export_folder(arch, model, job.folder / "model", job.runtime, facts)
-        title = f"{Path(job.network).name} on {task.data.name}: test accuracy {facts['test_accuracy']:.1%}"
-        draw_training(curve, title, job.folder / "curve.png")
+        title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.value:.1%}"
+        draw_training(curve, title, job.folder / "curve.png", task.metric)
+        draw_confusion(report, title, job.folder / "confusion.png")
         result = {
             "network": job.network,
             "model": str(job.folder / "model"),
@@ -119,16 +128,16 @@ def _train_and_test(
     task: Classification,
     sets: tuple[ImageDataset, ImageDataset],
     reporter: Reporter,
-) -> tuple[list[Epoch], dict[str, Any]]:
-    """Train and test, and return the curve and the facts for the result and the exported card."""
+) -> tuple[list[Epoch], ClassReport, dict[str, Any]]:
+    """Train and test, and return the curve, the test and the facts for the result and the exported card."""
     epochs, (train_set, validation) = job.recipe.epochs, sets
     curve: dict[int, Epoch] = {}
 
     def report(epoch: Epoch) -> None:
         curve[epoch.number] = epoch
         reporter.say(
-            f"epoch {epoch.number + 1}/{epochs}: loss {epoch.loss:.4f}, validation accuracy {epoch.accuracy:.1%}, "
-            f"{epoch.images_per_s:.0f} images/s"
+            f"epoch {epoch.number + 1}/{epochs}: loss {epoch.loss:.4f}, validation {spell(task.metric)} "
+            f"{epoch.value:.1%}, {epoch.images_per_s:.0f} images/s"
         )
 
     with reporter.task(f"training on {len(train_set)} images", epochs * len(train_set)) as advance:
@@ -139,18 +148,20 @@ def _train_and_test(
             pass
     test_set = task.test_set(validation.resolution, reporter)
     with reporter.task(f"testing on {len(test_set)} images", 1) as advance:
-        accuracy = task.accuracy(model, test_set, pick_device())
+        tested = task.report(model, test_set, pick_device())
         advance(1)
-    return [curve[number] for number in sorted(curve)], {
-        "test_accuracy": accuracy,
-        "test_images": len(test_set),
-        "validation_accuracy": curve[epochs - 1].accuracy,
+    warn_about_hidden_classes(tested, reporter)
+    last = curve[epochs - 1]
+    facts = {
+        **tested.to_dict(),
+        **named("validation", last.accuracy, task.metric, last.value),
         "validation_images": len(validation),
         "train_images": len(train_set),
         "data": {"name": task.data.name, "classes": list(task.data.classes)},
         "trained_on": str(pick_device()),
         "seed": job.seed,
     }
+    return [curve[number] for number in sorted(curve)], tested, facts
 
 
 def read_architecture(name: str) -> Architecture:
@@ -239,6 +250,7 @@ def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[s
         "init_from": job.init_from,
         "seed": job.seed,
         "runtime": job.runtime,
+        **task.settings,
         **job.recipe.to_dict(),
     }
 

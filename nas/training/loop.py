@@ -1,4 +1,4 @@
-"""The training loop. It yields the validation accuracy after each epoch and resumes from a checkpoint."""
+"""The training loop. It yields the task's metric on the validation images after each epoch, and resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,13 @@ def train(
     checkpoint: Path | None = None,
     watch: Watch | None = None,
 ) -> Iterator[float]:
-    """Train `model` in place and yield the validation accuracy in [0, 1] after each epoch.
+    """Train `model` in place and yield the metric on the validation images, in [0, 1], after each epoch.
 
     The same seed gives the same weights on the same machine. torch's global random state does not change. With
-    `ema_decay`, the accuracies are those of the average of weights, which `model` receives after the last epoch.
+    `ema_decay`, the values are those of the average of weights, which `model` receives after the last epoch.
 
-    A resumed training yields the accuracies of the epochs in its checkpoint first. Each epoch has its own seed, so
-    weights and accuracies equal those of a training without interruption.
+    A resumed training yields the values of the epochs in its checkpoint first. Each epoch has its own seed, so
+    weights and values equal those of a training without interruption.
 
     If the memory is exhausted, the training restarts once with half the batch size and warns. Epochs that were
     already yielded are not yielded again.
@@ -143,9 +143,9 @@ def _train_within_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor
         state = restore_state(state, job.checkpoint, job.identity, job.recipe, len(job.train_set), job.device)
     yielded = 0
     try:
-        for accuracy in _epochs(state, job):
+        for value in _epochs(state, job):
             yielded += 1
-            yield accuracy
+            yield value
         return
     except Exception as error:
         if not no_memory(error):
@@ -179,11 +179,11 @@ def no_memory(error: Exception) -> bool:
 
 
 def _epochs(state: TrainingState, job: _Job) -> Iterator[float]:
-    """Yield the accuracies of the finished epochs, then train the remaining ones."""
+    """Yield the metric of the finished epochs, then train the remaining ones."""
     for epoch in state.curve:
         _report_images(state, job, len(job.train_set))
         job.watch.epoch(epoch)
-        yield epoch.accuracy
+        yield epoch.value
     for number in range(len(state.curve), job.recipe.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(job.seed * 1_000_003 + number)
@@ -191,14 +191,20 @@ def _epochs(state: TrainingState, job: _Job) -> Iterator[float]:
             loader = DataLoader(job.train_set, state.batch_size, shuffle=True, drop_last=True, num_workers=workers)
             loss, images_per_s = _train_epoch(state, job, loader, number)
             recalibrate(state.best, loader, job.device)
-        accuracy = job.task.accuracy(state.best, job.validation, job.device)
         rate = float(state.optimizer.param_groups[0]["lr"])
-        state.curve.append(Epoch(number, loss, accuracy, rate, images_per_s))
+        state.curve.append(_validated(state.best, job, Epoch(number, loss, 0.0, rate, images_per_s)))
         if job.checkpoint is not None:
             save_checkpoint(job.checkpoint, job.identity, state_to_dict(state))
         state.finish(job.recipe.epochs)
         job.watch.epoch(state.curve[-1])
-        yield accuracy
+        yield state.curve[-1].value
+
+
+def _validated(model: nn.Module, job: _Job, epoch: Epoch) -> Epoch:
+    """Return the epoch with the accuracy on the validation images and, if it is another one, the task's metric."""
+    report = job.task.report(model, job.validation, job.device)
+    value = None if report.metric == "accuracy" else report.value
+    return replace(epoch, accuracy=report.accuracy, metric_value=value)
 
 
 def _train_epoch(state: TrainingState, job: _Job, loader: Any, number: int) -> tuple[float, float]:
@@ -238,6 +244,8 @@ def _make_loss(model: nn.Module, job: _Job) -> Callable[[Tensor, Tensor], Tensor
     task, recipe, teacher = job.task, job.recipe, job.teacher
     mix = mixing(task.num_classes, recipe.mixup, recipe.cutmix)
     half = half_type(recipe, job.device)
+    weights = task.loss_weights(job.train_set)
+    weights = None if weights is None else weights.to(job.device)
     condensing = any(True for _ in learned_groups(model))
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
@@ -245,7 +253,7 @@ def _make_loss(model: nn.Module, job: _Job) -> Callable[[Tensor, Tensor], Tensor
             images, labels = mix(images.float(), labels)
         with contextlib.nullcontext() if half is None else torch.autocast(job.device.type, half):
             logits = task.logits(model, images)
-        loss = task.criterion(logits, labels, recipe.label_smoothing)
+        loss = task.criterion(logits, labels, recipe.label_smoothing, weights)
         if teacher is not None:
             with torch.no_grad(), contextlib.nullcontext() if half is None else torch.autocast(job.device.type, half):
                 taught = task.logits(teacher, images)
@@ -306,6 +314,7 @@ def _identity(
     shapes = {key: value.to("meta") for key, value in fresh.items()}
     return {
         **recipe.to_dict(),
+        **task.settings,
         "seed": seed,
         "data": task.data.name,
         "train_images": train_set.digest,

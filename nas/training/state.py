@@ -28,6 +28,7 @@ class Epoch:
         accuracy: The validation accuracy in [0, 1].
         learning_rate: The learning rate after the epoch.
         images_per_s: Training images per second.
+        metric_value: The metric on the validation images; None if the metric is the accuracy.
     """
 
     number: int
@@ -35,6 +36,16 @@ class Epoch:
     accuracy: float
     learning_rate: float
     images_per_s: float
+    metric_value: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The metric on the validation images."""
+        return self.accuracy if self.metric_value is None else self.metric_value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name. The metric is left out if it is the accuracy."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass
@@ -115,7 +126,7 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel:
 def state_to_dict(state: TrainingState) -> dict[str, Any]:
     """Return the content of a checkpoint: tensors and plain values."""
     parts = {name: part.state_dict() for name, part in state.parts().items()}
-    return {**parts, "batch_size": state.batch_size, "curve": [asdict(epoch) for epoch in state.curve]}
+    return {**parts, "batch_size": state.batch_size, "curve": [epoch.to_dict() for epoch in state.curve]}
 
 
 def restore_state(

@@ -35,6 +35,7 @@ from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.export import versions
 from nas.spaces.search_space import Proxy, Space
 from nas.spaces.yaml_format import load_space
+from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.classification import Classification
 from nas.utils.files import locked, write_json
 from nas.utils.reporting import Reporter
@@ -52,6 +53,8 @@ class Check:
         space: A shipped search space or a YAML file.
         data: A named data set or an image folder.
         data_root: The folder of named data sets, or None for the default.
+        metric: What ranks the reference trainings: a key of `METRICS`.
+        class_weights: How the trainings weigh the classes: a key of `CLASS_WEIGHTS`.
         networks: The number of reference networks, one from each stratum of MACs.
         seeds: Trainings of each network, with the seeds 0, 1, ...
         evaluators: The evaluators to check; empty for all zero-cost scores.
@@ -68,6 +71,8 @@ class Check:
     space: str = "cifar"
     data: str = "digits"
     data_root: str | None = None
+    metric: str = "accuracy"
+    class_weights: str = "none"
     networks: int = 16
     seeds: int = 2
     evaluators: tuple[str, ...] = ()
@@ -131,11 +136,12 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
     threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
     reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
+    report_balance(task.data, task.metric, reporter)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         evaluators = _make_evaluators(check, task, space, reporter)
         scored = {name: _score_networks(name, evaluator, archs, check.seed) for name, evaluator in evaluators}
-        _train_missing(reference, archs, seeds, space, check, reporter)
+        _train_missing(reference, archs, seeds, space, task, check, reporter)
         accuracies = reference.accuracies(archs, seeds)
         truth = [fmean(values) for values in accuracies]
         judged = [Judged(name, agreement(found[0], truth), *found) for name, found in scored.items()]
@@ -143,12 +149,13 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
         result = {**_result(reference, archs, accuracies, judged), "settings": {**asdict(check), **settings}}
         result |= {
             "space": space.key,
+            "metric": task.metric,
             "versions": versions(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         write_json(folder / RESULT, result)
         agreements = [(item.name, item.agreement.to_dict()) for item in judged]
-        draw_agreement(accuracies, result["reference"]["agreement"], agreements, folder / PICTURE)
+        draw_agreement(accuracies, result["reference"]["agreement"], agreements, folder / PICTURE, task.metric)
     save_records(result)
     return {**result, "folder": str(folder)}
 
@@ -192,7 +199,7 @@ def _load(check: Check) -> tuple[Space, Classification]:
         space.proxy.resolution, check.proxy_epochs or space.proxy.epochs, check.proxy_images or space.proxy.images
     )
     supernet = replace(space.supernet, epochs=check.supernet_epochs or space.supernet.epochs)
-    task = Classification.load(check.data, check.data_root)
+    task = Classification.load(check.data, check.data_root, check.metric, check.class_weights)
     space = replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes)
     if check.supernet:
         find_folder(Path(check.supernet))
@@ -214,6 +221,7 @@ def _train_missing(
     archs: Sequence[Architecture],
     seeds: Sequence[int],
     space: Space,
+    task: Classification,
     check: Check,
     reporter: Reporter,
 ) -> None:
@@ -222,7 +230,8 @@ def _train_missing(
         return
     with reporter.task("reference trainings", len(archs) * len(seeds)) as advance:
         advance(len(archs) * len(seeds) - len(pending))
-        for training in train_reference(pending, space, check.data, check.data_root, check.jobs, reporter):
+        data, root, settings = check.data, check.data_root, task.settings
+        for training in train_reference(pending, space, data, root, check.jobs, reporter, settings):
             reference.add(training)
             advance(1)
 

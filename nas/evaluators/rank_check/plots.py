@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas.training.tasks.metrics import spell
 from nas.utils.files import write_picture
 
 
@@ -14,6 +15,7 @@ def draw_agreement(
     ceiling: Mapping[str, Any] | None,
     judged: Sequence[tuple[str, Mapping[str, Any]]],
     path: Path,
+    metric: str = "accuracy",
 ) -> None:
     """Draw a PNG. Left: accuracies of the second seed over those of the first. Right: Kendall's tau per evaluator.
 
@@ -22,13 +24,14 @@ def draw_agreement(
         ceiling: The agreement between seeds (`Agreement.to_dict`), or None with a single seed.
         judged: The name and the agreement of each evaluator.
         path: The file to write.
+        metric: The metric of the reference.
     """
     from matplotlib.figure import Figure
 
     ordered = sorted(judged, key=lambda item: item[1]["kendall"])
     figure = Figure(figsize=(10, 1.6 + 0.32 * max(8, len(ordered))), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
-    _draw_repeats(left, accuracies)
+    _draw_repeats(left, accuracies, spell(metric))
     taus = [item["kendall"] for _, item in ordered]
     spread = [
         [max(0.0, tau - item["kendall_interval"][0]) for tau, (_, item) in zip(taus, ordered, strict=True)],
@@ -46,13 +49,13 @@ def draw_agreement(
     write_picture(path, figure)
 
 
-def _draw_repeats(axes: Any, accuracies: Sequence[Sequence[float]]) -> None:
+def _draw_repeats(axes: Any, accuracies: Sequence[Sequence[float]], metric: str) -> None:
     first = [100 * values[0] for values in accuracies]
     if len(accuracies[0]) > 1:
         axes.scatter(first, [100 * values[1] for values in accuracies], s=18)
         axes.axline((min(first), min(first)), slope=1, color="0.6", linewidth=0.8)
-        axes.set_ylabel("accuracy with the second seed, %")
+        axes.set_ylabel(f"{metric} with the second seed, %")
     else:
         axes.hist(first)
         axes.set_ylabel("networks")
-    axes.set_xlabel("accuracy of the reference, first seed, %")
+    axes.set_xlabel(f"{metric} of the reference, first seed, %")

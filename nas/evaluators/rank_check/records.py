@@ -9,6 +9,7 @@ from typing import Any
 
 from nas.evaluators.rank_check.rank_correlation import Agreement
 from nas.spaces.identity import hex_digest
+from nas.training.tasks.classification import DEFAULTS
 from nas.utils.files import write_json
 from nas.utils.paths import user_cache
 
@@ -21,16 +22,18 @@ PATHS = ("supernet", "accuracies")
 def save_records(check: Mapping[str, Any]) -> None:
     """Store the results of a check, one record for each evaluator.
 
-    A record applies to searches with the same space, data and evaluator settings.
+    A record applies to searches with the same space, data and evaluator settings. The metric and the class weights of
+    the reference are among these settings if they are not the defaults.
 
     Args:
         check: The contents of check.json.
     """
     reference = {key: check["reference"][key] for key in ("agreement", "noise")}
+    task_settings = {key: check["settings"][key] for key in DEFAULTS if check["settings"][key] != DEFAULTS[key]}
     for judged in check["evaluators"]:
         if judged["settings"] is None:
             continue
-        path = _path(check["space"], check["settings"]["data"], judged["settings"])
+        path = _path(check["space"], check["settings"]["data"], {**judged["settings"], **task_settings})
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**{key: judged[key] for key in STORED}, "reference": reference, "date": check["date"]})
 

@@ -27,7 +27,7 @@ from nas.networks.network import totals, trace
 from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.classification import DEFAULTS, Classification
 from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
 
@@ -42,7 +42,7 @@ class Training:
     Attributes:
         arch: The network.
         seed: The seed of the training.
-        curve: The validation accuracy in [0, 1] after each epoch.
+        curve: The metric on the validation images, in [0, 1], after each epoch.
         processor_s: The processor time of the training in seconds.
     """
 
@@ -138,6 +138,7 @@ def _check_header(data: Any, settings: Mapping[str, Any], where: str) -> None:
     stored = data.get("settings") if isinstance(data, dict) else None
     if not isinstance(stored, dict) or data.get("format") != FORMAT:
         raise RunError(f"not the header of reference trainings of format {FORMAT}", where=where)
+    stored, settings = {**DEFAULTS, **stored}, {**DEFAULTS, **settings}
     for key in sorted(stored.keys() & settings.keys()):  # settings of later versions had their defaults then
         if stored[key] != settings[key]:
             rule = f"the trainings have other settings: {stored[key]!r} in the file, {settings[key]!r} now"
@@ -169,6 +170,7 @@ def train_reference(
     data_root: str | None,
     jobs: int,
     reporter: Reporter,
+    task_settings: Mapping[str, str] | None = None,
 ) -> Iterator[Training]:
     """Train networks with the space's proxy settings in other processes, and yield the trainings as they finish.
 
@@ -179,12 +181,13 @@ def train_reference(
         data_root: The folder of named data sets, or None for the default.
         jobs: How many trainings run at once, each with `threads_per_job(jobs)` threads.
         reporter: Prints warnings.
+        task_settings: `Classification.settings`.
 
     Raises:
         TrainingError: A training failed. No further training is started; the running ones are yielded first.
     """
     failures: list[Outcome] = []
-    build = partial(make_trainer, space, data, data_root, threads_per_job(jobs))
+    build = partial(make_trainer, space, data, data_root, threads_per_job(jobs), task_settings or {})
     executor = WorkerPoolExecutor(ProcessBackend(build, jobs), None, reporter.warn)
     tasks = (Task(arch, seed) for arch, seed in pending)
     try:
@@ -201,9 +204,11 @@ def train_reference(
         raise TrainingError(f"the training of {first.task.architecture.digest} failed: {first.error}{advice}")
 
 
-def make_trainer(space: Space, data: str, data_root: str | None, threads: int) -> ProxyTraining:
+def make_trainer(
+    space: Space, data: str, data_root: str | None, threads: int, task_settings: Mapping[str, str]
+) -> ProxyTraining:
     """Create the trainer in a worker process, which computes with `threads` threads from then on."""
     import torch
 
     torch.set_num_threads(threads)
-    return ProxyTraining(EvaluatorContext(Classification.load(data, data_root), space, Path()))
+    return ProxyTraining(EvaluatorContext(Classification.load(data, data_root, **task_settings), space, Path()))

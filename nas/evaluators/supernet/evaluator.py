@@ -25,6 +25,8 @@ from nas.utils.files import write_json
 FOLDER, CARD, BANK, CHECKPOINT = "supernet", "supernet.json", "supernet.safetensors", "checkpoint.pt"
 RECALIBRATION_BATCHES, RECALIBRATION_BATCH = 4, 128
 VALIDATION_IMAGES = 2_000
+TRAINED_WITH = ("class_weights",)
+"""Settings of the task that a supernet is trained with. Cards lack the defaults."""
 
 
 class SupernetEvaluator:
@@ -41,6 +43,7 @@ class SupernetEvaluator:
 
     deterministic = True
     """The seed does not change the accuracy."""
+    uses_task = True
 
     def __init__(self, context: EvaluatorContext):
         if not isinstance(context.space, Space):
@@ -69,11 +72,12 @@ class SupernetEvaluator:
             "validation_images": len(self._validation),
             "recalibration_images": sum(len(images) for images, _ in self._batches),
             "training": self._card["settings"],
+            **self._task.settings,
         }
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
-        """Yield one value: the validation accuracy in [0, 1] with shared weights."""
-        yield self._task.accuracy(self.trained(arch), self._validation, self._device)
+        """Yield one value: the task's metric on the validation images, in [0, 1], with shared weights."""
+        yield self._task.report(self.trained(arch), self._validation, self._device).value
 
     def trained(self, arch: Architecture) -> nn.Module:
         """Return the network with its shared weights. The training of the winner starts from it."""
@@ -129,6 +133,7 @@ class SupernetEvaluator:
             "train_images": len(self._images),
             "resolution": self._proxy.resolution,
             "images": self._images.digest,
+            **{key: value for key, value in self._task.settings.items() if key in TRAINED_WITH},
         }
 
     def _recalibration_batches(self) -> list[Any]:
@@ -166,7 +171,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def _check_fits(card: Mapping[str, Any], identity: Mapping[str, Any], folder: Path) -> None:
-    for key, value in identity.items():
-        if card["settings"].get(key) != value:
-            rule = f"the supernet is for another search: {card['settings'].get(key)!r} there, {value!r} here"
+    for key in [*identity, *TRAINED_WITH]:
+        there, here = card["settings"].get(key), identity.get(key)
+        if there != here:
+            rule = f"the supernet is for another search: {there!r} there, {here!r} here"
             raise RunError(rule, where=f"--supernet: {folder}", key=key)

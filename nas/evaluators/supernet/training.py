@@ -174,14 +174,15 @@ def train_supernet(
         state.restore(found, checkpoint)
         watch(len(state.losses) * len(images))
         yield from state.losses
-    sampler = SubnetSampler.of(supernet.space)
+    sampler, weights = SubnetSampler.of(supernet.space), task.loss_weights(images)
+    weights = None if weights is None else weights.to(device)
     for epoch in range(len(state.losses), training.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(seed * 1_000_003 + epoch)
             loader = DataLoader(images, batch_size, shuffle=True, drop_last=True, num_workers=images.workers)
             rng = random.Random(f"{seed}, {epoch}")
             try:
-                state.losses.append(_train_epoch(state, sampler, task, loader, recipe, rng, device, watch))
+                state.losses.append(_train_epoch(state, sampler, task, loader, recipe, rng, weights, watch))
             except (RuntimeError, MemoryError) as error:
                 if not no_memory(error):
                     raise
@@ -205,17 +206,17 @@ def _train_epoch(
     loader: Any,
     recipe: SupernetRecipe,
     rng: random.Random,
-    device: torch.device,
+    weights: Tensor | None,
     watch: Callable[[int], None],
 ) -> float:
-    training, losses = recipe.training, []
+    training, losses, device = recipe.training, [], pick_device()
     warmup = training.warmup_epochs / training.epochs
     for images, labels in loader:
         done = state.schedule.last_epoch / state.total_steps
         archs = sampler.sample(training.children, rng, max(0.0, 1 - done / warmup) if warmup else 0.0)
         state.optimizer.zero_grad(set_to_none=True)
         batch = images.to(device, memory_format=torch.channels_last), labels.to(device)
-        losses.append(_step(state.supernet, sampler, archs, task, batch, training))
+        losses.append(_step(state.supernet, sampler, archs, task, batch, weights, training))
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"the supernet's loss is {losses[-1]} after {state.schedule.last_epoch} steps")
         if recipe.clip:
@@ -232,6 +233,7 @@ def _step(
     archs: list[Architecture],
     task: Classification,
     batch: tuple[Tensor, Tensor],
+    weights: Tensor | None,
     training: SupernetTraining,
 ) -> float:
     """Add up the gradients of the subnets of a step. Return the mean loss of all subnets except the largest."""
@@ -240,14 +242,17 @@ def _step(
     if training.sandwich:
         largest = supernet.child(sampler.largest).train()
         logits = task.logits(largest, images)
-        largest.backward(task.criterion(logits, labels))
+        largest.backward(task.criterion(logits, labels, weights=weights))
         soft_labels = logits.detach().softmax(1) if training.distill else None
         archs = [sampler.smallest, *archs]
     total = 0.0
     for arch in archs:
         child = supernet.child(arch).train()
         logits = task.logits(child, images)
-        loss = task.criterion(logits, labels) if soft_labels is None else task.criterion(logits, soft_labels, 0.0)
+        if soft_labels is None:
+            loss = task.criterion(logits, labels, weights=weights)
+        else:
+            loss = task.criterion(logits, soft_labels, 0.0)
         child.backward(loss)
         total += loss.item()
     return total / len(archs)

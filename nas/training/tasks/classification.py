@@ -1,4 +1,4 @@
-"""Image classification: the data sets, cross-entropy with label smoothing, and the accuracy."""
+"""Image classification: the data sets, cross-entropy with label smoothing and class weights, and the metrics."""
 
 from __future__ import annotations
 
@@ -7,24 +7,47 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nas.training.tasks.class_report import ClassReport
+from nas.training.tasks.class_weights import CLASS_WEIGHTS
 from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images, normalize
+from nas.training.tasks.metrics import METRICS
+from nas.training.tasks.metrics import accuracy as accuracy_of
 from nas.training.tasks.splits import ImageData
+from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
 
 EVALUATION_BATCH = 256
 LABEL_SMOOTHING = 0.1
+DEFAULTS = {"metric": "accuracy", "class_weights": "none"}
+"""The settings of a task with their defaults. Identities leave out the defaults, which older runs lack."""
 
 
 class Classification:
-    """The classification of the images of one data set."""
+    """The classification of the images of one data set.
 
-    def __init__(self, data: ImageData):
-        self.data = data
+    Attributes:
+        data: The data set.
+        metric: What ranks networks: a key of `METRICS`.
+        class_weights: How the training loss weighs the classes: a key of `CLASS_WEIGHTS`.
+    """
+
+    def __init__(self, data: ImageData, metric: str = "accuracy", class_weights: str = "none"):
+        self.data, self.metric, self.class_weights = data, metric, class_weights
 
     @classmethod
-    def load(cls, name: str, root: str | None = None) -> Classification:
-        """Return the task on a named data set or an image folder. Raises DataError."""
-        return cls(load_images(name, root))
+    def load(
+        cls, name: str, root: str | None = None, metric: str = "accuracy", class_weights: str = "none"
+    ) -> Classification:
+        """Return the task on a named data set or an image folder. Raises DataError, or UsageError for the settings."""
+        lookup(METRICS, metric, "metric", "--metric")
+        lookup(CLASS_WEIGHTS, class_weights, "class_weights", "--class-weights")
+        return cls(load_images(name, root), metric, class_weights)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings that differ from their defaults, by name."""
+        settings = {"metric": self.metric, "class_weights": self.class_weights}
+        return {key: value for key, value in settings.items() if value != DEFAULTS[key]}
 
     @property
     def num_classes(self) -> int:
@@ -55,9 +78,29 @@ class Classification:
         logits: Tensor = model(normalize(images))
         return logits.float()
 
-    def criterion(self, logits: Tensor, labels: Tensor, label_smoothing: float = LABEL_SMOOTHING) -> Tensor:
-        """Return the mean loss of logits (B, num_classes). Labels are classes (B,) or class shares (B, num_classes)."""
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    def loss_weights(self, images: ImageDataset) -> Tensor | None:
+        """Return the weights (num_classes,) of the classes of training images; None without weights."""
+        weights = CLASS_WEIGHTS[self.class_weights](images.labels, self.num_classes)
+        return None if weights is None else torch.tensor(weights)
+
+    def criterion(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        label_smoothing: float = LABEL_SMOOTHING,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean loss of logits (B, num_classes).
+
+        Args:
+            logits: The outputs of the network.
+            labels: Classes (B,), or class shares (B, num_classes).
+            label_smoothing: The share of each label that is spread over all classes.
+            weights: The weights (num_classes,) of the classes; None: all count the same.
+        """
+        if weights is None:
+            return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return weighted_cross_entropy(logits, labels, label_smoothing, weights)
 
     def distillation(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
         """Return the mean divergence of softened outputs from a teacher's (Hinton et al. 2015, section 2).
@@ -71,14 +114,44 @@ class Classification:
         """Return the mean loss of uint8 images (B, 3, H, W) with labels (B,)."""
         return self.criterion(self.logits(model, images), labels)
 
-    @torch.no_grad()
     def accuracy(self, model: nn.Module, images: ImageDataset, device: torch.device) -> float:
         """Return the share, in [0, 1], of correctly classified images. Leaves the model in eval mode."""
+        return accuracy_of(self.confusion(model, images, device))
+
+    def report(self, model: nn.Module, images: ImageDataset, device: torch.device) -> ClassReport:
+        """Return the metric, the accuracy and the results by class. Leaves the model in eval mode."""
+        return ClassReport(self.metric, self.data.classes, self.confusion(model, images, device))
+
+    @torch.no_grad()
+    def confusion(self, model: nn.Module, images: ImageDataset, device: torch.device) -> Tensor:
+        """Return the number (C, C) of images by true and by predicted class. Leaves the model in eval mode."""
         model.eval()
-        correct = torch.zeros((), dtype=torch.long, device=device)
+        pairs = []
         for batch, labels in DataLoader(
             images, EVALUATION_BATCH, generator=torch.Generator(), num_workers=images.workers
         ):
             logits = model(normalize(batch.to(device)).contiguous(memory_format=torch.channels_last))
-            correct += (logits.argmax(1) == labels.to(device)).sum()
-        return correct.item() / len(images)
+            pairs.append(labels.to(device) * self.num_classes + logits.argmax(1))
+        counts = torch.bincount(torch.cat(pairs), minlength=self.num_classes**2)
+        return counts.reshape(self.num_classes, self.num_classes).cpu()
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float, weights: Tensor) -> Tensor:
+    """Return the cross-entropy as a mean over the images, weighted by their classes.
+
+    An image of class c has w_c times the loss with the smoothed label. So label smoothing spreads the label of a
+    frequent class evenly. torch's `weight` would spread it by the weights, mostly to rare classes. Class shares, as of
+    mixup, mix the weighted losses of their classes (Zhang et al. 2018). As in torch, the sum is divided by the weights
+    of the batch. Without smoothing, the result for classes is that of torch's `weight`.
+
+    Args:
+        logits: Outputs (B, C).
+        labels: Classes (B,), or class shares (B, C).
+        label_smoothing: The share of each label that is spread over all classes.
+        weights: The weights (C,).
+    """
+    shares = labels if labels.ndim == logits.ndim else F.one_hot(labels, logits.shape[1])
+    weighted, log_probabilities = shares * weights, F.log_softmax(logits, 1)
+    own = (weighted * log_probabilities).sum(1)
+    spread = weighted.sum(1) * log_probabilities.mean(1)
+    return -((1 - label_smoothing) * own + label_smoothing * spread).sum() / weighted.sum()

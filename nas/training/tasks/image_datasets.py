@@ -73,6 +73,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             digest.update(Path(image).name.encode() if is_file else np.ascontiguousarray(image).tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The number of each image's class."""
+        return self._split.labels
+
     def also(self, step: Callable[[Tensor], Tensor]) -> ImageDataset:
         """Return the same images with `step` as an additional, last augmentation. Decoded images are shared."""
         before, result = self._augment, copy.copy(self)
