@@ -55,6 +55,7 @@ class ProxyTraining:
             **({"of": self._proxy.of} if self._proxy.of else {}),
             "train_images": len(self._train_set),
             "validation_images": len(self._validation),
+            **self._task.fit_setting,
             **self._recipe.to_dict(),
         }
 

@@ -67,6 +67,7 @@ def run_scale_search(settings: ScaleSettings, reporter: Reporter) -> dict[str, A
         return finished
     check_images((prepared_search.task.data.train, prepared_search.task.data.validation), reporter)
     with open_study(folder, prepared_search.identity, prepared_search.grid, ("maximize",)) as study:
+        prepared_search.images.write(folder)
         with exclusive(folder / GRID_LOCK):
             measured = measure_search(prepared_search, reporter)
         evaluate_points(measured, study, reporter)
@@ -234,6 +235,7 @@ def describe_search(measured: MeasuredSearch, study: Study, finals: FinalistEsti
     search, grid, budget = measured.search, measured.search.grid, measured.budget
     settings = {
         **recorded_settings(search.settings.experiment),
+        "fit": search.task.fit,
         **search.identity,
         "evaluator_settings": measured.evaluator.settings,
     }

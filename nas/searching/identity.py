@@ -31,6 +31,7 @@ def settings_identity(settings: SearchSettings, space: Space, task: Classificati
         "space_digest": space.digest,
         "data": task.data.name,
         "train_images": len(task.data.train),
+        **task.fit_setting,
         "target_latency_ms": listed_ms(settings.targets),
         "objective": settings.objective,
         "alpha": settings.alpha,

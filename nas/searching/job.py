@@ -49,6 +49,7 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     identity = {**context.identity, **digests_identity([table.digest for table in tables])}
     directions = context.objective.directions
     with open_study(settings.folder, identity, context.space, directions, settings.storage) as study:
+        context.images.write(study.folder)
         with exclusive(study.folder / EVALUATOR_LOCK):  # one process trains what all share, the others load it
             evaluator = evaluator or context.make_evaluator()
         checked = report_conditions(context, evaluator, costs)

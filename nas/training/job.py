@@ -15,7 +15,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
 from nas.errors import RunError, SpaceError, UsageError, WeightsError
-from nas.networks.export import export_folder, exported_in, load_exported
+from nas.networks.export import export_folder, exported_fit, exported_in, load_exported
 from nas.networks.network import build, canonical
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
@@ -24,6 +24,7 @@ from nas.training.plots import draw_training
 from nas.training.recipe import Recipe
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
+from nas.training.tasks.image_record import RunPlace, load_for_run
 from nas.utils.files import check_same_settings, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 
@@ -39,6 +40,7 @@ class TrainJob:
         recipe: How to train.
         data: A named data set or an image folder.
         data_root: The folder of the named data sets; None: the user's cache.
+        fit: How images that are not square are fitted: a key of `FITS`, or "auto".
         resolution: Input resolution in pixels; 0: the network's.
         images: Training images, a stratified part; 0: all of them.
         teacher: A run folder or an exported folder to distill from.
@@ -52,6 +54,7 @@ class TrainJob:
     recipe: Recipe
     data: str = "digits"
     data_root: str | None = None
+    fit: str = "auto"
     resolution: int = 0
     images: int = 0
     teacher: str | None = None
@@ -79,12 +82,14 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             raise UsageError("must not be negative", key=key, value=value)
     make_runtime(job.runtime)
     arch = read_architecture(job.network)
-    task = Classification.load(job.data, job.data_root)
+    stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else trained_on(job)
+    place = RunPlace(job.folder, "--out", stored)
+    task, images = load_for_run(job.data, job.data_root, job.fit, place, reporter)
     given = canonical(arch).head
     arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
     if arch.head != given:
         reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
-    settings = _settings(job, arch, task)
+    settings = {**_settings(job, arch, task), **images.identity}
     check_folder(job.folder, settings)
     if (done := _finished(job.folder)) is not None:
         reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
@@ -97,9 +102,10 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):
         write_json(job.folder / SETTINGS, settings)
+        images.write(job.folder)
         curve, facts = _train_and_test(job, model, teacher, task, sets, reporter)
         facts |= {"settings": settings, "started_from": started_from, "curve": [asdict(epoch) for epoch in curve]}
-        card = export_folder(arch, model, job.folder / "model", job.runtime, facts)
+        card = export_folder(arch, model, job.folder / "model", job.runtime, facts, task.fit)
         title = f"{Path(job.network).name} on {task.data.name}: test accuracy {facts['test_accuracy']:.1%}"
         draw_training(curve, title, job.folder / "curve.png")
         result = {
@@ -233,6 +239,7 @@ def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[s
         "architecture": arch.digest,
         "data": task.data.name,
         "classes": task.num_classes,
+        **task.fit_setting,
         "resolution": arch.resolution,
         "images": job.images,
         "teacher": job.teacher,
@@ -241,6 +248,16 @@ def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[s
         "runtime": job.runtime,
         **job.recipe.to_dict(),
     }
+
+
+def trained_on(job: TrainJob) -> dict[str, str] | None:
+    """Return the fit of the run or exported folder whose network is trained, if that had the same data; else None."""
+    if not Path(job.network).is_dir():
+        return None
+    card = read_exported(Path(job.network), "")[2]
+    data = card.get("data")
+    same = isinstance(data, Mapping) and data.get("name") == Path(job.data).expanduser().name
+    return {"fit": exported_fit(card)} if same else None
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from nas.evaluators.rank_check.rank_correlation import Agreement, agreement, cei
 from nas.evaluators.rank_check.records import save_records
 from nas.evaluators.rank_check.reference_trainings import (
     ReferenceTrainings,
+    stored_settings,
     stratified_networks,
     threads_per_job,
     train_reference,
@@ -36,6 +37,8 @@ from nas.networks.export import versions
 from nas.spaces.search_space import Proxy, Space
 from nas.spaces.yaml_format import load_space
 from nas.training.tasks.classification import Classification
+from nas.training.tasks.image_datasets import check_images
+from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.files import locked, write_json
 from nas.utils.reporting import Reporter
 
@@ -52,6 +55,7 @@ class Check:
         space: A shipped search space or a YAML file.
         data: A named data set or an image folder.
         data_root: The folder of named data sets, or None for the default.
+        fit: How images that are not square are fitted: "auto" or a key of `FITS`.
         networks: The number of reference networks, one from each stratum of MACs.
         seeds: Trainings of each network, with the seeds 0, 1, ...
         evaluators: The evaluators to check; empty for all zero-cost scores.
@@ -68,6 +72,7 @@ class Check:
     space: str = "cifar"
     data: str = "digits"
     data_root: str | None = None
+    fit: str = "auto"
     networks: int = 16
     seeds: int = 2
     evaluators: tuple[str, ...] = ()
@@ -121,21 +126,24 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
     Raises:
         NasError: The settings are invalid (before anything is trained), or a training fails.
     """
-    space, task = _load(check)
+    space, task, images = _load(check, reporter)
     archs, seeds = stratified_networks(space, check.networks, check.seed), tuple(range(check.seeds))
     if len(archs) < MIN_NETWORKS:
         rule = f"must have at least {MIN_NETWORKS} networks, has {len(archs)}"
         raise UsageError(rule, key="space", value=space.name)
     folder = check.folder
+    check_images((task.data.train, task.data.validation), reporter)
     trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
     threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
+    settings |= {"fit": task.fit, **images.identity}
     reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        images.write(folder)
         evaluators = _make_evaluators(check, task, space, reporter)
         scored = {name: _score_networks(name, evaluator, archs, check.seed) for name, evaluator in evaluators}
-        _train_missing(reference, archs, seeds, space, check, reporter)
+        _train_missing(reference, archs, seeds, space, check, task.fit, reporter)
         accuracies = reference.accuracies(archs, seeds)
         truth = [fmean(values) for values in accuracies]
         judged = [Judged(name, agreement(found[0], truth), *found) for name, found in scored.items()]
@@ -177,8 +185,8 @@ def _result(
     }
 
 
-def _load(check: Check) -> tuple[Space, Classification]:
-    """Check the settings, and return the space with its proxy settings and the task."""
+def _load(check: Check, reporter: Reporter) -> tuple[Space, Classification, ImageRecord]:
+    """Check the settings, and return the space with its proxy settings, the task and the record of its images."""
     for name, minimum in (("networks", MIN_NETWORKS), ("seeds", 1), ("jobs", 1), ("seed", 0)):
         if getattr(check, name) < minimum:
             raise UsageError(f"must be at least {minimum}", key=name, value=getattr(check, name))
@@ -192,13 +200,14 @@ def _load(check: Check) -> tuple[Space, Classification]:
         space.proxy.resolution, check.proxy_epochs or space.proxy.epochs, check.proxy_images or space.proxy.images
     )
     supernet = replace(space.supernet, epochs=check.supernet_epochs or space.supernet.epochs)
-    task = Classification.load(check.data, check.data_root)
+    place = RunPlace(check.folder, "--run", stored_settings(check.folder / REFERENCE))
+    task, images = load_for_run(check.data, check.data_root, check.fit, place, reporter)
     space = replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes)
     if check.supernet:
         find_folder(Path(check.supernet))
     if check.accuracies:
         read_accuracies(Path(check.accuracies), space)
-    return space, task
+    return space, task, images
 
 
 def evaluator_names(check: Check) -> list[str]:
@@ -215,6 +224,7 @@ def _train_missing(
     seeds: Sequence[int],
     space: Space,
     check: Check,
+    fit: str,
     reporter: Reporter,
 ) -> None:
     pending = reference.missing(archs, seeds)
@@ -222,7 +232,7 @@ def _train_missing(
         return
     with reporter.task("reference trainings", len(archs) * len(seeds)) as advance:
         advance(len(archs) * len(seeds) - len(pending))
-        for training in train_reference(pending, space, check.data, check.data_root, check.jobs, reporter):
+        for training in train_reference(pending, space, check.data, check.data_root, check.jobs, reporter, fit):
             reference.add(training)
             advance(1)
 

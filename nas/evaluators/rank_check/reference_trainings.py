@@ -6,6 +6,7 @@ loses only the trainings that were running.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -28,7 +29,7 @@ from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
-from nas.utils.files import append_rows
+from nas.utils.files import FORMER_VALUES, IMAGES_KEY, append_rows
 from nas.utils.reporting import Reporter
 
 FORMAT = 1
@@ -134,11 +135,25 @@ class ReferenceTrainings:
         return [[self.trainings[arch.digest, seed].curve[-1] for seed in seeds] for arch in archs]
 
 
+def stored_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings in the header of a file of reference trainings; None if there is no such file."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as lines, contextlib.suppress(json.JSONDecodeError):
+        header = json.loads(lines.readline())
+        if isinstance(header, dict) and isinstance(header.get("settings"), dict):
+            return dict(header["settings"])
+    return None
+
+
 def _check_header(data: Any, settings: Mapping[str, Any], where: str) -> None:
     stored = data.get("settings") if isinstance(data, dict) else None
     if not isinstance(stored, dict) or data.get("format") != FORMAT:
         raise RunError(f"not the header of reference trainings of format {FORMAT}", where=where)
-    for key in sorted(stored.keys() & settings.keys()):  # settings of later versions had their defaults then
+    stored = {**FORMER_VALUES, **stored}
+    same_images = IMAGES_KEY in stored and stored[IMAGES_KEY] == settings.get(IMAGES_KEY)
+    compared = (stored.keys() & settings.keys()) - ({"data"} if same_images else set())
+    for key in sorted(compared):  # settings of later versions had their defaults then
         if stored[key] != settings[key]:
             rule = f"the trainings have other settings: {stored[key]!r} in the file, {settings[key]!r} now"
             raise RunError(f"{rule}; use another --run", where=where, key=key)
@@ -169,6 +184,7 @@ def train_reference(
     data_root: str | None,
     jobs: int,
     reporter: Reporter,
+    fit: str = "crop",
 ) -> Iterator[Training]:
     """Train networks with the space's proxy settings in other processes, and yield the trainings as they finish.
 
@@ -179,12 +195,13 @@ def train_reference(
         data_root: The folder of named data sets, or None for the default.
         jobs: How many trainings run at once, each with `threads_per_job(jobs)` threads.
         reporter: Prints warnings.
+        fit: How images that are not square are fitted: a key of `FITS`.
 
     Raises:
         TrainingError: A training failed. No further training is started; the running ones are yielded first.
     """
     failures: list[Outcome] = []
-    build = partial(make_trainer, space, data, data_root, threads_per_job(jobs))
+    build = partial(make_trainer, space, data, data_root, threads_per_job(jobs), fit)
     executor = WorkerPoolExecutor(ProcessBackend(build, jobs), None, reporter.warn)
     tasks = (Task(arch, seed) for arch, seed in pending)
     try:
@@ -201,9 +218,9 @@ def train_reference(
         raise TrainingError(f"the training of {first.task.architecture.digest} failed: {first.error}{advice}")
 
 
-def make_trainer(space: Space, data: str, data_root: str | None, threads: int) -> ProxyTraining:
+def make_trainer(space: Space, data: str, data_root: str | None, threads: int, fit: str) -> ProxyTraining:
     """Create the trainer in a worker process, which computes with `threads` threads from then on."""
     import torch
 
     torch.set_num_threads(threads)
-    return ProxyTraining(EvaluatorContext(Classification.load(data, data_root), space, Path()))
+    return ProxyTraining(EvaluatorContext(Classification.load(data, data_root, fit), space, Path()))

@@ -20,7 +20,7 @@ from nas.evaluators.supernet.shared_weights import Supernet, load_bank, save_ban
 from nas.evaluators.supernet.training import SupernetRecipe, train_supernet
 from nas.spaces.search_space import Space
 from nas.training.loop import pick_device, recalibrate
-from nas.utils.files import write_json
+from nas.utils.files import FORMER_VALUES, write_json
 
 FOLDER, CARD, BANK, CHECKPOINT = "supernet", "supernet.json", "supernet.safetensors", "checkpoint.pt"
 RECALIBRATION_BATCHES, RECALIBRATION_BATCH = 4, 128
@@ -127,6 +127,7 @@ class SupernetEvaluator:
             "classes": list(self._task.data.classes),
             "data": self._task.data.name,
             "train_images": len(self._images),
+            **self._task.fit_setting,
             "resolution": self._proxy.resolution,
             "images": self._images.digest,
         }
@@ -166,7 +167,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def _check_fits(card: Mapping[str, Any], identity: Mapping[str, Any], folder: Path) -> None:
-    for key, value in identity.items():
-        if card["settings"].get(key) != value:
-            rule = f"the supernet is for another search: {card['settings'].get(key)!r} there, {value!r} here"
+    for key in dict.fromkeys([*FORMER_VALUES, *identity]):
+        there, here = (settings.get(key, FORMER_VALUES.get(key)) for settings in (card["settings"], identity))
+        if there != here:
+            rule = f"the supernet is for another search: {there!r} there, {here!r} here"
             raise RunError(rule, where=f"--supernet: {folder}", key=key)

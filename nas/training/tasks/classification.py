@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images, normalize
-from nas.training.tasks.splits import ImageData
+from nas.networks.preprocessing import normalize
+from nas.training.tasks.fit import AUTO, DEFAULT_FIT, choose_fit
+from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images
+from nas.training.tasks.splits import ImageData, describe_classes
 from nas.utils.reporting import Reporter
 
 EVALUATION_BATCH = 256
@@ -16,15 +18,41 @@ LABEL_SMOOTHING = 0.1
 
 
 class Classification:
-    """The classification of the images of one data set."""
+    """The classification of the images of one data set.
 
-    def __init__(self, data: ImageData):
-        self.data = data
+    Args:
+        data: The data set.
+        fit: How images that are not square become square: a key of `FITS`.
+    """
+
+    def __init__(self, data: ImageData, fit: str = DEFAULT_FIT):
+        self.data, self.fit = data, fit
 
     @classmethod
-    def load(cls, name: str, root: str | None = None) -> Classification:
-        """Return the task on a named data set or an image folder. Raises DataError."""
-        return cls(load_images(name, root))
+    def load(
+        cls, name: str, root: str | None = None, fit: str = AUTO, reporter: Reporter | None = None
+    ) -> Classification:
+        """Return the task on a named data set or an image folder.
+
+        Args:
+            name: The name or the path.
+            root: The folder of the named data sets; None: the user's cache.
+            fit: A key of `FITS`, or "auto", which depends on the images.
+            reporter: Reports the classes, the unused files and the fit.
+
+        Raises:
+            DataError: The data set is unknown or invalid.
+            UsageError: The fit is unknown.
+        """
+        data, reporter = load_images(name, root), reporter or Reporter(quiet=True)
+        for note in (describe_classes(data), *data.notes):
+            reporter.say(note)
+        return cls(data, choose_fit(fit, data, reporter))
+
+    @property
+    def fit_setting(self) -> dict[str, str]:
+        """The fit as a part of a run's identity. The default is left out, because older runs lack it."""
+        return {} if self.fit == DEFAULT_FIT else {"fit": self.fit}
 
     @property
     def num_classes(self) -> int:
@@ -40,15 +68,15 @@ class Classification:
             reporter: Shows the progress of decoding.
         """
         augment = augmentation(resolution, self.data.flip)
-        return ImageDataset(self.data.train.part(images), resolution, augment, reporter)
+        return ImageDataset(self.data.train.part(images), resolution, augment, reporter, self.fit)
 
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
         """Return the validation images, which rank candidates. Arguments as for `train_set`."""
-        return ImageDataset(self.data.validation.part(images), resolution, None, reporter)
+        return ImageDataset(self.data.validation.part(images), resolution, None, reporter, self.fit)
 
     def test_set(self, resolution: int, reporter: Reporter | None = None) -> ImageDataset:
         """Return the test images, which are used only once, at the end."""
-        return ImageDataset(self.data.test, resolution, None, reporter)
+        return ImageDataset(self.data.test, resolution, None, reporter, self.fit)
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the float32 logits (B, num_classes) of images (B, 3, H, W) with values from 0 to 255."""

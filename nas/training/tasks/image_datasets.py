@@ -16,13 +16,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nas.errors import DataError
-from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from nas.training.tasks.image_files import open_image
+from nas.networks.preprocessing import decode, deep_values, is_deep, normalize, to_square
+from nas.training.tasks.image_files import opened, read_image
 from nas.training.tasks.image_folders import load_folder
 from nas.training.tasks.splits import ImageData, Split, split_validation, stratified
 from nas.utils.paths import user_cache
 from nas.utils.registry import nearest
 from nas.utils.reporting import Advance, Reporter
+
+__all__ = [
+    "DATA_SETS",
+    "ImageDataset",
+    "augmentation",
+    "check_images",
+    "load_images",
+    "mixing",
+    "normalize",
+    "rand_augment",
+    "shown_progress",
+]
 
 CACHE_BYTES = 2 << 30
 """Data sets up to this size are decoded into memory."""
@@ -40,6 +52,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         resolution: The image size R in pixels.
         augment: Applied to each image (3, R, R).
         reporter: Shows the progress of decoding.
+        fit: How an image that is not square becomes one: a key of `FITS`.
     """
 
     def __init__(
@@ -48,23 +61,22 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         resolution: int,
         augment: Callable[[Tensor], Tensor] | None = None,
         reporter: Reporter | None = None,
+        fit: str = "crop",
     ):
-        self._split, self._augment, self.resolution = split, augment, resolution
-        from torchvision.transforms import v2  # here, for it takes seconds that not every process needs
-
-        self._resize = v2.Compose([v2.Resize(resolution, antialias=True), v2.CenterCrop(resolution)])
+        self._split, self._augment, self.resolution, self.fit = split, augment, resolution, fit
         self._cache: Tensor | None = None
         if len(split) * 3 * resolution**2 <= CACHE_BYTES:
             self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
-            with _decoding(len(split), reporter) as advance:
+            with shown_progress(len(split), reporter, "decoding") as advance:
                 for index in range(len(split)):
                     self._cache[index] = self._decode(index)
                     advance(1)
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits of the resolution, the labels and the images. Only the names of files are included."""
-        digest = hashlib.sha256(f"{self.resolution} {self._split.labels}".encode())
+        """Sixteen hex digits of resolution, labels, images and fit. Only the names of files are included."""
+        fit = "" if self.fit == "crop" else f" {self.fit}"  # the digests of cropped images stay as they were
+        digest = hashlib.sha256(f"{self.resolution} {self._split.labels}{fit}".encode())
         for image in self._split.images:
             is_file = isinstance(image, str | Path)
             digest.update(Path(image).name.encode() if is_file else np.ascontiguousarray(image).tobytes())
@@ -91,9 +103,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return (self._augment(image) if self._augment else image), self._split.labels[index]
 
     def _decode(self, index: int) -> Tensor:
-        from torchvision.transforms import v2
-
-        return self._resize(v2.functional.pil_to_tensor(open_image(self._split.images[index])))  # type: ignore[no-any-return]
+        return to_square(read_image(self._split.images[index]), self.resolution, self.fit)
 
 
 def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:
@@ -127,13 +137,6 @@ def mixing(num_classes: int, mixup: float, cutmix: float) -> Callable[[Tensor, T
     return steps[0] if len(steps) == 1 else v2.RandomChoice(steps)  # type: ignore[no-any-return]
 
 
-def normalize(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W), with values from 0 to 255, as float32 normalized by ImageNet's mean and deviation."""
-    from torchvision.transforms import v2
-
-    return v2.functional.normalize(images.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))  # type: ignore[no-any-return]
-
-
 def load_images(name: str, root: str | None = None) -> ImageData:
     """Return a named data set or an image folder.
 
@@ -157,15 +160,32 @@ def load_images(name: str, root: str | None = None) -> ImageData:
 
 
 def check_images(splits: Iterable[Split], reporter: Reporter) -> None:
-    """Decode the image files of each split, up to CHECKED_IMAGES. Raises DataError for the first broken one."""
+    """Decode the image files of each split, up to CHECKED_IMAGES. Raises DataError for the first broken one.
+
+    Reports files with several frames, and warns if images of more than 8 bits are nearly black.
+    """
     files = [image for split in splits for image in split.images[:CHECKED_IMAGES] if isinstance(image, str | Path)]
-    with _decoding(len(files), reporter, "checking") as advance:
+    framed: list[Path] = []
+    largest: list[int] = []
+    with shown_progress(len(files), reporter, "checking") as advance:
         for file in files:
-            open_image(file)
+            with opened(file) as image:
+                decode(image)
+                if is_deep(image) and image.mode != "F":
+                    largest.append(int(deep_values(image).max()))
+                if getattr(image, "is_animated", False):
+                    framed.append(Path(file))
             advance(1)
+    if framed:
+        reporter.say(f"{len(framed)} of {len(files)} images have several frames; the first is used: {framed[0]}, ...")
+    if largest and max(largest) < 65536 / 8:
+        reporter.warn(
+            f"{len(largest)} of {len(files)} images have 16 bits or more, but their largest value is {max(largest)} of "
+            "65535: they are nearly black; multiply their values so that white is 65535, or convert them to 8 bits"
+        )
 
 
-def _decoding(count: int, reporter: Reporter | None, verb: str = "decoding") -> AbstractContextManager[Advance]:
+def shown_progress(count: int, reporter: Reporter | None, verb: str) -> AbstractContextManager[Advance]:
     """Return a progress display for `count` images, which shows nothing for small numbers."""
     if reporter is None or count < REPORTED_IMAGES:
         return nullcontext(lambda _: None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas.errors import DataError
@@ -47,6 +49,8 @@ class ImageData:
         validation: The images that rank candidates, held out of the training images.
         test: The images that are used only once, at the end.
         flip: Whether a horizontal flip keeps the class.
+        folder: The image folder; None for a named data set.
+        notes: What to say about files that are not used.
     """
 
     name: str
@@ -55,6 +59,8 @@ class ImageData:
     validation: Split
     test: Split
     flip: bool = True
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def stratified(labels: Sequence[int], share: float | int) -> tuple[list[int], list[int]]:
@@ -65,7 +71,8 @@ def stratified(labels: Sequence[int], share: float | int) -> tuple[list[int], li
     try:
         rest, part = train_test_split(indices, test_size=share, stratify=labels, random_state=SPLIT_SEED)
     except ValueError as error:
-        raise DataError(f"too few images for a stratified split: {error}", where="--data") from error
+        rule = f"too few images for a stratified split: {len(labels)} of {len(set(labels))} classes: {error}"
+        raise DataError(rule, where="--data") from error
     return sorted(rest), sorted(part)
 
 
@@ -73,3 +80,27 @@ def split_validation(split: Split) -> tuple[Split, Split]:
     """Split off validation images: a fifth of a small data set, a tenth of one with 5,000 images or more."""
     rest, part = stratified(split.labels, 0.2 if len(split) < 5000 else 0.1)
     return split.take(rest), split.take(part)
+
+
+def check_counts(classes: Sequence[str], labels: Sequence[int], least: int, folder: Path) -> None:
+    """Raise DataError for the smallest class if it has fewer than `least` images: the others are held out of them."""
+    counts = Counter(labels)
+    smallest = min(range(len(classes)), key=lambda label: counts[label])
+    if counts[smallest] < least:
+        count = "1 image" if counts[smallest] == 1 else f"{counts[smallest]} images"
+        rule = f"the class '{classes[smallest]}' has {count}, but each class needs at least {least}"
+        raise DataError(f"{rule}: images for validation and test that have no folder are held out", where=folder)
+
+
+def describe_classes(data: ImageData) -> str:
+    """Return the number of classes and images, and the smallest and largest class, of all but the test images."""
+    labels = (*data.train.labels, *data.validation.labels)
+    counts = Counter(labels)
+    order = sorted(range(len(data.classes)), key=lambda label: (counts[label], label))
+    small, large = order[0], order[-1]
+    spread = f"{counts[small]:,}"
+    if counts[large] > 1.5 * counts[small]:
+        spread += f" ('{data.classes[small]}') to {counts[large]:,} ('{data.classes[large]}')"
+    elif counts[large] > counts[small]:
+        spread += f" to {counts[large]:,}"
+    return f"{data.name}: {len(data.classes)} classes, {len(labels):,} images: {spread} per class"
