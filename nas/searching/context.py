@@ -100,6 +100,7 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     space = resolve_space(settings)
     place = RunPlace(settings.folder, "--run", stored_settings(settings.folder, settings.storage))
     task, images = load_for_run(settings.data, settings.data_root, settings.fit, place, reporter)
+    images.check_supernet(settings.supernet)
     space = space.for_classes(task.num_classes)
     check_space(space, controller)
     rungs = make_early_stopping(settings, task, space)

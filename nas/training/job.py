@@ -104,7 +104,11 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         write_json(job.folder / SETTINGS, settings)
         images.write(job.folder)
         curve, facts = _train_and_test(job, model, teacher, task, sets, reporter)
-        facts |= {"settings": settings, "started_from": started_from, "curve": [asdict(epoch) for epoch in curve]}
+        facts |= {
+            "settings": {**settings, "fit": task.fit},
+            "started_from": started_from,
+            "curve": [asdict(epoch) for epoch in curve],
+        }
         card = export_folder(arch, model, job.folder / "model", job.runtime, facts, task.fit)
         title = f"{Path(job.network).name} on {task.data.name}: test accuracy {facts['test_accuracy']:.1%}"
         draw_training(curve, title, job.folder / "curve.png")

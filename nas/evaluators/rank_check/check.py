@@ -203,6 +203,7 @@ def _load(check: Check, reporter: Reporter) -> tuple[Space, Classification, Imag
     place = RunPlace(check.folder, "--run", stored_settings(check.folder / REFERENCE))
     task, images = load_for_run(check.data, check.data_root, check.fit, place, reporter)
     space = replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes)
+    images.check_supernet(check.supernet)
     if check.supernet:
         find_folder(Path(check.supernet))
     if check.accuracies:

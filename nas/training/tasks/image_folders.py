@@ -61,11 +61,12 @@ def part_of(name: str) -> str | None:
 def find_parts(folder: Path) -> dict[str, Path]:
     """Return the split folders in a folder by "train", "val" and "test". Raises DataError for two of one split.
 
-    A folder of another spelling than these three that holds images, and no folders, is a class, unless there are only
-    split folders.
+    A folder of another spelling than these three that holds images, and no folders, is a class, unless all folders are
+    splits and one of them is the training split.
     """
     names = subfolders(folder)
-    only_parts = all(part_of(name) for name in names)
+    kinds = {part_of(name) for name in names}
+    only_parts = "train" in kinds and None not in kinds
     found: dict[str, str] = {}
     for name in names:
         part = part_of(name)

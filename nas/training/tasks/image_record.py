@@ -80,6 +80,11 @@ class ImageRecord:
             raise RunError(rule, where=folder, key="data")
         return self.name
 
+    def check_supernet(self, source: str | None) -> None:
+        """Raise RunError if the run that trained the supernet in the folder `source` had other images."""
+        for folder in (Path(source), Path(source).parent) if source else ():
+            self.check(folder, "--supernet")
+
     def write(self, folder: Path) -> None:
         """Write the record into a run's folder, unless it is there or the data set is a named one."""
         path = folder / IMAGE_RECORD
