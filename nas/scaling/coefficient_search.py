@@ -65,6 +65,7 @@ def run_scale_search(settings: ScaleSettings, reporter: Reporter) -> dict[str, A
     if finished := finished_result(prepared_search):
         reporter.say(f"{folder}: finished on {finished['date']}; more --trials or --compare-seeds would continue it")
         return finished
+    prepared_search.task.report(reporter)
     check_images((prepared_search.task.data.train, prepared_search.task.data.validation), reporter)
     with open_study(folder, prepared_search.identity, prepared_search.grid, ("maximize",)) as study:
         prepared_search.images.write(folder)

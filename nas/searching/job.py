@@ -69,10 +69,11 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
 
 
 def check_environment(context: SearchContext) -> None:
-    """Check that the cluster can be reached and that the images can be read. Raises NasError."""
+    """Check that the cluster can be reached and that the images can be read, and report them. Raises NasError."""
     settings, data = context.settings, context.task.data
     if settings.ray:
         check_cluster(settings.ray, settings.ray_cpus, settings.ray_gpus)
+    context.task.report(context.reporter)
     check_images((data.train, data.validation, data.test), context.reporter)
 
 

@@ -94,6 +94,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     if (done := _finished(job.folder)) is not None:
         reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
         return done
+    task.report(reporter)
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
     model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)

@@ -138,6 +138,7 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
     settings |= {"fit": task.fit, **images.identity}
     reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
+    task.report(reporter)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         images.write(folder)

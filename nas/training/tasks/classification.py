@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nas.networks.preprocessing import normalize
-from nas.training.tasks.fit import AUTO, DEFAULT_FIT, choose_fit
+from nas.training.tasks.fit import AUTO, DEFAULT_FIT, choose_fit, describe_fit
 from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images
 from nas.training.tasks.splits import ImageData, describe_classes
 from nas.utils.reporting import Reporter
@@ -29,25 +29,25 @@ class Classification:
         self.data, self.fit = data, fit
 
     @classmethod
-    def load(
-        cls, name: str, root: str | None = None, fit: str = AUTO, reporter: Reporter | None = None
-    ) -> Classification:
+    def load(cls, name: str, root: str | None = None, fit: str = AUTO) -> Classification:
         """Return the task on a named data set or an image folder.
 
         Args:
             name: The name or the path.
             root: The folder of the named data sets; None: the user's cache.
             fit: A key of `FITS`, or "auto", which depends on the images.
-            reporter: Reports the classes, the unused files and the fit.
 
         Raises:
             DataError: The data set is unknown or invalid.
             UsageError: The fit is unknown.
         """
-        data, reporter = load_images(name, root), reporter or Reporter(quiet=True)
-        for note in (describe_classes(data), *data.notes):
-            reporter.say(note)
-        return cls(data, choose_fit(fit, data, reporter))
+        data = load_images(name, root)
+        return cls(data, choose_fit(fit, data))
+
+    def report(self, reporter: Reporter) -> None:
+        """Report the number of images per class, the files that are not used, and the fit."""
+        for line in (describe_classes(self.data), *self.data.notes, *describe_fit(self.fit, self.data)):
+            reporter.say(line)
 
     @property
     def fit_setting(self) -> dict[str, str]:

@@ -14,7 +14,6 @@ from nas.networks.preprocessing import FITS
 from nas.training.tasks.image_files import opened
 from nas.training.tasks.splits import ImageData
 from nas.utils.registry import lookup
-from nas.utils.reporting import Reporter
 
 AUTO = "auto"
 DEFAULT_FIT = "crop"
@@ -35,19 +34,25 @@ def continued_fit(asked: str, stored: Mapping[str, Any] | None) -> str:
     return str(stored.get("fit", DEFAULT_FIT)) if asked == AUTO and stored is not None else asked
 
 
-def choose_fit(asked: str, data: ImageData, reporter: Reporter) -> str:
-    """Return one of FITS, and report it for images that are not square. Raises UsageError for an unknown fit.
+def choose_fit(asked: str, data: ImageData) -> str:
+    """Return one of FITS. Raises UsageError for an unknown fit.
 
     `auto` is `crop` if a center crop loses at most MOST_LOST of the area of the training images on average, otherwise
     `pad`. It reads the sizes of up to MOST_READ images, evenly spaced.
     """
     lookup(dict.fromkeys((AUTO, *FITS)), asked, "fit", "--fit")
+    if asked != AUTO:
+        return asked
+    return "pad" if lost_by_crop(data.train.images) > MOST_LOST else DEFAULT_FIT
+
+
+def describe_fit(fit: str, data: ImageData) -> tuple[str, ...]:
+    """Return the line to report about the fit of images that are not square; nothing for square images."""
     lost = lost_by_crop(data.train.images)
-    fit = asked if asked != AUTO else "pad" if lost > MOST_LOST else DEFAULT_FIT
-    if lost > 0:
-        loses = f"a center crop loses {lost:.0%} of their area on average"
-        reporter.say(f"{data.name}: images are not square ({loses}); --fit {fit}: {FITS[fit]}")
-    return fit
+    if not lost:
+        return ()
+    loses = f"a center crop loses {lost:.0%} of their area on average"
+    return (f"{data.name}: images are not square ({loses}); --fit {fit}: {FITS[fit]}",)
 
 
 def lost_by_crop(images: Sequence[Any]) -> float:

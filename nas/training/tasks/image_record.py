@@ -133,14 +133,14 @@ def load_for_run(
         root: The folder of the named data sets; None: the user's cache.
         fit: A key of `FITS`, or "auto": the fit of the run that continues, else the one that the images need.
         place: Where the run is stored.
-        reporter: Reports the classes, the unused files and the fit.
+        reporter: Shows the progress of reading the files.
 
     Raises:
         DataError: The data set is unknown or invalid.
         UsageError: The fit is unknown.
         RunError: The images of the run were replaced.
     """
-    task = Classification.load(name, root, continued_fit(fit, place.stored), reporter)
+    task = Classification.load(name, root, continued_fit(fit, place.stored))
     record = ImageRecord.read(task.data, reporter)
     data = replace(task.data, name=record.check(place.folder, place.flag))  # a copy of the images is the same data
     return Classification(data, task.fit), record

@@ -15,11 +15,10 @@ from torchvision.transforms import v2
 from nas.errors import UsageError
 from nas.networks.preprocessing import FITS, PAD_COLOR, to_square
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.fit import choose_fit, continued_fit, lost_by_crop
+from nas.training.tasks.fit import choose_fit, continued_fit, describe_fit, lost_by_crop
 from nas.training.tasks.image_datasets import ImageDataset, load_images
 from nas.training.tasks.image_files import read_image
 from nas.training.tasks.splits import Split
-from nas.utils.reporting import Reporter
 from tests.helpers.pictures import write_classes
 
 
@@ -67,14 +66,13 @@ def test_square_images_are_the_same_to_the_bit_with_every_fit(fit: str) -> None:
     ("shape", "lost", "fit"),
     [((8, 8), 0, "crop"), ((30, 40), 25, "crop"), ((20, 30), 33, "pad"), ((30, 20), 33, "pad"), ((9, 16), 44, "pad")],
 )
-def test_auto_pads_what_a_crop_would_lose(
-    shape: tuple[int, int], lost: int, fit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_auto_pads_what_a_crop_would_lose(shape: tuple[int, int], lost: int, fit: str, tmp_path: Path) -> None:
     data = load_images(str(write_classes(tmp_path / "pets", shape=shape)))
-    assert choose_fit("auto", data, Reporter()) == fit
-    said = capsys.readouterr().err
-    assert (f"loses {lost}% of their area on average); --fit {fit}: " in said) == (lost > 0)
-    assert choose_fit("stretch", data, Reporter(quiet=True)) == "stretch"
+    assert choose_fit("auto", data) == fit
+    assert choose_fit("stretch", data) == "stretch"
+    lines = describe_fit(fit, data)
+    assert len(lines) == (1 if lost else 0)
+    assert all(f"loses {lost}% of their area on average); --fit {fit}: " in line for line in lines)
 
 
 def test_the_sizes_of_some_images_stand_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
