@@ -79,7 +79,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         digest = hashlib.sha256(f"{self.resolution} {self._split.labels}{fit}".encode())
         for image in self._split.images:
             is_file = isinstance(image, str | Path)
-            digest.update(Path(image).name.encode() if is_file else np.ascontiguousarray(image).tobytes())
+            digest.update(os.fsencode(Path(image).name) if is_file else np.ascontiguousarray(image).tobytes())
         return digest.hexdigest()[:16]
 
     def also(self, step: Callable[[Tensor], Tensor]) -> ImageDataset:
@@ -170,11 +170,11 @@ def check_images(splits: Iterable[Split], reporter: Reporter) -> None:
     with shown_progress(len(files), reporter, "checking") as advance:
         for file in files:
             with opened(file) as image:
+                if getattr(image, "is_animated", False):
+                    framed.append(Path(file))
                 decode(image)
                 if is_deep(image) and image.mode != "F":
                     largest.append(int(deep_values(image).max()))
-                if getattr(image, "is_animated", False):
-                    framed.append(Path(file))
             advance(1)
     if framed:
         reporter.say(f"{len(framed)} of {len(files)} images have several frames; the first is used: {framed[0]}, ...")

@@ -15,7 +15,9 @@ PARTS = {
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
     "test": ("test", "testing", "tst"),
 }
-"""Names of the split folders, in any case. "train_set", "train-data" and "train images" are spellings of "train"."""
+"""Names of the split folders, in any case. "train_set", "TrainImages" and "train2017" are spellings of "train"."""
+FILLERS = r"(data)?sets?|data|images?|imgs?|splits?|seg|folder"
+"""What a name may hold beside the split: "seg_train", "train images"."""
 MOST_NESTED = 3
 """How deep below a folder a data set is looked for, to name it in an error."""
 
@@ -30,7 +32,7 @@ def load_folder(folder: Path) -> ImageData:
             raise DataError(f"has {', '.join(path.name for path in parts.values())}/ but no train/", where=folder)
         _check_nesting(folder)
         classes, whole = class_folders(folder, unused)
-        check_counts(classes, whole.labels, 3, folder)
+        check_counts(classes, whole.labels, 2, folder)
         rest, test_indices = stratified(whole.labels, 0.2)
         train, validation = split_validation(whole.take(rest))
         return ImageData(name, classes, train, validation, whole.take(test_indices), folder=folder, notes=unused.notes)
@@ -40,7 +42,7 @@ def load_folder(folder: Path) -> ImageData:
     for part in [part for part in ("val", "test") if part in parts]:
         others, held[part] = class_folders(parts[part], unused)
         _check_same_classes(others, classes, parts[part], parts["train"].name)
-    check_counts(classes, train.labels, 3 - len(held), parts["train"])
+    check_counts(classes, train.labels, 2 - len(held), parts["train"])
     notes = unused.notes
     if len(held) == 2:
         return ImageData(name, classes, train, held["val"], held["test"], folder=folder, notes=notes)
@@ -54,8 +56,9 @@ def load_folder(folder: Path) -> ImageData:
 
 def part_of(name: str) -> str | None:
     """Return which split a folder's name stands for: "train", "val", "test", or None for any other name."""
-    word = re.sub(r"(set|data|images|split)$", "", re.sub(r"[\s_-]", "", name.lower()))
-    return next((part for part, names in PARTS.items() if word in names), None)
+    words = [re.sub(rf"({FILLERS})$", "", word) for word in re.findall(r"[a-z]+", name.lower())]
+    words = [word for word in words if word]
+    return next((part for part, names in PARTS.items() if len(words) == 1 and words[0] in names), None)
 
 
 def find_parts(folder: Path) -> dict[str, Path]:
@@ -92,7 +95,10 @@ def class_folders(folder: Path, unused: UnusedFiles) -> tuple[tuple[str, ...], S
         found = f"has {images} images but no class folders" if images else "has no class folders with images"
         raise DataError(f"not an image folder: {found}; each class needs a folder of its own", where=folder)
     if len(classes) < 2:
-        raise DataError(f"needs at least two classes, one folder each: found only '{classes[0]}'", where=folder)
+        inner = len(subfolders(folder / classes[0])) > 1
+        hint = f"; if the classes are in {classes[0]}/, move them up" if inner else ""
+        rule = f"needs at least two classes, one folder each: found only '{classes[0]}'"
+        raise DataError(rule, where=folder, nearest=hint)
     _check_inner_folders(folder, classes)
     paths: list[str] = []
     labels: list[int] = []

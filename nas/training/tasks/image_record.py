@@ -51,7 +51,8 @@ class ImageRecord:
         if not self.digests:
             return {}
         text = "".join(f"{name} {digest}\n" for name, digest in sorted(self.digests.items()))
-        return {IMAGES_KEY: f"{len(self.digests)} files, {hashlib.sha256(text.encode()).hexdigest()[:16]}"}
+        digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]  # names may be no UTF-8
+        return {IMAGES_KEY: f"{len(self.digests)} files, {digest}"}
 
     def check(self, folder: Path, flag: str) -> str:
         """Return the name under which the run in `folder` has these images; without such a run, their own.

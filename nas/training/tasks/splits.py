@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,14 +83,35 @@ def split_validation(split: Split) -> tuple[Split, Split]:
     return split.take(rest), split.take(part)
 
 
-def check_counts(classes: Sequence[str], labels: Sequence[int], least: int, folder: Path) -> None:
-    """Raise DataError for the smallest class if it has fewer than `least` images: the others are held out of them."""
+def check_counts(classes: Sequence[str], labels: Sequence[int], splits: int, folder: Path) -> None:
+    """Raise DataError, with the smallest class, if the images are too few to hold out `splits` splits, 0 to 2.
+
+    Each class needs one image more than there are splits to hold out, and each split needs an image per class.
+    """
     counts = Counter(labels)
     smallest = min(range(len(classes)), key=lambda label: counts[label])
-    if counts[smallest] < least:
-        count = "1 image" if counts[smallest] == 1 else f"{counts[smallest]} images"
-        rule = f"the class '{classes[smallest]}' has {count}, but each class needs at least {least}"
-        raise DataError(f"{rule}: images for validation and test that have no folder are held out", where=folder)
+    count = "1 image" if counts[smallest] == 1 else f"{counts[smallest]} images"
+    held = "validation and test images" if splits == 2 else "validation or test images"
+    if counts[smallest] < splits + 1:
+        rule = f"the class '{classes[smallest]}' has {count}, but each class needs at least {splits + 1}"
+        raise DataError(f"{rule}, because {held} are held out", where=folder)
+    total = _least_total(len(classes), splits)
+    if len(labels) < total:
+        rule = f"{len(labels)} images of {len(classes)} classes are too few to hold out {held}: at least {total}"
+        raise DataError(f"{rule} are needed; the class '{classes[smallest]}' has {count}", where=folder)
+
+
+def _least_total(classes: int, splits: int) -> int:
+    """Return the smallest number of images of which a fifth, `splits` times, has an image per class."""
+    total = classes
+    while True:
+        rest = total
+        for _ in range(splits):
+            part = math.ceil(rest / 5)
+            rest = rest - part if part >= classes else 0
+        if rest >= classes:
+            return total
+        total += 1
 
 
 def describe_classes(data: ImageData) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from nas.errors import RunError
 from nas.training.tasks import image_files
-from nas.training.tasks.image_datasets import load_images
+from nas.training.tasks.image_datasets import ImageDataset, load_images
 from nas.training.tasks.image_files import file_digest
 from nas.training.tasks.image_record import ImageRecord, describe_changes
 from nas.utils.files import IMAGES_KEY, check_same_settings
@@ -79,6 +80,16 @@ def test_a_run_without_a_record_is_not_compared_and_gets_one(pets: Path, tmp_pat
     stored = json.loads((tmp_path / "old" / "images.json").read_text())
     assert stored["name"] == "pets"
     assert len(stored["digests"]) == 20
+
+
+def test_a_name_that_is_no_utf8_can_be_recorded(pets: Path, tmp_path: Path) -> None:
+    (pets / "cat" / "1.png").rename(os.fsdecode(os.fsencode(pets) + b"/cat/caf\xe9.png"))
+    (tmp_path / "new").mkdir()
+    record = record_of(pets)
+    record.write(tmp_path / "new")
+    assert record.check(tmp_path / "new", "--run") == "pets"
+    assert record.identity != ImageRecord("pets", {}).identity
+    assert ImageDataset(load_images(str(pets)).train, 8).digest
 
 
 def test_named_data_sets_have_no_record(tmp_path: Path) -> None:

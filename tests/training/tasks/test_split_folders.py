@@ -21,6 +21,8 @@ from tests.helpers.pictures import write_classes
         ("trn", "dev", "tst"),
         ("training_set", "eval", "test_set"),
         ("Train Images", "val-data", "test images"),
+        ("seg_train", "seg_val", "seg_test"),
+        ("train2017", "val2017", "TestSet"),
     ],
 )
 def test_splits_are_found_by_other_names(train: str, val: str, test: str, tmp_path: Path) -> None:
@@ -135,6 +137,22 @@ def test_a_class_with_too_few_images_is_named_with_its_count(parts: tuple[str, .
         load_images(str(tmp_path))
     least = 2 if "test" in parts else 3
     assert f"the class 'fox' has 1 image, but each class needs at least {least}" in caught.value.rule
+
+
+@pytest.mark.parametrize(("count", "least"), [(3, 8), (4, 8), (5, 8)])
+def test_too_few_images_in_all_are_counted(count: int, least: int, tmp_path: Path) -> None:
+    write_classes(tmp_path, count=count)
+    if 2 * count >= least:
+        assert min(len(load_images(str(tmp_path)).validation), len(load_images(str(tmp_path)).test)) == 2
+    else:
+        with pytest.raises(DataError, match=f"6 images of 2 classes are too few .* at least {least} are needed"):
+            load_images(str(tmp_path))
+
+
+def test_classes_in_a_folder_of_a_split_are_named(tmp_path: Path) -> None:
+    write_classes(tmp_path / "seg_train" / "seg_train")
+    with pytest.raises(DataError, match="found only 'seg_train'; if the classes are in seg_train/, move them up"):
+        load_images(str(tmp_path))
 
 
 def test_with_all_splits_one_image_of_a_class_is_enough(tmp_path: Path) -> None:
