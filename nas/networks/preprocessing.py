@@ -1,6 +1,7 @@
 """Preprocessing: from a picture to a network's input. Training uses these functions, and exported networks hold a copy.
 
-The steps are: turn by the EXIF orientation, convert to RGB of 8 bits, fit into a square, normalize.
+The steps are: turn by the EXIF orientation, convert to RGB of 8 bits, fit into a square, normalize. The functions
+themselves import Pillow, numpy and torchvision, so that an exported network loads without these packages.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from torch import Tensor
 from nas.errors import DataError, one_line
 from nas.networks.preprocessing import decode, eight_bits
 
+ARRAY_TYPES = ("bool", "uint8", "uint16", "float16", "float32", "float64")
+"""The types of arrays that are images."""
 HASHED_BYTES = 64 << 10
 """Of a file larger than twice this, the digest covers the size and this many bytes at the start and at the end."""
 
@@ -75,7 +77,7 @@ def file_digest(path: str | Path) -> str:
 def _image_of(values: Any) -> Image.Image:
     """Return the PIL image of an array. Raises DataError."""
     channels = values.shape[2] if values.ndim == 3 else 1
-    if values.ndim not in (2, 3) or channels not in (1, 3, 4) or values.dtype not in _DTYPES:
+    if values.ndim not in (2, 3) or channels not in (1, 3, 4) or values.dtype.name not in ARRAY_TYPES:
         rule = "an image must be an array (H, W) or (H, W, 1, 3 or 4) of uint8, uint16, bool, or floats in [0, 1]"
         raise DataError(rule, where="--data", value=f"{values.dtype} {values.shape}")
     if values.dtype == bool:
@@ -86,9 +88,6 @@ def _image_of(values: Any) -> Image.Image:
         except ValueError as error:
             raise DataError(f"not a usable image: {error}", where="--data") from error
     return Image.fromarray(values[:, :, 0] if values.ndim == 3 and channels == 1 else values)
-
-
-_DTYPES = tuple(np.dtype(name) for name in ("bool", "uint8", "uint16", "float16", "float32", "float64"))
 
 
 def _too_large(error: Image.DecompressionBombError) -> str:

@@ -150,7 +150,16 @@ def test_16_bits_are_divided_by_257_and_rounded(values: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "array", [GRAY, GRAY[:, :, None], WIDE, GRAY / 255, np.repeat(WIDE[:, :, None], 3, 2), np.dstack([GRAY] * 3)]
+    "array",
+    [
+        GRAY,
+        GRAY[:, :, None],
+        WIDE,
+        WIDE.astype(">u2"),
+        GRAY / 255,
+        np.repeat(WIDE[:, :, None], 3, 2),
+        np.dstack([GRAY] * 3),
+    ],
 )
 def test_arrays_follow_the_same_rule(array: Any) -> None:
     assert read_image(array).tolist() == [GRAY.tolist()] * 3
