@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Export the network. Returns its card and the folder's path."""
     from nas.devices.runtimes import make_runtime
     from nas.errors import UsageError
-    from nas.networks.export import export_folder
+    from nas.networks.export import export_folder, exported_fit
 
     make_runtime(args.runtime)
     source = Path(args.source)
@@ -44,20 +44,21 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     if source.is_dir():
         if args.weights is not None:
             raise UsageError("applies only to a network that is given by name or YAML file", key="weights")
-        arch, model, facts = _exported(source)
+        arch, model, facts, fit = _exported(source)
     else:
-        arch, model, facts = _fresh(args)
+        (arch, model, facts), fit = _fresh(args), exported_fit({})
         reporter.say(f"weights: {facts['weights']}")
-    card = export_folder(arch, model, folder, args.runtime, facts)
+    card = export_folder(arch, model, folder, args.runtime, facts, fit)
     return {"model": str(folder), **card}
 
 
-def _exported(source: Path) -> tuple[Any, Any, dict[str, Any]]:
-    from nas.networks.export import exported_in, load_exported
+def _exported(source: Path) -> tuple[Any, Any, dict[str, Any], str]:
+    from nas.networks.export import exported_fit, exported_in, load_exported
 
     arch, model, card = load_exported(exported_in(source))
     rewritten = {"blocks", "check", "versions", "params", "macs", "architecture", "resolution", "preprocessing"}
-    return arch, model, {key: value for key, value in card.items() if key not in rewritten}
+    facts = {key: value for key, value in card.items() if key not in rewritten}
+    return arch, model, facts, exported_fit(card)
 
 
 def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:

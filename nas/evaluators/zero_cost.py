@@ -50,6 +50,7 @@ class ZeroCost:
             "evaluator": self._name,
             "resolution": self._proxy.resolution,
             "images": len(self._batch.labels),
+            **self._task.fit_setting,
             "value": f"place of the score among {len(self._reference)} random networks of the space",
         }
 
@@ -69,6 +70,7 @@ class ZeroCost:
             "space": context.space.key,
             "data": context.task.data.name,
             "train_images": len(context.task.data.train),
+            **self._task.fit_setting,
             "resolution": self._proxy.resolution,
             "reference": REFERENCE,
             "torch": torch.__version__,

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nas.architecture import Architecture
 from nas.devices.runtimes import find_runtime, make_runtime
 from nas.errors import DeviceError, ExportError, RunError, one_line
 from nas.networks.network import build, deploy, totals, trace
-from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from nas.networks.preprocessing import FITS, describe_preprocessing
 from nas.networks.standalone_source import standalone_source
 from nas.utils.files import write_json
 from nas.utils.units import format_count
@@ -31,7 +32,7 @@ TOLERANCE = 1e-4
 
 
 def export_folder(
-    arch: Architecture, model: nn.Module, folder: Path, runtime: str, facts: dict[str, Any]
+    arch: Architecture, model: nn.Module, folder: Path, runtime: str, facts: dict[str, Any], fit: str = "crop"
 ) -> dict[str, Any]:
     """Export a network. The folder appears, or is replaced, only after the exported files have been checked.
 
@@ -41,6 +42,7 @@ def export_folder(
         folder: The folder to write.
         runtime: The runtime whose format to write in addition to ONNX.
         facts: Further entries of the card.
+        fit: How images that are not square are fitted: a key of `FITS`.
 
     Returns:
         The card, as written to card.json.
@@ -57,7 +59,7 @@ def export_folder(
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()
     with torch.no_grad():
         output = model(check_input(arch.resolution))
-    card = {**_card(arch, output), **facts}
+    card = {**_card(arch, output, fit), **facts}
     try:
         _write(arch, model, partial, runtime, card)
         _check_python(partial)
@@ -106,12 +108,19 @@ def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]
     return arch, model.eval(), card
 
 
+def exported_fit(card: Mapping[str, Any]) -> str:
+    """Return the fit of images in a card. Older cards do not name it: their images were cropped."""
+    preprocessing = card.get("preprocessing")
+    fit = preprocessing.get("fit") if isinstance(preprocessing, Mapping) else None
+    return fit if fit in FITS else "crop"
+
+
 def check_input(resolution: int) -> Tensor:
     """Return the input for the check: (1, 3, R, R), from -1 to 1. The card holds the network's output for it."""
     return torch.linspace(-1, 1, 3 * resolution**2).reshape(1, 3, resolution, resolution)
 
 
-def _card(arch: Architecture, output: Tensor) -> dict[str, Any]:
+def _card(arch: Architecture, output: Tensor, fit: str) -> dict[str, Any]:
     whole = totals(trace(arch))
     return {
         "architecture": arch.digest,
@@ -119,7 +128,7 @@ def _card(arch: Architecture, output: Tensor) -> dict[str, Any]:
         "resolution": arch.resolution,
         "params": whole.params,
         "macs": whole.macs,
-        "preprocessing": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "scale": "RGB / 255"},
+        "preprocessing": describe_preprocessing(fit),
         "check": {"input": "torch.linspace(-1, 1, 3 * R * R).reshape(1, 3, R, R)", "output": output.tolist()},
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -142,7 +151,8 @@ def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, car
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
     title = f"Architecture {arch.digest}: {format_count(card['params'])} parameters, {format_count(card['macs'])} MACs"
-    (folder / "model.py").write_text(standalone_source(arch, f"{title} at {arch.resolution} px."), encoding="utf-8")
+    source = standalone_source(arch, f"{title} at {arch.resolution} px.", card["preprocessing"]["fit"])
+    (folder / "model.py").write_text(source, encoding="utf-8")
     write_json(folder / "card.json", card)
     deployed, inputs = deploy(model), [torch.zeros(1, 3, arch.resolution, arch.resolution)]
     for name in dict.fromkeys(["onnxruntime", runtime]):

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.architecture import Architecture
+from nas.networks import preprocessing
 from nas.networks.block_schema import TRAITS, takes_maps
 from nas.networks.blocks import BLOCKS
 from nas.networks.network import Layer, Network, in_channels, trace
@@ -23,6 +24,11 @@ def load(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Ne
     network = build()
     network.load_state_dict(load_file(path))
     return network.eval()
+
+
+def preprocess(image: Any) -> Tensor:
+    """Return the network's input (1, 3, R, R) for a PIL image, as in training. Needs Pillow, numpy and torchvision."""
+    return prepare(image, RESOLUTION, FIT)
 
 
 def check_input() -> Tensor:
@@ -51,6 +57,7 @@ if __name__ == "__main__":
 MAIN_IMPORTS = {
     "json": {""},
     "pathlib": {"Path"},
+    "typing": {"Any"},
     "torch": {"", "Tensor", "nn"},
     "safetensors.torch": {"load_file"},
 }
@@ -141,12 +148,13 @@ def _first_line(node: ast.stmt) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in decorators)])
 
 
-def standalone_source(arch: Architecture, title: str) -> str:
+def standalone_source(arch: Architecture, title: str, fit: str = "crop") -> str:
     """Return a Python file that builds `arch`, loads model.safetensors from its folder, and checks the output.
 
     Args:
         arch: The architecture.
         title: First line of the file's docstring.
+        fit: How images that are not square are fitted: a key of `FITS`.
     """
     layers = trace(arch)
     bundle = SourceBundle(imports={key: set(names) for key, names in MAIN_IMPORTS.items()})
@@ -154,11 +162,12 @@ def standalone_source(arch: Architecture, title: str) -> str:
         block = lookup(BLOCKS, spec, "block")
         bundle.add(importlib.import_module(block.__module__), block.__name__)
     bundle.add(importlib.import_module(Network.__module__), Network.__name__)
+    bundle.add(preprocessing, preprocessing.prepare.__name__)
     parts = [
         f'"""{title}\n\n{ORIGIN}\n"""',
         "from __future__ import annotations",
         _import_lines(bundle.imports),
-        f"RESOLUTION = {arch.resolution}",
+        f'RESOLUTION = {arch.resolution}\nFIT = "{fit}"',
         *_spaced(bundle.sources),
         _build_function(arch, layers) + "\n" + MAIN.rstrip(),
     ]

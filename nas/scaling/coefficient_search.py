@@ -41,7 +41,6 @@ from nas.searching.result import FINALIST_SETTINGS, TrialRecord
 from nas.searching.settings import recorded_settings
 from nas.study.objectives import Objective
 from nas.study.study import FINISH, Study, Trial, check_run, open_study
-from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.image_datasets import check_images
 from nas.utils.files import exclusive, read_json, write_json
 from nas.utils.registry import lookup
@@ -66,9 +65,10 @@ def run_scale_search(settings: ScaleSettings, reporter: Reporter) -> dict[str, A
     if finished := finished_result(prepared_search):
         reporter.say(f"{folder}: finished on {finished['date']}; more --trials or --compare-seeds would continue it")
         return finished
-    report_balance(prepared_search.task.data, prepared_search.task.metric, reporter)
+    prepared_search.task.report_data(reporter)
     check_images((prepared_search.task.data.train, prepared_search.task.data.validation), reporter)
     with open_study(folder, prepared_search.identity, prepared_search.grid, ("maximize",)) as study:
+        prepared_search.images.write(folder)
         with exclusive(folder / GRID_LOCK):
             measured = measure_search(prepared_search, reporter)
         evaluate_points(measured, study, reporter)
@@ -237,6 +237,7 @@ def describe_search(measured: MeasuredSearch, study: Study, finals: FinalistEsti
     search, grid, budget = measured.search, measured.search.grid, measured.budget
     settings = {
         **recorded_settings(search.settings.experiment),
+        "fit": search.task.fit,
         **search.identity,
         "evaluator_settings": measured.evaluator.settings,
     }

@@ -22,7 +22,9 @@ from nas.scaling.presets import PRESETS, Coefficients
 from nas.scaling.settings import ScaleSettings, read_base
 from nas.searching.settings import SearchSettings
 from nas.spaces.search_space import Proxy
+from nas.study.storage import stored_settings
 from nas.training.tasks.classification import Classification
+from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
 from nas.utils.settings import check_fields
@@ -35,6 +37,7 @@ class CoefficientSearch:
     Attributes:
         settings: The settings.
         task: The task that candidates are evaluated on.
+        images: The content of the data set's files.
         base: The base, with a head for the task's classes.
         grid: The grid of coefficients.
         grid_points: The network of each point of the grid; None if it is invalid.
@@ -45,6 +48,7 @@ class CoefficientSearch:
 
     settings: ScaleSettings
     task: Classification
+    images: ImageRecord
     base: Architecture
     grid: Grid
     grid_points: list[GridPoint | None]
@@ -81,7 +85,8 @@ def prepare_search(settings: ScaleSettings, reporter: Reporter) -> CoefficientSe
     resource = settings.budget or preset.budget or "latency"
     objective = settings.objective or preset.objective or "soft"
     check_settings(settings, resource, objective)
-    task = Classification.load(experiment.data, experiment.data_root, experiment.metric, experiment.class_weights)
+    place = RunPlace(settings.folder, "--run", stored_settings(settings.folder))
+    task, images = load_for_run(experiment, place, reporter)
     base = read_base(settings.network).architecture.for_classes(task.num_classes)
     grid = make_search_grid(settings, base, resource)
     controller: Any = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
@@ -99,12 +104,13 @@ def prepare_search(settings: ScaleSettings, reporter: Reporter) -> CoefficientSe
     identity = {
         "grid": grid.key, "base": base.digest, "budget": resource, "times": settings.times,
         "tolerance": settings.tolerance, "objective": objective, "exponent": settings.exponent, "data": task.data.name,
-        "train_images": len(task.data.train), "proxy": [proxy.resolution, proxy.epochs, proxy.images],
+        "train_images": len(task.data.train), **images.identity,
+        "proxy": [proxy.resolution, proxy.epochs, proxy.images],
         "evaluator": experiment.evaluator, "accuracies": experiment.accuracies, "controller": experiment.controller,
         "seed": experiment.seed, "runtime": experiment.runtime, "threads": experiment.threads,
         "device": experiment.device, "table": list(experiment.tables), **task.settings,
     }  # fmt: skip
-    search = CoefficientSearch(settings, task, base, grid, points, resource, objective, identity)
+    search = CoefficientSearch(settings, task, images, base, grid, points, resource, objective, identity)
     if resource != "latency":
         admitted_points(search, GridLatencies(math.nan, {}))
     return search

@@ -27,7 +27,9 @@ from nas.spaces.search_space import FinalTraining, Proxy, Space
 from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import make_goals
 from nas.study.objectives import Objective
+from nas.study.storage import stored_settings
 from nas.training.tasks.classification import Classification
+from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
 from nas.utils.settings import check_fields
@@ -42,6 +44,7 @@ class SearchContext:
         recorded: The settings as results record them, without passwords.
         space: The search space, with the settings' proxy and a head for the task's classes.
         task: The data set.
+        images: The content of the data set's files.
         objective: What is maximized, with its targets and axes.
         rungs: When trainings stop early.
         controller: Makes the controller.
@@ -56,6 +59,7 @@ class SearchContext:
     recorded: dict[str, Any]
     space: Space
     task: Classification
+    images: ImageRecord
     objective: Objective
     rungs: Rungs
     controller: Callable[[Problem], Controller]
@@ -94,14 +98,17 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     evaluator = find_evaluator(settings.evaluator)
     device_worker = open_worker(settings.device, settings.runtime, settings.threads, reporter.say)
     space = resolve_space(settings)
-    task = Classification.load(settings.data, settings.data_root, settings.metric, settings.class_weights)
+    place = RunPlace(settings.folder, "--run", stored_settings(settings.folder, settings.storage))
+    task, images = load_for_run(settings, place, reporter)
+    images.check_supernet(settings.supernet)
     space = space.for_classes(task.num_classes)
     check_space(space, controller)
     rungs = make_early_stopping(settings, task, space)
-    identity = {**settings_identity(settings, space, task), **table_source_identity(settings)}
+    recorded["fit"] = task.fit
+    identity = {**settings_identity(settings, space, task), **images.identity, **table_source_identity(settings)}
     sources = read_sources(starts, space, identity, settings.folder)
     return SearchContext(
-        settings, recorded, space, task, objective, rungs, controller, evaluator, device_worker, sources,
+        settings, recorded, space, task, images, objective, rungs, controller, evaluator, device_worker, sources,
         {**identity, **prior_identity(sources)}, reporter,
     )  # fmt: skip
 

@@ -25,7 +25,6 @@ from nas.searching.warm_start import WarmStart, best_of_random
 from nas.searching.winners import FinishedSearch, find_winners
 from nas.spaces.encoded_space import encode_space
 from nas.study.study import FINISH, Study, check_run, open_study
-from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.metrics import spell
 from nas.utils.files import exclusive
@@ -51,6 +50,7 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     identity = {**context.identity, **digests_identity([table.digest for table in tables])}
     directions = context.objective.directions
     with open_study(settings.folder, identity, context.space, directions, settings.storage) as study:
+        context.images.write(study.folder)
         with exclusive(study.folder / EVALUATOR_LOCK):  # one process trains what all share, the others load it
             evaluator = evaluator or context.make_evaluator()
         checked = report_conditions(context, evaluator, costs)
@@ -70,11 +70,11 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
 
 
 def check_environment(context: SearchContext) -> None:
-    """Check that the cluster can be reached and that the images can be read. Raises NasError."""
+    """Check that the cluster can be reached and that the images can be read, and report them. Raises NasError."""
     settings, data = context.settings, context.task.data
     if settings.ray:
         check_cluster(settings.ray, settings.ray_cpus, settings.ray_gpus)
-    report_balance(data, settings.metric, context.reporter)
+    context.task.report_data(context.reporter)
     check_images((data.train, data.validation, data.test), context.reporter)
 
 

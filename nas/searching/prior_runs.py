@@ -22,10 +22,11 @@ from nas.study.objectives import Metrics, Objective
 from nas.study.ranking import front
 from nas.study.trial_store import evaluated, find
 from nas.study.trials import Trial, TrialState
+from nas.utils.files import IMAGES_KEY
 from nas.utils.reporting import Reporter
 
 ACCURACY_SETTINGS = (
-    "space_digest", "data", "train_images", "metric", "class_weights", "evaluator", "source", "source_digest",
+    "space_digest", "data", "fit", "train_images", "metric", "class_weights", "evaluator", "source", "source_digest",
 )  # fmt: skip
 """The settings that determine an accuracy, apart from its noise."""
 SEED_FREE = ("proxy_training", "tabular")
@@ -192,6 +193,7 @@ def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSour
     stored, trials = _read_store(name)
     seed = () if settings.get("evaluator") in SEED_FREE else ("seed",)
     same = all(stored.get(key) == settings.get(key) for key in (*ACCURACY_SETTINGS, *seed))
+    same = same and (IMAGES_KEY not in stored or stored[IMAGES_KEY] == settings.get(IMAGES_KEY))
     other = "space" in stored and stored.get("space_digest") != settings.get("space_digest")
     origin = load_space(str(stored["space"])) if other else space
     found: dict[str, PriorNetwork] = {}

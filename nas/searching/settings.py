@@ -56,6 +56,11 @@ class SearchSettings:
     data_root: str | None = _what(
         None, "folder with the named data sets; missing ones are downloaded into it", metavar="DIR"
     )
+    fit: str = _what(
+        "auto",
+        "how images that are not square are fitted: crop, pad, stretch, or auto, which pads if a crop loses over 30%",
+        choices=("auto", "crop", "pad", "stretch"),
+    )
     objective: str = _what("soft", "soft, hard, constrained or pareto")
     axes: str | None = _what(
         None,

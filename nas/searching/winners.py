@@ -101,7 +101,7 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     verdict = Verdict.of(winner, goal, selected)
     folder = study.folder / file_name("model", goal)
     card = {**card_facts(context, goal, winner, selected), **training.to_dict(), **verdict.to_dict()}
-    export_folder(winner.trial.architecture, model, folder, context.settings.runtime, card)
+    export_folder(winner.trial.architecture, model, folder, context.settings.runtime, card, context.task.fit)
     picture = study.folder / f"{file_name('search', goal)}.png"
     draw_search(study.evaluated, finalists, context.objective, goal, picture, search.progress, context.task.metric)
     title = f"{winner.trial.digest} on {context.task.data.name}: test {spell(training.report.metric)} "

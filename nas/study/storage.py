@@ -15,13 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError, RunError
-from nas.utils.files import HAS_LOCKS, LOCK, check_same_settings, drop_cut_line, exclusive, read_json, write_json
+from nas.utils.files import (
+    HAS_LOCKS,
+    IMAGE_RECORD,
+    LOCK,
+    check_same_settings,
+    drop_cut_line,
+    exclusive,
+    read_json,
+    write_json,
+)
 
 JOURNAL = "journal.log"
 CARD = "study.json"
 BEGIN, FINISH, WORKERS = "begin.lock", "finish.lock", "workers"
-PASSING = {LOCK, BEGIN, FINISH, WORKERS}
-"""Further files in a run folder while processes use its study."""
+PASSING = {LOCK, BEGIN, FINISH, WORKERS, IMAGE_RECORD}
+"""Further files in a run folder. They do not make it a run."""
 TABLE_DIGEST = "table_digest"
 """The setting that identifies the latency table. It is compared only if both sides have it."""
 STUDY_NAME = "nas"
@@ -147,6 +156,24 @@ def open_to_read(folder: Path, url: str | None) -> Any:
             raise
         hint = f"its password is not kept: --accuracies {folder}/result.json reads a finished search without it"
         raise RunError(f"{error}; {hint}") from error
+
+
+def stored_settings(folder: Path, url: str | None = None) -> Mapping[str, Any] | None:
+    """Return what identifies the experiment in a run folder or in the database `url`; None if neither has one.
+
+    Raises RunError if they cannot be read.
+    """
+    found: Any = None
+    if (folder / CARD).is_file():
+        found = read_json(folder / CARD).get("settings")
+    elif (folder / JOURNAL).is_file():
+        found = _stored_settings(folder / JOURNAL)
+    elif url:
+        storage = open_storage(folder, url)
+        with contextlib.suppress(KeyError):
+            study_id = storage.get_study_id_from_name(study_name(folder, url))
+            found = storage.get_study_user_attrs(study_id).get("settings")
+    return found if isinstance(found, Mapping) else None
 
 
 def check_run(folder: Path, settings: Mapping[str, Any], url: str | None = None) -> None:

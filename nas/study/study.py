@@ -24,7 +24,7 @@ from nas.study.storage import BEGIN, CARD, FINISH, JOURNAL, PASSING, STUDY_NAME,
 from nas.study.trial_ownership import ENDED, FAILED, RUNNING, WITHDRAWN, Claim, OwnershipLedger, claim_of
 from nas.study.trial_store import TrialStore, begin, evaluated, find
 from nas.study.trials import Repeat, Trial, TrialState, trial_of
-from nas.utils.files import LOCK, exclusive
+from nas.utils.files import IMAGE_RECORD, LOCK, exclusive
 
 __all__ = [
     "FINISH",
@@ -380,7 +380,7 @@ def _remove_unused(folder: Path, workers: Participants, store: TrialStore) -> No
             return
         if (folder / CARD).is_file() and not store.forget_empty():
             return
-        for name in (JOURNAL, CARD, LOCK, FINISH):
+        for name in (JOURNAL, CARD, LOCK, FINISH, IMAGE_RECORD):
             (folder / name).unlink(missing_ok=True)
     workers.close()
     with contextlib.suppress(OSError):  # some systems do not remove the current directory

@@ -15,17 +15,17 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
 from nas.errors import RunError, SpaceError, UsageError, WeightsError
-from nas.networks.export import export_folder, exported_in, load_exported
+from nas.networks.export import export_folder, exported_fit, exported_in, load_exported
 from nas.networks.network import build, canonical
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_confusion, draw_training
 from nas.training.recipe import Recipe
-from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
+from nas.training.tasks.image_record import RunPlace, load_for_run
 from nas.training.tasks.metrics import named, spell
 from nas.utils.files import check_same_settings, locked, read_json, write_json
 from nas.utils.reporting import Reporter
@@ -42,6 +42,7 @@ class TrainJob:
         recipe: How to train.
         data: A named data set or an image folder.
         data_root: The folder of the named data sets; None: the user's cache.
+        fit: How images that are not square are fitted: a key of `FITS`, or "auto".
         resolution: Input resolution in pixels; 0: the network's.
         images: Training images, a stratified part; 0: all of them.
         metric: What is reported beside the accuracy: a key of `METRICS`.
@@ -57,6 +58,7 @@ class TrainJob:
     recipe: Recipe
     data: str = "digits"
     data_root: str | None = None
+    fit: str = "auto"
     resolution: int = 0
     images: int = 0
     metric: str = "accuracy"
@@ -86,17 +88,19 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             raise UsageError("must not be negative", key=key, value=value)
     make_runtime(job.runtime)
     arch = read_architecture(job.network)
-    task = Classification.load(job.data, job.data_root, job.metric, job.class_weights)
+    stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else trained_on(job)
+    place = RunPlace(job.folder, "--out", stored)
+    task, images = load_for_run(job, place, reporter)
     given = canonical(arch).head
     arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
     if arch.head != given:
         reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
-    settings = _settings(job, arch, task)
+    settings = {**_settings(job, arch, task), **images.identity}
     check_folder(job.folder, settings)
     if (done := _finished(job.folder)) is not None:
         reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
         return done
-    report_balance(task.data, task.metric, reporter)
+    task.report_data(reporter)
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
     model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)
@@ -105,9 +109,14 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):
         write_json(job.folder / SETTINGS, settings)
+        images.write(job.folder)
         curve, report, facts = _train_and_test(job, model, teacher, task, sets, reporter)
-        facts |= {"settings": settings, "started_from": started_from, "curve": [epoch.to_dict() for epoch in curve]}
-        card = export_folder(arch, model, job.folder / "model", job.runtime, facts)
+        facts |= {
+            "settings": {**settings, "fit": task.fit},
+            "started_from": started_from,
+            "curve": [epoch.to_dict() for epoch in curve],
+        }
+        card = export_folder(arch, model, job.folder / "model", job.runtime, facts, task.fit)
         title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.value:.1%}"
         draw_training(curve, title, job.folder / "curve.png", task.metric)
         draw_confusion(report, title, job.folder / "confusion.png")
@@ -253,6 +262,16 @@ def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[s
         **task.settings,
         **job.recipe.to_dict(),
     }
+
+
+def trained_on(job: TrainJob) -> dict[str, str] | None:
+    """Return the fit of the run or exported folder whose network is trained, if that had the same data; else None."""
+    if not Path(job.network).is_dir():
+        return None
+    card = read_exported(Path(job.network), "")[2]
+    data = card.get("data")
+    same = isinstance(data, Mapping) and data.get("name") == Path(job.data).expanduser().name
+    return {"fit": exported_fit(card)} if same else None
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

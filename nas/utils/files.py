@@ -25,6 +25,12 @@ HAS_LOCKS = fcntl is not None
 """Whether the platform has locks that the kernel releases when their process ends."""
 
 LOCK = ".lock"
+IMAGE_RECORD = "images.json"
+"""The file in a run folder that holds the digest of each image file of the run."""
+IMAGES_KEY = "image_files"
+"""The setting that identifies the content of a data set's files. Older runs lack it."""
+FORMER_VALUES = {"metric": "accuracy", "class_weights": "none", "fit": "crop"}
+"""What settings were that runs leave out: they are from before the setting, or it has its default."""
 BLOCK = 64 * 1024
 """Bytes read at a time when looking for the last line of a file."""
 _held: set[int] = set()
@@ -106,13 +112,16 @@ def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings:
     Raises:
         RunError: A setting differs. The error names the first one.
     """
-    for key in sorted({*stored, *settings}):
-        if stored.get(key) != settings.get(key):
-            raise RunError(
-                f"holds another experiment: {key} is {stored.get(key)!r} there and {settings.get(key)!r} now; "
-                f"give another {flag}",
-                where=folder,
-            )
+    ignored = set() if IMAGES_KEY in stored and IMAGES_KEY in settings else {IMAGES_KEY}
+    if IMAGES_KEY in stored and stored[IMAGES_KEY] == settings.get(IMAGES_KEY):
+        ignored = {"data"}  # the same images in a folder with another name
+    for key in sorted({*stored, *settings} - ignored):
+        there, now = (each.get(key, FORMER_VALUES.get(key)) for each in (stored, settings))
+        if there != now:
+            differs = f"{key} is {there!r} there and {now!r} now"
+            if key == IMAGES_KEY:
+                differs = "data: images were replaced, added or removed since it began"
+            raise RunError(f"holds another experiment: {differs}; give another {flag}", where=folder)
 
 
 @contextlib.contextmanager

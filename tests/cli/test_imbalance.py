@@ -126,9 +126,9 @@ def test_a_training_reports_the_metric_by_name(metric: str, words: str, capsys: 
         assert are_of_one_confusion(result["validation_accuracy"], validation)
     assert result["curve"][0]["metric_value"] == validation
     line = refused(capsys, *TRAIN, "--class-weights", "balanced", "--out", "run")
-    assert line == f"run: holds another experiment: metric is '{metric}' there and None now; give another --out"
+    assert line == f"run: holds another experiment: metric is '{metric}' there and 'accuracy' now; give another --out"
     line = refused(capsys, *TRAIN, "--metric", metric, "--out", "run")
-    assert line.startswith("run: holds another experiment: class_weights is 'balanced' there and None now")
+    assert line.startswith("run: holds another experiment: class_weights is 'balanced' there and 'none' now")
 
 
 def test_a_search_ranks_by_the_metric(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +156,7 @@ def test_a_search_ranks_by_the_metric(capsys: pytest.CaptureFixture[str]) -> Non
         (prior,) = resolve(replace(settings, metric=metric, proxy_images=40), Reporter(quiet=True)).prior_sources
         assert prior.same is is_known
     line = refused(capsys, *SEARCH, "--run", "run")
-    assert line.startswith("run: holds another experiment: metric is 'balanced_accuracy' there and None now")
+    assert line.startswith("run: holds another experiment: metric is 'balanced_accuracy' there and 'accuracy' now")
     for source in ("run", "run/result.json"):
         line = refused(capsys, *SEARCH, "--accuracies", source)
         assert f"the table '{source}' holds the balanced accuracy: 'accuracy'" in line

@@ -26,6 +26,7 @@ from nas.evaluators.rank_check.rank_correlation import Agreement, agreement, cei
 from nas.evaluators.rank_check.records import save_records
 from nas.evaluators.rank_check.reference_trainings import (
     ReferenceTrainings,
+    stored_settings,
     stratified_networks,
     threads_per_job,
     train_reference,
@@ -35,8 +36,9 @@ from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.export import versions
 from nas.spaces.search_space import Proxy, Space
 from nas.spaces.yaml_format import load_space
-from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.classification import Classification
+from nas.training.tasks.image_datasets import check_images
+from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.files import locked, write_json
 from nas.utils.reporting import Reporter
 
@@ -55,6 +57,7 @@ class Check:
         data_root: The folder of named data sets, or None for the default.
         metric: What ranks the reference trainings: a key of `METRICS`.
         class_weights: How the trainings weigh the classes: a key of `CLASS_WEIGHTS`.
+        fit: How images that are not square are fitted: "auto" or a key of `FITS`.
         networks: The number of reference networks, one from each stratum of MACs.
         seeds: Trainings of each network, with the seeds 0, 1, ...
         evaluators: The evaluators to check; empty for all zero-cost scores.
@@ -73,6 +76,7 @@ class Check:
     data_root: str | None = None
     metric: str = "accuracy"
     class_weights: str = "none"
+    fit: str = "auto"
     networks: int = 16
     seeds: int = 2
     evaluators: tuple[str, ...] = ()
@@ -126,19 +130,22 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
     Raises:
         NasError: The settings are invalid (before anything is trained), or a training fails.
     """
-    space, task = _load(check)
+    space, task, images = _load(check, reporter)
     archs, seeds = stratified_networks(space, check.networks, check.seed), tuple(range(check.seeds))
     if len(archs) < MIN_NETWORKS:
         rule = f"must have at least {MIN_NETWORKS} networks, has {len(archs)}"
         raise UsageError(rule, key="space", value=space.name)
     folder = check.folder
+    check_images((task.data.train, task.data.validation), reporter)
     trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
     threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
+    settings |= {"fit": task.fit, **images.identity}
     reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
-    report_balance(task.data, task.metric, reporter)
+    task.report_data(reporter)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        images.write(folder)
         evaluators = _make_evaluators(check, task, space, reporter)
         scored = {name: _score_networks(name, evaluator, archs, check.seed) for name, evaluator in evaluators}
         _train_missing(reference, archs, seeds, space, task, check, reporter)
@@ -184,8 +191,8 @@ def _result(
     }
 
 
-def _load(check: Check) -> tuple[Space, Classification]:
-    """Check the settings, and return the space with its proxy settings and the task."""
+def _load(check: Check, reporter: Reporter) -> tuple[Space, Classification, ImageRecord]:
+    """Check the settings, and return the space with its proxy settings, the task and the record of its images."""
     for name, minimum in (("networks", MIN_NETWORKS), ("seeds", 1), ("jobs", 1), ("seed", 0)):
         if getattr(check, name) < minimum:
             raise UsageError(f"must be at least {minimum}", key=name, value=getattr(check, name))
@@ -199,13 +206,15 @@ def _load(check: Check) -> tuple[Space, Classification]:
         space.proxy.resolution, check.proxy_epochs or space.proxy.epochs, check.proxy_images or space.proxy.images
     )
     supernet = replace(space.supernet, epochs=check.supernet_epochs or space.supernet.epochs)
-    task = Classification.load(check.data, check.data_root, check.metric, check.class_weights)
+    place = RunPlace(check.folder, "--run", stored_settings(check.folder / REFERENCE))
+    task, images = load_for_run(check, place, reporter)
     space = replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes)
+    images.check_supernet(check.supernet)
     if check.supernet:
         find_folder(Path(check.supernet))
     if check.accuracies:
         read_accuracies(Path(check.accuracies), space)
-    return space, task
+    return space, task, images
 
 
 def evaluator_names(check: Check) -> list[str]:

@@ -9,8 +9,7 @@ from typing import Any
 
 from nas.evaluators.rank_check.rank_correlation import Agreement
 from nas.spaces.identity import hex_digest
-from nas.training.tasks.classification import DEFAULTS
-from nas.utils.files import write_json
+from nas.utils.files import FORMER_VALUES, write_json
 from nas.utils.paths import user_cache
 
 STORED = ("name", "agreement", "cheaper")
@@ -29,7 +28,8 @@ def save_records(check: Mapping[str, Any]) -> None:
         check: The contents of check.json.
     """
     reference = {key: check["reference"][key] for key in ("agreement", "noise")}
-    task_settings = {key: check["settings"][key] for key in DEFAULTS if check["settings"][key] != DEFAULTS[key]}
+    settings = {**FORMER_VALUES, **check["settings"]}
+    task_settings = {key: settings[key] for key, former in FORMER_VALUES.items() if settings[key] != former}
     for judged in check["evaluators"]:
         if judged["settings"] is None:
             continue

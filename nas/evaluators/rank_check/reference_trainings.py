@@ -6,6 +6,7 @@ loses only the trainings that were running.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -27,8 +28,8 @@ from nas.networks.network import totals, trace
 from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
-from nas.training.tasks.classification import DEFAULTS, Classification
-from nas.utils.files import append_rows
+from nas.training.tasks.classification import Classification
+from nas.utils.files import FORMER_VALUES, IMAGES_KEY, append_rows
 from nas.utils.reporting import Reporter
 
 FORMAT = 1
@@ -134,12 +135,25 @@ class ReferenceTrainings:
         return [[self.trainings[arch.digest, seed].curve[-1] for seed in seeds] for arch in archs]
 
 
+def stored_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings in the header of a file of reference trainings; None if there is no such file."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as lines, contextlib.suppress(json.JSONDecodeError):
+        header = json.loads(lines.readline())
+        if isinstance(header, dict) and isinstance(header.get("settings"), dict):
+            return dict(header["settings"])
+    return None
+
+
 def _check_header(data: Any, settings: Mapping[str, Any], where: str) -> None:
     stored = data.get("settings") if isinstance(data, dict) else None
     if not isinstance(stored, dict) or data.get("format") != FORMAT:
         raise RunError(f"not the header of reference trainings of format {FORMAT}", where=where)
-    stored, settings = {**DEFAULTS, **stored}, {**DEFAULTS, **settings}
-    for key in sorted(stored.keys() & settings.keys()):  # settings of later versions had their defaults then
+    stored, settings = {**FORMER_VALUES, **stored}, {**FORMER_VALUES, **settings}
+    same_images = IMAGES_KEY in stored and stored[IMAGES_KEY] == settings.get(IMAGES_KEY)
+    compared = (stored.keys() & settings.keys()) - ({"data"} if same_images else set())
+    for key in sorted(compared):  # settings of later versions had their defaults then
         if stored[key] != settings[key]:
             rule = f"the trainings have other settings: {stored[key]!r} in the file, {settings[key]!r} now"
             raise RunError(f"{rule}; use another --run", where=where, key=key)
@@ -211,4 +225,5 @@ def make_trainer(
     import torch
 
     torch.set_num_threads(threads)
-    return ProxyTraining(EvaluatorContext(Classification.load(data, data_root, **task_settings), space, Path()))
+    task = Classification.load(data, data_root, **{**FORMER_VALUES, **task_settings})
+    return ProxyTraining(EvaluatorContext(task, space, Path()))

@@ -20,12 +20,12 @@ from nas.evaluators.supernet.shared_weights import Supernet, load_bank, save_ban
 from nas.evaluators.supernet.training import SupernetRecipe, train_supernet
 from nas.spaces.search_space import Space
 from nas.training.loop import pick_device, recalibrate
-from nas.utils.files import write_json
+from nas.utils.files import FORMER_VALUES, write_json
 
 FOLDER, CARD, BANK, CHECKPOINT = "supernet", "supernet.json", "supernet.safetensors", "checkpoint.pt"
 RECALIBRATION_BATCHES, RECALIBRATION_BATCH = 4, 128
 VALIDATION_IMAGES = 2_000
-TRAINED_WITH = ("class_weights",)
+TRAINED_WITH = ("class_weights", "fit")
 """Settings of the task that a supernet is trained with. Cards lack the defaults."""
 
 
@@ -171,8 +171,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def _check_fits(card: Mapping[str, Any], identity: Mapping[str, Any], folder: Path) -> None:
-    for key in [*identity, *TRAINED_WITH]:
-        there, here = card["settings"].get(key), identity.get(key)
+    for key in dict.fromkeys([*TRAINED_WITH, *identity]):  # a digest says less: it comes last
+        there, here = (settings.get(key, FORMER_VALUES.get(key)) for settings in (card["settings"], identity))
         if there != here:
             rule = f"the supernet is for another search: {there!r} there, {here!r} here"
             raise RunError(rule, where=f"--supernet: {folder}", key=key)

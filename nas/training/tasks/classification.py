@@ -7,12 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nas.networks.preprocessing import normalize
+from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.class_report import ClassReport
 from nas.training.tasks.class_weights import CLASS_WEIGHTS
-from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images, normalize
+from nas.training.tasks.fit import AUTO, DEFAULT_FIT, choose_fit, describe_fit
+from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images
 from nas.training.tasks.metrics import METRICS
 from nas.training.tasks.metrics import accuracy as accuracy_of
-from nas.training.tasks.splits import ImageData
+from nas.training.tasks.splits import ImageData, describe_classes
+from nas.utils.files import FORMER_VALUES
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
 
@@ -29,25 +33,55 @@ class Classification:
         data: The data set.
         metric: What ranks networks: a key of `METRICS`.
         class_weights: How the training loss weighs the classes: a key of `CLASS_WEIGHTS`.
+        fit: How images that are not square become square: a key of `FITS`.
     """
 
-    def __init__(self, data: ImageData, metric: str = "accuracy", class_weights: str = "none"):
-        self.data, self.metric, self.class_weights = data, metric, class_weights
+    def __init__(self, data: ImageData, metric: str = "accuracy", class_weights: str = "none", fit: str = DEFAULT_FIT):
+        self.data, self.metric, self.class_weights, self.fit = data, metric, class_weights, fit
 
     @classmethod
     def load(
-        cls, name: str, root: str | None = None, metric: str = "accuracy", class_weights: str = "none"
+        cls,
+        name: str,
+        root: str | None = None,
+        metric: str = "accuracy",
+        class_weights: str = "none",
+        fit: str = AUTO,
     ) -> Classification:
-        """Return the task on a named data set or an image folder. Raises DataError, or UsageError for the settings."""
+        """Return the task on a named data set or an image folder.
+
+        Args:
+            name: The name or the path.
+            root: The folder of the named data sets; None: the user's cache.
+            metric: A key of `METRICS`.
+            class_weights: A key of `CLASS_WEIGHTS`.
+            fit: A key of `FITS`, or "auto", which depends on the images.
+
+        Raises:
+            DataError: The data set is unknown or invalid.
+            UsageError: The metric, the class weights or the fit is unknown.
+        """
         lookup(METRICS, metric, "metric", "--metric")
         lookup(CLASS_WEIGHTS, class_weights, "class_weights", "--class-weights")
-        return cls(load_images(name, root), metric, class_weights)
+        data = load_images(name, root)
+        return cls(data, metric, class_weights, choose_fit(fit, data))
+
+    def report_data(self, reporter: Reporter) -> None:
+        """Report the images per class, the files that are not used, the fit, and classes that have few images."""
+        for line in (describe_classes(self.data), *self.data.notes, *describe_fit(self.fit, self.data)):
+            reporter.say(line)
+        report_balance(self.data, self.metric, reporter)
 
     @property
     def settings(self) -> dict[str, str]:
-        """The settings that differ from their defaults, by name."""
-        settings = {"metric": self.metric, "class_weights": self.class_weights}
-        return {key: value for key, value in settings.items() if value != DEFAULTS[key]}
+        """The settings that differ from their defaults, by name. The defaults are left out: older runs lack them."""
+        settings = {"metric": self.metric, "class_weights": self.class_weights, "fit": self.fit}
+        return {key: value for key, value in settings.items() if value != FORMER_VALUES[key]}
+
+    @property
+    def fit_setting(self) -> dict[str, str]:
+        """The fit alone, if it differs from its default."""
+        return {key: value for key, value in self.settings.items() if key == "fit"}
 
     @property
     def num_classes(self) -> int:
@@ -63,15 +97,15 @@ class Classification:
             reporter: Shows the progress of decoding.
         """
         augment = augmentation(resolution, self.data.flip)
-        return ImageDataset(self.data.train.part(images), resolution, augment, reporter)
+        return ImageDataset(self.data.train.part(images), resolution, augment, reporter, self.fit)
 
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
         """Return the validation images, which rank candidates. Arguments as for `train_set`."""
-        return ImageDataset(self.data.validation.part(images), resolution, None, reporter)
+        return ImageDataset(self.data.validation.part(images), resolution, None, reporter, self.fit)
 
     def test_set(self, resolution: int, reporter: Reporter | None = None) -> ImageDataset:
         """Return the test images, which are used only once, at the end."""
-        return ImageDataset(self.data.test, resolution, None, reporter)
+        return ImageDataset(self.data.test, resolution, None, reporter, self.fit)
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the float32 logits (B, num_classes) of images (B, 3, H, W) with values from 0 to 255."""

@@ -17,13 +17,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nas.errors import DataError
-from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from nas.training.tasks.image_files import open_image
+from nas.networks.preprocessing import decode, deep_values, is_deep, normalize, to_square
+from nas.training.tasks.image_files import opened, read_image
 from nas.training.tasks.image_folders import load_folder
 from nas.training.tasks.splits import ImageData, Split, split_validation, stratified
 from nas.utils.paths import user_cache
 from nas.utils.registry import nearest
 from nas.utils.reporting import Advance, Reporter
+
+__all__ = [
+    "DATA_SETS",
+    "ImageDataset",
+    "augmentation",
+    "check_images",
+    "load_images",
+    "mixing",
+    "normalize",
+    "rand_augment",
+    "shown_progress",
+]
 
 CACHE_BYTES = 2 << 30
 """Data sets up to this size are decoded into memory."""
@@ -43,6 +55,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         resolution: The image size R in pixels.
         augment: Applied to each image (3, R, R).
         reporter: Shows the progress of decoding.
+        fit: How an image that is not square becomes one: a key of `FITS`.
     """
 
     def __init__(
@@ -51,26 +64,25 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         resolution: int,
         augment: Callable[[Tensor], Tensor] | None = None,
         reporter: Reporter | None = None,
+        fit: str = "crop",
     ):
-        self._split, self._augment, self.resolution = split, augment, resolution
-        from torchvision.transforms import v2  # here, for it takes seconds that not every process needs
-
-        self._resize = v2.Compose([v2.Resize(resolution, antialias=True), v2.CenterCrop(resolution)])
+        self._split, self._augment, self.resolution, self.fit = split, augment, resolution, fit
         self._cache: Tensor | None = None
         if len(split) * 3 * resolution**2 <= CACHE_BYTES:
             self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
-            with _decoding(len(split), reporter) as advance:
+            with shown_progress(len(split), reporter, "decoding") as advance:
                 for indices in _batches(split.images):
                     self._cache[indices.start : indices.stop] = self._decode(indices)
                     advance(len(indices))
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits of the resolution, the labels and the images. Only the names of files are included."""
-        digest = hashlib.sha256(f"{self.resolution} {self._split.labels}".encode())
+        """Sixteen hex digits of resolution, labels, images and fit. Only the names of files are included."""
+        fit = "" if self.fit == "crop" else f" {self.fit}"  # the digests of cropped images stay as they were
+        digest = hashlib.sha256(f"{self.resolution} {self._split.labels}{fit}".encode())
         for image in self._split.images:
             is_file = isinstance(image, str | Path)
-            digest.update(Path(image).name.encode() if is_file else np.ascontiguousarray(image).tobytes())
+            digest.update(os.fsencode(Path(image).name) if is_file else np.ascontiguousarray(image).tobytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -100,15 +112,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def _decode(self, indices: range) -> Tensor:
         """Return the images (N, 3, R, R) of a batch that `_batches` made, or of one index."""
-        from torchvision.transforms import v2
-
         images = [self._split.images[index] for index in indices]
-        if _is_plain(images[0]):
-            batch = torch.from_numpy(np.stack(images))
-            batch = batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch[:, None].expand(-1, 3, -1, -1)
-        else:
-            batch = v2.functional.pil_to_tensor(open_image(images[0]))[None]
-        return self._resize(batch)  # type: ignore[no-any-return]
+        if not _is_plain(images[0]):
+            return to_square(read_image(images[0]), self.resolution, self.fit)[None]
+        batch = torch.from_numpy(np.stack(images))
+        batch = batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch[:, None].expand(-1, 3, -1, -1)
+        return to_square(batch, self.resolution, self.fit)
 
 
 def _is_plain(image: Any) -> bool:
@@ -156,13 +165,6 @@ def mixing(num_classes: int, mixup: float, cutmix: float) -> Callable[[Tensor, T
     return steps[0] if len(steps) == 1 else v2.RandomChoice(steps)  # type: ignore[no-any-return]
 
 
-def normalize(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W), with values from 0 to 255, as float32 normalized by ImageNet's mean and deviation."""
-    from torchvision.transforms import v2
-
-    return v2.functional.normalize(images.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))  # type: ignore[no-any-return]
-
-
 def load_images(name: str, root: str | None = None) -> ImageData:
     """Return a named data set or an image folder.
 
@@ -186,15 +188,32 @@ def load_images(name: str, root: str | None = None) -> ImageData:
 
 
 def check_images(splits: Iterable[Split], reporter: Reporter) -> None:
-    """Decode the image files of each split, up to CHECKED_IMAGES. Raises DataError for the first broken one."""
+    """Decode the image files of each split, up to CHECKED_IMAGES. Raises DataError for the first broken one.
+
+    Reports files with several frames, and warns if images of more than 8 bits are nearly black.
+    """
     files = [image for split in splits for image in split.images[:CHECKED_IMAGES] if isinstance(image, str | Path)]
-    with _decoding(len(files), reporter, "checking") as advance:
+    framed: list[Path] = []
+    largest: list[int] = []
+    with shown_progress(len(files), reporter, "checking") as advance:
         for file in files:
-            open_image(file)
+            with opened(file) as image:
+                if getattr(image, "is_animated", False):
+                    framed.append(Path(file))
+                decode(image)
+                if is_deep(image) and image.mode != "F":
+                    largest.append(int(deep_values(image).max()))
             advance(1)
+    if framed:
+        reporter.say(f"{len(framed)} of {len(files)} images have several frames; the first is used: {framed[0]}, ...")
+    if largest and max(largest) < 65536 / 8:
+        reporter.warn(
+            f"{len(largest)} of {len(files)} images have 16 bits or more, but their largest value is {max(largest)} of "
+            "65535: they are nearly black; multiply their values so that white is 65535, or convert them to 8 bits"
+        )
 
 
-def _decoding(count: int, reporter: Reporter | None, verb: str = "decoding") -> AbstractContextManager[Advance]:
+def shown_progress(count: int, reporter: Reporter | None, verb: str) -> AbstractContextManager[Advance]:
     """Return a progress display for `count` images, which shows nothing for small numbers."""
     if reporter is None or count < REPORTED_IMAGES:
         return nullcontext(lambda _: None)

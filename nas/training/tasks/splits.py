@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas.errors import DataError
@@ -47,6 +50,8 @@ class ImageData:
         validation: The images that rank candidates, held out of the training images.
         test: The images that are used only once, at the end.
         flip: Whether a horizontal flip keeps the class.
+        folder: The image folder; None for a named data set.
+        notes: What to say about files that are not used.
     """
 
     name: str
@@ -55,6 +60,8 @@ class ImageData:
     validation: Split
     test: Split
     flip: bool = True
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def stratified(labels: Sequence[int], share: float | int) -> tuple[list[int], list[int]]:
@@ -65,7 +72,8 @@ def stratified(labels: Sequence[int], share: float | int) -> tuple[list[int], li
     try:
         rest, part = train_test_split(indices, test_size=share, stratify=labels, random_state=SPLIT_SEED)
     except ValueError as error:
-        raise DataError(f"too few images for a stratified split: {error}", where="--data") from error
+        rule = f"too few images for a stratified split: {len(labels)} of {len(set(labels))} classes: {error}"
+        raise DataError(rule, where="--data") from error
     return sorted(rest), sorted(part)
 
 
@@ -73,3 +81,48 @@ def split_validation(split: Split) -> tuple[Split, Split]:
     """Split off validation images: a fifth of a small data set, a tenth of one with 5,000 images or more."""
     rest, part = stratified(split.labels, 0.2 if len(split) < 5000 else 0.1)
     return split.take(rest), split.take(part)
+
+
+def check_counts(classes: Sequence[str], labels: Sequence[int], splits: int, folder: Path) -> None:
+    """Raise DataError, with the smallest class, if the images are too few to hold out `splits` splits, 0 to 2.
+
+    Each class needs one image more than there are splits to hold out, and each split needs an image per class.
+    """
+    counts = Counter(labels)
+    smallest = min(range(len(classes)), key=lambda label: counts[label])
+    count = "1 image" if counts[smallest] == 1 else f"{counts[smallest]} images"
+    held = "validation and test images" if splits == 2 else "validation or test images"
+    if counts[smallest] < splits + 1:
+        rule = f"the class '{classes[smallest]}' has {count}, but each class needs at least {splits + 1}"
+        raise DataError(f"{rule}, because {held} are held out", where=folder)
+    total = _least_total(len(classes), splits)
+    if len(labels) < total:
+        rule = f"{len(labels)} images of {len(classes)} classes are too few to hold out {held}: at least {total}"
+        raise DataError(f"{rule} are needed; the class '{classes[smallest]}' has {count}", where=folder)
+
+
+def _least_total(classes: int, splits: int) -> int:
+    """Return the smallest number of images of which a fifth, `splits` times, has an image per class."""
+    total = classes
+    while True:
+        rest = total
+        for _ in range(splits):
+            part = math.ceil(rest / 5)
+            rest = rest - part if part >= classes else 0
+        if rest >= classes:
+            return total
+        total += 1
+
+
+def describe_classes(data: ImageData) -> str:
+    """Return the number of classes and images, and the smallest and largest class, of all but the test images."""
+    labels = (*data.train.labels, *data.validation.labels)
+    counts = Counter(labels)
+    order = sorted(range(len(data.classes)), key=lambda label: (counts[label], label))
+    small, large = order[0], order[-1]
+    spread = f"{counts[small]:,}"
+    if counts[large] > 1.5 * counts[small]:
+        spread += f" ('{data.classes[small]}') to {counts[large]:,} ('{data.classes[large]}')"
+    elif counts[large] > counts[small]:
+        spread += f" to {counts[large]:,}"
+    return f"{data.name}: {len(data.classes)} classes, {len(labels):,} images: {spread} per class"

@@ -1,0 +1,71 @@
+"""The fit of images that are not square: which one the images of a data set need, and which one a run has."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.errors import DataError
+from nas.networks.preprocessing import FITS
+from nas.training.tasks.image_files import opened
+from nas.training.tasks.splits import ImageData
+from nas.utils.registry import lookup
+
+AUTO = "auto"
+DEFAULT_FIT = "crop"
+"""The fit of square images, and of all runs from before there was a choice."""
+MOST_LOST = 0.3
+"""The mean share of the area that a center crop may lose. If it loses more, images are padded."""
+MOST_READ = 2_000
+"""Of how many images the sizes are read."""
+
+
+def continued_fit(asked: str, stored: Mapping[str, Any] | None) -> str:
+    """Return the fit that a command uses: the one of the run that it continues, unless another one is asked for.
+
+    Args:
+        asked: The value of --fit.
+        stored: The settings of the run in the folder of the command; None for a new run.
+    """
+    return str(stored.get("fit", DEFAULT_FIT)) if asked == AUTO and stored is not None else asked
+
+
+def choose_fit(asked: str, data: ImageData) -> str:
+    """Return one of FITS. Raises UsageError for an unknown fit.
+
+    `auto` is `crop` if a center crop loses at most MOST_LOST of the area of the training images on average, otherwise
+    `pad`. It reads the sizes of up to MOST_READ images, evenly spaced.
+    """
+    lookup(dict.fromkeys((AUTO, *FITS)), asked, "fit", "--fit")
+    if asked != AUTO:
+        return asked
+    return "pad" if lost_by_crop(data.train.images) > MOST_LOST else DEFAULT_FIT
+
+
+def describe_fit(fit: str, data: ImageData) -> tuple[str, ...]:
+    """Return the line to report about the fit of images that are not square; nothing for square images."""
+    lost = lost_by_crop(data.train.images)
+    if not lost:
+        return ()
+    loses = f"a center crop loses {lost:.0%} of their area on average"
+    return (f"{data.name}: images are not square ({loses}); --fit {fit}: {FITS[fit]}",)
+
+
+def lost_by_crop(images: Sequence[Any]) -> float:
+    """Return the mean share of the area, in [0, 1), that the largest centered square leaves out."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), MOST_READ)).astype(int)
+    sizes = [size for index in dict.fromkeys(chosen.tolist()) if (size := _size(images[index]))]
+    return float(np.mean([1 - min(size) / max(size) for size in sizes])) if sizes else 0.0
+
+
+def _size(image: Any) -> tuple[int, ...] | None:
+    """Return the sides of an image in pixels, in any order; None for a broken file, which another check names."""
+    if not isinstance(image, str | Path):
+        return np.asarray(image).shape[:2]
+    with contextlib.suppress(DataError), opened(image) as file:
+        return file.size
+    return None
