@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from nas.architecture import BlockSpec, Scalar
 from nas.errors import SpaceError
-from nas.networks.blocks import BLOCKS
-from nas.utils.registry import lookup, nearest
+from nas.networks.blocks import find_block
+from nas.utils.registry import nearest
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ TRAITS = tuple(field.name for field in fields(BlockTraits))
 @cache
 def keywords(op: str) -> dict[str, Keyword]:
     """Return the keywords of the block `op`, in the order of its signature."""
-    init = lookup(BLOCKS, op, "block", error=SpaceError).__init__
+    init = find_block(op).__init__
     hints = typing.get_type_hints(init)
     table = {}
     for name, parameter in inspect.signature(init).parameters.items():
@@ -103,7 +103,7 @@ def keywords(op: str) -> dict[str, Keyword]:
 @cache
 def traits(op: str) -> BlockTraits:
     """Return what the block `op` declares, with defaults for the rest."""
-    block = lookup(BLOCKS, op, "block", error=SpaceError)
+    block = find_block(op)
     declared = {name: getattr(block, name) for name in TRAITS if hasattr(block, name)}
     widths = tuple(key for key in keywords(op) if key.endswith("_channels"))
     return BlockTraits(**{"width_keywords": widths, **declared})
@@ -112,7 +112,7 @@ def traits(op: str) -> BlockTraits:
 @cache
 def takes_maps(op: str) -> bool:
     """Whether `op` reads several feature maps, as necks and heads do."""
-    block = lookup(BLOCKS, op, "block", error=SpaceError)
+    block = find_block(op)
     origin: object = typing.get_origin(typing.get_type_hints(block.__init__).get("in_channels"))
     return origin is tuple
 
@@ -123,7 +123,7 @@ def block_spec(op: str, args: Mapping[str, Any], where: str = "block") -> BlockS
     Raises:
         SpaceError: The block or a keyword is unknown, a required keyword is missing, or a value is invalid.
     """
-    lookup(BLOCKS, op, "block", where, SpaceError)
+    find_block(op, where)
     known = keywords(op)
     checked = {}
     for key, value in args.items():

@@ -15,10 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from nas.architecture import Architecture, BlockSpec, Shape
 from nas.errors import SpaceError, one_line
 from nas.networks.block_schema import block_spec, simplify, takes_maps
-from nas.networks.blocks import BLOCKS
+from nas.networks.blocks import find_block
 from nas.networks.blocks.layers import DropConnect
 from nas.networks.cost_counter import Convolution, CostCounter
-from nas.utils.registry import lookup
 
 IMAGE_CHANNELS = 3
 
@@ -158,7 +157,7 @@ def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
 
 def make_block(spec: BlockSpec, in_channels: tuple[int, ...]) -> nn.Module:
     """Return the module of `spec`. Raises SpaceError if its arguments are invalid for these input channels."""
-    kind = lookup(BLOCKS, spec.op, "block", error=SpaceError)
+    kind = find_block(spec.op)
     try:
         return kind(in_channels if takes_maps(spec.op) else in_channels[0], **spec.kwargs)
     except (ValueError, TypeError) as error:
