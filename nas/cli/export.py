@@ -53,11 +53,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _exported(source: Path) -> tuple[Any, Any, dict[str, Any]]:
-    from nas.networks.export import exported_in, load_exported
+    from nas.networks.export import exported_in, facts_of, load_exported
 
     arch, model, card = load_exported(exported_in(source))
-    rewritten = {"blocks", "check", "versions", "params", "macs", "architecture", "resolution", "preprocessing"}
-    return arch, model, {key: value for key, value in card.items() if key not in rewritten}
+    return arch, model, facts_of(card)
 
 
 def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:

@@ -36,6 +36,7 @@ class Unit:
         now: The units that must run before this one, because running it uses their names.
         later: The units whose names its functions use.
         mentioned: The units that only its annotations name.
+        is_verbatim: Whether `text` is the source as it is.
     """
 
     source: ModuleSource
@@ -45,10 +46,12 @@ class Unit:
     later: dict[Unit, None] = field(default_factory=dict)
     mentioned: dict[Unit, None] = field(default_factory=dict)
 
+    is_verbatim: bool = True
+
     @property
-    def place(self) -> str:
-        """The file and line of the statement."""
-        return f"{self.source.file}, line {_first_line(self.node)}"
+    def first_line(self) -> int:
+        """The number of the statement's first line in its file."""
+        return _first_line(self.node)
 
 
 class SourceBundle:
@@ -113,6 +116,7 @@ class SourceBundle:
                 node.body = [part for part in node.body if part not in omitted] or [ast.Pass()]
             uses: Uses = rewrite(node, source, self)
             unit.text = ast.unparse(uses.node) if uses.is_changed else _verbatim(source, node, omitted)
+            unit.is_verbatim = not uses.is_changed and not omitted
             self._inner_imports |= uses.inner_imports
             kinds = ((uses.now, unit.now), (uses.later, unit.later), (uses.in_annotations, unit.mentioned))
             for targets, units in kinds:

@@ -14,9 +14,10 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
-from nas.errors import RunError, SpaceError, UsageError, WeightsError
+from nas.errors import ExportError, RunError, SpaceError, UsageError, WeightsError
+from nas.networks.block_check import check_blocks
 from nas.networks.export import export_folder, exported_in, load_exported
-from nas.networks.network import build, canonical
+from nas.networks.network import build, canonical, trace
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
@@ -90,6 +91,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
         return done
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
+    check_blocks(trace(arch))
     model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)
     sets = task.train_set(arch.resolution, job.images, reporter), task.validation_set(arch.resolution, 0, reporter)
@@ -99,7 +101,12 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         write_json(job.folder / SETTINGS, settings)
         curve, facts = _train_and_test(job, model, teacher, task, sets, reporter)
         facts |= {"settings": settings, "started_from": started_from, "curve": [asdict(epoch) for epoch in curve]}
-        card = export_folder(arch, model, job.folder / "model", job.runtime, facts)
+        try:
+            card = export_folder(arch, model, job.folder / "model", job.runtime, facts, keep_failed=True)
+        except ExportError as error:
+            unfinished = {"network": job.network, "architecture": arch.digest, **facts, "export_error": str(error)}
+            write_json(job.folder / RESULT, unfinished)
+            raise
         title = f"{Path(job.network).name} on {task.data.name}: test accuracy {facts['test_accuracy']:.1%}"
         draw_training(curve, title, job.folder / "curve.png")
         result = {

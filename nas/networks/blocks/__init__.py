@@ -85,3 +85,8 @@ def find_block(op: str, where: str = "") -> type[nn.Module]:
     if not isinstance(block, type) or not issubclass(block, nn.Module):
         raise fail("must be a class derived from torch.nn.Module", op, "")
     return block
+
+
+def is_ours(op: str) -> bool:
+    """Return whether a block is part of this package."""
+    return op in BLOCKS and BLOCKS[op].__module__.startswith(f"{__name__}.")
