@@ -62,7 +62,7 @@ def _exported(source: Path) -> tuple[Any, Any, dict[str, Any]]:
 def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     import torch
 
-    from nas.errors import SpaceError
+    from nas.errors import SpaceError, located
     from nas.networks.network import build
     from nas.networks.pretrained import load_fitting, load_weights
     from nas.spaces.yaml_format import load_space
@@ -72,7 +72,7 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     if not space.is_network:
         raise SpaceError(f"has {len(space.choices)} choices; search it, then export the run", where=args.source)
     arch = space.decode({})
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), located(args.source):
         torch.manual_seed(args.seed)
         model = build(arch)
     if args.weights is None:

@@ -20,19 +20,21 @@ from torch import Tensor, nn
 from nas import __version__
 from nas.architecture import Architecture
 from nas.devices.runtimes import find_runtime, make_runtime
-from nas.errors import DeviceError, ExportError, RunError, one_line, reason
+from nas.errors import DeviceError, ExportError, RunError, SpaceError, one_line, reason
+from nas.networks.blocks import module_file
 from nas.networks.network import build, deploy, totals, trace
 from nas.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from nas.networks.standalone_source import requirements, standalone_source
 from nas.utils.files import write_json
 from nas.utils.units import format_count
 
+CARD = "card.json"
 TOLERANCE = 1e-4
 """Largest allowed difference of an exported network's output, relative to the largest output."""
 STRUCTURE_TOLERANCE = 1e-3
 """The same for the copy with calibrated batch norms, in which rounding errors grow more from layer to layer."""
 CALIBRATION_IMAGES = 4
-SMALLEST_DIFFERENCE = 1e-12
+SMALLEST_DIFFERENCE = 1e-30
 """A difference that is always allowed."""
 WEAK = 1e-3
 """An output that differs by less than this share between two images says nothing about the network's layers."""
@@ -66,7 +68,7 @@ def export_folder(
         ExportError: The output of an exported file differs from the network's.
         RunError: The folder exists and is not an exported network.
     """
-    if folder.exists() and not (folder / "card.json").is_file():
+    if folder.exists() and not (folder / CARD).is_file():
         raise RunError("exists and is not an exported network", where=folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -77,13 +79,13 @@ def export_folder(
         _write_weights(model, partial, card)
         if needed := requirements(arch):
             card["requires"] = needed
-            write_json(partial / "card.json", card)
+            write_json(partial / CARD, card)
         _write_and_check(arch, model, partial, runtime, card)
         _move(partial, folder)
         if keep_failed:
             shutil.rmtree(failed_folder(folder), ignore_errors=True)
     except Exception as error:
-        if keep_failed and (partial / "card.json").is_file():
+        if keep_failed and (partial / CARD).is_file():
             _move(partial, failed_folder(folder))
             rule = f"{reason(error)}; the weights are kept in '{failed_folder(folder)}', the same command tries again"
             raise ExportError(rule) from error
@@ -170,7 +172,7 @@ def exported_in(folder: Path) -> Path:
     if (folder / "model").is_dir():
         return folder / "model"
     several = sorted(path.name for path in folder.glob("model-*") if path.is_dir())
-    if several and not (folder / "card.json").exists():
+    if several and not (folder / CARD).exists():
         winners = ", ".join(str(folder / name) for name in several)
         raise RunError(f"has one winner per goal; give one of them: {winners}", where=folder)
     return folder
@@ -181,20 +183,32 @@ def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not (folder / "card.json").is_file():
+    if not (folder / CARD).is_file():
         raise RunError("not an exported network: it has neither card.json nor, as a finished run, model/", where=folder)
     try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        arch = Architecture.from_dict(card["blocks"], str(folder / "card.json"))
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        arch = Architecture.from_dict(card["blocks"], str(folder / CARD))
         weights = load_file(folder / "model.safetensors")
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise RunError(f"not an exported network: {one_line(error)}", where=folder) from error
+    check_origin(arch, folder.parent if (folder.parent / "result.json").is_file() else folder)
     model = build(arch)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(one_line(error), where=folder / "model.safetensors") from error
     return arch, model.eval(), card
+
+
+def check_origin(arch: Architecture, folder: Path) -> None:
+    """Raise SpaceError if a block's module lies in `folder`, which names it: code that comes with a file is not run.
+
+    A block `module:Class` is imported only from an installed package or the current directory.
+    """
+    for op in dict.fromkeys(spec.op for spec in (*arch.blocks(), arch.head)):
+        file = module_file(op)
+        if file and file.resolve().is_relative_to(folder.resolve()):
+            raise SpaceError("is not imported from the folder that names it", where=folder, key="block", value=op)
 
 
 def check_input(resolution: int) -> Tensor:
@@ -232,7 +246,7 @@ def _write_weights(model: nn.Module, folder: Path, card: dict[str, Any]) -> None
 
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
-    write_json(folder / "card.json", card)
+    write_json(folder / CARD, card)
 
 
 def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any]) -> None:

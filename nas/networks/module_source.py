@@ -7,12 +7,12 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from nas.errors import ExportError, reason
 
@@ -78,11 +78,14 @@ class ModuleSource:
     @classmethod
     def read(cls, module: ModuleType) -> ModuleSource:
         """Return the source of a module. Raises ExportError if it has none."""
+        loader: Any = getattr(module, "__loader__", None)
         try:
-            text = inspect.getsource(module)
-        except (OSError, TypeError) as error:
-            raise ExportError(f"the module '{module.__name__}' has no Python source to copy") from error
-        source = cls(module, text, inspect.getsourcefile(module) or module.__name__)
+            text = loader.get_source(module.__name__)
+        except (OSError, ImportError, AttributeError):
+            text = None
+        if text is None:
+            raise ExportError(f"the module '{module.__name__}' has no Python source to copy")
+        source = cls(module, text, getattr(module, "__file__", None) or module.__name__)
         tree = ast.parse(text)
         for statement in tree.body:
             source._read(statement)

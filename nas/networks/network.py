@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.architecture import Architecture, BlockSpec, Shape
-from nas.errors import SpaceError, one_line
+from nas.errors import SpaceError, one_line, reason
 from nas.networks.block_schema import block_spec, simplify, takes_maps
-from nas.networks.blocks import find_block
+from nas.networks.blocks import find_block, is_ours
 from nas.networks.blocks.layers import DropConnect
 from nas.networks.cost_counter import Convolution, CostCounter
 
@@ -139,7 +139,11 @@ def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
         try:
             out = module(maps if takes_maps(spec.op) else maps[0])
         except RuntimeError as error:
-            raise SpaceError(one_line(error), where=spec) from error
+            raise SpaceError(one_line(error), where=spec if is_ours(spec.op) else _described(spec.op)) from error
+        except Exception as error:
+            raise SpaceError(reason(error), where=_described(spec.op)) from error
+    if not isinstance(out, Tensor):
+        raise SpaceError("forward must return a tensor", where=_described(spec.op), value=type(out).__name__)
     params = sum(parameter.numel() for parameter in module.parameters())
     return Layer(
         spec=spec,
@@ -161,7 +165,15 @@ def make_block(spec: BlockSpec, in_channels: tuple[int, ...]) -> nn.Module:
     try:
         return kind(in_channels if takes_maps(spec.op) else in_channels[0], **spec.kwargs)
     except (ValueError, TypeError) as error:
-        raise SpaceError(str(error), where=spec.op) from error
+        raise SpaceError(one_line(error), where=_described(spec.op)) from error
+    except Exception as error:  # the code of another package
+        raise SpaceError(reason(error), where=_described(spec.op)) from error
+
+
+def _described(op: str) -> str:
+    """Return the name of a block, with its class if it is of another package."""
+    block = find_block(op)
+    return op if is_ours(op) else f"block '{op}' ({block.__module__}.{block.__qualname__})"
 
 
 def canonical(arch: Architecture) -> Architecture:

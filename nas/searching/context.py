@@ -11,7 +11,7 @@ from nas.controllers import CONTROLLERS, Controller
 from nas.controllers.base import Problem
 from nas.devices.client import Worker, open_worker
 from nas.devices.runtimes import RUNTIMES
-from nas.errors import UsageError
+from nas.errors import UsageError, located
 from nas.evaluators import EVALUATORS, epochs_of, find_evaluator
 from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.executors.base import Executor
@@ -96,7 +96,8 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     space = resolve_space(settings)
     task = Classification.load(settings.data, settings.data_root)
     space = space.for_classes(task.num_classes)
-    check_space(space, controller)
+    with located(settings.space):
+        check_space(space, controller)
     rungs = make_early_stopping(settings, task, space)
     identity = {**settings_identity(settings, space, task), **table_source_identity(settings)}
     sources = read_sources(starts, space, identity, settings.folder)

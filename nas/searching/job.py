@@ -10,6 +10,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.controllers import Controller
 from nas.controllers.base import Problem
+from nas.errors import located
 from nas.evaluators.base import Evaluator
 from nas.evaluators.executors.ray import check_cluster
 from nas.evaluators.rank_check.records import describe_record, find_record
@@ -83,7 +84,9 @@ def check_environment(context: SearchContext) -> None:
     check_images((data.train, data.validation, data.test), context.reporter)
     space = context.space
     if not all(is_ours(operator.block) for slot in (*space.stages, space.head) for operator in slot.operators):
-        check_blocks(reachable(space))
+        with located(context.settings.space):
+            layers = reachable(space)
+        check_blocks(layers)
 
 
 def span_of(context: SearchContext, tables: tuple[SelectedTable, ...], device: int) -> LatencySpan:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from nas.architecture import Architecture, Scalar
-from nas.errors import SpaceError
+from nas.errors import SpaceError, located
 from nas.networks.block_schema import block_spec, keywords, takes_maps
 from nas.networks.blocks import find_block
 from nas.spaces.search_space import FinalTraining, Operator, Proxy, Space, StageSpec, SupernetTraining, Values
@@ -267,6 +267,8 @@ def _operators(block: object, where: str) -> tuple[Operator, ...]:
         if not isinstance(op, str):
             raise SpaceError("an operator is a name or a mapping with 'op'", where=where, key="block", value=entry)
         find_block(op, where)
+        with located(where):
+            keywords(op)
         own = {key: value for key, value in fields.items() if key != "op"}
         alone = (Operator(op, op),)
         repeats = sum(operator.block == op for operator in operators)

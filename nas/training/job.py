@@ -14,9 +14,9 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
-from nas.errors import ExportError, RunError, SpaceError, UsageError, WeightsError
+from nas.errors import ExportError, RunError, SpaceError, UsageError, WeightsError, located
 from nas.networks.block_check import check_blocks
-from nas.networks.export import export_folder, exported_in, load_exported
+from nas.networks.export import CARD, check_origin, export_folder, exported_in, load_exported
 from nas.networks.network import build, canonical, trace
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
@@ -81,8 +81,9 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     make_runtime(job.runtime)
     arch = read_architecture(job.network)
     task = Classification.load(job.data, job.data_root)
-    given = canonical(arch).head
-    arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
+    with located(job.network):
+        given = canonical(arch).head
+        arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
     if arch.head != given:
         reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
     settings = _settings(job, arch, task)
@@ -178,7 +179,10 @@ def read_architecture(name: str) -> Architecture:
         raise SpaceError(f"not JSON: {error}", where=name) from error
     if not isinstance(data, Mapping):
         raise SpaceError(f"not an architecture: must be a mapping: {str(data)[:60]}", where=name)
-    return Architecture.from_dict(data.get("blocks", data), name)
+    arch = Architecture.from_dict(data.get("blocks", data), name)
+    if (path.parent / CARD).is_file():
+        check_origin(arch, path.parent)
+    return arch
 
 
 def read_exported(folder: Path, flag: str) -> tuple[Architecture, nn.Module, dict[str, Any]]:

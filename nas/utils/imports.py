@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 import sys
 import traceback
@@ -44,9 +45,7 @@ def import_callable(name: str, fail: Fail, form: str = "package.module:function"
 
 def import_module(module_name: str, name: str, fail: Fail) -> ModuleType:
     """Import an installed module, or one in the current directory. Raises what `fail` makes; `name` is the value."""
-    current = str(Path.cwd())
-    if current not in sys.path:
-        sys.path.insert(0, current)  # the script of an installed `nas` does not search the current directory
+    search_current_directory()
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -56,6 +55,26 @@ def import_module(module_name: str, name: str, fail: Fail) -> ModuleType:
     except (Exception, SystemExit) as error:
         rule = f"cannot be imported ({type(error).__name__}: {' '.join(str(error).split())}{_import_place(error)})"
         raise fail(rule, name, "") from error
+
+
+def search_current_directory() -> None:
+    """Let imports search the current directory, which the script of an installed `nas` does not."""
+    current = str(Path.cwd())
+    if current not in sys.path:
+        sys.path.insert(0, current)
+
+
+def find_file(top: str) -> Path | None:
+    """Return the file of a top-level module, or the folder of a package, without importing it. None: not found."""
+    search_current_directory()
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    place = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or []), None)
+    return Path(place) if place else None
 
 
 def _no_module(name: str, fail: Fail) -> NasError:

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from nas.errors import SpaceError
@@ -32,7 +34,7 @@ from nas.networks.blocks.shufflenet_v2 import ShuffleNetV2Unit
 from nas.networks.blocks.squeezenext import SqueezeNext
 from nas.networks.blocks.transition import Transition
 from nas.networks.blocks.two_way_dense import TwoWayDense
-from nas.utils.imports import import_callable
+from nas.utils.imports import find_file, import_callable
 from nas.utils.registry import lookup
 
 BLOCKS: dict[str, type[nn.Module]] = {
@@ -90,3 +92,8 @@ def find_block(op: str, where: str = "") -> type[nn.Module]:
 def is_ours(op: str) -> bool:
     """Return whether a block is part of this package."""
     return op in BLOCKS and BLOCKS[op].__module__.startswith(f"{__name__}.")
+
+
+def module_file(op: str) -> Path | None:
+    """Return the file or folder of the top-level module of a block `module:Class`, without importing it."""
+    return find_file(op.partition(":")[0].partition(".")[0]) if ":" in op else None
