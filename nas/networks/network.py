@@ -18,6 +18,7 @@ from nas.networks.block_schema import block_spec, simplify, takes_maps
 from nas.networks.blocks import find_block, is_ours
 from nas.networks.blocks.layers import DropConnect
 from nas.networks.cost_counter import Convolution, CostCounter
+from nas.networks.first_weights import with_first_weights
 
 IMAGE_CHANNELS = 3
 
@@ -184,31 +185,10 @@ def canonical(arch: Architecture) -> Architecture:
 
 
 def build(arch: Architecture) -> Network:
-    """Return the network of `arch` with fresh weights from torch's default generator.
-
-    Convolutions are initialized from He's normal distribution over the fan-out (He et al. 2015), linear layers
-    from a normal distribution with a standard deviation of 0.01, as in torchvision's mobile networks.
-    """
+    """Return the network of `arch` with fresh weights from torch's default generator, see `first_weights`."""
     modules = (make_block(layer.spec, in_channels(layer)) for layer in trace(arch))
     blocks = [[next(modules) for _ in stage] for stage in arch.stages]
-    network = Network(blocks, next(modules))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            for name, parameter in module.named_parameters(recurse=False):
-                initialize(parameter, type(module), name)
-    return network
-
-
-@torch.no_grad()
-def initialize(parameter: Tensor, owner: type[nn.Module], name: str) -> Tensor:
-    """Initialize the parameter `name` of a module of class `owner` as `build` does, and return it."""
-    if name == "bias":
-        return parameter.zero_()
-    if issubclass(owner, nn.Conv2d):
-        return nn.init.kaiming_normal_(parameter, mode="fan_out")
-    if issubclass(owner, nn.Linear):
-        return nn.init.normal_(parameter, std=0.01)
-    return parameter.fill_(1.0)  # the weight of a norm
+    return with_first_weights(Network(blocks, next(modules)))
 
 
 def set_drop_connect(network: Network, rate: float) -> None:

@@ -12,6 +12,7 @@ from nas.architecture import Architecture
 from nas.errors import ExportError
 from nas.networks.block_schema import takes_maps
 from nas.networks.blocks import find_block, is_ours
+from nas.networks.first_weights import with_first_weights
 from nas.networks.module_source import Definition, Outside
 from nas.networks.network import Layer, Network, in_channels, trace
 from nas.networks.source_bundle import SourceBundle, own_packages
@@ -97,8 +98,10 @@ def _bundle_of(layers: tuple[Layer, ...]) -> tuple[SourceBundle, dict[str, str]]
     bundle = make_bundle(ops, RESERVED, MAIN_IMPORTS)
     network = Definition(Network.__module__, Network.__name__)
     bundle.reserve(network)
+    bundle.reserve(Definition(with_first_weights.__module__, with_first_weights.__name__))
     names = {op: add_block(bundle, op) for op in ops}
     bundle.add(network.module, network.name)
+    bundle.add(with_first_weights.__module__, with_first_weights.__name__)
     return bundle, names
 
 
@@ -142,12 +145,13 @@ def spaced(texts: Iterable[str]) -> list[str]:
 
 def _build_function(arch: Architecture, layers: tuple[Layer, ...], names: dict[str, str]) -> str:
     remaining = iter(layers)
-    lines = ["", "def build() -> Network:", '    """Return the network with fresh weights."""', "    stages = ["]
+    about = "Return the network with first weights from torch's default generator."
+    lines = ["", "def build() -> Network:", f'    """{about}"""', "    stages = ["]
     for stage in arch.stages:
         lines.append("        [")
         lines += [f"            {block_call(next(remaining), names)}," for _ in stage]
         lines.append("        ],")
-    lines += ["    ]", f"    return Network(stages, {block_call(next(remaining), names)})", ""]
+    lines += ["    ]", f"    return with_first_weights(Network(stages, {block_call(next(remaining), names)}))", ""]
     return "\n".join(lines)
 
 
