@@ -175,6 +175,7 @@ class GoalResult:
         certificate: The table's checked error in this space, if it was checked.
         span: The latencies that the space spans on the device.
         export_error: Why the export failed, "" if it did not.
+        training_problem: Why the winner's training taught nothing, "" if it did.
     """
 
     goal: Goal
@@ -188,6 +189,7 @@ class GoalResult:
     certificate: Certificate | None
     span: LatencySpan
     export_error: str = ""
+    training_problem: str = ""
 
     @property
     def best(self) -> dict[str, Any]:
@@ -223,7 +225,7 @@ class GoalResult:
             "finalists": [finalist.to_dict() for finalist in self.finalists],
             "certificate": asdict(self.certificate) if self.certificate else None,
             "device": self.table.table.header["device"],
-            **({"export_error": self.export_error} if self.export_error else {}),
+            **{key: getattr(self, key) for key in ("export_error", "training_problem") if getattr(self, key)},
         }
 
 

@@ -19,6 +19,7 @@ from nas.spaces.search_space import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
 from nas.training.loop import Recipe, Watch, pick_device, train
+from nas.training.stuck import constant_output
 
 BATCH = 4
 """Candidates that are measured together, at least."""
@@ -141,16 +142,20 @@ class WinnerTraining:
         test_images: The number of test images.
         validation_accuracy: Accuracy on the validation set after the last phase.
         training: The phases with their images, accuracies and recipes.
+        problem: Why the training taught nothing, "" if it did.
     """
 
     test_accuracy: float
     test_images: int
     validation_accuracy: float
     training: list[dict[str, Any]]
+    problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as the model card holds them."""
-        return asdict(self)
+        """Return the fields as the model card holds them. A problem is called "training_problem"."""
+        fields = asdict(self)
+        problem = fields.pop("problem")
+        return {**fields, "training_problem": problem} if problem else fields
 
 
 def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, checkpoints: Path) -> WinnerTraining:
@@ -184,7 +189,9 @@ def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, c
     with reporter.task(f"testing the winner once on {len(test_set)} images", 1) as advance:
         test_accuracy = task.accuracy(model, test_set, pick_device())
         advance(1)
-    return WinnerTraining(test_accuracy, len(test_set), accuracy, trained)
+    if problem := constant_output(model, task, test_set, pick_device()):
+        reporter.warn(f"{arch.digest}: {problem}")
+    return WinnerTraining(test_accuracy, len(test_set), accuracy, trained, problem)
 
 
 def first_weights(arch: Architecture, evaluator: Evaluator, seed: int) -> nn.Module:

@@ -120,6 +120,7 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         certificate=selected.table.certificates.get(context.space.key),
         span=search.spans[goal.device],
         export_error=export_error,
+        training_problem=training.problem,
     )
 
 

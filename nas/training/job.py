@@ -23,6 +23,7 @@ from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_training
 from nas.training.recipe import Recipe
+from nas.training.stuck import training_problem
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
 from nas.utils.files import check_same_settings, locked, read_json, write_json
@@ -149,7 +150,12 @@ def _train_and_test(
     with reporter.task(f"testing on {len(test_set)} images", 1) as advance:
         accuracy = task.accuracy(model, test_set, pick_device())
         advance(1)
-    return [curve[number] for number in sorted(curve)], {
+    finished = [curve[number] for number in sorted(curve)]
+    problem = training_problem(model, task, validation, [] if teacher else finished, pick_device())
+    if problem:
+        reporter.warn(f"{problem}; a lower --learning-rate may help")
+    return finished, {
+        **({"training_problem": problem} if problem else {}),
         "test_accuracy": accuracy,
         "test_images": len(test_set),
         "validation_accuracy": curve[epochs - 1].accuracy,

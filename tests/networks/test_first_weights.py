@@ -60,7 +60,7 @@ def test_squeezenet_has_the_initial_distribution_of_torchvision_in_every_layer()
     theirs = [m for m in get_model("squeezenet1_1", weights=None).modules() if isinstance(m, nn.Conv2d)]
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.weight.std().item() == pytest.approx(other.weight.std().item(), rel=0.1)
-        assert not mine.bias.any()
+        assert mine.bias is not None and not mine.bias.any()
 
 
 def test_every_family_has_a_smallest_network() -> None:
