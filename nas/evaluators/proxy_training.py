@@ -21,9 +21,15 @@ MAX_RESOLUTIONS = 3
 
 
 class ProxyTraining:
-    """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution."""
+    """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution.
 
-    def __init__(self, context: EvaluatorContext):
+    Args:
+        context: The task, the space and its proxy.
+        keeps_stuck: Whether a network that learned nothing counts with its accuracy instead of failing.
+    """
+
+    def __init__(self, context: EvaluatorContext, keeps_stuck: bool = False):
+        self._keeps_stuck = keeps_stuck
         self._context = context
         self._task, self._proxy = task, proxy = context.task, context.space.proxy
         self._recipe = Recipe(proxy.epochs)
@@ -74,6 +80,8 @@ class ProxyTraining:
         watch = Watch(epoch=curve.append, warn=self._context.reporter.warn)
         train_set, validation = self._sets_at(resolution)
         yield from train(model, self._task, train_set, validation, self._recipe, seed, watch=watch)
+        if self._keeps_stuck:
+            return
         if reason := constant_output(model, self._task, validation, pick_device()):
             raise TrainingError(reason)
         if not self._has_warned and (reason := chance_loss(curve, self._task, len(validation))):

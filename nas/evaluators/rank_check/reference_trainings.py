@@ -206,4 +206,4 @@ def make_trainer(space: Space, data: str, data_root: str | None, threads: int) -
     import torch
 
     torch.set_num_threads(threads)
-    return ProxyTraining(EvaluatorContext(Classification.load(data, data_root), space, Path()))
+    return ProxyTraining(EvaluatorContext(Classification.load(data, data_root), space, Path()), keeps_stuck=True)
