@@ -15,7 +15,7 @@ from nas.architecture import Architecture
 from nas.errors import ExportError
 from nas.networks import export
 from nas.networks.export import calibrate, check_input, export_folder, load_exported
-from nas.networks.network import Network, build
+from nas.networks.network import Network, build, deploy
 from nas.networks.standalone_source import standalone_source
 from nas.spaces.yaml_format import load_architecture, parse_space
 
@@ -55,8 +55,6 @@ def wrong_source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wrong_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runtimes receive a network with another layer."""
-    deploy = export.deploy
-
     def changed(model: nn.Module) -> nn.Module:
         model = deploy(model)
         last = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (5, 5)]
