@@ -55,6 +55,7 @@ def wrong_source(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wrong_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runtimes receive a network with another layer."""
+
     def changed(model: nn.Module) -> nn.Module:
         model = deploy(model)
         last = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size == (5, 5)]

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from nas.cli.main import main
+from nas.errors import WeightsError
 from nas.networks.network import Network, build
 from nas.spaces.yaml_format import parse_space
+from nas.training.checkpoint import RENEWED, load_checkpoint, save_checkpoint
 from nas.training.state import Epoch
 from nas.training.stuck import chance_loss, constant_output
 from nas.training.tasks.classification import Classification
@@ -101,3 +103,15 @@ def test_a_candidate_that_learns_nothing_fails_with_the_reason(
     command += ["--runtime", "null", "--trials", "2", "--run", str(tmp_path / "run"), *options]
     assert main(command) == 2
     assert "the network gives the same output for every image" in capsys.readouterr().err
+
+
+def test_a_checkpoint_from_before_other_first_weights_is_continued(tmp_path: Path) -> None:
+    path, before = tmp_path / "checkpoint.pt", {"seed": 0, "first_weights": "a"}
+    save_checkpoint(path, before, {"batch_size": 4})
+    now = {"seed": 0, "first_weights": "b", RENEWED: "torchvision"}
+    assert load_checkpoint(path, now) == {"batch_size": 4}
+    with pytest.raises(WeightsError, match="seed is 0 there and 1 now"):
+        load_checkpoint(path, {**now, "seed": 1})
+    save_checkpoint(path, now, {"batch_size": 4})
+    with pytest.raises(WeightsError, match="first_weights is"):
+        load_checkpoint(path, {**now, "first_weights": "c"})
