@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,15 @@ class ExportError(NasError):
 
 class WeightsError(NasError):
     """A checkpoint is missing, unreadable, or belongs to another network."""
+
+
+@contextlib.contextmanager
+def located(where: object) -> Iterator[None]:
+    """Add the file that an architecture or a space comes from to every SpaceError."""
+    try:
+        yield
+    except SpaceError as error:
+        raise SpaceError(str(error), where=where) from error
 
 
 def one_line(error: BaseException | str) -> str:

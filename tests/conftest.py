@@ -97,6 +97,8 @@ class ThisProcess:
         try:
             with contextlib.redirect_stdout(io.StringIO()) as out, torch.random.fork_rng(devices=[]):
                 runpy.run_path(command[-1], run_name="__main__")
+        except SystemExit as error:
+            return subprocess.CompletedProcess(command, 1, "", str(error.code))
         except Exception:
             return subprocess.CompletedProcess(command, 1, "", traceback.format_exc())
         return subprocess.CompletedProcess(command, 0, out.getvalue(), "")

@@ -53,18 +53,16 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _exported(source: Path) -> tuple[Any, Any, dict[str, Any], str]:
-    from nas.networks.export import exported_fit, exported_in, load_exported
+    from nas.networks.export import exported_fit, exported_in, facts_of, load_exported
 
     arch, model, card = load_exported(exported_in(source))
-    rewritten = {"blocks", "check", "versions", "params", "macs", "architecture", "resolution", "preprocessing"}
-    facts = {key: value for key, value in card.items() if key not in rewritten}
-    return arch, model, facts, exported_fit(card)
+    return arch, model, facts_of(card), exported_fit(card)
 
 
 def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     import torch
 
-    from nas.errors import SpaceError
+    from nas.errors import SpaceError, located
     from nas.networks.network import build
     from nas.networks.pretrained import load_fitting, load_weights
     from nas.spaces.yaml_format import load_space
@@ -74,7 +72,7 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     if not space.is_network:
         raise SpaceError(f"has {len(space.choices)} choices; search it, then export the run", where=args.source)
     arch = space.decode({})
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), located(args.source):
         torch.manual_seed(args.seed)
         model = build(arch)
     if args.weights is None:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> Any:
         return _latency_tables(reporter)
     if args.kind == "presets":
         return _presets()
-    return _entries(args.kind)
+    return _entries(args.kind, reporter)
 
 
 def _files(networks: bool) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def _presets() -> list[dict[str, Any]]:
     ]
 
 
-def _entries(kind: str) -> list[dict[str, Any]]:
+def _entries(kind: str, reporter: Reporter) -> list[dict[str, Any]]:
     from nas.controllers import CONTROLLERS
     from nas.devices.runtimes import RUNTIMES
     from nas.evaluators import EVALUATORS
@@ -94,8 +94,12 @@ def _entries(kind: str) -> list[dict[str, Any]]:
         "evaluators": dict(EVALUATORS),
         "objectives": dict(OBJECTIVES),
     }
-    found = entries(tables[kind], kind.removesuffix("s"))
-    return [{"name": name, "about": _describe(thing)} for name, thing in found.items()]
+    found = entries(tables[kind], kind.removesuffix("s"), reporter.warn)
+    plugged = any(origin for _, origin in found.values())
+    return [
+        {"name": name, "about": _describe(thing), **({"from": origin or "nas"} if plugged else {})}
+        for name, (thing, origin) in found.items()
+    ]
 
 
 def _describe(thing: Any) -> str:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the space or the network as a JSON-ready mapping."""
-    from nas.errors import UsageError
+    from nas.errors import UsageError, located
     from nas.spaces.yaml_format import load_space
 
     space = load_space(args.name)
@@ -44,7 +44,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         raise UsageError("must be at least 1", key="resolution", value=args.resolution)
     arch = space.decode({})
     arch = arch.at(args.resolution) if args.resolution else arch
-    result = _network(space, arch)
+    with located(args.name):
+        result = _network(space, arch)
     return {**result, "svg": _draw(arch, space.name, Path(args.svg))} if args.svg is not None else result
 
 

@@ -12,7 +12,8 @@ import torch
 from nas.architecture import Architecture
 from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import build
-from nas.training.loop import Recipe, Watch, train
+from nas.training.loop import Epoch, Recipe, TrainingError, Watch, pick_device, train
+from nas.training.stuck import chance_loss, constant_output
 from nas.training.tasks.image_datasets import ImageDataset
 
 MAX_RESOLUTIONS = 3
@@ -20,16 +21,24 @@ MAX_RESOLUTIONS = 3
 
 
 class ProxyTraining:
-    """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution."""
+    """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution.
+
+
+    Args:
+        context: The task, the space and its proxy.
+        keeps_stuck: Whether a network that learned nothing counts with its accuracy instead of failing.
+    """
 
     uses_task = True
 
-    def __init__(self, context: EvaluatorContext):
+    def __init__(self, context: EvaluatorContext, keeps_stuck: bool = False):
+        self._keeps_stuck = keeps_stuck
         self._context = context
         self._task, self._proxy = task, proxy = context.task, context.space.proxy
         self._recipe = Recipe(proxy.epochs)
         self._train_set = task.train_set(proxy.resolution, proxy.images, context.reporter)
         self._validation = task.validation_set(proxy.resolution, 0, context.reporter)
+        self._has_warned = False
         self._sets: OrderedDict[int, tuple[ImageDataset, ImageDataset]] = OrderedDict()
 
     @staticmethod
@@ -62,14 +71,26 @@ class ProxyTraining:
         }
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
-        """Yield the task's metric on the validation images, in [0, 1], after each epoch."""
+        """Yield the task's metric on the validation images, in [0, 1], after each epoch.
+
+        Raises TrainingError if the network finally gives the same output for every image. If only the loss stayed at
+        chance, the first such network is reported.
+        """
         resolution = self._proxy.at(arch.resolution)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = build(arch.at(resolution))
-        watch = Watch(warn=self._context.reporter.warn)
+        curve: list[Epoch] = []
+        watch = Watch(epoch=curve.append, warn=self._context.reporter.warn)
         train_set, validation = self._sets_at(resolution)
         yield from train(model, self._task, train_set, validation, self._recipe, seed, watch=watch)
+        if self._keeps_stuck:
+            return
+        if reason := constant_output(model, self._task, validation, pick_device()):
+            raise TrainingError(reason)
+        if not self._has_warned and (reason := chance_loss(curve, self._task, len(validation))):
+            self._has_warned = True
+            self._context.reporter.warn(f"{arch.digest}: {reason}; later candidates like this are not reported")
 
     def _sets_at(self, resolution: int) -> tuple[ImageDataset, ImageDataset]:
         """Return the training and validation images at a resolution. Those of the last few resolutions are cached."""

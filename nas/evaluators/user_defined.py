@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
 import inspect
 import json
 import math
 import numbers
-import pkgutil
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -23,7 +17,7 @@ from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
 from nas.evaluators.base import EvaluatorContext
 from nas.training.loop import TrainingError
-from nas.utils.registry import closest, nearest
+from nas.utils.imports import import_callable
 
 FLAG = "evaluator"
 """The setting that names the evaluator."""
@@ -175,50 +169,7 @@ def load_callable(name: str) -> Callable[..., Any]:
     Raises:
         UsageError: The module cannot be imported, or has no such callable.
     """
-    module_name, _, attribute = name.partition(":")
-    if not module_name or not attribute:
-        raise UsageError("must be package.module:function", key=FLAG, value=name)
-    module = _import_module(module_name, name)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        problem = f"not a function but {type(function).__name__}" if function is not None else "no such function"
-        raise UsageError(f"{problem} in {module_name}", key=FLAG, value=attribute, nearest=nearest(attribute, known))
-    return function  # type: ignore[no-any-return]
-
-
-def _import_module(module_name: str, name: str) -> ModuleType:
-    current = str(Path.cwd())
-    if current not in sys.path:
-        sys.path.insert(0, current)  # the script of an installed `nas` does not search the current directory
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise _no_module(error.name) from None
-        raise UsageError(f"imports '{error.name}', which is not installed", key=FLAG, value=name) from error
-    except (Exception, SystemExit) as error:
-        rule = f"cannot be imported ({type(error).__name__}: {' '.join(str(error).split())}{_import_place(error)})"
-        raise UsageError(rule, key=FLAG, value=name) from error
-
-
-def _no_module(name: str) -> UsageError:
-    """Return the error for a module that was not found, with the closest name in the same folder."""
-    parent, _, last = name.rpartition(".")
-    if parent and not hasattr(sys.modules.get(parent), "__path__"):
-        return UsageError(f"no such module, because '{parent}' is not a package", key=FLAG, value=name)
-    paths = list(sys.modules[parent].__path__) if parent else [str(Path.cwd())]
-    close = closest(last, [module.name for module in pkgutil.iter_modules(paths)])
-    if close is None:
-        return UsageError(f"no such module, neither in {paths[0]} nor installed", key=FLAG, value=name)
-    return UsageError("no such module", key=FLAG, value=name, nearest=f"; did you mean '{close}'?")
-
-
-def _import_place(error: BaseException) -> str:
-    if isinstance(error, SyntaxError) and error.filename:
-        return ""  # its message contains the file and the line
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    return f", {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return import_callable(name, lambda rule, value, close: UsageError(rule, key=FLAG, value=value, nearest=close))
 
 
 def _source_file(function: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -11,8 +12,8 @@ from typing import Any, Literal
 
 from nas.architecture import BlockSpec, Scalar
 from nas.errors import SpaceError
-from nas.networks.blocks import BLOCKS
-from nas.utils.registry import lookup, nearest
+from nas.networks.blocks import find_block
+from nas.utils.registry import nearest
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,44 @@ TRAITS = tuple(field.name for field in fields(BlockTraits))
 @cache
 def keywords(op: str) -> dict[str, Keyword]:
     """Return the keywords of the block `op`, in the order of its signature."""
-    init = lookup(BLOCKS, op, "block", error=SpaceError).__init__
-    hints = typing.get_type_hints(init)
+    init = find_block(op).__init__
+    hints = _hints(init)
     table = {}
     for name, parameter in inspect.signature(init).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
-        hint = hints[name]
+        hint = hints.get(name)
         words = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        table[name] = Keyword(name, str if words else hint, parameter.default, words)
+        if not words and hint not in (bool, int, float, str):
+            rule = f"the keyword '{name}' must be annotated with bool, int, float, str or Literal"
+            raise SpaceError(rule, where=f"block '{op}'", value=parameter.annotation)
+        table[name] = Keyword(name, str if words else typing.cast(type, hint), parameter.default, words)
     return table
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    """Return the annotations of a function. Those that exist for type checkers only are left out."""
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, AttributeError, TypeError):
+        found = {}
+        for name, hint in function.__annotations__.items():
+            with contextlib.suppress(Exception):
+                found[name] = typing.get_type_hints(_Annotated({name: hint}), function.__globals__)[name]
+        return found
+
+
+class _Annotated:
+    """Holds annotations for `typing.get_type_hints`."""
+
+    def __init__(self, annotations: dict[str, Any]):
+        self.__annotations__ = annotations
 
 
 @cache
 def traits(op: str) -> BlockTraits:
     """Return what the block `op` declares, with defaults for the rest."""
-    block = lookup(BLOCKS, op, "block", error=SpaceError)
+    block = find_block(op)
     declared = {name: getattr(block, name) for name in TRAITS if hasattr(block, name)}
     widths = tuple(key for key in keywords(op) if key.endswith("_channels"))
     return BlockTraits(**{"width_keywords": widths, **declared})
@@ -112,8 +135,8 @@ def traits(op: str) -> BlockTraits:
 @cache
 def takes_maps(op: str) -> bool:
     """Whether `op` reads several feature maps, as necks and heads do."""
-    block = lookup(BLOCKS, op, "block", error=SpaceError)
-    origin: object = typing.get_origin(typing.get_type_hints(block.__init__).get("in_channels"))
+    block = find_block(op)
+    origin: object = typing.get_origin(_hints(block.__init__).get("in_channels"))
     return origin is tuple
 
 
@@ -123,7 +146,7 @@ def block_spec(op: str, args: Mapping[str, Any], where: str = "block") -> BlockS
     Raises:
         SpaceError: The block or a keyword is unknown, a required keyword is missing, or a value is invalid.
     """
-    lookup(BLOCKS, op, "block", where, SpaceError)
+    find_block(op, where)
     known = keywords(op)
     checked = {}
     for key, value in args.items():

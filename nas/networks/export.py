@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import importlib.metadata
 import json
@@ -20,21 +21,39 @@ from torch import Tensor, nn
 from nas import __version__
 from nas.architecture import Architecture
 from nas.devices.runtimes import find_runtime, make_runtime
-from nas.errors import DeviceError, ExportError, RunError, one_line
+from nas.errors import DeviceError, ExportError, RunError, SpaceError, one_line, reason
+from nas.networks.blocks import module_file
 from nas.networks.network import build, deploy, totals, trace
 from nas.networks.preprocessing import FITS, describe_preprocessing
-from nas.networks.standalone_source import standalone_source
+from nas.networks.standalone_source import requirements, standalone_source
 from nas.utils.files import write_json
 from nas.utils.units import format_count
 
+CARD = "card.json"
 TOLERANCE = 1e-4
-"""Largest allowed difference of an exported network's output, relative to the largest output (at least 1)."""
+"""Largest allowed difference of an exported network's output, relative to the largest output."""
+STRUCTURE_TOLERANCE = 1e-3
+"""The same for the copy with calibrated batch norms, in which rounding errors grow more from layer to layer."""
+CALIBRATION_IMAGES = 4
+SMALLEST_DIFFERENCE = 1e-30
+"""A difference that is always allowed."""
+WEAK = 1e-3
+"""An output that differs by less than this share between two images says nothing about the network's layers."""
 
 
 def export_folder(
-    arch: Architecture, model: nn.Module, folder: Path, runtime: str, facts: dict[str, Any], fit: str = "crop"
+    arch: Architecture,
+    model: nn.Module,
+    folder: Path,
+    runtime: str,
+    facts: dict[str, Any],
+    fit: str = "crop",
+    keep_failed: bool = False,
 ) -> dict[str, Any]:
     """Export a network. The folder appears, or is replaced, only after the exported files have been checked.
+
+    The files are run on one image. If the network's output hardly depends on the image, as before a training, files
+    of a copy whose batch norms are calibrated are checked too.
 
     Args:
         arch: The architecture.
@@ -43,6 +62,7 @@ def export_folder(
         runtime: The runtime whose format to write in addition to ONNX.
         facts: Further entries of the card.
         fit: How images that are not square are fitted: a key of `FITS`.
+        keep_failed: Whether to keep the weights and the card in `failed_folder(folder)` if the export fails.
 
     Returns:
         The card, as written to card.json.
@@ -51,29 +71,103 @@ def export_folder(
         ExportError: The output of an exported file differs from the network's.
         RunError: The folder exists and is not an exported network.
     """
-    if folder.exists() and not (folder / "card.json").is_file():
+    if folder.exists() and not (folder / CARD).is_file():
         raise RunError("exists and is not an exported network", where=folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()
-    with torch.no_grad():
-        output = model(check_input(arch.resolution))
-    card = {**_card(arch, output, fit), **facts}
+    card = {**_card(arch, _output(model, arch), fit), **facts}
     try:
-        _write(arch, model, partial, runtime, card)
-        _check_python(partial)
-        for name in dict.fromkeys(["onnxruntime", runtime]):
-            _check_runtime(partial, name, arch, output)
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _write_weights(model, partial, card)
+        if needed := requirements(arch):
+            card["requires"] = needed
+            write_json(partial / CARD, card)
+        _write_and_check(arch, model, partial, runtime, card)
+        _move(partial, folder)
+        if keep_failed:
+            shutil.rmtree(failed_folder(folder), ignore_errors=True)
+    except Exception as error:
+        if keep_failed and (partial / CARD).is_file():
+            _move(partial, failed_folder(folder))
+            rule = f"{reason(error)}; the weights are kept in '{failed_folder(folder)}', the same command tries again"
+            raise ExportError(rule) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return card
+
+
+def failed_folder(folder: Path) -> Path:
+    """Return the folder that keeps the weights and the card of a network whose export to `folder` failed."""
+    return folder.with_name(f"failed-{folder.name}")
+
+
+def export_again(folder: Path, runtime: str) -> dict[str, Any]:
+    """Export the network that a failed export to `folder` has kept, and return the card. Raises as `export_folder`."""
+    arch, model, card = load_exported(failed_folder(folder))
+    return export_folder(arch, model, folder, runtime, facts_of(card), exported_fit(card), keep_failed=True)
+
+
+def facts_of(card: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a card that a new export does not write itself."""
+    rewritten = ("architecture", "blocks", "check", "macs", "params", "preprocessing", "requires")
+    return {key: value for key, value in card.items() if key not in (*rewritten, "resolution", "versions")}
+
+
+def _move(partial: Path, folder: Path) -> None:
+    """Put `partial` in the place of `folder`."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_and_check(arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any]) -> None:
+    """Write all files and check them, also with other batch norms if the model's output is too weak to compare."""
+    if not _is_telling(model, arch):
+        structure = folder / "structure"
+        structure.mkdir()
+        calibrated = calibrate(model, arch.resolution)
+        checked = {**card, "check": {"output": _output(calibrated, arch).tolist()}}
+        _write_weights(calibrated, structure, checked)
+        _write(arch, calibrated, structure, runtime, checked)
+        _check(arch, structure, runtime, checked, STRUCTURE_TOLERANCE)
+        shutil.rmtree(structure)
+    _write(arch, model, folder, runtime, card)
+    _check(arch, folder, runtime, card, TOLERANCE)
+
+
+@torch.no_grad()
+def _output(model: nn.Module, arch: Architecture) -> Tensor:
+    output: Tensor = model(check_input(arch.resolution))
+    return output
+
+
+@torch.no_grad()
+def _is_telling(model: nn.Module, arch: Architecture) -> bool:
+    """Whether a difference in a layer would show in the output: it depends on the image and is not tiny."""
+    output = _output(model, arch).double()
+    other = model(-check_input(arch.resolution)).double()
+    largest = output.abs().max().item()
+    return largest > WEAK and (output - other).abs().max().item() > WEAK * largest
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, resolution: int) -> nn.Module:
+    """Return a copy in eval mode whose batch norms have the statistics of random images, so that no layer fades."""
+    model = copy.deepcopy(model).eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    if norms:
+        generator = torch.Generator().manual_seed(0)
+        model(torch.randn(CALIBRATION_IMAGES, 3, resolution, resolution, generator=generator))
+    return model.eval()
 
 
 def exported_in(folder: Path) -> Path:
@@ -81,7 +175,7 @@ def exported_in(folder: Path) -> Path:
     if (folder / "model").is_dir():
         return folder / "model"
     several = sorted(path.name for path in folder.glob("model-*") if path.is_dir())
-    if several and not (folder / "card.json").exists():
+    if several and not (folder / CARD).exists():
         winners = ", ".join(str(folder / name) for name in several)
         raise RunError(f"has one winner per goal; give one of them: {winners}", where=folder)
     return folder
@@ -92,14 +186,15 @@ def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not (folder / "card.json").is_file():
+    if not (folder / CARD).is_file():
         raise RunError("not an exported network: it has neither card.json nor, as a finished run, model/", where=folder)
     try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        arch = Architecture.from_dict(card["blocks"], str(folder / "card.json"))
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        arch = Architecture.from_dict(card["blocks"], str(folder / CARD))
         weights = load_file(folder / "model.safetensors")
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise RunError(f"not an exported network: {one_line(error)}", where=folder) from error
+    check_origin(arch, folder.parent if (folder.parent / "result.json").is_file() else folder)
     model = build(arch)
     try:
         model.load_state_dict(weights)
@@ -113,6 +208,17 @@ def exported_fit(card: Mapping[str, Any]) -> str:
     preprocessing = card.get("preprocessing")
     fit = preprocessing.get("fit") if isinstance(preprocessing, Mapping) else None
     return fit if fit in FITS else "crop"
+
+
+def check_origin(arch: Architecture, folder: Path) -> None:
+    """Raise SpaceError if a block's module lies in `folder`, which names it: code that comes with a file is not run.
+
+    A block `module:Class` is imported only from an installed package or the current directory.
+    """
+    for op in dict.fromkeys(spec.op for spec in (*arch.blocks(), arch.head)):
+        file = module_file(op)
+        if file and file.resolve().is_relative_to(folder.resolve()):
+            raise SpaceError("is not imported from the folder that names it", where=folder, key="block", value=op)
 
 
 def check_input(resolution: int) -> Tensor:
@@ -145,19 +251,28 @@ def versions() -> dict[str, str]:
     }
 
 
-def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any]) -> None:
+def _write_weights(model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors")
+    write_json(folder / CARD, card)
+
+
+def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any]) -> None:
     title = f"Architecture {arch.digest}: {format_count(card['params'])} parameters, {format_count(card['macs'])} MACs"
     source = standalone_source(arch, f"{title} at {arch.resolution} px.", card["preprocessing"]["fit"])
     (folder / "model.py").write_text(source, encoding="utf-8")
-    write_json(folder / "card.json", card)
     deployed, inputs = deploy(model), [torch.zeros(1, 3, arch.resolution, arch.resolution)]
     for name in dict.fromkeys(["onnxruntime", runtime]):
         target = find_runtime(name)
         target.export(deployed, inputs, folder / f"model{target.suffix}")
+
+
+def _check(arch: Architecture, folder: Path, runtime: str, card: dict[str, Any], tolerance: float) -> None:
+    _check_python(folder)
+    for name in dict.fromkeys(["onnxruntime", runtime]):
+        _check_runtime(folder, name, arch, torch.tensor(card["check"]["output"]), tolerance)
 
 
 def _check_python(folder: Path) -> None:
@@ -169,7 +284,7 @@ def _check_python(folder: Path) -> None:
         raise ExportError(f"does not run: {last}", where=folder / "model.py")
 
 
-def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor) -> None:
+def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor, tolerance: float) -> None:
     try:
         runtime = make_runtime(name)
     except DeviceError:  # only the target device has the library
@@ -178,6 +293,9 @@ def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor
     outputs = runtime.load(str(path), [check_input(arch.resolution).numpy()], 1)()
     if not outputs:  # the null runtime computes nothing
         return
-    difference = (torch.as_tensor(np.array(outputs[0])) - expected).abs().max().item()
-    if difference > TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise ExportError(f"its output differs from the network's by {difference:.2g}", where=path)
+    output, expected = torch.as_tensor(np.array(outputs[0])).double(), expected.double()
+    allowed = tolerance * expected.abs().max().item() + SMALLEST_DIFFERENCE
+    if not torch.allclose(output, expected, rtol=tolerance, atol=allowed, equal_nan=True):
+        difference = (output - expected).abs().max().item()
+        rule = f"its output differs from the network's by {difference:.2g}, more than {allowed:.2g}"
+        raise ExportError(rule, where=path)

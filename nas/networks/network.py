@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.architecture import Architecture, BlockSpec, Shape
-from nas.errors import SpaceError, one_line
+from nas.errors import SpaceError, one_line, reason
 from nas.networks.block_schema import block_spec, simplify, takes_maps
-from nas.networks.blocks import BLOCKS
+from nas.networks.blocks import find_block, is_ours
 from nas.networks.blocks.layers import DropConnect
 from nas.networks.cost_counter import Convolution, CostCounter
-from nas.utils.registry import lookup
+from nas.networks.first_weights import with_first_weights
 
 IMAGE_CHANNELS = 3
 
@@ -140,7 +140,11 @@ def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
         try:
             out = module(maps if takes_maps(spec.op) else maps[0])
         except RuntimeError as error:
-            raise SpaceError(one_line(error), where=spec) from error
+            raise SpaceError(one_line(error), where=spec if is_ours(spec.op) else _described(spec.op)) from error
+        except Exception as error:
+            raise SpaceError(reason(error), where=_described(spec.op)) from error
+    if not isinstance(out, Tensor):
+        raise SpaceError("forward must return a tensor", where=_described(spec.op), value=type(out).__name__)
     params = sum(parameter.numel() for parameter in module.parameters())
     return Layer(
         spec=spec,
@@ -158,11 +162,19 @@ def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
 
 def make_block(spec: BlockSpec, in_channels: tuple[int, ...]) -> nn.Module:
     """Return the module of `spec`. Raises SpaceError if its arguments are invalid for these input channels."""
-    kind = lookup(BLOCKS, spec.op, "block", error=SpaceError)
+    kind = find_block(spec.op)
     try:
         return kind(in_channels if takes_maps(spec.op) else in_channels[0], **spec.kwargs)
     except (ValueError, TypeError) as error:
-        raise SpaceError(str(error), where=spec.op) from error
+        raise SpaceError(one_line(error), where=_described(spec.op)) from error
+    except Exception as error:  # the code of another package
+        raise SpaceError(reason(error), where=_described(spec.op)) from error
+
+
+def _described(op: str) -> str:
+    """Return the name of a block, with its class if it is of another package."""
+    block = find_block(op)
+    return op if is_ours(op) else f"block '{op}' ({block.__module__}.{block.__qualname__})"
 
 
 def canonical(arch: Architecture) -> Architecture:
@@ -173,31 +185,10 @@ def canonical(arch: Architecture) -> Architecture:
 
 
 def build(arch: Architecture) -> Network:
-    """Return the network of `arch` with fresh weights from torch's default generator.
-
-    Convolutions are initialized from He's normal distribution over the fan-out (He et al. 2015), linear layers
-    from a normal distribution with a standard deviation of 0.01, as in torchvision's mobile networks.
-    """
+    """Return the network of `arch` with fresh weights from torch's default generator, see `first_weights`."""
     modules = (make_block(layer.spec, in_channels(layer)) for layer in trace(arch))
     blocks = [[next(modules) for _ in stage] for stage in arch.stages]
-    network = Network(blocks, next(modules))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            for name, parameter in module.named_parameters(recurse=False):
-                initialize(parameter, type(module), name)
-    return network
-
-
-@torch.no_grad()
-def initialize(parameter: Tensor, owner: type[nn.Module], name: str) -> Tensor:
-    """Initialize the parameter `name` of a module of class `owner` as `build` does, and return it."""
-    if name == "bias":
-        return parameter.zero_()
-    if issubclass(owner, nn.Conv2d):
-        return nn.init.kaiming_normal_(parameter, mode="fan_out")
-    if issubclass(owner, nn.Linear):
-        return nn.init.normal_(parameter, std=0.01)
-    return parameter.fill_(1.0)  # the weight of a norm
+    return with_first_weights(Network(blocks, next(modules)))
 
 
 def set_drop_connect(network: Network, rate: float) -> None:

@@ -11,7 +11,7 @@ from nas.controllers import CONTROLLERS, Controller
 from nas.controllers.base import Problem
 from nas.devices.client import Worker, open_worker
 from nas.devices.runtimes import RUNTIMES
-from nas.errors import UsageError
+from nas.errors import UsageError, located
 from nas.evaluators import EVALUATORS, check_metric, epochs_of, find_evaluator
 from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.executors.base import Executor
@@ -102,7 +102,8 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     task, images = load_for_run(settings, place, reporter)
     images.check_supernet(settings.supernet)
     space = space.for_classes(task.num_classes)
-    check_space(space, controller)
+    with located(settings.space):
+        check_space(space, controller)
     rungs = make_early_stopping(settings, task, space)
     recorded["fit"] = task.fit
     identity = {**settings_identity(settings, space, task), **images.identity, **table_source_identity(settings)}

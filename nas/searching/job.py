@@ -10,11 +10,15 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.controllers import Controller
 from nas.controllers.base import Problem
+from nas.errors import located
 from nas.evaluators.base import Evaluator
 from nas.evaluators.executors.ray import check_cluster
 from nas.evaluators.rank_check.records import describe_record, find_record
+from nas.networks.block_check import check_blocks
+from nas.networks.blocks import is_ours
 from nas.searching.context import SearchContext, resolve
 from nas.searching.cost_predictors import CostPredictors, make_cost_predictors
+from nas.searching.failed_exports import check_exported, export_missing
 from nas.searching.identity import digests_identity, given_tables_identity
 from nas.searching.loop import SearchPlan, search
 from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge
@@ -23,6 +27,7 @@ from nas.searching.settings import SearchSettings
 from nas.searching.table_selection import LatencySpan, SelectedTable, check_reach, select_tables
 from nas.searching.warm_start import WarmStart, best_of_random
 from nas.searching.winners import FinishedSearch, find_winners
+from nas.spaces.automaton import reachable
 from nas.spaces.encoded_space import encode_space
 from nas.study.study import FINISH, Study, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
@@ -43,6 +48,8 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
         reporter.say(f"{settings.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
     check_environment(context)
+    if exported := export_missing(settings, reporter):
+        return exported
     evaluator = context.make_evaluator() if context.evaluator_only_reads else None
     tables = select_tables(context)
     spans = tuple(span_of(context, tables, device) for device in range(len(tables)))
@@ -66,16 +73,23 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
             final = {"final": asdict(context.space.final), "proxy": evaluator.settings}
             recorded = {**context.recorded, **final}
             result = SearchResult(settings, study, context.objective, front, goals, recorded, checked)
-            return write_result(result)
+            content = write_result(result)
+            check_exported(content)
+            return content
 
 
 def check_environment(context: SearchContext) -> None:
-    """Check that the cluster can be reached and that the images can be read, and report them. Raises NasError."""
+    """Check that the cluster, the images and blocks of other packages are usable, and report them. Raises NasError."""
     settings, data = context.settings, context.task.data
     if settings.ray:
         check_cluster(settings.ray, settings.ray_cpus, settings.ray_gpus)
     context.task.report_data(context.reporter)
     check_images((data.train, data.validation, data.test), context.reporter)
+    space = context.space
+    if not all(is_ours(operator.block) for slot in (*space.stages, space.head) for operator in slot.operators):
+        with located(context.settings.space):
+            layers = reachable(space)
+        check_blocks(layers)
 
 
 def span_of(context: SearchContext, tables: tuple[SelectedTable, ...], device: int) -> LatencySpan:

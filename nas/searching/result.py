@@ -175,6 +175,8 @@ class GoalResult:
         table: The latency table of the goal's device.
         certificate: The table's checked error in this space, if it was checked.
         span: The latencies that the space spans on the device.
+        export_error: Why the export failed, "" if it did not.
+        training_problem: Why the winner's training taught nothing, "" if it did.
     """
 
     goal: Goal
@@ -187,6 +189,8 @@ class GoalResult:
     table: SelectedTable
     certificate: Certificate | None
     span: LatencySpan
+    export_error: str = ""
+    training_problem: str = ""
 
     @property
     def best(self) -> dict[str, Any]:
@@ -222,6 +226,7 @@ class GoalResult:
             "finalists": [finalist.to_dict() for finalist in self.finalists],
             "certificate": asdict(self.certificate) if self.certificate else None,
             "device": self.table.table.header["device"],
+            **{key: getattr(self, key) for key in ("export_error", "training_problem") if getattr(self, key)},
         }
 
 
@@ -293,6 +298,12 @@ def read_finished(settings: SearchSettings, trials: int) -> dict[str, Any] | Non
     Raises:
         RunError: The file is broken.
     """
+    result = read_complete(settings, trials)
+    return None if result is None or missing_models(settings.folder, result) else result
+
+
+def read_complete(settings: SearchSettings, trials: int) -> dict[str, Any] | None:
+    """Return what `result.json` holds as `read_finished` does, also if a winner was not exported."""
     path = settings.folder / RESULT
     if not path.is_file():
         return None
@@ -305,6 +316,10 @@ def read_finished(settings: SearchSettings, trials: int) -> dict[str, Any] | Non
         raise RunError(
             f"not the result of a search: {error!r}; delete the file to write it again", where=path
         ) from error
+    return result if is_done and is_same and result.get("goals", [result]) else None
+
+
+def missing_models(folder: Path, result: dict[str, Any]) -> list[Path]:
+    """Return the folders of the winners that are not exported."""
     models = [f"model-{goal['name']}" for goal in result["goals"]] if "goals" in result else ["model"]
-    is_exported = models != [] and all((settings.folder / model / "card.json").is_file() for model in models)
-    return result if is_done and is_same and is_exported else None
+    return [folder / model for model in models if not (folder / model / "card.json").is_file()]

@@ -19,6 +19,7 @@ from nas.spaces.search_space import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
+from nas.training.stuck import constant_output
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.metrics import named
 
@@ -142,15 +143,18 @@ class WinnerTraining:
         report: The test at the deployed resolution. Nothing else uses the test images.
         validation: The accuracy and the metric on the validation images after the last phase, by their keys.
         training: The phases with their images, accuracies and recipes.
+        problem: Why the training taught nothing, "" if it did.
     """
 
     report: ClassReport
     validation: dict[str, float]
     training: list[dict[str, Any]]
+    problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as the model card holds them."""
-        return {**self.report.to_dict(), **self.validation, "training": self.training}
+        """Return the fields as the model card holds them. A problem is called "training_problem"."""
+        problem = {"training_problem": self.problem} if self.problem else {}
+        return {**self.report.to_dict(), **self.validation, "training": self.training, **problem}
 
 
 def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, checkpoints: Path) -> WinnerTraining:
@@ -185,7 +189,9 @@ def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, c
         report = task.report(model, test_set, pick_device())
         advance(1)
     warn_about_hidden_classes(report, reporter)
-    return WinnerTraining(report, validated, trained)
+    if problem := constant_output(model, task, test_set, pick_device()):
+        reporter.warn(f"{arch.digest}: {problem}")
+    return WinnerTraining(report, validated, trained, problem)
 
 
 def first_weights(arch: Architecture, evaluator: Evaluator, seed: int) -> nn.Module:

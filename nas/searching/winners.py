@@ -11,7 +11,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
-from nas.errors import UsageError
+from nas.errors import ExportError, UsageError
 from nas.evaluators import find_evaluator
 from nas.evaluators.base import Evaluator
 from nas.latency.profiler import measure_networks, table_header
@@ -81,6 +81,8 @@ def find_winners(search: FinishedSearch) -> tuple[GoalResult, ...]:
             device = search.tables[goal.device].device_name
             reporter.say(f"goal {goal.name}: {format_latency(goal.target_ms)} on {device}")
         found.append(find_winner(search, goal))
+    if any(result.export_error for result in found):
+        return tuple(found)
     for goal in search.context.objective.goals:  # every winner is exported, so no checkpoint is needed any more
         shutil.rmtree(study.folder / file_name("winner", goal), ignore_errors=True)
     return tuple(found)
@@ -101,7 +103,12 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     verdict = Verdict.of(winner, goal, selected)
     folder = study.folder / file_name("model", goal)
     card = {**card_facts(context, goal, winner, selected), **training.to_dict(), **verdict.to_dict()}
-    export_folder(winner.trial.architecture, model, folder, context.settings.runtime, card, context.task.fit)
+    export_error = ""
+    try:
+        runtime, fit = context.settings.runtime, context.task.fit
+        export_folder(winner.trial.architecture, model, folder, runtime, card, fit, keep_failed=True)
+    except ExportError as error:  # the result of the search is complete without it
+        export_error = str(error)
     picture = study.folder / f"{file_name('search', goal)}.png"
     draw_search(study.evaluated, finalists, context.objective, goal, picture, search.progress, context.task.metric)
     title = f"{winner.trial.digest} on {context.task.data.name}: test {spell(training.report.metric)} "
@@ -118,6 +125,8 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         table=selected,
         certificate=selected.table.certificates.get(context.space.key),
         span=search.spans[goal.device],
+        export_error=export_error,
+        training_problem=training.problem,
     )
 
 

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import yaml
 
 from nas.architecture import Architecture, Scalar
-from nas.errors import SpaceError
+from nas.errors import SpaceError, located
 from nas.networks.block_schema import block_spec, keywords, takes_maps
-from nas.networks.blocks import BLOCKS
+from nas.networks.blocks import find_block
 from nas.spaces.search_space import FinalTraining, Operator, Proxy, Space, StageSpec, SupernetTraining, Values
 from nas.utils.paths import shipped
-from nas.utils.registry import closest, lookup, nearest
+from nas.utils.registry import closest, nearest
 
 T = TypeVar("T")
 
@@ -266,7 +266,9 @@ def _operators(block: object, where: str) -> tuple[Operator, ...]:
         op = fields.get("op")
         if not isinstance(op, str):
             raise SpaceError("an operator is a name or a mapping with 'op'", where=where, key="block", value=entry)
-        lookup(BLOCKS, op, "block", where, SpaceError)
+        find_block(op, where)
+        with located(where):
+            keywords(op)
         own = {key: value for key, value in fields.items() if key != "op"}
         alone = (Operator(op, op),)
         repeats = sum(operator.block == op for operator in operators)

@@ -15,6 +15,8 @@ from nas.errors import WeightsError
 from nas.utils.files import write_bytes
 
 FORMAT = 1
+RENEWED = "first_weights_of"
+"""The entry of the identity of networks whose first weights once were others."""
 
 
 def save_checkpoint(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
@@ -54,7 +56,10 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
     owner, state = stored.get("identity"), stored.get("state")
     if not isinstance(owner, dict) or not isinstance(state, dict):
         raise WeightsError("not a checkpoint of a training: it has no identity or no state", where=path)
+    renewed = RENEWED in identity and RENEWED not in owner  # written before these first weights were changed
     for key in [*identity, *(key for key in owner if key not in identity)]:
+        if renewed and key in (RENEWED, "first_weights"):
+            continue
         if owner.get(key) != identity.get(key):
             rule = f"belongs to another training: {key} is {owner.get(key)!r} there and {identity.get(key)!r} now"
             raise WeightsError(rule, where=path)

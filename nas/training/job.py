@@ -14,14 +14,16 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
-from nas.errors import RunError, SpaceError, UsageError, WeightsError
-from nas.networks.export import export_folder, exported_fit, exported_in, load_exported
-from nas.networks.network import build, canonical
+from nas.errors import ExportError, RunError, SpaceError, UsageError, WeightsError, located
+from nas.networks.block_check import check_blocks
+from nas.networks.export import CARD, check_origin, export_folder, exported_fit, exported_in, load_exported
+from nas.networks.network import build, canonical, trace
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_confusion, draw_training
 from nas.training.recipe import Recipe
+from nas.training.stuck import training_problem
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
@@ -91,8 +93,9 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else trained_on(job)
     place = RunPlace(job.folder, "--out", stored)
     task, images = load_for_run(job, place, reporter)
-    given = canonical(arch).head
-    arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
+    with located(job.network):
+        given = canonical(arch).head
+        arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
     if arch.head != given:
         reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
     settings = {**_settings(job, arch, task), **images.identity}
@@ -102,6 +105,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         return done
     task.report_data(reporter)
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
+    check_blocks(trace(arch))
     model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)
     sets = task.train_set(arch.resolution, job.images, reporter), task.validation_set(arch.resolution, 0, reporter)
@@ -116,7 +120,12 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             "started_from": started_from,
             "curve": [epoch.to_dict() for epoch in curve],
         }
-        card = export_folder(arch, model, job.folder / "model", job.runtime, facts, task.fit)
+        try:
+            card = export_folder(arch, model, job.folder / "model", job.runtime, facts, task.fit, keep_failed=True)
+        except ExportError as error:
+            unfinished = {"network": job.network, "architecture": arch.digest, **facts, "export_error": str(error)}
+            write_json(job.folder / RESULT, unfinished)
+            raise
         title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.value:.1%}"
         draw_training(curve, title, job.folder / "curve.png", task.metric)
         draw_confusion(report, title, job.folder / "confusion.png")
@@ -160,8 +169,13 @@ def _train_and_test(
         tested = task.report(model, test_set, pick_device())
         advance(1)
     warn_about_hidden_classes(tested, reporter)
+    finished = [curve[number] for number in sorted(curve)]
+    problem = training_problem(model, task, validation, [] if teacher else finished, pick_device())
+    if problem:
+        reporter.warn(f"{problem}; a lower --learning-rate may help")
     last = curve[epochs - 1]
     facts = {
+        **({"training_problem": problem} if problem else {}),
         **tested.to_dict(),
         **named("validation", last.accuracy, task.metric, last.value),
         "validation_images": len(validation),
@@ -170,7 +184,7 @@ def _train_and_test(
         "trained_on": str(pick_device()),
         "seed": job.seed,
     }
-    return [curve[number] for number in sorted(curve)], tested, facts
+    return finished, tested, facts
 
 
 def read_architecture(name: str) -> Architecture:
@@ -191,7 +205,10 @@ def read_architecture(name: str) -> Architecture:
         raise SpaceError(f"not JSON: {error}", where=name) from error
     if not isinstance(data, Mapping):
         raise SpaceError(f"not an architecture: must be a mapping: {str(data)[:60]}", where=name)
-    return Architecture.from_dict(data.get("blocks", data), name)
+    arch = Architecture.from_dict(data.get("blocks", data), name)
+    if (path.parent / CARD).is_file():
+        check_origin(arch, path.parent)
+    return arch
 
 
 def read_exported(folder: Path, flag: str) -> tuple[Architecture, nn.Module, dict[str, Any]]:

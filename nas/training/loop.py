@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nas.errors import DataError, NasError
+from nas.networks.blocks.layers import ClassifierConv2d, UnnormalizedConv2d
 from nas.networks.condensenet import group_lasso, learned_groups, set_progress
 from nas.networks.network import Network, set_drop_connect
-from nas.training.checkpoint import fingerprint, save_checkpoint
+from nas.training.checkpoint import RENEWED, fingerprint, save_checkpoint
 from nas.training.recipe import Recipe
 from nas.training.state import Epoch, TrainingState, half_type, restore_state, start_state, state_to_dict
 from nas.training.tasks.classification import Classification
@@ -128,7 +129,9 @@ def train(
         teacher.to(device).eval()
         check_fit(teacher, task, validation, device, "the teacher")
     fresh = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    identity = {} if checkpoint is None else _identity(fresh, task, train_set, validation, recipe, seed, teacher)
+    renewed = any(isinstance(module, UnnormalizedConv2d | ClassifierConv2d) for module in model.modules())
+    settings = (fresh, task, train_set, validation, recipe, seed, teacher, renewed)
+    identity = {} if checkpoint is None else _identity(*settings)
     if recipe.randaugment:
         train_set = train_set.also(rand_augment(recipe.randaugment))
     job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch(), device, identity)
@@ -309,6 +312,7 @@ def _identity(
     recipe: Recipe,
     seed: int,
     teacher: nn.Module | None,
+    renewed: bool,
 ) -> dict[str, Any]:
     """Return the settings that identify a training, as plain values."""
     shapes = {key: value.to("meta") for key, value in fresh.items()}
@@ -321,5 +325,6 @@ def _identity(
         "validation_images": validation.digest,
         "network": fingerprint(shapes),
         "first_weights": fingerprint(fresh),
+        **({RENEWED: "torchvision"} if renewed else {}),
         "teacher": None if teacher is None else fingerprint(teacher.state_dict()),
     }

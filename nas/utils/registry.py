@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from nas.errors import NasError, UsageError
+from nas.errors import NasError, UsageError, one_line
 
 T = TypeVar("T")
 
@@ -39,21 +39,50 @@ def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error:
         error: The class of the error to raise.
 
     Raises:
-        NasError: The name is unknown. The error is an instance of `error` and holds the nearest known name.
+        NasError: The name is unknown, or the installed package cannot be imported. The error is an instance of
+            `error` and holds the nearest known name.
     """
     if name in table:
         return table[name]
     plugin = _plugins(_group(kind))
     if name in plugin:
-        loaded: T = plugin[name].load()
+        loaded: T = _load(plugin[name], kind, where, error)
         return loaded
     raise error(f"unknown {kind} {name!r}", where=where, nearest=nearest(name, [*table, *plugin]))
 
 
-def entries(table: Mapping[str, T], kind: str) -> dict[str, T]:
-    """Return everything that `lookup` can find: `table`, then the entry points of installed packages, loaded."""
-    plugin = _plugins(_group(kind))
-    return {**table, **{name: point.load() for name, point in plugin.items() if name not in table}}
+def entries(table: Mapping[str, T], kind: str, warn: Callable[[str], None]) -> dict[str, tuple[T, str]]:
+    """Return everything that `lookup` can find, with its origin: "" for `table`, else "module:name of package".
+
+    Args:
+        table: The names of this package.
+        kind: What they name, in the singular.
+        warn: Receives a warning about each entry point that cannot be imported or that `table` hides.
+    """
+    found = {name: (thing, "") for name, thing in table.items()}
+    for name, point in _plugins(_group(kind)).items():
+        if name in table:
+            warn(f"the {kind} '{name}' of {_origin(point)} is ignored: nas has a {kind} of this name")
+            continue
+        try:
+            found[name] = (_load(point, kind, "cannot be imported", UsageError), _origin(point))
+        except NasError as error:
+            warn(str(error))
+    return found
+
+
+def _load(point: Any, kind: str, where: str, error: type[NasError]) -> Any:
+    try:
+        return point.load()
+    except (Exception, SystemExit) as cause:
+        rule, plugged = f"{type(cause).__name__}: {one_line(cause)}", f", the {kind} of {_origin(point)}"
+        raise error(rule, where=where, value=point.name, nearest=plugged) from cause
+
+
+def _origin(point: Any) -> str:
+    """Return where an entry point comes from: "module:name", and the installed package if it is known."""
+    package = getattr(point, "dist", None)
+    return f"{point.value} of {package.name} {package.version}" if package else str(point.value)
 
 
 def _group(kind: str) -> str:

@@ -226,4 +226,4 @@ def make_trainer(
 
     torch.set_num_threads(threads)
     task = Classification.load(data, data_root, **{**FORMER_VALUES, **task_settings})
-    return ProxyTraining(EvaluatorContext(task, space, Path()))
+    return ProxyTraining(EvaluatorContext(task, space, Path()), keeps_stuck=True)

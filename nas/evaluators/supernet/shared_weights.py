@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.errors import WeightsError
-from nas.networks.network import Layer, Network, build, in_channels, initialize, make_block, trace
+from nas.networks.first_weights import initialize
+from nas.networks.network import Layer, Network, build, in_channels, make_block, trace
 from nas.spaces.automaton import SpaceAutomaton, unroll
 from nas.spaces.search_space import Space
 from nas.utils.files import write_bytes

@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
+from nas.errors import SpaceError
 from nas.networks.blocks.classifier import Classifier
 from nas.networks.blocks.condense import Condense
 from nas.networks.blocks.condensed import Condensed
@@ -31,6 +34,8 @@ from nas.networks.blocks.shufflenet_v2 import ShuffleNetV2Unit
 from nas.networks.blocks.squeezenext import SqueezeNext
 from nas.networks.blocks.transition import Transition
 from nas.networks.blocks.two_way_dense import TwoWayDense
+from nas.utils.imports import find_file, import_callable
+from nas.utils.registry import lookup
 
 BLOCKS: dict[str, type[nn.Module]] = {
     "conv": Conv,
@@ -56,3 +61,39 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "norm_classifier": NormClassifier,
     "features": Features,
 }
+
+
+def find_block(op: str, where: str = "") -> type[nn.Module]:
+    """Return the class of the block `op`.
+
+    Args:
+        op: A key of BLOCKS, an entry point of the group `nas.blocks`, or `package.module:Class`, where the module is
+            installed or in the current directory.
+        where: The place of the name in the user's input.
+
+    Raises:
+        SpaceError: The name is unknown, its module cannot be imported, or it is not a class of torch modules.
+    """
+    if op in BLOCKS:
+        return BLOCKS[op]
+
+    def fail(rule: str, value: str, close: str) -> SpaceError:
+        return SpaceError(rule, where=where, key="block", value=value, nearest=close)
+
+    if ":" in op:
+        block: object = import_callable(op, fail, "package.module:Class")
+    else:
+        block = lookup(BLOCKS, op, "block", where, SpaceError)
+    if not isinstance(block, type) or not issubclass(block, nn.Module):
+        raise fail("must be a class derived from torch.nn.Module", op, "")
+    return block
+
+
+def is_ours(op: str) -> bool:
+    """Return whether a block is part of this package."""
+    return op in BLOCKS and BLOCKS[op].__module__.startswith(f"{__name__}.")
+
+
+def module_file(op: str) -> Path | None:
+    """Return the file or folder of the top-level module of a block `module:Class`, without importing it."""
+    return find_file(op.partition(":")[0].partition(".")[0]) if ":" in op else None

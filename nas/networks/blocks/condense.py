@@ -20,7 +20,7 @@ class LearnedGroupConv(nn.Module):
     condensing stages, spread evenly over its first half. Each removes 1 / condense_factor of the inputs.
     """
 
-    mask: Tensor
+    __jit_unused_properties__ = ("stage",)
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, condense_factor: int):
         super().__init__()
@@ -30,6 +30,7 @@ class LearnedGroupConv(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.condense_factor = condense_factor
+        self.mask: Tensor  # torch.jit.script cannot read an annotation in the class
         self.register_buffer("mask", torch.ones(groups, in_channels))
 
     def forward(self, x: Tensor) -> Tensor:

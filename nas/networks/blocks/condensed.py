@@ -15,11 +15,10 @@ class IndexedGroupConv(nn.Module):
     Group g reads the g-th part of `index`. Several parts may contain the same input.
     """
 
-    index: Tensor
-
     def __init__(self, index: Tensor, out_channels: int, groups: int):
         super().__init__()
         self.groups = groups
+        self.index: Tensor  # torch.jit.script cannot read an annotation in the class
         self.register_buffer("index", index)
         self.layers = nn.Sequential(
             *bn_relu_conv(len(index), out_channels, groups=groups),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import global_pool
+from nas.networks.blocks.layers import ClassifierConv2d, global_pool
 
 
 class ConvClassifier(nn.Module):
@@ -15,7 +15,7 @@ class ConvClassifier(nn.Module):
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2: {num_classes}")
         self.dropout = nn.Dropout(dropout)
-        self.conv = nn.Conv2d(in_channels[-1], num_classes, 1)
+        self.conv = ClassifierConv2d(in_channels[-1], num_classes, 1)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, maps: list[Tensor]) -> Tensor:

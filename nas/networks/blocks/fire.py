@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import Args, concat
+from nas.networks.blocks.layers import Args, UnnormalizedConv2d, concat
 
 
 class Fire(nn.Module):
@@ -43,14 +43,14 @@ class Fire(nn.Module):
         if not 0 < wide < out_channels:
             raise ValueError(f"share_3x3 must leave 1x1 and 3x3 filters of {out_channels}: {share_3x3}")
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True) if stride == 2 else nn.Identity()
-        self.squeeze = nn.Sequential(nn.Conv2d(in_channels, squeeze, 1), nn.ReLU(inplace=True))
-        self.expand_1x1 = nn.Sequential(nn.Conv2d(squeeze, out_channels - wide, 1), nn.ReLU(inplace=True))
-        self.expand_3x3 = nn.Sequential(nn.Conv2d(squeeze, wide, 3, padding=1), nn.ReLU(inplace=True))
+        self.squeeze = nn.Sequential(UnnormalizedConv2d(in_channels, squeeze, 1), nn.ReLU(inplace=True))
+        self.expand_1x1 = nn.Sequential(UnnormalizedConv2d(squeeze, out_channels - wide, 1), nn.ReLU(inplace=True))
+        self.expand_3x3 = nn.Sequential(UnnormalizedConv2d(squeeze, wide, 3, padding=1), nn.ReLU(inplace=True))
         self.bypass: nn.Module | None = None
         if bypass != "none" and in_channels == out_channels:
             self.bypass = nn.Identity()
         elif bypass == "conv":
-            self.bypass = nn.Conv2d(in_channels, out_channels, 1)
+            self.bypass = UnnormalizedConv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W); at stride 2 ceil((H - 1) / 2) high."""

@@ -19,6 +19,17 @@ Args = Mapping[str, Any]
 """A block's keywords with their values."""
 
 
+class UnnormalizedConv2d(nn.Conv2d):
+    """A convolution with an activation but no batch norm. Its first weights keep the variance of its input.
+
+    They are drawn from He's uniform distribution over the fan-in (He et al. 2015), as in torchvision's SqueezeNet.
+    """
+
+
+class ClassifierConv2d(nn.Conv2d):
+    """A 1x1 convolution to the classes. Its first weights have a standard deviation of 0.01, as a linear layer's."""
+
+
 def activation_layer(name: str) -> nn.Module:
     """Return the activation called `name`, which works in place if torch supports it."""
     if name == "relu":

@@ -15,8 +15,6 @@ class NormClassifier(nn.Module):
     selected by `index`.
     """
 
-    index: Tensor | None
-
     def __init__(
         self,
         in_channels: tuple[int, ...],
@@ -37,6 +35,7 @@ class NormClassifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(kept, num_classes, bias=bias)
         spread = torch.arange(kept) * in_channels[-1] // kept
+        self.index: Tensor | None
         self.register_buffer("index", None if kept == in_channels[-1] else spread)
 
     def forward(self, maps: list[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import Activation, activation_layer
+from nas.networks.blocks.layers import Activation, UnnormalizedConv2d, activation_layer
 
 
 class PlainConv(nn.Module):
@@ -29,7 +29,8 @@ class PlainConv(nn.Module):
         super().__init__()
         if kernel_size < 1 or not 0 <= padding < kernel_size:
             raise ValueError(f"padding must be in [0, kernel_size): {padding}, kernel_size {kernel_size}")
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias)]
+        kind = UnnormalizedConv2d if norm == "none" and activation != "none" else nn.Conv2d
+        layers: list[nn.Module] = [kind(in_channels, out_channels, kernel_size, stride, padding, bias=bias)]
         if norm == "batch":
             layers.append(nn.BatchNorm2d(out_channels))
         if activation != "none":

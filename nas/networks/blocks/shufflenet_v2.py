@@ -50,5 +50,7 @@ class ShuffleNetV2Unit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, ceil(H / stride), ceil(W / stride))."""
-        kept, worked = x.chunk(2, dim=1) if self.split else (x, x)
+        kept = worked = x
+        if self.split:
+            kept, worked = x.chunk(2, dim=1)
         return channel_shuffle(concat([self.branch(kept), self.main(worked)]), groups=2)
