@@ -10,7 +10,7 @@ import json
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,16 +38,23 @@ class UserEvaluator:
 
     Args:
         name: The name that the user gave.
-        function: A function `f(arch, seed)` that returns one accuracy or yields several, or a class that is created with an
-            EvaluatorContext and implements `nas.evaluators.base.Evaluator`.
+        function: A function `f(arch, seed)` that returns one accuracy or yields several, or a class that is created
+            with an EvaluatorContext and implements `nas.evaluators.base.Evaluator`.
         context: Passed to a class.
+        source_files: The digests of the source files, by file, for `settings`.
 
     Raises:
         UsageError: The class cannot be instantiated.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any], context: EvaluatorContext):
-        self._name, self._function = name, function
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        context: EvaluatorContext,
+        source_files: Mapping[str, str] | None = None,
+    ):
+        self._name, self._function, self._source_files = name, function, dict(source_files or {})
         self._instance: Any = None
         if inspect.isclass(function):
             evaluator_class: Any = function
@@ -93,11 +100,12 @@ class UserEvaluator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return the name, the source file, and the `settings` of the user's class."""
+        """Return the name, the source file, the digests of the source files, and the `settings` of the user's class."""
         declared = getattr(self._instance, "settings", {})
         plain: Any = json.loads(json.dumps(declared, default=repr))
         file = _source_file(self._function)
-        return {**(plain if isinstance(plain, dict) else {}), "evaluator": self._name, "file": file}
+        own = {"evaluator": self._name, "file": file, "source_files": self._source_files}
+        return {**(plain if isinstance(plain, dict) else {}), **own}
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield the accuracies, see `nas.evaluators.returned_values`. Raises TrainingError."""

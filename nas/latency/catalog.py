@@ -32,7 +32,7 @@ def find_table(name: str, where: str = "--table") -> Path:
     Raises:
         TableError: There is no such table; with the nearest name.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path
     if len(path.parts) > 1 or path.suffix == SUFFIX:

@@ -46,7 +46,10 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     tables = select_tables(context)
     spans = tuple(span_of(context, tables, device) for device in range(len(tables)))
     costs = make_cost_predictors([table.predictor for table in tables], context.space, context.objective.axes)
-    identity = {**context.identity, **digests_identity([table.digest for table in tables])}
+    identity = {
+        **context.identity,
+        **digests_identity([each.digest for each in tables], [each.table.path for each in tables]),
+    }
     directions = context.objective.directions
     with open_study(settings.folder, identity, context.space, directions, settings.storage) as study:
         with exclusive(study.folder / EVALUATOR_LOCK):  # one process trains what all share, the others load it

@@ -23,8 +23,11 @@ from nas.study.ranking import front
 from nas.study.trial_store import evaluated, find
 from nas.study.trials import Trial, TrialState
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import same_setting
 
-ACCURACY_SETTINGS = ("space_digest", "data", "train_images", "evaluator", "source", "source_digest")
+ACCURACY_SETTINGS = (
+    "space_digest", "data", "train_images", "evaluator", "source", "source_digest", "evaluator_source", "block_source",
+)  # fmt: skip
 """The settings that determine an accuracy, apart from its noise."""
 SEED_FREE = ("proxy_training", "tabular")
 """Evaluators whose accuracies are comparable between seeds. The others may share weights or images by the seed."""
@@ -94,8 +97,8 @@ def read_sources(
     """
     found = []
     for name in names:
-        if Path(name).is_dir():
-            if Path(name).resolve() == folder.resolve():
+        if Path(name).expanduser().is_dir():
+            if Path(name).expanduser().resolve() == folder.resolve():
                 raise UsageError("is the folder of this run itself; give another --run", where=_flag(name))
             found.append(_read_run(name, space, settings))
         else:
@@ -109,7 +112,7 @@ def read_sources(
 
 
 def prior_identity(sources: Sequence[PriorSource]) -> dict[str, Any]:
-    """Return what identifies the sources: their names, and a digest of their networks."""
+    """Return what identifies the sources: their names, and digests of their networks with and without names."""
     if not sources:
         return {}
     parts = [
@@ -117,7 +120,12 @@ def prior_identity(sources: Sequence[PriorSource]) -> dict[str, Any]:
         for source in sources
     ]
     digest = hex_digest(repr(parts))
-    return {"start_from": [source.name for source in sources], "start_from_digest": digest}
+    content = hex_digest(repr([part[1:] for part in parts]))
+    return {
+        "start_from": [source.name for source in sources],
+        "start_from_digest": digest,
+        "start_from_content": content,
+    }
 
 
 def make_prior_knowledge(
@@ -189,7 +197,7 @@ def _best(networks: Sequence[tuple[PriorNetwork, Metrics]], objective: Objective
 def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSource:
     stored, trials = _read_store(name)
     seed = () if settings.get("evaluator") in SEED_FREE else ("seed",)
-    same = all(stored.get(key) == settings.get(key) for key in (*ACCURACY_SETTINGS, *seed))
+    same = all(same_setting(key, stored, settings) for key in (*ACCURACY_SETTINGS, *seed))
     other = "space" in stored and stored.get("space_digest") != settings.get("space_digest")
     origin = load_space(str(stored["space"])) if other else space
     found: dict[str, PriorNetwork] = {}
@@ -224,7 +232,7 @@ def _accuracy(trial: Mapping[str, Any]) -> float:
 def _read_store(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the settings and the complete trials of a run. The run may have been killed."""
     try:
-        store = find(Path(name))
+        store = find(Path(name).expanduser())
         settings, found = store.attributes().get("settings") or {}, evaluated(store)
     except RunError as error:
         raise RunError(f"--start-from {str(error).removeprefix('--')}") from error

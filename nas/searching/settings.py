@@ -188,7 +188,7 @@ class SearchSettings:
     def source(self) -> Path | None:
         """The evaluator's source: a table of accuracies or a supernet's folder."""
         given = self.accuracies or self.supernet
-        return Path(given) if given else None
+        return Path(given).expanduser() if given else None
 
     @property
     def starts(self) -> list[str]:
@@ -208,7 +208,7 @@ class SearchSettings:
     def folder(self) -> Path:
         """The run folder: --run, or a name made from the settings."""
         if self.run:
-            return Path(self.run)
+            return Path(self.run).expanduser()
         evaluator = "" if self.evaluator == SearchSettings.evaluator else f"-{_as_name(self.evaluator)}"
         target = "-".join(dict.fromkeys(f"{target.ms:g}ms" for target in self.targets))
         if len(self.tables) > 1:

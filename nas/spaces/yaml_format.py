@@ -41,7 +41,7 @@ def load_space(name: str) -> Space:
 
 def space_path(name: str) -> Path:
     """Return the YAML file of a shipped name; a path is returned as it is. Raises SpaceError for an unknown name."""
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         path = next((file for file in shipped_files() if file.stem == name), path)
         if path.name != f"{name}.yaml":

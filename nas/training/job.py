@@ -15,6 +15,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
 from nas.errors import RunError, SpaceError, UsageError, WeightsError
+from nas.networks.block_schema import block_sources
 from nas.networks.export import export_folder, exported_in, load_exported
 from nas.networks.network import build, canonical
 from nas.networks.pretrained import load_fitting
@@ -24,8 +25,9 @@ from nas.training.plots import draw_training
 from nas.training.recipe import Recipe
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
-from nas.utils.files import check_same_settings, locked, read_json, write_json
+from nas.utils.files import locked, read_json, write_json
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import check_same_settings, content_digest
 
 SETTINGS, RESULT, CHECKPOINT = "settings.json", "result.json", "checkpoint.pt"
 
@@ -64,7 +66,7 @@ class TrainJob:
     def folder(self) -> Path:
         """The output folder."""
         if self.out:
-            return Path(self.out)
+            return Path(self.out).expanduser()
         name, data = (re.sub(r"[^\w.]+", "_", Path(each).name) for each in (self.network, self.data))
         return Path("runs") / f"train-{re.sub(r'[.](ya?ml|json)$', '', name)}-{data}"
 
@@ -158,7 +160,7 @@ def read_architecture(name: str) -> Architecture:
 
     A JSON file is the card of an exported folder or the output of `Architecture.to_dict`. Raises NasError.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         return read_exported(path, "")[0]
     if path.suffix != ".json":
@@ -195,7 +197,7 @@ def initial_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
         model = build(arch)
     if job.init_from is None:
         return model, f"fresh, of seed {job.seed}"
-    source = Path(job.init_from)
+    source = Path(job.init_from).expanduser()
     if source.is_dir():
         source = exported_in(source) / "model.safetensors"
     try:
@@ -207,7 +209,7 @@ def initial_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
 def _teacher(job: TrainJob, task: Classification, resolution: int) -> nn.Module | None:
     if job.teacher is None:
         return None
-    teacher = read_exported(Path(job.teacher), "--teacher")[1]
+    teacher = read_exported(Path(job.teacher).expanduser(), "--teacher")[1]
     some_images = task.validation_set(resolution, 2 * task.num_classes)
     check_fit(teacher, task, some_images, torch.device("cpu"), f"the teacher in '{job.teacher}'")
     return teacher
@@ -237,10 +239,24 @@ def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[s
         "images": job.images,
         "teacher": job.teacher,
         "init_from": job.init_from,
+        **_weights_digests(job),
+        **block_sources(spec.op for spec in arch.blocks()),
         "seed": job.seed,
         "runtime": job.runtime,
         **job.recipe.to_dict(),
     }
+
+
+def _weights_digests(job: TrainJob) -> dict[str, Any]:
+    """Return the digests of the files of weights that the training starts from or distills from."""
+    found = {}
+    for key, name in (("teacher", job.teacher), ("init_from", job.init_from)):
+        path = Path(name or "").expanduser()
+        if name and path.is_dir():
+            path = exported_in(path) / "model.safetensors"
+        if name and path.is_file():
+            found[f"{key}_digest"] = content_digest([path])
+    return found
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

@@ -94,27 +94,6 @@ def append_rows(path: Path, header: Mapping[str, Any], rows: Iterable[Mapping[st
         os.fsync(file.fileno())
 
 
-def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:
-    """Check that a folder holds results of the same settings.
-
-    Args:
-        folder: The folder or study, for the message.
-        stored: The settings of the results in the folder.
-        settings: The settings of this run.
-        flag: The flag that selects another folder, for the message.
-
-    Raises:
-        RunError: A setting differs. The error names the first one.
-    """
-    for key in sorted({*stored, *settings}):
-        if stored.get(key) != settings.get(key):
-            raise RunError(
-                f"holds another experiment: {key} is {stored.get(key)!r} there and {settings.get(key)!r} now; "
-                f"give another {flag}",
-                where=folder,
-            )
-
-
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder. Raises RunError if another process holds it."""

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from nas.errors import NasError, UsageError
+from nas.errors import NasError, UsageError, one_line
 
 T = TypeVar("T")
 
@@ -39,13 +39,18 @@ def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error:
         error: The class of the error to raise.
 
     Raises:
-        NasError: The name is unknown. The error is an instance of `error` and holds the nearest known name.
+        NasError: The name is unknown, or the installed package cannot be imported. The error is an instance of `error` and holds the nearest known name.
     """
     if name in table:
         return table[name]
     plugin = _plugins(_group(kind))
     if name in plugin:
-        loaded: T = plugin[name].load()
+        try:
+            loaded: T = plugin[name].load()
+        except NasError:
+            raise
+        except Exception as problem:  # an installed package that cannot be imported
+            raise error(f"{type(problem).__name__}: {one_line(problem)}", where=where, value=name) from problem
         return loaded
     raise error(f"unknown {kind} {name!r}", where=where, nearest=nearest(name, [*table, *plugin]))
 
@@ -54,6 +59,12 @@ def entries(table: Mapping[str, T], kind: str) -> dict[str, T]:
     """Return everything that `lookup` can find: `table`, then the entry points of installed packages, loaded."""
     plugin = _plugins(_group(kind))
     return {**table, **{name: point.load() for name, point in plugin.items() if name not in table}}
+
+
+def plugin_module(table: Mapping[str, Any], name: str, kind: str) -> str | None:
+    """Return the dotted name of the module from which `lookup` loads `name`; None for a name in `table`."""
+    point = None if name in table else _plugins(_group(kind)).get(name)
+    return point.module if point else None
 
 
 def _group(kind: str) -> str:

@@ -21,7 +21,7 @@ from nas.cli.main import main
 from nas.evaluators.returned_values import accuracies_of
 from nas.training.loop import TrainingError
 
-Scores = namedtuple("Scores", "accuracy loss")  # noqa: PYI024 (a user's namedtuple)
+Scores = namedtuple("Scores", "accuracy loss")
 NUMBER = itertools.count()
 
 
@@ -88,7 +88,7 @@ def test_everything_else_is_refused_whether_returned_or_yielded(make: Callable[[
 def test_an_empty_iterator_and_a_returned_value_of_a_generator_are_refused() -> None:
     with pytest.raises(TrainingError, match="it yielded no accuracy"):
         list(accuracies_of(iter([])))
-    with pytest.raises(TrainingError, match="a generator must yield its accuracies, not return them: 0.75"):
+    with pytest.raises(TrainingError, match=r"a generator must yield its accuracies, not return them: 0\.75"):
         list(accuracies_of(returns_after_yield()))
 
 

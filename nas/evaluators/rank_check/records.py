@@ -14,7 +14,7 @@ from nas.utils.paths import user_cache
 
 STORED = ("name", "agreement", "cheaper")
 """The keys of an evaluator's result that a record contains."""
-PATHS = ("supernet", "accuracies")
+PATHS = ("supernet", "accuracies", "file")
 """Settings that are paths. They do not identify an evaluator."""
 
 

@@ -153,6 +153,14 @@ def find_folder(source: Path) -> Path:
     raise RunError(f"--supernet: no supernet ({CARD}) in this folder or its subfolder '{FOLDER}'", value=str(source))
 
 
+def supernet_files(source: Path) -> list[Path]:
+    """Return the card and the weights of the finished supernet in `source`, see `find_folder`; empty without one."""
+    for folder in (source, source / FOLDER):
+        if (folder / CARD).is_file() and (folder / BANK).is_file():
+            return [folder / CARD, folder / BANK]
+    return []
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """Return the settings and losses of a finished supernet. Raises WeightsError if the file is broken."""
     path = folder / CARD
