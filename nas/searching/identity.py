@@ -51,7 +51,7 @@ def settings_identity(settings: SearchSettings, space: Space, task: Classificati
         **_trainings(space),
         **_optional_identity(settings),
         **plugin_identity(settings),
-        **block_sources(operator.block for slot in (*space.stages, space.head) for operator in slot.operators),
+        **block_sources(each.block for slot in (*space.stages, space.head) for each in slot.operators),
         **{key: getattr(settings, key) if stops_early else None for key in ("fidelity", "eta", "min_epochs")},
     }
 

@@ -36,7 +36,7 @@ def shipped_files() -> list[Path]:
 def load_space(name: str) -> Space:
     """Return the space of a shipped name ("mnasnet") or the path of a YAML file. Raises SpaceError."""
     path = space_path(name)
-    return parse_space(path.stem, read_yaml(path), where=name if path.suffix in name else path.name)
+    return parse_space(path.resolve().stem, read_yaml(path), where=name if path.suffix in name else path.name)
 
 
 def space_path(name: str) -> Path:

@@ -39,7 +39,8 @@ def lookup(table: Mapping[str, T], name: str, kind: str, where: str = "", error:
         error: The class of the error to raise.
 
     Raises:
-        NasError: The name is unknown, or the installed package cannot be imported. The error is an instance of `error` and holds the nearest known name.
+        NasError: The name is unknown, or the installed package cannot be imported. The error is an instance of
+            `error` and holds the nearest known name.
     """
     if name in table:
         return table[name]

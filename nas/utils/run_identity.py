@@ -67,7 +67,7 @@ def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings:
     for key in sorted(keys, key=lambda key: (key in FILES_OF, key in SOURCE_CODE, key)):
         if not same_setting(key, stored, settings):
             raise RunError(
-                f"holds another experiment: {_difference(key, stored, settings)}; give another {flag}", where=folder
+                f"holds another experiment: {difference(key, stored, settings)}; give another {flag}", where=folder
             )
 
 
@@ -109,8 +109,8 @@ def _resolved(value: Any) -> Any:
     return str(Path(value).expanduser().resolve()) if isinstance(value, str) and value else value
 
 
-def _difference(key: str, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    """Return in words how a setting differs. A digest is not shown: its file is named."""
+def difference(key: str, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Return in words how a setting differs. A digest is not shown: the file is named instead."""
     there, now = stored.get(key), settings.get(key)
     if key in SOURCE_CODE and isinstance(there, Mapping) and isinstance(now, Mapping):
         return _changed_sources(key, there, now)

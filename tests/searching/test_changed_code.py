@@ -25,7 +25,10 @@ from nas.utils.source_code import source_digests
 NUMBER = itertools.count()
 EVALUATOR = "from NAME.helpers import scale\n\ndef accuracy(arch, seed):\n    return scale(len(list(arch.blocks())))\n"
 HELPERS = "import json\n\ndef scale(count):\n    return count / 100\n"
-CONTROLLER = "from nas.controllers.random import RandomController\n\nclass Own(RandomController):\n    '''Propose random candidates.'''\n"
+CONTROLLER = (
+    "from nas.controllers.random import RandomController\n\nclass Own(RandomController):\n"
+    "    '''Propose random candidates.'''\n"
+)
 BLOCK = (
     "from torch import nn\n\nclass Own(nn.Conv2d):\n"
     "    '''A 1x1 convolution.'''\n"

@@ -32,6 +32,7 @@ from nas.evaluators.rank_check.reference_trainings import (
 )
 from nas.evaluators.supernet.evaluator import find_folder
 from nas.evaluators.zero_cost_scores import ZERO_COST
+from nas.networks.block_schema import block_sources
 from nas.networks.export import versions
 from nas.spaces.search_space import Proxy, Space
 from nas.spaces.yaml_format import load_space
@@ -130,6 +131,7 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
     trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
     threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
+    settings |= block_sources(each.block for slot in (*space.stages, space.head) for each in slot.operators)
     reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -195,9 +197,9 @@ def _load(check: Check) -> tuple[Space, Classification]:
     task = Classification.load(check.data, check.data_root)
     space = replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes)
     if check.supernet:
-        find_folder(Path(check.supernet))
+        find_folder(Path(check.supernet).expanduser())
     if check.accuracies:
-        read_accuracies(Path(check.accuracies), space)
+        read_accuracies(Path(check.accuracies).expanduser(), space)
     return space, task
 
 
@@ -232,7 +234,7 @@ def _make_evaluators(
 ) -> Iterator[tuple[str, Evaluator]]:
     sources = {"supernet": check.supernet, "tabular": check.accuracies}
     for name in evaluator_names(check):
-        source = Path(given) if (given := sources.get(name)) else None
+        source = Path(given).expanduser() if (given := sources.get(name)) else None
         yield name, find_evaluator(name)(EvaluatorContext(task, space, check.folder, source, check.seed, reporter))
 
 

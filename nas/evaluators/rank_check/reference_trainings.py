@@ -30,6 +30,7 @@ from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
 from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import SOURCE_CODE, difference
 
 FORMAT = 1
 SAMPLES_PER_NETWORK = 20
@@ -139,6 +140,8 @@ def _check_header(data: Any, settings: Mapping[str, Any], where: str) -> None:
     if not isinstance(stored, dict) or data.get("format") != FORMAT:
         raise RunError(f"not the header of reference trainings of format {FORMAT}", where=where)
     for key in sorted(stored.keys() & settings.keys()):  # settings of later versions had their defaults then
+        if key in SOURCE_CODE and stored[key] != settings[key]:
+            raise RunError(f"{difference(key, stored, settings)}; use another --run", where=where)
         if stored[key] != settings[key]:
             rule = f"the trainings have other settings: {stored[key]!r} in the file, {settings[key]!r} now"
             raise RunError(f"{rule}; use another --run", where=where, key=key)
