@@ -235,9 +235,9 @@ def recorded_settings(settings: SearchSettings) -> dict[str, Any]:
 
 def read_settings(path: str) -> dict[str, Any]:
     """Return the settings of an experiment file. Raises NasError for unknown names and wrong types."""
-    from nas.spaces.yaml_format import read_yaml
+    from nas.spaces.yaml_files import read_yaml
 
-    data = read_yaml(Path(path))
+    data = read_yaml(Path(path).expanduser())
     if not isinstance(data, Mapping):
         raise NasError("an experiment is a mapping of settings to values", where=path, value=data)
     check_types(SearchSettings, data, path)

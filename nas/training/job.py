@@ -173,6 +173,9 @@ def read_architecture(name: str) -> Architecture:
         raise SpaceError(f"not JSON: {error}", where=name) from error
     if not isinstance(data, Mapping):
         raise SpaceError(f"not an architecture: must be a mapping: {str(data)[:60]}", where=name)
+    stages = data.get("stages")
+    if isinstance(stages, list) and any(isinstance(stage, Mapping) for stage in stages):
+        return load_architecture(name)  # in the format of search spaces, written as JSON
     return Architecture.from_dict(data.get("blocks", data), name)
 
 
