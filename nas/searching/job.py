@@ -26,7 +26,7 @@ from nas.searching.winners import FinishedSearch, find_winners
 from nas.spaces.encoded_space import encode_space
 from nas.study.study import FINISH, Study, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
-from nas.utils.files import exclusive
+from nas.utils.files import check_writable, exclusive
 from nas.utils.reporting import Reporter
 
 EVALUATOR_LOCK = "evaluator.lock"
@@ -41,6 +41,7 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     if finished := read_finished(settings, settings.trials):
         reporter.say(f"{settings.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
+    check_writable(settings.folder)
     check_environment(context)
     evaluator = context.make_evaluator() if context.evaluator_only_reads else None
     tables = select_tables(context)

@@ -25,7 +25,7 @@ from nas.training.plots import draw_training
 from nas.training.recipe import Recipe
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
-from nas.utils.files import locked, read_json, write_json
+from nas.utils.files import check_writable, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import check_same_settings, content_digest
 
@@ -91,6 +91,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     if (done := _finished(job.folder)) is not None:
         reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
         return done
+    check_writable(job.folder)
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
     model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -63,6 +64,22 @@ def write_picture(path: Path, figure: Any) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     write_bytes(path, picture.getvalue())
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, or that it can be made. Leaves nothing behind.
+
+    Raises:
+        RunError: The folder or its parent is read-only, is not a folder, or is on a full disk.
+    """
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(BLOCK))
+    except OSError as error:
+        raise RunError(f"cannot be written: {place}: {error.strerror}", where=folder) from error
 
 
 def drop_cut_line(file: IO[bytes]) -> int:

@@ -37,7 +37,7 @@ from nas.networks.export import versions
 from nas.spaces.search_space import Proxy, Space
 from nas.spaces.yaml_format import load_space
 from nas.training.tasks.classification import Classification
-from nas.utils.files import locked, write_json
+from nas.utils.files import check_writable, locked, write_json
 from nas.utils.reporting import Reporter
 
 BASELINES = ("params", "macs")
@@ -128,6 +128,7 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
         rule = f"must have at least {MIN_NETWORKS} networks, has {len(archs)}"
         raise UsageError(rule, key="space", value=space.name)
     folder = check.folder
+    check_writable(folder)
     trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
     threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
