@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import profile_import, profile_verify
+from nas.cli import profile_import, profile_network, profile_verify
 from nas.utils.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from nas.latency.table import LatencyTable
     from nas.spaces.search_space import Space
 
-HELP = "measure, verify or import the latency table of a device and runtime"
+HELP = "measure, verify or import the latency table of a device and runtime, or measure one exported network"
 DEFAULTS = {"space": "mnasnet", "runtime": "onnxruntime", "threads": 1, "device": "local"}
 MODES = {
+    "network": ("space", "classes", "table", "name", "replace", "energy", "import", "bundle", "verify"),
     "import": ("space", "runtime", "threads", "classes", "device", "energy", "bundle", "verify"),
     "bundle": ("device", "table", "name", "replace", "energy", "verify"),
     "verify": ("runtime", "threads", "classes", "table", "name", "replace", "energy"),
@@ -26,6 +27,9 @@ MODES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags. A flag that is not given is None, so that `run` can refuse flags without effect."""
+    parser.add_argument(
+        "network", nargs="?", metavar="NETWORK", help="an ONNX file, an exported folder or a run folder"
+    )
     parser.add_argument("--space", metavar="NAME", help="search space to cover (default: mnasnet)")
     parser.add_argument("--runtime", metavar="NAME", help="runtime, see 'nas list runtimes' (default: onnxruntime)")
     parser.add_argument("--threads", type=int, metavar="N", help="number of runtime threads (default: 1)")
@@ -66,11 +70,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """
     from nas.errors import UsageError
 
-    given = {"import": args.imported, "bundle": args.bundle, "verify": args.verify}
+    given = {"network": args.network, "import": args.imported, "bundle": args.bundle, "verify": args.verify}
     mode = next((name for name, value in given.items() if value is not None), None)
     for other in MODES.get(mode or "", ()):
-        if getattr(args, other) is not None:
-            raise UsageError(f"cannot be combined with --{mode}", key=other)
+        if getattr(args, "imported" if other == "import" else other) is not None:
+            raise UsageError(f"cannot be combined with {'NETWORK' if mode == 'network' else f'--{mode}'}", key=other)
     if mode == "import":
         return profile_import.run(args, reporter, _fill_table)
     if mode == "verify":
@@ -80,6 +84,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
             setattr(args, key, default)
     if args.threads < 1:
         raise UsageError("must be at least 1", key="threads", value=args.threads)
+    if mode == "network":
+        return profile_network.run(args, reporter)
     return _measure(args, reporter) if args.bundle is None else _bundle(args, reporter)
 
 
@@ -188,7 +194,9 @@ def print_result(result: dict[str, Any]) -> None:
     from nas.latency.calibration import Certificate
     from nas.utils.units import format_latency
 
-    if "imported" in result:
+    if "nodes" in result:
+        profile_network.print_result(result)
+    elif "imported" in result:
         profile_import.print_result(result)
     elif "holds" in result:
         profile_verify.print_result(result)
