@@ -87,9 +87,9 @@ def test_convolutions_of_every_kind_are_counted(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [weight, up],
     )  # fmt: skip
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), "g.onnx")
-    nodes = read_graph(tmp_path / "g.onnx").nodes
-    assert [node.macs for node in nodes] == [6 * 16 * 9, 6 * 16 * 8]
-    assert nodes[1].out_shape == (1, 2, 8, 8)
+    found = read_graph(tmp_path / "g.onnx").nodes
+    assert [node.macs for node in found] == [6 * 16 * 9, 6 * 16 * 8]
+    assert found[1].out_shape == (1, 2, 8, 8)
 
 
 def test_an_open_batch_size_becomes_one_and_open_sizes_need_a_resolution(capsys: pytest.CaptureFixture[str]) -> None:
