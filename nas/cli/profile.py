@@ -166,6 +166,7 @@ def _table_to_fill(header: dict[str, Any], args: argparse.Namespace, reporter: R
     from nas.errors import TableError
     from nas.latency.catalog import check_name, device_path
     from nas.latency.profiler import default_table_path
+    from nas.latency.published import is_published
     from nas.latency.table import LatencyTable
 
     if args.name is not None:
@@ -174,12 +175,13 @@ def _table_to_fill(header: dict[str, Any], args: argparse.Namespace, reporter: R
     default = device_path(args.name) if args.name else default_table_path(header)
     path = Path(args.table).expanduser() if args.table else default
     if args.replace and path.is_file():
-        LatencyTable.open(path)  # raises if it is not a table
+        if is_published(LatencyTable.open(path)):  # raises if it is not a table
+            raise TableError("is a published table; measurements do not replace it", where=path)
         reporter.say(f"{path}: the existing table is discarded")
         path.unlink()
     table = LatencyTable.open(path, header)
     if differences := table.differences(header):
-        advice = "give another --name or --table, or --replace to discard it"
+        advice = "give another --table or --name, or --replace to discard it"
         raise TableError(f"{'; '.join(differences.values())}; {advice}", where=table.path)
     return table
 

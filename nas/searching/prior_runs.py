@@ -112,20 +112,20 @@ def read_sources(
 
 
 def prior_identity(sources: Sequence[PriorSource]) -> dict[str, Any]:
-    """Return what identifies the sources: their names, and digests of their networks with and without names."""
+    """Return what identifies the sources: their names, and a digest of their names and networks."""
     if not sources:
         return {}
-    parts = [
-        (source.name, source.same, [(network.architecture.digest, network.accuracy) for network in source.networks])
-        for source in sources
-    ]
-    digest = hex_digest(repr(parts))
-    content = hex_digest(repr([part[1:] for part in parts]))
-    return {
-        "start_from": [source.name for source in sources],
-        "start_from_digest": digest,
-        "start_from_content": content,
-    }
+    digest = hex_digest(repr([(source.name, *_content(source)) for source in sources]))
+    return {"start_from": [source.name for source in sources], "start_from_digest": digest}
+
+
+def prior_content(sources: Sequence[PriorSource]) -> dict[str, Any]:
+    """Return the digest of the sources' networks without their names, which may be spelled in several ways."""
+    return {"start_from_content": hex_digest(repr([_content(source) for source in sources]))} if sources else {}
+
+
+def _content(source: PriorSource) -> tuple[bool, list[tuple[str, float | None]]]:
+    return source.same, [(network.architecture.digest, network.accuracy) for network in source.networks]
 
 
 def make_prior_knowledge(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nas.cli.main import main
-from nas.latency.catalog import device_path, imported_path
+from nas.latency.catalog import device_path, find_table, imported_path
 from nas.latency.profiler import default_table_path, table_header
 from nas.latency.table import LatencyTable
 
@@ -54,7 +54,7 @@ def test_a_table_that_differs_is_kept(
     assert main(args) == 2
     said = capsys.readouterr().err
     assert f"{path}: {key} is " in said
-    assert "give another --name or --table, or --replace to discard it" in said
+    assert "give another --table or --name, or --replace to discard it" in said
     assert said.count("\n") == 1
     assert path.read_bytes() == before
     assert main([*args, "--replace"]) == 0
@@ -93,6 +93,13 @@ def test_two_boards_with_one_processor_have_a_table_each_by_name(
     assert main(["profile", "--verify", "kitchen", "--space", profile[2], "--quiet"]) in (0, 1)
 
 
+def test_replace_never_discards_a_published_table(profile: list[str], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(find_table("pixel1").read_bytes())
+    assert main([*profile, "--table", str(copy), "--replace"]) == 2
+    assert copy.read_bytes() == find_table("pixel1").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("name", "rule"), [("pixel1", "is the name of a shipped table"), ("a/b", "must consist of"), ("", "must consist")]
 )
@@ -119,7 +126,7 @@ def test_an_import_keeps_another_table_of_the_same_file_name(
     before = imported_path("latency").read_bytes()
     capsys.readouterr()
     assert main(["profile", "--import", other, "--quiet"]) == 2
-    assert "holds another table of an unknown source; give another --name" in capsys.readouterr().err
+    assert "holds another table of an unknown source; give another --table" in capsys.readouterr().err
     assert main(["profile", "--import", other, "--name", "phone", "--quiet"]) == 0
     assert imported_path("phone").is_file()
     assert imported_path("latency").read_bytes() == before

@@ -11,7 +11,7 @@ from PIL import Image
 from nas.cli.main import main
 from nas.errors import RunError
 from nas.searching.identity import source_identity
-from nas.searching.prior_runs import prior_identity, read_sources
+from nas.searching.prior_runs import prior_content, prior_identity, read_sources
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.training.tasks.image_datasets import load_images
@@ -105,7 +105,8 @@ def test_a_start_is_the_same_in_another_spelling(tiny_text: str) -> None:
     space = load_space("own.yaml").for_classes(10)
 
     def identity(name: str) -> dict[str, object]:
-        return prior_identity(read_sources([name], space, {}, Path("run")))
+        sources = read_sources([name], space, {}, Path("run"))
+        return {**prior_identity(sources), **prior_content(sources)}
 
     before = identity("net.yaml")
     for other in ("./net.yaml", "~/net.yaml", str(Path("net.yaml").absolute())):

@@ -103,7 +103,7 @@ def check_same_source(path: Path, published: Published, source: Source) -> None:
     """
     if not path.exists():
         return
-    table, advice = LatencyTable.open(path), "give another --name or --table, or --replace to discard it"
+    table, advice = LatencyTable.open(path), "give another --table or --name, or --replace to discard it"
     for key, value in {**source.header(), "space": published.family}.items():
         there = table.header.get(key)
         if there != value:
