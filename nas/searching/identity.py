@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from nas.spaces.search_space import Space
 from nas.study.multi_goal import listed_ms
 from nas.study.objectives import DEFAULT_AXES, OBJECTIVES
 from nas.study.study import JOURNAL
+from nas.study.trial_store import find
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import plugin_module
-from nas.utils.run_identity import TABLE_DIGEST, TABLE_FILE, content_digest
+from nas.utils.reporting import Reporter
+from nas.utils.run_identity import RETRIED_SOURCE, TABLE_DIGEST, TABLE_FILE, content_digest, difference
 from nas.utils.source_code import source_digests
 
 
@@ -81,15 +83,28 @@ def _trainings(space: Space) -> dict[str, int]:
 
 
 def plugin_identity(settings: SearchSettings) -> dict[str, Any]:
-    """Return the digests of the source files of a user's evaluator, controller and objective, each by file."""
+    """Return the digests of the source files of a user's evaluator, controller and objective, each by file.
+
+    With --retry-failed, the evaluator may have been corrected: its digests are recorded, but not compared.
+    """
     controller = plugin_module(CONTROLLERS, settings.controller, "controller")
     objective = plugin_module(OBJECTIVES, settings.objective, "objective")
     modules = {
-        "evaluator_source": evaluator_modules(settings.evaluator),
+        RETRIED_SOURCE if settings.retry_failed else "evaluator_source": evaluator_modules(settings.evaluator),
         "controller_source": (controller,) if controller else (),
         "objective_source": (objective,) if objective else (),
     }
     return {key: digests for key, names in modules.items() if (digests := source_digests(*names))}
+
+
+def report_corrected_source(folder: Path, identity: Mapping[str, Any], reporter: Reporter) -> None:
+    """Warn if --retry-failed continues a run with another source of the evaluator: both versions' trials stay."""
+    if RETRIED_SOURCE not in identity or not (folder / JOURNAL).is_file():
+        return
+    stored = find(folder).attributes().get("settings") or {}
+    now = {"evaluator_source": identity[RETRIED_SOURCE]}
+    if stored.get("evaluator_source", now["evaluator_source"]) != now["evaluator_source"]:
+        reporter.warn(f"{folder}: {difference('evaluator_source', stored, now)}; its earlier trials stay")
 
 
 def source_identity(source: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from nas.evaluators.executors.ray import check_cluster
 from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.searching.context import SearchContext, resolve
 from nas.searching.cost_predictors import CostPredictors, make_cost_predictors
-from nas.searching.identity import digests_identity, given_tables_identity
+from nas.searching.identity import digests_identity, given_tables_identity, report_corrected_source
 from nas.searching.loop import SearchPlan, search
 from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge
 from nas.searching.result import FrontRecord, SearchResult, read_finished, write_result
@@ -42,6 +42,7 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
         reporter.say(f"{settings.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
     check_writable(settings.folder)
+    report_corrected_source(settings.folder, context.identity, reporter)
     check_environment(context)
     evaluator = context.make_evaluator() if context.evaluator_only_reads else None
     tables = select_tables(context)

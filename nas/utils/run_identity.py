@@ -47,8 +47,10 @@ OPTIONAL = {
     TABLE_DIGEST, "source_digest", "start_from_content", "teacher_digest", "init_from_digest", *SOURCE_CODE, *PROXY,
 }  # fmt: skip
 """Settings that older run folders lack. They are compared only if both sides have them."""
-NOT_COMPARED = {TABLE_FILE, "source_content", "table_content"}
-"""Settings that only name a file, or only show that two paths hold the same."""
+RETRIED_SOURCE = "retried_source"
+"""The source of a user's evaluator that evaluates failed candidates again: it was corrected, so it may differ."""
+NOT_COMPARED = {TABLE_FILE, "source_content", "table_content", RETRIED_SOURCE}
+"""Settings that are only recorded, or only show that two paths hold the same."""
 
 
 def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:

@@ -132,6 +132,10 @@ def test_a_search_under_a_changed_evaluator_is_refused(
         f"run: holds another experiment: evaluator source: {package.name}/helpers.py has changed since this run began; "
         "give another --run"
     )
+    assert search(tiny_space, *evaluator, "3", "--retry-failed") == 0
+    assert f"{package.name}/helpers.py has changed since this run began; its earlier trials stay" in (
+        capsys.readouterr().err
+    )
     (package / "helpers.py").write_text(HELPERS)
     assert search(tiny_space, *evaluator, "3") == 0
     (package / "evaluators.py").write_text("from . import unused\n" + EVALUATOR.replace("NAME", package.name))
