@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,24 @@ def located(where: object) -> Iterator[None]:
         yield
     except SpaceError as error:
         raise SpaceError(str(error), where=where) from error
+
+
+@contextlib.contextmanager
+def naming_file(name: str | None) -> Iterator[None]:
+    """Add the name of a YAML or JSON file to SpaceErrors about the networks that it describes.
+
+    `where` is then "my.yaml, stage 1, layer 0". Does nothing for the name of a shipped space or network.
+    """
+    try:
+        yield
+    except SpaceError as error:
+        path = Path(name or "")
+        place = error.where.removeprefix(f"{path.stem}, ")
+        if path.suffix not in (".yaml", ".yml", ".json") or not re.match(r"(stage|head)\b", place):
+            raise
+        raise SpaceError(
+            error.rule, where=f"{name}, {place}", key=error.key, value=error.value, nearest=error.nearest
+        ) from error
 
 
 def one_line(error: BaseException | str) -> str:

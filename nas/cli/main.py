@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 from nas import __version__
 from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
-from nas.errors import NasError
+from nas.errors import NasError, naming_file
 from nas.utils.allocator import keep_freed_memory
 from nas.utils.registry import nearest
 from nas.utils.reporting import Reporter
 
+DESCRIBED = ("space", "network", "name", "source")
+"""The arguments that may name the file of a space or a network."""
 COMMANDS = (search, profile, scale, show, list, train, export, check_proxy)
 
 
@@ -81,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.parser.error(f"unknown argument '{unknown[0]}'{nearest(unknown[0].partition('=')[0], flags)}")
     try:
         keep_freed_memory()
-        with _interrupted_by_sigterm():
+        described = next((value for key in DESCRIBED if isinstance(value := getattr(args, key, None), str)), None)
+        with _interrupted_by_sigterm(), naming_file(described):
             result = args.module.run(args, Reporter(args.quiet))
         _print_result(args, result)
     except BrokenPipeError:  # the reader, for example `head`, needs no more output

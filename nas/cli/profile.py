@@ -5,31 +5,43 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from nas.cli import profile_import, profile_verify
+from nas.cli import profile_import, profile_network, profile_verify
 from nas.utils.reporting import Reporter
 
 if TYPE_CHECKING:
     from nas.devices.client import Worker
     from nas.devices.timing import Protocol
+    from nas.latency.table import LatencyTable
     from nas.spaces.search_space import Space
 
-HELP = "measure, verify or import the latency table of a device and runtime"
+HELP = "measure, verify or import the latency table of a device and runtime, or measure one exported network"
 DEFAULTS = {"space": "mnasnet", "runtime": "onnxruntime", "threads": 1, "device": "local"}
 MODES = {
+    "network": ("space", "classes", "table", "name", "replace", "energy", "import", "bundle", "verify"),
     "import": ("space", "runtime", "threads", "classes", "device", "energy", "bundle", "verify"),
-    "bundle": ("device", "table", "energy", "verify"),
-    "verify": ("runtime", "threads", "classes", "table", "energy"),
+    "bundle": ("device", "table", "name", "replace", "energy", "verify"),
+    "verify": ("runtime", "threads", "classes", "table", "name", "replace", "energy"),
 }
 """For each flag that selects another mode than a live measurement, the flags that it cannot be combined with."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags. A flag that is not given is None, so that `run` can refuse flags without effect."""
+    parser.add_argument(
+        "network", nargs="?", metavar="NETWORK", help="an ONNX file, an exported folder or a run folder"
+    )
     parser.add_argument("--space", metavar="NAME", help="search space to cover (default: mnasnet)")
     parser.add_argument("--runtime", metavar="NAME", help="runtime, see 'nas list runtimes' (default: onnxruntime)")
     parser.add_argument("--threads", type=int, metavar="N", help="number of runtime threads (default: 1)")
     parser.add_argument("--classes", type=int, metavar="N", help="number of output classes (default: as in the space)")
     parser.add_argument("--table", metavar="FILE", help="table to write (default: this device's table in the cache)")
+    parser.add_argument("--name", metavar="NAME", help="name of the device, for a table that --table NAME then finds")
+    parser.add_argument(
+        "--replace",
+        action="store_const",
+        const=True,
+        help="discard the existing table, even if it is of another device",
+    )
     parser.add_argument(
         "--device", metavar="URL", help="device to measure on: local (default) or ssh://user@host:port/path/to/python"
     )
@@ -58,11 +70,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """
     from nas.errors import UsageError
 
-    given = {"import": args.imported, "bundle": args.bundle, "verify": args.verify}
+    given = {"network": args.network, "import": args.imported, "bundle": args.bundle, "verify": args.verify}
     mode = next((name for name, value in given.items() if value is not None), None)
     for other in MODES.get(mode or "", ()):
-        if getattr(args, other) is not None:
-            raise UsageError(f"cannot be combined with --{mode}", key=other)
+        if getattr(args, "imported" if other == "import" else other) is not None:
+            raise UsageError(f"cannot be combined with {'NETWORK' if mode == 'network' else f'--{mode}'}", key=other)
     if mode == "import":
         return profile_import.run(args, reporter, _fill_table)
     if mode == "verify":
@@ -72,6 +84,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
             setattr(args, key, default)
     if args.threads < 1:
         raise UsageError("must be at least 1", key="threads", value=args.threads)
+    if mode == "network":
+        return profile_network.run(args, reporter)
     return _measure(args, reporter) if args.bundle is None else _bundle(args, reporter)
 
 
@@ -86,7 +100,7 @@ def _measure(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     worker = open_worker(args.device, args.runtime, args.threads, reporter.say)
     header = table_header(args.runtime, args.threads, args.device)
     protocol = Protocol(energy_ms=ENERGY_MS if args.energy else 0.0)
-    result = _fill_table(space, header, args.table, worker, reporter, protocol)
+    result = _fill_table(space, header, args, worker, reporter, protocol)
     if args.energy and "energy_mj" not in result["columns"]:
         why = "the device has no readable meter" if result["measured"] else "give a new --table"
         reporter.warn(f"--energy: no energy was measured: {why}")
@@ -117,21 +131,15 @@ def _load_space(args: argparse.Namespace) -> Space:
 def _fill_table(
     space: Space,
     header: dict[str, Any],
-    path: str | None,
+    args: argparse.Namespace,
     worker: Worker,
     reporter: Reporter,
     protocol: Protocol | None = None,
 ) -> dict[str, Any]:
-    from pathlib import Path
-
-    from nas.errors import TableError
-    from nas.latency.profiler import default_table_path, profile
-    from nas.latency.table import LatencyTable
+    from nas.latency.profiler import profile
     from nas.spaces.automaton import best_path, reachable
 
-    table = LatencyTable.open(Path(path) if path else default_table_path(header), header)
-    if differences := table.differences(header):
-        raise TableError(f"{'; '.join(differences.values())}; give another --table", where=table.path)
+    table = _table_to_fill(header, args, reporter)
     reporter.say(f"listing the layers of '{space.name}'")
     layers = len(reachable(space))
     measured = profile(space, table, reporter, protocol, worker)
@@ -151,6 +159,33 @@ def _fill_table(
     }
 
 
+def _table_to_fill(header: dict[str, Any], args: argparse.Namespace, reporter: Reporter) -> LatencyTable:
+    """Return the table of --table, of --name, or the device's own. Raises TableError for that of another device."""
+    from pathlib import Path
+
+    from nas.errors import TableError
+    from nas.latency.catalog import check_name, device_path
+    from nas.latency.profiler import default_table_path
+    from nas.latency.published import is_published
+    from nas.latency.table import LatencyTable
+
+    if args.name is not None:
+        check_name(args.name)
+        header["name"] = args.name
+    default = device_path(args.name) if args.name else default_table_path(header)
+    path = Path(args.table).expanduser() if args.table else default
+    if args.replace and path.is_file():
+        if is_published(LatencyTable.open(path)):  # raises if it is not a table
+            raise TableError("is a published table; measurements do not replace it", where=path)
+        reporter.say(f"{path}: the existing table is discarded")
+        path.unlink()
+    table = LatencyTable.open(path, header)
+    if differences := table.differences(header):
+        advice = "give another --table or --name, or --replace to discard it"
+        raise TableError(f"{'; '.join(differences.values())}; {advice}", where=table.path)
+    return table
+
+
 def exit_status(result: dict[str, Any]) -> int:
     """Return 1 if `--verify` found that the table is no longer accurate, else 0."""
     return 0 if result.get("holds", True) else 1
@@ -161,7 +196,9 @@ def print_result(result: dict[str, Any]) -> None:
     from nas.latency.calibration import Certificate
     from nas.utils.units import format_latency
 
-    if "imported" in result:
+    if "nodes" in result:
+        profile_network.print_result(result)
+    elif "imported" in result:
         profile_import.print_result(result)
     elif "holds" in result:
         profile_verify.print_result(result)

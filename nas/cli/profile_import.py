@@ -17,15 +17,15 @@ def run(args: argparse.Namespace, reporter: Reporter, fill_table: Callable[..., 
     """
     from nas.errors import UsageError
 
-    paths = [Path(name) for name in args.imported]
+    paths = [Path(name).expanduser() for name in args.imported]
     folders = [path for path in paths if path.is_dir()]
     if folders and len(paths) > 1:
         raise UsageError("a folder must be imported alone", key="import", value=str(folders[0]))
-    return _folder(folders[0], args.table, reporter, fill_table) if folders else _published(args, reporter)
+    return _folder(folders[0], args, reporter, fill_table) if folders else _published(args, reporter)
 
 
 def _folder(
-    folder: Path, table: str | None, reporter: Reporter, fill_table: Callable[..., dict[str, Any]]
+    folder: Path, args: argparse.Namespace, reporter: Reporter, fill_table: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
     """Add the samples that a device recorded in a bundle folder to the device's table."""
     from nas.latency.offline_bundle import read_bundle
@@ -39,23 +39,27 @@ def _folder(
     header = make_header(
         worker.device, about["runtime"], settings["runtime_version"], about["threads"], settings["host"]
     )
-    return fill_table(space, header, table, worker, reporter)
+    return fill_table(space, header, args, worker, reporter)
 
 
 def _published(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Convert the files of a published table; return the table's path and how many layers of its space it covers."""
     from nas.errors import UsageError
-    from nas.latency.catalog import imported_path
-    from nas.latency.published import read_published, source_of, uncovered, write_table
+    from nas.latency.catalog import check_name, imported_path
+    from nas.latency.published import check_same_source, read_published, source_of, uncovered, write_table
     from nas.latency.rows import layer_name
     from nas.spaces.yaml_format import load_space
 
-    files = [Path(name) for name in args.imported]
+    files = [Path(name).expanduser() for name in args.imported]
     published = read_published(files)
     source = source_of(published, files[0].stem)
-    path = Path(args.table) if args.table else imported_path(source.name)
+    if args.name is not None:
+        check_name(args.name)
+    path = Path(args.table).expanduser() if args.table else imported_path(args.name or source.name)
     if path.resolve() in [file.resolve() for file in files]:
         raise UsageError("is one of the files to import", key="table", value=str(path))
+    if not args.replace:
+        check_same_source(path, published, source)
     table = write_table(published, source, path)
     space = load_space(published.family)
     lacking, layers = uncovered(table, space)

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from nas.cli.flags import add_groups, groups_of
+from nas.errors import naming_file
 from nas.searching.settings import SearchSettings, make_settings, read_settings
 from nas.utils.reporting import Reporter
 from nas.utils.settings import settings_of
@@ -28,7 +29,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     settings = read_settings(args.experiment) if args.experiment else {}
     flags = {each.field.name: getattr(args, each.field.name) for each in settings_of(SearchSettings)}
     settings |= {name: value for name, value in flags.items() if value is not None}
-    return run_search(make_settings(settings), reporter)
+    made = make_settings(settings)
+    with naming_file(made.space):
+        return run_search(made, reporter)
 
 
 def print_result(result: dict[str, Any]) -> None:

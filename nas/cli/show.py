@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nas.cli import show_latency
+from nas.cli import show_exported, show_latency
 from nas.utils.reporting import Reporter
 
 HELP = "print the choices and size of a search space, or the layers and costs of a network"
@@ -15,7 +15,11 @@ HELP = "print the choices and size of a search space, or the layers and costs of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", metavar="NAME", help="name of a shipped space or network, or a YAML file")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="name of a space or network, a YAML or JSON file, an ONNX file, or an exported folder",
+    )
     parser.add_argument(
         "--resolution",
         type=int,
@@ -31,6 +35,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.errors import UsageError, located
     from nas.spaces.yaml_format import load_space
 
+    if args.resolution is not None and args.resolution < 1:
+        raise UsageError("must be at least 1", key="resolution", value=args.resolution)
+    if (exported := show_exported.find_exported(args.name)) is not None:
+        return _exported(args, exported)
     space = load_space(args.name)
     if not space.is_network:
         if args.resolution is not None:
@@ -40,13 +48,29 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         return {**_space(space), **show_latency.run(args, space, reporter)}
     for flag in show_latency.given(args):
         raise UsageError(f"{flag}: applies to search spaces only, and '{args.name}' is a network")
-    if args.resolution is not None and args.resolution < 1:
-        raise UsageError("must be at least 1", key="resolution", value=args.resolution)
     arch = space.decode({})
     arch = arch.at(args.resolution) if args.resolution else arch
     with located(args.name):
-        result = _network(space, arch)
+        result = _network(space.name, space.about, space.source, arch)
     return {**result, "svg": _draw(arch, space.name, Path(args.svg))} if args.svg is not None else result
+
+
+def _exported(args: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """Return the network of a card, or the nodes of an ONNX file. Nothing of it is executed."""
+    from nas.errors import UsageError
+    from nas.training.job import read_architecture
+
+    for flag in show_latency.given(args):
+        raise UsageError(f"{flag}: applies to search spaces only, and '{args.name}' is a network")
+    if path.suffix == ".onnx":
+        if args.svg is not None:
+            raise UsageError(f"cannot draw an ONNX file: '{args.name}'", key="svg")
+        return show_exported.describe_onnx(path, args.resolution)
+    arch = read_architecture(str(path))
+    arch = arch.at(args.resolution) if args.resolution else arch
+    name = path.resolve().parent.name if path.name == "card.json" else path.stem
+    result = _network(name, "", "", arch)
+    return {**result, "svg": _draw(arch, result["name"], Path(args.svg))} if args.svg is not None else result
 
 
 def _space(space: Any) -> dict[str, Any]:
@@ -75,7 +99,7 @@ def _slot(slot: Any) -> dict[str, Any]:
 _COSTS = ("params", "macs", "activations", "memory_access", "element_wise_access", "peak_activation")
 
 
-def _network(space: Any, arch: Any) -> dict[str, Any]:
+def _network(name: str, about: str, source: str, arch: Any) -> dict[str, Any]:
     from nas.networks.guidelines import guidelines
     from nas.networks.network import input_shapes, totals, trace
 
@@ -83,9 +107,9 @@ def _network(space: Any, arch: Any) -> dict[str, Any]:
     whole = totals(layers)
     places = [f"stage{index}" for index, stage in enumerate(arch.stages) for _ in stage] + ["head"]
     return {
-        "name": space.name,
-        "about": space.about,
-        "source": space.source,
+        "name": name,
+        "about": about,
+        "source": source,
         "architecture": arch.digest,
         "resolution": arch.resolution,
         **{key: getattr(whole, key) for key in _COSTS},
@@ -120,6 +144,9 @@ def print_result(result: dict[str, Any]) -> None:
     from rich.console import Console
 
     console = Console()
+    if result.get("format") == "onnx":
+        show_exported.print_onnx(result, console)
+        return
     if result["about"]:
         console.print(f"{result['name']}: {result['about']}", highlight=False)
     if "layers" in result:

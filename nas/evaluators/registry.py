@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nas.errors import NasError, UsageError
+from nas.errors import UsageError
 from nas.evaluators.accuracy_table import metric_of
 from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.proxy_training import ProxyTraining
@@ -19,7 +19,8 @@ from nas.evaluators.user_defined import UserEvaluator, load_callable, user_epoch
 from nas.evaluators.zero_cost import zero_cost_evaluator
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.training.tasks.metrics import spell
-from nas.utils.registry import lookup
+from nas.utils.registry import lookup, plugin_module
+from nas.utils.source_code import source_digests
 
 EVALUATORS: dict[str, Callable[[EvaluatorContext], Evaluator]] = {
     "proxy_training": ProxyTraining,
@@ -41,7 +42,8 @@ def find_evaluator(name: str) -> Callable[[EvaluatorContext], Evaluator]:
     if name in EVALUATORS:
         return EVALUATORS[name]
     function = _load_user_defined(name)
-    return lambda context: UserEvaluator(name, function, context)
+    source_files = source_digests(*evaluator_modules(name))
+    return lambda context: UserEvaluator(name, function, context, source_files)
 
 
 def check_metric(name: str, metric: str, source: Path | None) -> None:
@@ -79,12 +81,13 @@ def epochs_of(name: str, context: EvaluatorContext) -> int | None:
     return None if declared is None else declared(context)
 
 
+def evaluator_modules(name: str) -> tuple[str, ...]:
+    """Return the module of a user-defined evaluator; empty for the evaluators of this package."""
+    module = name.partition(":")[0] if ":" in name else plugin_module(EVALUATORS, name, "evaluator")
+    return (module,) if module else ()
+
+
 def _load_user_defined(name: str) -> Callable[..., Any]:
     if ":" in name:
         return load_callable(name)
-    try:
-        return lookup(EVALUATORS, name, "evaluator", "--evaluator")
-    except NasError:
-        raise
-    except Exception as error:  # an installed package that cannot be imported
-        raise UsageError(f"{type(error).__name__}: {error}", key="evaluator", value=name) from error
+    return lookup(EVALUATORS, name, "evaluator", "--evaluator")

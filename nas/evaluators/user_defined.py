@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import math
-import numbers
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -16,6 +14,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
 from nas.evaluators.base import EvaluatorContext
+from nas.evaluators.returned_values import accuracies_of
 from nas.training.loop import TrainingError
 from nas.utils.imports import import_callable
 
@@ -33,16 +32,23 @@ class UserEvaluator:
 
     Args:
         name: The name that the user gave.
-        function: A function `f(arch, seed)` that returns or yields accuracies, or a class that is created with an
-            EvaluatorContext and implements `nas.evaluators.base.Evaluator`.
+        function: A function `f(arch, seed)` that returns one accuracy or yields several, or a class that is created
+            with an EvaluatorContext and implements `nas.evaluators.base.Evaluator`.
         context: Passed to a class.
+        source_files: The digests of the source files, by file, for `settings`.
 
     Raises:
         UsageError: The class cannot be instantiated.
     """
 
-    def __init__(self, name: str, function: Callable[..., Any], context: EvaluatorContext):
-        self._name, self._function = name, function
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        context: EvaluatorContext,
+        source_files: Mapping[str, str] | None = None,
+    ):
+        self._name, self._function, self._source_files = name, function, dict(source_files or {})
         self._instance: Any = None
         if inspect.isclass(function):
             evaluator_class: Any = function
@@ -88,34 +94,22 @@ class UserEvaluator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Return the name, the source file, and the `settings` of the user's class."""
+        """Return the name, the source file, the digests of the source files, and the `settings` of the user's class."""
         declared = getattr(self._instance, "settings", {})
         plain: Any = json.loads(json.dumps(declared, default=repr))
         file = _source_file(self._function)
-        return {**(plain if isinstance(plain, dict) else {}), "evaluator": self._name, "file": file}
+        own = {"evaluator": self._name, "file": file, "source_files": self._source_files}
+        return {**(plain if isinstance(plain, dict) else {}), **own}
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
-        """Yield the accuracies, checked to be in [0, 1]. Raises TrainingError."""
+        """Yield the accuracies, see `nas.evaluators.returned_values`. Raises TrainingError."""
         try:
-            for value in self._values(arch, seed):
-                yield to_accuracy(value)
+            function = self._function if self._instance is None else self._instance.evaluate
+            yield from accuracies_of(function(arch, seed))
         except TrainingError as error:
             raise TrainingError(f"{self._name}: {error}") from error
         except (Exception, SystemExit) as error:
             raise TrainingError(f"{self._name}: {describe_exception(error, self._function)}") from error
-
-    def _values(self, arch: Architecture, seed: int) -> Iterator[Any]:
-        function = self._function if self._instance is None else self._instance.evaluate
-        result: Any = function(arch, seed)
-        if isinstance(result, Iterable) and not isinstance(result, str | bytes) and getattr(result, "ndim", None) != 0:
-            empty = True
-            for value in result:
-                empty = False
-                yield value
-            if empty:
-                raise TrainingError("it yielded no accuracy")
-        else:
-            yield result
 
 
 def describe_exception(error: BaseException, function: Any) -> str:
@@ -149,15 +143,6 @@ def user_epochs(name: str, function: Callable[..., Any], context: EvaluatorConte
     if epochs is None or (type(epochs) is int and epochs > 0):
         return epochs
     raise UsageError(f"epochs() must return a positive integer or None, not {epochs!r}", key=FLAG, value=name)
-
-
-def to_accuracy(value: Any) -> float:
-    """Convert a number (also of numpy or torch) to an accuracy. Raises TrainingError if it is not in [0, 1]."""
-    item: Any = value.item() if hasattr(value, "item") and getattr(value, "size", None) is not None else value
-    number = float(item) if isinstance(item, numbers.Real) and item is not True and item is not False else math.nan
-    if not 0 <= number <= 1:
-        raise TrainingError(f"an accuracy must be in [0, 1]: {value!r}")
-    return number
 
 
 def load_callable(name: str) -> Callable[..., Any]:

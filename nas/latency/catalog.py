@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nas.errors import TableError
+from nas.errors import TableError, UsageError
 from nas.latency.table import LatencyTable
 from nas.utils.paths import shipped, user_cache
 from nas.utils.registry import nearest
@@ -20,9 +21,22 @@ def imported_path(name: str) -> Path:
     return user_cache() / FOLDER / "published" / f"{name}{SUFFIX}"
 
 
+def device_path(name: str) -> Path:
+    """Return the path of the table of the device that the user calls `name`."""
+    return user_cache() / FOLDER / "named" / f"{name}{SUFFIX}"
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError if a table cannot have this name: it is not a file name, or a shipped table has it."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError("must consist of letters, digits, '-', '_' and '.'", key="name", value=name)
+    if (shipped(FOLDER) / f"{name}{SUFFIX}").is_file():
+        raise UsageError("is the name of a shipped table; give another one", key="name", value=name)
+
+
 def named_tables() -> dict[str, Path]:
-    """Return the tables with a name: imported and shipped ones. A shipped table hides an imported one."""
-    folders = (user_cache() / FOLDER / "published", shipped(FOLDER))
+    """Return the tables of named devices, imported tables and shipped ones by name. A shipped table hides others."""
+    folders = (user_cache() / FOLDER / "named", user_cache() / FOLDER / "published", shipped(FOLDER))
     return {path.stem: path for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
@@ -32,7 +46,7 @@ def find_table(name: str, where: str = "--table") -> Path:
     Raises:
         TableError: There is no such table; with the nearest name.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path
     if len(path.parts) > 1 or path.suffix == SUFFIX:

@@ -240,9 +240,10 @@ class LatencyTable:
 
     def differences(self, header: dict[str, Any]) -> dict[str, str]:
         """Return a description, by key, of each difference between this table's device and runtime and `header`."""
+        named = ("name",) if "name" in header else ()
         return {
             key: f"{key} is {_words(self.header.get(key))} in the table and {_words(header.get(key))} here"
-            for key in (*IDENTITY, "host")
+            for key in (*IDENTITY, "host", *named)
             if self.header.get(key) != header.get(key)
         }
 

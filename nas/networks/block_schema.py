@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Literal
 
 from nas.architecture import BlockSpec, Scalar
 from nas.errors import SpaceError
-from nas.networks.blocks import find_block
-from nas.utils.registry import nearest
+from nas.networks.blocks import BLOCKS, find_block
+from nas.utils.registry import nearest, plugin_module
+from nas.utils.source_code import source_digests
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,13 @@ def simplify(spec: BlockSpec, in_channels: int) -> BlockSpec:
     full = arguments(spec)
     changes = traits(spec.op).canonical_args(in_channels, full)
     return BlockSpec.of(spec.op, _without_defaults(spec.op, {**full, **changes})) if changes else spec
+
+
+def block_sources(ops: Iterable[str]) -> dict[str, Any]:
+    """Return {"block_source": digests}, by file, of the blocks of other packages among `ops`; {} without one."""
+    modules = [op.partition(":")[0] if ":" in op else plugin_module(BLOCKS, op, "block") for op in sorted(set(ops))]
+    digests = source_digests(*(module for module in modules if module))
+    return {"block_source": digests} if digests else {}
 
 
 def _without_defaults(op: str, args: Mapping[str, Scalar]) -> dict[str, Scalar]:

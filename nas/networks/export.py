@@ -267,6 +267,8 @@ def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, car
     for name in dict.fromkeys(["onnxruntime", runtime]):
         target = find_runtime(name)
         target.export(deployed, inputs, folder / f"model{target.suffix}")
+    for path in folder.iterdir():  # some libraries write files that only the owner can read
+        path.chmod((folder / "card.json").stat().st_mode)
 
 
 def _check(arch: Architecture, folder: Path, runtime: str, card: dict[str, Any], tolerance: float) -> None:

@@ -36,6 +36,7 @@ from nas.scaling.settings import SCALE_RESULT, ScaleSettings
 from nas.searching.early_stopping import make_rungs
 from nas.searching.evaluation import make_evaluator, make_executor
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists
+from nas.searching.identity import report_corrected_source
 from nas.searching.loop import SearchPlan, search
 from nas.searching.result import FINALIST_SETTINGS, TrialRecord
 from nas.searching.settings import recorded_settings
@@ -65,6 +66,7 @@ def run_scale_search(settings: ScaleSettings, reporter: Reporter) -> dict[str, A
     if finished := finished_result(prepared_search):
         reporter.say(f"{folder}: finished on {finished['date']}; more --trials or --compare-seeds would continue it")
         return finished
+    report_corrected_source(folder, prepared_search.identity, reporter)
     prepared_search.task.report_data(reporter)
     check_images((prepared_search.task.data.train, prepared_search.task.data.validation), reporter)
     with open_study(folder, prepared_search.identity, prepared_search.grid, ("maximize",)) as study:

@@ -13,6 +13,8 @@ from nas.devices.client import open_worker
 from nas.devices.runtimes import find_runtime
 from nas.errors import UsageError
 from nas.evaluators import check_metric, find_evaluator, uses_task
+from nas.latency.catalog import find_table
+from nas.networks.block_schema import block_sources
 from nas.networks.network import canonical
 from nas.scaling.budget import Budget, check_budget, make_budget_objective
 from nas.scaling.grid import Grid, GridPoint, encode_grid, make_grid, make_grid_point, make_grid_points
@@ -20,6 +22,7 @@ from nas.scaling.grid_latencies import GridLatencies, check_any_admitted
 from nas.scaling.parsing import DEFAULT_PRESET, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.scaling.presets import PRESETS, Coefficients
 from nas.scaling.settings import ScaleSettings, read_base
+from nas.searching.identity import plugin_identity, source_identity
 from nas.searching.settings import SearchSettings
 from nas.spaces.search_space import Proxy
 from nas.study.storage import stored_settings
@@ -27,6 +30,7 @@ from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import content_digest
 from nas.utils.settings import check_fields
 
 
@@ -109,11 +113,21 @@ def prepare_search(settings: ScaleSettings, reporter: Reporter) -> CoefficientSe
         "evaluator": experiment.evaluator, "accuracies": experiment.accuracies, "controller": experiment.controller,
         "seed": experiment.seed, "runtime": experiment.runtime, "threads": experiment.threads,
         "device": experiment.device, "table": list(experiment.tables), **task.settings,
+        **plugin_identity(experiment), **content_identity(experiment),
+        **block_sources(spec.op for spec in base.blocks()),
     }  # fmt: skip
     search = CoefficientSearch(settings, task, images, base, grid, points, resource, objective, identity)
     if resource != "latency":
         admitted_points(search, GridLatencies(math.nan, {}))
     return search
+
+
+def content_identity(experiment: SearchSettings) -> dict[str, Any]:
+    """Return the digests of the files that the search reads: the table of accuracies and the latency table."""
+    found = source_identity(experiment.source) if experiment.source and experiment.source.exists() else {}
+    if experiment.tables:
+        found["table_content"] = content_digest(find_table(name) for name in experiment.tables)
+    return found
 
 
 def make_search_grid(settings: ScaleSettings, base: Architecture, resource: str) -> Grid:

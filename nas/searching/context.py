@@ -20,7 +20,7 @@ from nas.networks.network import trace
 from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.evaluation import make_evaluator_context, make_executor
 from nas.searching.identity import settings_identity, table_source_identity
-from nas.searching.prior_runs import PriorSource, prior_identity, read_sources
+from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
 from nas.searching.settings import SOURCES, SearchSettings, recorded_settings
 from nas.spaces.encoding import EncodedSpace, no_costs
 from nas.spaces.search_space import FinalTraining, Proxy, Space
@@ -110,7 +110,7 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     sources = read_sources(starts, space, identity, settings.folder)
     return SearchContext(
         settings, recorded, space, task, images, objective, rungs, controller, evaluator, device_worker, sources,
-        {**identity, **prior_identity(sources)}, reporter,
+        {**identity, **prior_identity(sources), **prior_content(sources)}, reporter,
     )  # fmt: skip
 
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from nas.controllers import CONTROLLERS
 from nas.devices.client import LOCAL
+from nas.evaluators.registry import evaluator_modules
+from nas.evaluators.supernet.evaluator import supernet_files
 from nas.latency.catalog import find_table
 from nas.latency.profiler import table_header
 from nas.latency.published import is_published
 from nas.latency.table import IDENTITY, LatencyTable
+from nas.networks.block_schema import block_sources
 from nas.searching.settings import SearchSettings
 from nas.spaces.automaton import reachable
 from nas.spaces.search_space import Space
 from nas.study.multi_goal import listed_ms
-from nas.study.objectives import DEFAULT_AXES
-from nas.study.storage import TABLE_DIGEST
+from nas.study.objectives import DEFAULT_AXES, OBJECTIVES
+from nas.study.study import JOURNAL
+from nas.study.trial_store import find
 from nas.training.tasks.classification import Classification
+from nas.utils.registry import plugin_module
+from nas.utils.reporting import Reporter
+from nas.utils.run_identity import RETRIED_SOURCE, TABLE_DIGEST, TABLE_FILE, content_digest, difference
+from nas.utils.source_code import source_digests
 
 
 def settings_identity(settings: SearchSettings, space: Space, task: Classification) -> dict[str, Any]:
@@ -42,7 +51,10 @@ def settings_identity(settings: SearchSettings, space: Space, task: Classificati
         "evaluator": settings.evaluator,
         "seed": settings.seed,
         **task.settings,
+        **_trainings(space),
         **_optional_identity(settings),
+        **plugin_identity(settings),
+        **block_sources(each.block for slot in (*space.stages, space.head) for each in slot.operators),
         **{key: getattr(settings, key) if stops_early else None for key in ("fidelity", "eta", "min_epochs")},
     }
 
@@ -51,14 +63,59 @@ def _optional_identity(settings: SearchSettings) -> dict[str, Any]:
     """Return the keys that older run folders lack. Settings that are not used are left out."""
     found: dict[str, Any] = {}
     if source := settings.source:
-        found["source"] = str(source)
-        if source.is_file():
-            found["source_digest"] = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+        found |= {"source": str(source), **source_identity(source)}
     if settings.front_axes != DEFAULT_AXES:
         found["axes"] = ",".join(settings.front_axes)
     if settings.warm_start:
         found |= {"warm_start": settings.warm_start, "warm_start_samples": settings.warm_start_samples}
     return found
+
+
+def _trainings(space: Space) -> dict[str, int]:
+    """Return the settings of trainings that are a part of the space's digest, so that a message can name them."""
+    proxy, final = space.proxy, space.final
+    return {
+        "proxy_resolution": proxy.resolution,
+        "proxy_epochs": proxy.epochs,
+        "proxy_images": proxy.images,
+        "final_epochs": final.epochs,
+        "final_images": final.images,
+    }
+
+
+def plugin_identity(settings: SearchSettings) -> dict[str, Any]:
+    """Return the digests of the source files of a user's evaluator, controller and objective, each by file.
+
+    With --retry-failed, the evaluator may have been corrected: its digests are recorded, but not compared.
+    """
+    controller = plugin_module(CONTROLLERS, settings.controller, "controller")
+    objective = plugin_module(OBJECTIVES, settings.objective, "objective")
+    modules = {
+        RETRIED_SOURCE if settings.retry_failed else "evaluator_source": evaluator_modules(settings.evaluator),
+        "controller_source": (controller,) if controller else (),
+        "objective_source": (objective,) if objective else (),
+    }
+    return {key: digests for key, names in modules.items() if (digests := source_digests(*names))}
+
+
+def report_corrected_source(folder: Path, identity: Mapping[str, Any], reporter: Reporter) -> None:
+    """Warn if --retry-failed continues a run with another source of the evaluator: both versions' trials stay."""
+    if RETRIED_SOURCE not in identity or not (folder / JOURNAL).is_file():
+        return
+    stored = find(folder).attributes().get("settings") or {}
+    now = {"evaluator_source": identity[RETRIED_SOURCE]}
+    if stored.get("evaluator_source", now["evaluator_source"]) != now["evaluator_source"]:
+        reporter.warn(f"{folder}: {difference('evaluator_source', stored, now)}; its earlier trials stay")
+
+
+def source_identity(source: Path) -> dict[str, Any]:
+    """Return the digest of a table of accuracies or of a supernet; that of a run folder, which may grow, by itself."""
+    if source.is_file():
+        return {"source_digest": content_digest([source])}
+    if files := supernet_files(source):
+        return {"source_digest": content_digest(files)}
+    journal = source / JOURNAL
+    return {"source_content": content_digest([journal])} if journal.is_file() else {}
 
 
 def table_source_identity(settings: SearchSettings) -> dict[str, Any]:
@@ -83,9 +140,17 @@ def given_tables_identity(settings: SearchSettings, space: Space) -> dict[str, A
     if not settings.tables:
         return {}
     layers = reachable(space)
-    return digests_identity([LatencyTable.open(find_table(name)).digest(layers, space.key) for name in settings.tables])
+    tables = [LatencyTable.open(find_table(name)) for name in settings.tables]
+    return digests_identity([table.digest(layers, space.key) for table in tables], [table.path for table in tables])
 
 
-def digests_identity(digests: Sequence[str]) -> dict[str, Any]:
-    """Return the tables' digests as a part of the identity: one study never mixes the latencies of two tables."""
-    return {TABLE_DIGEST: digests[0] if len(digests) == 1 else list(digests)}
+def digests_identity(digests: Sequence[str], paths: Sequence[Path]) -> dict[str, Any]:
+    """Return the tables' digests as a part of the identity: one study never mixes the latencies of two tables.
+
+    The names of the files are not compared.
+    """
+    files = [str(path) for path in paths]
+    return {
+        TABLE_DIGEST: digests[0] if len(digests) == 1 else list(digests),
+        TABLE_FILE: files[0] if len(files) == 1 else files,
+    }

@@ -19,7 +19,7 @@ from nas.networks.blocks import is_ours
 from nas.searching.context import SearchContext, resolve
 from nas.searching.cost_predictors import CostPredictors, make_cost_predictors
 from nas.searching.failed_exports import check_exported, export_missing
-from nas.searching.identity import digests_identity, given_tables_identity
+from nas.searching.identity import digests_identity, given_tables_identity, report_corrected_source
 from nas.searching.loop import SearchPlan, search
 from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge
 from nas.searching.result import FrontRecord, SearchResult, read_finished, write_result
@@ -32,7 +32,7 @@ from nas.spaces.encoded_space import encode_space
 from nas.study.study import FINISH, Study, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.metrics import spell
-from nas.utils.files import exclusive
+from nas.utils.files import check_writable, exclusive
 from nas.utils.reporting import Reporter
 
 EVALUATOR_LOCK = "evaluator.lock"
@@ -47,6 +47,8 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     if finished := read_finished(settings, settings.trials):
         reporter.say(f"{settings.folder}: finished on {finished['date']}; more --trials would continue it")
         return finished
+    check_writable(settings.folder)
+    report_corrected_source(settings.folder, context.identity, reporter)
     check_environment(context)
     if exported := export_missing(settings, reporter):
         return exported
@@ -54,7 +56,10 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     tables = select_tables(context)
     spans = tuple(span_of(context, tables, device) for device in range(len(tables)))
     costs = make_cost_predictors([table.predictor for table in tables], context.space, context.objective.axes)
-    identity = {**context.identity, **digests_identity([table.digest for table in tables])}
+    identity = {
+        **context.identity,
+        **digests_identity([each.digest for each in tables], [each.table.path for each in tables]),
+    }
     directions = context.objective.directions
     with open_study(settings.folder, identity, context.space, directions, settings.storage) as study:
         context.images.write(study.folder)

@@ -22,11 +22,12 @@ from nas.study.objectives import Metrics, Objective
 from nas.study.ranking import front
 from nas.study.trial_store import evaluated, find
 from nas.study.trials import Trial, TrialState
-from nas.utils.files import IMAGES_KEY
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import IMAGES_KEY, same_setting
 
 ACCURACY_SETTINGS = (
     "space_digest", "data", "fit", "train_images", "metric", "class_weights", "evaluator", "source", "source_digest",
+    "evaluator_source", "block_source",
 )  # fmt: skip
 """The settings that determine an accuracy, apart from its noise."""
 SEED_FREE = ("proxy_training", "tabular")
@@ -97,8 +98,8 @@ def read_sources(
     """
     found = []
     for name in names:
-        if Path(name).is_dir():
-            if Path(name).resolve() == folder.resolve():
+        if Path(name).expanduser().is_dir():
+            if Path(name).expanduser().resolve() == folder.resolve():
                 raise UsageError("is the folder of this run itself; give another --run", where=_flag(name))
             found.append(_read_run(name, space, settings))
         else:
@@ -112,15 +113,20 @@ def read_sources(
 
 
 def prior_identity(sources: Sequence[PriorSource]) -> dict[str, Any]:
-    """Return what identifies the sources: their names, and a digest of their networks."""
+    """Return what identifies the sources: their names, and a digest of their names and networks."""
     if not sources:
         return {}
-    parts = [
-        (source.name, source.same, [(network.architecture.digest, network.accuracy) for network in source.networks])
-        for source in sources
-    ]
-    digest = hex_digest(repr(parts))
+    digest = hex_digest(repr([(source.name, *_content(source)) for source in sources]))
     return {"start_from": [source.name for source in sources], "start_from_digest": digest}
+
+
+def prior_content(sources: Sequence[PriorSource]) -> dict[str, Any]:
+    """Return the digest of the sources' networks without their names, which may be spelled in several ways."""
+    return {"start_from_content": hex_digest(repr([_content(source) for source in sources]))} if sources else {}
+
+
+def _content(source: PriorSource) -> tuple[bool, list[tuple[str, float | None]]]:
+    return source.same, [(network.architecture.digest, network.accuracy) for network in source.networks]
 
 
 def make_prior_knowledge(
@@ -192,7 +198,7 @@ def _best(networks: Sequence[tuple[PriorNetwork, Metrics]], objective: Objective
 def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSource:
     stored, trials = _read_store(name)
     seed = () if settings.get("evaluator") in SEED_FREE else ("seed",)
-    same = all(stored.get(key) == settings.get(key) for key in (*ACCURACY_SETTINGS, *seed))
+    same = all(same_setting(key, stored, settings) for key in (*ACCURACY_SETTINGS, *seed))
     same = same and (IMAGES_KEY not in stored or stored[IMAGES_KEY] == settings.get(IMAGES_KEY))
     other = "space" in stored and stored.get("space_digest") != settings.get("space_digest")
     origin = load_space(str(stored["space"])) if other else space
@@ -228,7 +234,7 @@ def _accuracy(trial: Mapping[str, Any]) -> float:
 def _read_store(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the settings and the complete trials of a run. The run may have been killed."""
     try:
-        store = find(Path(name))
+        store = find(Path(name).expanduser())
         settings, found = store.attributes().get("settings") or {}, evaluated(store)
     except RunError as error:
         raise RunError(f"--start-from {str(error).removeprefix('--')}") from error

@@ -205,7 +205,7 @@ class SearchSettings:
     def source(self) -> Path | None:
         """The evaluator's source: a table of accuracies or a supernet's folder."""
         given = self.accuracies or self.supernet
-        return Path(given) if given else None
+        return Path(given).expanduser() if given else None
 
     @property
     def starts(self) -> list[str]:
@@ -225,7 +225,7 @@ class SearchSettings:
     def folder(self) -> Path:
         """The run folder: --run, or a name made from the settings."""
         if self.run:
-            return Path(self.run)
+            return Path(self.run).expanduser()
         evaluator = "" if self.evaluator == SearchSettings.evaluator else f"-{_as_name(self.evaluator)}"
         target = "-".join(dict.fromkeys(f"{target.ms:g}ms" for target in self.targets))
         if len(self.tables) > 1:
@@ -252,9 +252,9 @@ def recorded_settings(settings: SearchSettings) -> dict[str, Any]:
 
 def read_settings(path: str) -> dict[str, Any]:
     """Return the settings of an experiment file. Raises NasError for unknown names and wrong types."""
-    from nas.spaces.yaml_format import read_yaml
+    from nas.spaces.yaml_files import read_yaml
 
-    data = read_yaml(Path(path))
+    data = read_yaml(Path(path).expanduser())
     if not isinstance(data, Mapping):
         raise NasError("an experiment is a mapping of settings to values", where=path, value=data)
     check_types(SearchSettings, data, path)

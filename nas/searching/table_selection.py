@@ -80,7 +80,9 @@ def select_table(context: SearchContext, name: str | None) -> SelectedTable:
     layers = reachable(space)
     if name is None:
         header = table_header(settings.runtime, settings.threads, settings.device)
-        return _completed(context, LatencyTable.open(default_table_path(header), header))
+        table = LatencyTable.open(default_table_path(header), header)
+        table.check_same(header, "give a --table, or discard it with nas profile --replace")
+        return _completed(context, table)
     table = LatencyTable.open(find_table(name))
     if is_published(table):
         digest = table.digest(layers, space.key)  # of the measured rows only: the assumed ones follow from them

@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError, located
 from nas.networks.block_schema import block_spec, keywords, takes_maps
 from nas.networks.blocks import find_block
 from nas.spaces.search_space import FinalTraining, Operator, Proxy, Space, StageSpec, SupernetTraining, Values
+from nas.spaces.yaml_files import read_yaml
 from nas.utils.paths import shipped
 from nas.utils.registry import closest, nearest
 
 T = TypeVar("T")
 
+SUFFIXES = (".yaml", ".yml", ".json")
+"""The endings of files of spaces and networks. JSON is read as YAML."""
 _SPACE_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final", "supernet", "published")
 _STAGE_KEYS = ("block", "depth", "per_layer", "alternate")
 
@@ -36,13 +37,13 @@ def shipped_files() -> list[Path]:
 def load_space(name: str) -> Space:
     """Return the space of a shipped name ("mnasnet") or the path of a YAML file. Raises SpaceError."""
     path = space_path(name)
-    return parse_space(path.stem, read_yaml(path), where=name if path.suffix in name else path.name)
+    return parse_space(path.resolve().stem, read_yaml(path), where=name if path.suffix in name else path.name)
 
 
 def space_path(name: str) -> Path:
     """Return the YAML file of a shipped name; a path is returned as it is. Raises SpaceError for an unknown name."""
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    path = Path(name).expanduser()
+    if path.suffix not in SUFFIXES:
         path = next((file for file in shipped_files() if file.stem == name), path)
         if path.name != f"{name}.yaml":
             raise SpaceError(f"unknown search space '{name}'", nearest=nearest(name, space_names()))
@@ -51,7 +52,7 @@ def space_path(name: str) -> Path:
 
 def load_architecture(name: str) -> Architecture:
     """Return the architecture of a file that describes one network. Raises SpaceError if it has choices."""
-    if Path(name).suffix not in (".yaml", ".yml") and name not in space_names():
+    if Path(name).suffix not in SUFFIXES and name not in space_names():
         networks = [known for known in space_names() if load_space(known).is_network]
         close = closest(name, networks)
         hint = f"; did you mean '{close}'?" if close else "; see `nas list networks`"
@@ -60,34 +61,6 @@ def load_architecture(name: str) -> Architecture:
     if not space.is_network:
         raise SpaceError(f"a space with {len(space.choices)} choices, not one network", where=name)
     return space.decode({})
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which also rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                mark = key_node.start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' appears twice", mark)
-            seen.add(str(key))
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file, without executing any of it. Raises SpaceError if it cannot be read."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except FileNotFoundError:
-        raise SpaceError("no such file", where=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(f"cannot be read: {error}", where=path) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise SpaceError(getattr(error, "problem", None) or "not YAML", where=f"{path}{line}") from error
 
 
 def parse_space(name: str, data: object, where: str) -> Space:

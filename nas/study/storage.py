@@ -15,24 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError, RunError
-from nas.utils.files import (
-    HAS_LOCKS,
-    IMAGE_RECORD,
-    LOCK,
-    check_same_settings,
-    drop_cut_line,
-    exclusive,
-    read_json,
-    write_json,
-)
+from nas.utils.files import HAS_LOCKS, IMAGE_RECORD, LOCK, drop_cut_line, exclusive, read_json, write_json
+from nas.utils.run_identity import check_same_settings
 
 JOURNAL = "journal.log"
 CARD = "study.json"
 BEGIN, FINISH, WORKERS = "begin.lock", "finish.lock", "workers"
 PASSING = {LOCK, BEGIN, FINISH, WORKERS, IMAGE_RECORD}
 """Further files in a run folder. They do not make it a run."""
-TABLE_DIGEST = "table_digest"
-"""The setting that identifies the latency table. It is compared only if both sides have it."""
 STUDY_NAME = "nas"
 """The name of the only study in a journal. In a database, a study has the name of its run folder."""
 UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, AssertionError)
@@ -236,14 +226,7 @@ def same_experiment(folder: Path | str, stored: Mapping[str, Any] | None, settin
     if stored is not None and not isinstance(stored, Mapping):
         raise RunError("the settings of its search cannot be read", where=folder, value=stored)
     if stored is not None:
-        known = stored.keys() & settings.keys()
-        optional = {TABLE_DIGEST} - known
-        check_same_settings(
-            folder,
-            {key: value for key, value in stored.items() if key not in optional},
-            {key: value for key, value in settings.items() if key not in optional},
-            "--run",
-        )
+        check_same_settings(folder, stored, settings, "--run")
 
 
 def _stored_settings(journal: Path) -> dict[str, Any] | None:

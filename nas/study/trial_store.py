@@ -12,7 +12,6 @@ from nas.study.storage import (
     CARD,
     JOURNAL,
     STUDY_NAME,
-    TABLE_DIGEST,
     database_place,
     open_to_read,
     reaching,
@@ -22,6 +21,7 @@ from nas.study.storage import (
 )
 from nas.study.trial_ownership import ENDED, OwnershipLedger, claim_of
 from nas.utils.files import read_json
+from nas.utils.run_identity import with_new_settings
 
 Values = tuple[Scalar, ...]
 
@@ -129,8 +129,9 @@ def begin(
         store.set_attribute("settings", dict(settings))
         known = store.attributes()
     same_experiment(place, known["settings"], settings)
-    if TABLE_DIGEST in settings and TABLE_DIGEST not in known["settings"]:  # older run folders have none
-        store.set_attribute("settings", {**known["settings"], TABLE_DIGEST: settings[TABLE_DIGEST]})
+    completed = with_new_settings(known["settings"], settings)
+    if completed != known["settings"]:  # an older version did not record all of them
+        store.set_attribute("settings", completed)
     if url:
         write_card(folder, settings, url)
     return store

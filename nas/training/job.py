@@ -16,6 +16,7 @@ from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
 from nas.errors import ExportError, RunError, SpaceError, UsageError, WeightsError, located
 from nas.networks.block_check import check_blocks
+from nas.networks.block_schema import block_sources
 from nas.networks.export import CARD, check_origin, export_folder, exported_fit, exported_in, load_exported
 from nas.networks.network import build, canonical, trace
 from nas.networks.pretrained import load_fitting
@@ -29,8 +30,9 @@ from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
 from nas.training.tasks.image_record import RunPlace, load_for_run
 from nas.training.tasks.metrics import named, spell
-from nas.utils.files import check_same_settings, locked, read_json, write_json
+from nas.utils.files import check_writable, locked, read_json, write_json
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import check_same_settings, content_digest
 
 SETTINGS, RESULT, CHECKPOINT = "settings.json", "result.json", "checkpoint.pt"
 
@@ -75,7 +77,7 @@ class TrainJob:
     def folder(self) -> Path:
         """The output folder."""
         if self.out:
-            return Path(self.out)
+            return Path(self.out).expanduser()
         name, data = (re.sub(r"[^\w.]+", "_", Path(each).name) for each in (self.network, self.data))
         return Path("runs") / f"train-{re.sub(r'[.](ya?ml|json)$', '', name)}-{data}"
 
@@ -103,6 +105,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     if (done := _finished(job.folder)) is not None:
         reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
         return done
+    check_writable(job.folder)
     task.report_data(reporter)
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
     check_blocks(trace(arch))
@@ -192,7 +195,7 @@ def read_architecture(name: str) -> Architecture:
 
     A JSON file is the card of an exported folder or the output of `Architecture.to_dict`. Raises NasError.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         return read_exported(path, "")[0]
     if path.suffix != ".json":
@@ -205,6 +208,9 @@ def read_architecture(name: str) -> Architecture:
         raise SpaceError(f"not JSON: {error}", where=name) from error
     if not isinstance(data, Mapping):
         raise SpaceError(f"not an architecture: must be a mapping: {str(data)[:60]}", where=name)
+    stages = data.get("stages")
+    if isinstance(stages, list) and any(isinstance(stage, Mapping) for stage in stages):
+        return load_architecture(name)  # in the format of search spaces, written as JSON
     arch = Architecture.from_dict(data.get("blocks", data), name)
     if (path.parent / CARD).is_file():
         check_origin(arch, path.parent)
@@ -232,7 +238,7 @@ def initial_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
         model = build(arch)
     if job.init_from is None:
         return model, f"fresh, of seed {job.seed}"
-    source = Path(job.init_from)
+    source = Path(job.init_from).expanduser()
     if source.is_dir():
         source = exported_in(source) / "model.safetensors"
     try:
@@ -244,7 +250,7 @@ def initial_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
 def _teacher(job: TrainJob, task: Classification, resolution: int) -> nn.Module | None:
     if job.teacher is None:
         return None
-    teacher = read_exported(Path(job.teacher), "--teacher")[1]
+    teacher = read_exported(Path(job.teacher).expanduser(), "--teacher")[1]
     some_images = task.validation_set(resolution, 2 * task.num_classes)
     check_fit(teacher, task, some_images, torch.device("cpu"), f"the teacher in '{job.teacher}'")
     return teacher
@@ -274,6 +280,8 @@ def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[s
         "images": job.images,
         "teacher": job.teacher,
         "init_from": job.init_from,
+        **_weights_digests(job),
+        **block_sources(spec.op for spec in arch.blocks()),
         "seed": job.seed,
         "runtime": job.runtime,
         **task.settings,
@@ -289,6 +297,18 @@ def trained_on(job: TrainJob) -> dict[str, str] | None:
     data = card.get("data")
     same = isinstance(data, Mapping) and data.get("name") == Path(job.data).expanduser().name
     return {"fit": exported_fit(card)} if same else None
+
+
+def _weights_digests(job: TrainJob) -> dict[str, Any]:
+    """Return the digests of the files of weights that the training starts from or distills from."""
+    found = {}
+    for key, name in (("teacher", job.teacher), ("init_from", job.init_from)):
+        path = Path(name or "").expanduser()
+        if name and path.is_dir():
+            path = exported_in(path) / "model.safetensors"
+        if name and path.is_file():
+            found[f"{key}_digest"] = content_digest([path])
+    return found
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:

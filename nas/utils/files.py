@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -27,10 +28,6 @@ HAS_LOCKS = fcntl is not None
 LOCK = ".lock"
 IMAGE_RECORD = "images.json"
 """The file in a run folder that holds the digest of each image file of the run."""
-IMAGES_KEY = "image_files"
-"""The setting that identifies the content of a data set's files. Older runs lack it."""
-FORMER_VALUES = {"metric": "accuracy", "class_weights": "none", "fit": "crop"}
-"""What settings were that runs leave out: they are from before the setting, or it has its default."""
 BLOCK = 64 * 1024
 """Bytes read at a time when looking for the last line of a file."""
 _held: set[int] = set()
@@ -71,6 +68,22 @@ def write_picture(path: Path, figure: Any) -> None:
     write_bytes(path, picture.getvalue())
 
 
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, or that it can be made. Leaves nothing behind.
+
+    Raises:
+        RunError: The folder or its parent is read-only, is not a folder, or is on a full disk.
+    """
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(BLOCK))
+    except OSError as error:
+        raise RunError(f"cannot be written: {place}: {error.strerror}", where=folder) from error
+
+
 def drop_cut_line(file: IO[bytes]) -> int:
     """Remove an unfinished last line from an open file, seek to the end, and return the length."""
     end = file.seek(0, os.SEEK_END)
@@ -98,30 +111,6 @@ def append_rows(path: Path, header: Mapping[str, Any], rows: Iterable[Mapping[st
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:
-    """Check that a folder holds results of the same settings.
-
-    Args:
-        folder: The folder or study, for the message.
-        stored: The settings of the results in the folder.
-        settings: The settings of this run.
-        flag: The flag that selects another folder, for the message.
-
-    Raises:
-        RunError: A setting differs. The error names the first one.
-    """
-    ignored = set() if IMAGES_KEY in stored and IMAGES_KEY in settings else {IMAGES_KEY}
-    if IMAGES_KEY in stored and stored[IMAGES_KEY] == settings.get(IMAGES_KEY):
-        ignored = {"data"}  # the same images in a folder with another name
-    for key in sorted({*stored, *settings} - ignored):
-        there, now = (each.get(key, FORMER_VALUES.get(key)) for each in (stored, settings))
-        if there != now:
-            differs = f"{key} is {there!r} there and {now!r} now"
-            if key == IMAGES_KEY:
-                differs = "data: images were replaced, added or removed since it began"
-            raise RunError(f"holds another experiment: {differs}; give another {flag}", where=folder)
 
 
 @contextlib.contextmanager

@@ -85,6 +85,12 @@ def _origin(point: Any) -> str:
     return f"{point.value} of {package.name} {package.version}" if package else str(point.value)
 
 
+def plugin_module(table: Mapping[str, Any], name: str, kind: str) -> str | None:
+    """Return the dotted name of the module from which `lookup` loads `name`; None for a name in `table`."""
+    point = None if name in table else _plugins(_group(kind)).get(name)
+    return point.module if point else None
+
+
 def _group(kind: str) -> str:
     return f"nas.{kind.replace(' ', '_')}s"
 

@@ -21,7 +21,7 @@ from nas.cli.main import main
 from nas.errors import UsageError
 from nas.evaluators import epochs_of, find_evaluator
 from nas.evaluators.base import EvaluatorContext
-from nas.evaluators.user_defined import to_accuracy
+from nas.evaluators.returned_values import to_accuracy
 from nas.searching.context import make_early_stopping
 from nas.searching.early_stopping import make_rungs
 from nas.searching.settings import SearchSettings
@@ -145,12 +145,13 @@ def test_functions_generators_and_classes(module: str, task: Classification, tmp
 
 @pytest.mark.parametrize(
     ("seed", "value"),
-    list(enumerate(["1.7", "nan", "'0.5'", "None", "True", "", "-0.1", "'accuracy'", r"\(1\+0j\)"])),
-)
+    [(0, r"1.7; if it is a percentage, return 0.017"), (1, "nan"), (2, "'0.5'"), (3, "None"), (4, "True"),
+     (6, "-0.1"), (8, r"\(1\+0j\)")],
+)  # fmt: skip
 def test_a_value_that_is_no_accuracy_is_named(
     seed: int, value: str, module: str, task: Classification, tmp_path: Path
 ) -> None:
-    rule = f"an accuracy must be in \\[0, 1\\]: {value}$" if value else "it yielded no accuracy$"
+    rule = f"an accuracy must be in \\[0, 1\\]: {value}$"
     with pytest.raises(TrainingError, match=f"^{module}:gives: {rule}"):
         accuracies(f"{module}:gives", task, tmp_path, seed)
 

@@ -21,7 +21,8 @@ from nas.searching.loop import SearchPlan, search
 from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge, prior_identity, read_sources
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
-from nas.spaces.yaml_format import load_architecture, parse_space, read_yaml
+from nas.spaces.yaml_files import read_yaml
+from nas.spaces.yaml_format import load_architecture, parse_space
 from nas.study.objectives import Metrics, make_objective
 from nas.study.ranking import front
 from nas.study.study import JOURNAL, Trial, open_study

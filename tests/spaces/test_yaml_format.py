@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from nas.errors import SpaceError
 from nas.spaces.automaton import reachable
-from nas.spaces.yaml_format import load_space, parse_space, read_yaml
+from nas.spaces.yaml_files import read_yaml
+from nas.spaces.yaml_format import load_space, parse_space
 
 GOOD: dict[str, Any] = {
     "resolution": 32,

@@ -33,13 +33,14 @@ from nas.evaluators.rank_check.reference_trainings import (
 )
 from nas.evaluators.supernet.evaluator import find_folder
 from nas.evaluators.zero_cost_scores import ZERO_COST
+from nas.networks.block_schema import block_sources
 from nas.networks.export import versions
 from nas.spaces.search_space import Proxy, Space
 from nas.spaces.yaml_format import load_space
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
-from nas.utils.files import locked, write_json
+from nas.utils.files import check_writable, locked, write_json
 from nas.utils.reporting import Reporter
 
 BASELINES = ("params", "macs")
@@ -137,10 +138,12 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
         raise UsageError(rule, key="space", value=space.name)
     folder = check.folder
     check_images((task.data.train, task.data.validation), reporter)
+    check_writable(folder)
     trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
     threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
     settings |= {"fit": task.fit, **images.identity}
+    settings |= block_sources(each.block for slot in (*space.stages, space.head) for each in slot.operators)
     reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
     task.report_data(reporter)
     folder.mkdir(parents=True, exist_ok=True)
@@ -211,9 +214,9 @@ def _load(check: Check, reporter: Reporter) -> tuple[Space, Classification, Imag
     space = replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes)
     images.check_supernet(check.supernet)
     if check.supernet:
-        find_folder(Path(check.supernet))
+        find_folder(Path(check.supernet).expanduser())
     if check.accuracies:
-        read_accuracies(Path(check.accuracies), space)
+        read_accuracies(Path(check.accuracies).expanduser(), space)
     return space, task, images
 
 
@@ -250,7 +253,7 @@ def _make_evaluators(
 ) -> Iterator[tuple[str, Evaluator]]:
     sources = {"supernet": check.supernet, "tabular": check.accuracies}
     for name in evaluator_names(check):
-        source = Path(given) if (given := sources.get(name)) else None
+        source = Path(given).expanduser() if (given := sources.get(name)) else None
         yield name, find_evaluator(name)(EvaluatorContext(task, space, check.folder, source, check.seed, reporter))
 
 

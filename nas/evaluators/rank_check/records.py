@@ -9,12 +9,13 @@ from typing import Any
 
 from nas.evaluators.rank_check.rank_correlation import Agreement
 from nas.spaces.identity import hex_digest
-from nas.utils.files import FORMER_VALUES, write_json
+from nas.utils.files import write_json
 from nas.utils.paths import user_cache
+from nas.utils.run_identity import FORMER_VALUES
 
 STORED = ("name", "agreement", "cheaper")
 """The keys of an evaluator's result that a record contains."""
-PATHS = ("supernet", "accuracies")
+PATHS = ("supernet", "accuracies", "file")
 """Settings that are paths. They do not identify an evaluator."""
 
 

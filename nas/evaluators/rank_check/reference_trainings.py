@@ -29,8 +29,9 @@ from nas.spaces.sampling import sample_networks
 from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
-from nas.utils.files import FORMER_VALUES, IMAGES_KEY, append_rows
+from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import FORMER_VALUES, IMAGES_KEY, SOURCE_CODE, difference
 
 FORMAT = 1
 SAMPLES_PER_NETWORK = 20
@@ -154,6 +155,8 @@ def _check_header(data: Any, settings: Mapping[str, Any], where: str) -> None:
     same_images = IMAGES_KEY in stored and stored[IMAGES_KEY] == settings.get(IMAGES_KEY)
     compared = (stored.keys() & settings.keys()) - ({"data"} if same_images else set())
     for key in sorted(compared):  # settings of later versions had their defaults then
+        if key in SOURCE_CODE and stored[key] != settings[key]:
+            raise RunError(f"{difference(key, stored, settings)}; use another --run", where=where)
         if stored[key] != settings[key]:
             rule = f"the trainings have other settings: {stored[key]!r} in the file, {settings[key]!r} now"
             raise RunError(f"{rule}; use another --run", where=where, key=key)

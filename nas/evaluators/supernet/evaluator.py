@@ -20,7 +20,8 @@ from nas.evaluators.supernet.shared_weights import Supernet, load_bank, save_ban
 from nas.evaluators.supernet.training import SupernetRecipe, train_supernet
 from nas.spaces.search_space import Space
 from nas.training.loop import pick_device, recalibrate
-from nas.utils.files import FORMER_VALUES, write_json
+from nas.utils.files import write_json
+from nas.utils.run_identity import FORMER_VALUES
 
 FOLDER, CARD, BANK, CHECKPOINT = "supernet", "supernet.json", "supernet.safetensors", "checkpoint.pt"
 RECALIBRATION_BATCHES, RECALIBRATION_BATCH = 4, 128
@@ -156,6 +157,14 @@ def find_folder(source: Path) -> Path:
         if (folder / CARD).is_file() or (folder / CHECKPOINT).is_file():
             return folder
     raise RunError(f"--supernet: no supernet ({CARD}) in this folder or its subfolder '{FOLDER}'", value=str(source))
+
+
+def supernet_files(source: Path) -> list[Path]:
+    """Return the card and the weights of the finished supernet in `source`, see `find_folder`; empty without one."""
+    for folder in (source, source / FOLDER):
+        if (folder / CARD).is_file() and (folder / BANK).is_file():
+            return [folder / CARD, folder / BANK]
+    return []
 
 
 def read_card(folder: Path) -> dict[str, Any]:

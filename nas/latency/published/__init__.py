@@ -26,6 +26,7 @@ __all__ = [
     "FORMATS",
     "Published",
     "Source",
+    "check_same_source",
     "complete",
     "is_published",
     "read_published",
@@ -35,12 +36,16 @@ __all__ = [
 ]
 
 FORMATS: dict[str, Callable[[Sequence[tuple[Path, Any]]], Published | None]] = {
-    "ProxylessNAS (CSV or YAML)": keyed.read_proxyless,
-    "Once-for-All (CSV or YAML, one file per resolution)": keyed.read_ofa,
+    "ProxylessNAS (CSV, YAML or JSON)": keyed.read_proxyless,
+    "Once-for-All (CSV, YAML or JSON, one file per resolution)": keyed.read_ofa,
     "single-path-nas (JSON)": single_path.read,
     "FBNet of jh88 (JSON)": fbnet.read,
 }
 """Readers by format. A reader gets (path, parsed content) of each file; it returns None for another format."""
+
+
+UNKNOWN = "unknown"
+"""What the header of a table holds where its source is not known."""
 
 
 def read_published(paths: Sequence[Path]) -> Published:
@@ -61,14 +66,13 @@ def source_of(published: Published, stem: str) -> Source:
     for source in SOURCES:
         if source.family == published.family and set(published.digests) <= set(source.digests):
             return source
-    unknown = "unknown"
-    return Source(stem, published.family, (), f"unknown ({stem})", unknown, unknown, unknown, unknown, unknown)
+    return Source(stem, published.family, (), f"unknown ({stem})", *[UNKNOWN] * 5)
 
 
 def write_table(published: Published, source: Source, path: Path) -> LatencyTable:
     """Write the rows as a latency table at `path`, completely or not at all, and return it.
 
-    Replaces an imported table. Raises TableError if `path` is another table.
+    Replaces an imported table; see `check_same_source`. Raises TableError if `path` is another table.
     """
     if path.exists() and not is_published(LatencyTable.open(path)):
         raise TableError("is not an imported table; it is not replaced", where=path)
@@ -90,6 +94,24 @@ def write_table(published: Published, source: Source, path: Path) -> LatencyTabl
     finally:
         partial.unlink(missing_ok=True)
     return LatencyTable.open(path)
+
+
+def check_same_source(path: Path, published: Published, source: Source) -> None:
+    """Raise TableError if the table at `path` has another source than `published`.
+
+    Tables of an unknown source are the same if their times are equal.
+    """
+    if not path.exists():
+        return
+    table, advice = LatencyTable.open(path), "give another --table or --name, or --replace to discard it"
+    for key, value in {**source.header(), "space": published.family}.items():
+        there = table.header.get(key)
+        if there != value:
+            raise TableError(f"{key} is {there!r} in the table and {value!r} in the files; {advice}", where=path)
+    times = {(row.layer.spec, row.layer.in_shape): round(row.ms, 6) for row in published.rows}
+    is_same = {key: samples[0][1] for key, samples in table.rows.items()} == times
+    if source.url == UNKNOWN and not is_same:
+        raise TableError(f"holds another table of an unknown source; {advice}", where=path)
 
 
 def is_published(table: LatencyTable) -> bool:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nas.errors import SpaceError, TableError
 from nas.networks.block_schema import block_spec
 from nas.networks.network import Layer, traced
 from nas.spaces.identity import hex_digest
-from nas.spaces.yaml_format import read_yaml
+from nas.spaces.yaml_files import read_yaml, unique_keys
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Keyed:
 
 
 def read_content(path: Path) -> Any:
-    """Return the content of a keyed file or of a JSON file; None for other formats.
+    """Return the content of a keyed file (CSV, YAML or JSON) or of another YAML or JSON file; None for other formats.
+
+    The format is recognized by the content, not by the name.
 
     Raises:
         TableError: The file cannot be read, or is a broken file of a known format.
@@ -75,16 +79,35 @@ def read_content(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise TableError(f"cannot be read: {error}", where=path) from error
     if text.lstrip()[:1] in ("{", "["):
-        try:
-            return json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise TableError(f"invalid JSON, the file may be cut off: {error}", where=path) from error
+        data = _json(text, path)
+        is_keyed = isinstance(data, Mapping) and any("-input:" in key for key in data)
+        return _keyed(data, path) if is_keyed else data
     if text.partition("\n")[0].startswith("key,"):
         try:
             return _keyed_csv(text, path)
         except csv.Error as error:
             raise TableError(f"invalid CSV: {error}", where=path) from error
-    return _keyed_yaml(path) if "-input:" in text else None
+    return _yaml(text, path)
+
+
+def _json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except yaml.YAMLError as error:
+        raise TableError(str(error), where=path) from error
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"invalid JSON, the file may be cut off: {error}", where=path) from error
+
+
+def _yaml(text: str, path: Path) -> Any:
+    """Return the content of a YAML file; None for a text that is not YAML and has no keys of a known format."""
+    try:
+        data = read_yaml(path)
+    except SpaceError as error:
+        if "-input:" not in text:
+            return None
+        raise TableError(str(error)) from error
+    return _keyed(data, path) if "-input:" in text else _text_keys(data)
 
 
 def _keyed_csv(text: str, path: Path) -> Keyed:
@@ -104,11 +127,14 @@ def _keyed_csv(text: str, path: Path) -> Keyed:
     return Keyed(entries)
 
 
-def _keyed_yaml(path: Path) -> Keyed | None:
-    try:
-        data = read_yaml(path)
-    except SpaceError as error:
-        raise TableError(str(error)) from error
+def _text_keys(data: Any) -> Any:
+    """Return a table of a JSON format that is written as YAML, where the keys of layers are numbers."""
+    if isinstance(data, Mapping):
+        return {str(key): _text_keys(value) for key, value in data.items()}
+    return data
+
+
+def _keyed(data: Any, path: Path) -> Keyed | None:
     if not isinstance(data, Mapping):
         return None
     entries = {}

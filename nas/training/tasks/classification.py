@@ -16,9 +16,9 @@ from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_i
 from nas.training.tasks.metrics import METRICS
 from nas.training.tasks.metrics import accuracy as accuracy_of
 from nas.training.tasks.splits import ImageData, describe_classes
-from nas.utils.files import FORMER_VALUES
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import FORMER_VALUES
 
 EVALUATION_BATCH = 256
 LABEL_SMOOTHING = 0.1

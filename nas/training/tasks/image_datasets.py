@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def load_images(name: str, root: str | None = None) -> ImageData:
         return DATA_SETS[name](root)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return load_folder(folder)
+        return replace(load_folder(folder), name=folder.resolve().name)  # the same name in every spelling
     if folder.exists():
         raise DataError("not a folder", where="--data", value=name)
     raise DataError(f"unknown data set or folder '{name}'", where="--data", nearest=nearest(name, DATA_SETS))

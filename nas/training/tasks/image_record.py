@@ -16,8 +16,9 @@ from nas.training.tasks.fit import continued_fit
 from nas.training.tasks.image_datasets import shown_progress
 from nas.training.tasks.image_files import file_digest
 from nas.training.tasks.splits import ImageData
-from nas.utils.files import IMAGE_RECORD, IMAGES_KEY, read_json, write_bytes
+from nas.utils.files import IMAGE_RECORD, read_json, write_bytes
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import IMAGES_KEY
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from nas.networks.blocks.layers import DropConnect, SqueezeExcite, channel_shuff
 from nas.networks.blocks.mbconv import MBConv
 from nas.networks.blocks.shufflenet_v1 import ShuffleNetV1Unit
 from nas.networks.network import build, deploy, set_drop_connect
-from nas.spaces.yaml_format import load_architecture, load_space, read_yaml
+from nas.spaces.yaml_files import read_yaml
+from nas.spaces.yaml_format import load_architecture, load_space
 
 IMAGE = torch.linspace(-1, 1, 2 * 16 * 8 * 8).reshape(2, 16, 8, 8)
 

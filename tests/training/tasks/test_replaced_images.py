@@ -14,8 +14,8 @@ from nas.training.tasks import image_files
 from nas.training.tasks.image_datasets import ImageDataset, load_images
 from nas.training.tasks.image_files import file_digest
 from nas.training.tasks.image_record import ImageRecord, describe_changes
-from nas.utils.files import IMAGES_KEY, check_same_settings
 from nas.utils.reporting import Reporter
+from nas.utils.run_identity import IMAGES_KEY, check_same_settings
 from tests.helpers.pictures import write_classes
 
 

@@ -1,0 +1,131 @@
+"""The latency of one exported graph on a device, and of its nodes where the runtime reports them."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.devices.client import LOCAL, Graph, open_worker
+from nas.devices.example_inputs import example_inputs
+from nas.devices.runtimes import RUNTIMES, find_runtime, make_runtime
+from nas.devices.timing import Latency, Protocol, summarize
+from nas.errors import DeviceError, ExportError, UsageError, one_line
+from nas.networks.export import load_exported
+from nas.networks.network import IMAGE_CHANNELS, deploy
+from nas.networks.onnx_graph import OnnxGraph, read_graph
+from nas.utils.reporting import Reporter
+
+PROTOCOL = Protocol(visits=30, warmup=2, repeats=4)
+NODE_RUNS = 30
+"""Number of inferences from which the times of nodes are taken."""
+WITH_NODE_TIMES = "onnxruntime"
+"""The runtime that reports the times of nodes."""
+
+
+@dataclass(frozen=True)
+class GraphLatency:
+    """The latency of a graph.
+
+    Attributes:
+        latency: The latency of the whole graph.
+        nodes: {"name", "op", "ms"} of each node in the order of execution; empty if the runtime does not report them.
+        notes: What was assumed about the file.
+    """
+
+    latency: Latency
+    nodes: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+def measure_onnx(path: Path, runtime: str, threads: int, device: str, reporter: Reporter) -> GraphLatency:
+    """Return the latency of an ONNX file at batch size 1, and of its nodes on this machine's ONNX Runtime.
+
+    Raises:
+        UsageError: The runtime does not run ONNX files.
+        ExportError: The file cannot be read, or an input is not float32.
+        DeviceError: The runtime cannot run it.
+    """
+    if find_runtime(runtime).suffix != ".onnx":
+        able = ", ".join(name for name in RUNTIMES if find_runtime(name).suffix == ".onnx")
+        raise UsageError(f"does not run ONNX files; {able} do", key="runtime", value=runtime)
+    if device == LOCAL:
+        make_runtime(runtime)
+    graph = read_graph(path)
+    for name, kind in graph.types.items():
+        if kind != "FLOAT":
+            raise ExportError(f"the input '{name}' is {kind.lower()}; only float32 inputs can be measured", where=path)
+    with tempfile.TemporaryDirectory(prefix="nas-graph-") as folder:
+        file = Path(folder) / "graph.onnx"
+        _write_one_file(graph, file, path)
+        latency = _measure(file, tuple(graph.inputs.values()), runtime, threads, device, reporter)
+        nodes = []
+        if runtime == WITH_NODE_TIMES and device == LOCAL:
+            nodes = _node_times(file, graph, threads)
+    return GraphLatency(latency, tuple(nodes), graph.notes)
+
+
+def measure_exported(folder: Path, runtime: str, threads: int, device: str, reporter: Reporter) -> GraphLatency:
+    """Return the latency of the network in an exported folder.
+
+    Measures the folder's file for the runtime. If it has none, exports the network again; model.py is not executed.
+
+    Raises:
+        RunError: The folder is broken.
+        DeviceError: The runtime cannot run the network.
+    """
+    target = find_runtime(runtime)
+    file = folder / f"model{target.suffix}"
+    if target.suffix == ".onnx" and file.is_file():
+        return measure_onnx(file, runtime, threads, device, reporter)
+    if device == LOCAL:
+        make_runtime(runtime)
+    arch, model, _ = load_exported(folder)
+    shape = (1, IMAGE_CHANNELS, arch.resolution, arch.resolution)
+    with tempfile.TemporaryDirectory(prefix="nas-graph-") as place:
+        notes = []
+        if not file.is_file():
+            notes = [f"{folder} has no {file.name}: its network was exported again"]
+            file = Path(place) / file.name
+            target.export(deploy(model), [torch.zeros(shape)], file)
+        return GraphLatency(_measure(file, (shape,), runtime, threads, device, reporter), (), tuple(notes))
+
+
+def _write_one_file(graph: OnnxGraph, file: Path, source: Path) -> None:
+    """Write the graph with its fixed batch size and its external data as one file, because one path is measured."""
+    try:
+        file.write_bytes(graph.model.SerializeToString())
+    except Exception as error:  # protobuf raises its own kinds above 2 GB
+        raise ExportError(f"cannot be written as one file: {one_line(error)}", where=source) from error
+
+
+def _measure(
+    file: Path, shapes: tuple[tuple[int, ...], ...], runtime: str, threads: int, device: str, reporter: Reporter
+) -> Latency:
+    graph = Graph("graph", str(file), shapes, memory=True)
+    with (
+        open_worker(device, runtime, threads, reporter.say) as worker,
+        reporter.task("measuring", PROTOCOL.visits) as advance,
+    ):
+        samples = []
+        for sample in worker.measure([graph], PROTOCOL, 0):
+            samples.append(sample)
+            advance(1)
+    memory = next((sample.costs["memory_bytes"] for sample in samples if "memory_bytes" in sample.costs), None)
+    summary = summarize([sample.ms for sample in samples])
+    return Latency(
+        summary.median, summary.p10, summary.p90, summary.samples, summary.repeatability,
+        size_bytes=file.stat().st_size, memory_bytes=None if memory is None else int(memory),
+    )  # fmt: skip
+
+
+def _node_times(file: Path, graph: OnnxGraph, threads: int) -> list[dict[str, Any]]:
+    from nas.devices.runtimes.onnxruntime import node_times
+
+    try:
+        return node_times(str(file), example_inputs(list(graph.inputs.values())), threads, NODE_RUNS)
+    except Exception as error:  # onnxruntime raises many kinds
+        raise DeviceError(f"onnxruntime cannot run it: {one_line(error)}") from error

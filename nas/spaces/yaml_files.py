@@ -1,0 +1,98 @@
+"""Reads YAML and JSON files with anchors and merge keys, but without code, duplicate keys and expanding aliases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import SpaceError
+
+MOST_VALUES = 100_000
+"""The largest number of values of a file after all aliases are expanded."""
+IGNORED = "x-"
+"""Top-level keys that begin with this hold anchors for the rest of the file. They are left out."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also rejects duplicate keys, and aliases that contain themselves or grow too large."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise _refused(f"the key '{key.value}' appears twice", key)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _count_values(node, {})
+        return node
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML or JSON file, without executing any of it.
+
+    Merge keys (`<<: *base`) are resolved. Top-level keys that begin with "x-" are left out.
+
+    Raises:
+        SpaceError: The file cannot be read, has a key twice, or its aliases contain themselves or are too large.
+    """
+    try:
+        data = _parse(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise SpaceError("no such file", where=path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpaceError(f"cannot be read: {error}", where=path) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SpaceError(getattr(error, "problem", None) or "not YAML", where=f"{path}{line}") from error
+    if not isinstance(data, Mapping):
+        return data
+    return {key: value for key, value in data.items() if not (isinstance(key, str) and key.startswith(IGNORED))}
+
+
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the mapping of a JSON object, for `json.loads`. Raises yaml.YAMLError if a key appears twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        key = next(key for key in keys if keys.count(key) > 1)
+        raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' appears twice")
+    return found
+
+
+def _parse(text: str) -> Any:
+    if text.lstrip()[:1] in ("{", "["):  # JSON may hold tabs and numbers that YAML reads differently
+        try:
+            return json.loads(text, object_pairs_hook=unique_keys)
+        except json.JSONDecodeError:
+            pass  # YAML may begin with a bracket too
+    return yaml.load(text, Loader=_Loader)
+
+
+def _count_values(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Return the number of values in a node after all aliases are expanded. Raises YAMLError for too many."""
+    if id(node) in counts:
+        if counts[id(node)] == 0:
+            raise _refused("an alias contains itself", node)
+        return counts[id(node)]
+    counts[id(node)] = 0
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    children = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
+    count = 1 + sum(_count_values(child, counts) for child in children)
+    if count > MOST_VALUES:
+        raise _refused(f"more than {MOST_VALUES:,} values after its aliases are expanded", node)
+    counts[id(node)] = count
+    return count
+
+
+def _refused(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
