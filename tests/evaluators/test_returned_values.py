@@ -46,7 +46,9 @@ def test_one_number_of_any_library_is_one_accuracy(one: Any) -> None:
     assert list(accuracies_of(iter([one, one]))) == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("stream", [iter([0.2, 0.4]), map(float, ("0.2", "0.4")), (x / 10 for x in (2, 4))], ids=repr)
+@pytest.mark.parametrize(
+    "stream", [iter([0.2, 0.4]), map(float, ("0.2", "0.4")), (x / 10 for x in (2, 4))], ids=["list", "map", "generator"]
+)
 def test_an_iterator_yields_accuracies_over_time(stream: Iterator[float]) -> None:
     assert list(accuracies_of(stream)) == [0.2, 0.4]
 
