@@ -83,11 +83,14 @@ class WeightsError(NasError):
 
 @contextlib.contextmanager
 def located(where: object) -> Iterator[None]:
-    """Add the file that an architecture or a space comes from to every SpaceError."""
+    """Add the file that an architecture or a space comes from to every SpaceError that does not name it."""
     try:
         yield
     except SpaceError as error:
-        raise SpaceError(str(error), where=where) from error
+        if error.where.startswith(str(where)):
+            raise
+        place = f"{where}, {error.where}" if error.where else where
+        raise SpaceError(error.rule, where=place, key=error.key, value=error.value, nearest=error.nearest) from error
 
 
 @contextlib.contextmanager

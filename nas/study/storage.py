@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, AssertionError
 """What Optuna raises for an invalid journal."""
 BUSY_S = 60
 """How long SQLite waits for another process to finish writing, in seconds."""
+MAKING_S = 10
+"""How long another process may take to make the tables of a database, in seconds."""
+OPTUNA_TABLES = ("study", "studies", "trial", "version_info", "alembic")
+"""How the names of Optuna's tables begin."""
 EXAMPLES = "'sqlite:///runs.db' or 'postgresql+psycopg2://user@host/database'"
 
 
@@ -262,12 +267,9 @@ def _database(url: str) -> Any:
         {"connect_args": {"timeout": BUSY_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     )
     try:
-        engine = sqlalchemy.create_engine(url, **options)
-        tables = set(sqlalchemy.inspect(engine).get_table_names())
-        engine.dispose()
-        if tables and not {"studies", "version_info"} <= tables:
-            raise RunError(f"is not an Optuna storage: it has a table '{min(tables)}'", where=place)
-        return get_storage(RDBStorage(url, engine_kwargs=options))
+        if foreign := _foreign_table(url, options):
+            raise RunError(f"is not an Optuna storage: it has a table '{foreign}'", where=place)
+        return _created(lambda: get_storage(RDBStorage(url, engine_kwargs=options)))
     except sqlalchemy.exc.NoSuchModuleError:
         raise RunError(f"SQLAlchemy knows no such database; give a URL such as {EXAMPLES}", where=place) from None
     except ImportError as error:
@@ -278,6 +280,37 @@ def _database(url: str) -> Any:
         raise RunError(f"is not an Optuna storage: {_one_line(error)}", where=place) from error
     except RuntimeError as error:  # Optuna's check of the schema
         raise RunError(f"has the schema of another Optuna version: {_one_line(error)}", where=place) from error
+
+
+def _foreign_table(url: str, options: dict[str, Any]) -> str | None:
+    """Return a table of a database that is not Optuna's. Waits while another process makes Optuna's tables."""
+    import sqlalchemy
+
+    deadline = time.monotonic() + MAKING_S
+    while True:
+        engine = sqlalchemy.create_engine(url, **options)
+        tables = set(sqlalchemy.inspect(engine).get_table_names())
+        engine.dispose()
+        if not tables or {"studies", "version_info"} <= tables:
+            return None
+        if not all(table.startswith(OPTUNA_TABLES) for table in tables) or time.monotonic() > deadline:
+            return min(tables)
+        time.sleep(0.1)
+
+
+def _created(make: Callable[[], Any]) -> Any:
+    """Return what `make` returns. If another process makes the tables of the database at the same time, try again."""
+    import sqlalchemy.exc
+
+    deadline = time.monotonic() + MAKING_S
+    while True:
+        try:
+            return make()
+        except sqlalchemy.exc.DBAPIError as error:
+            collided = any(words in _one_line(error).lower() for words in ("already exists", "duplicate", "unique"))
+            if not collided or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def _install_command(url: str, error: ImportError) -> str:

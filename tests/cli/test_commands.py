@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -155,8 +156,9 @@ def test_a_shipped_experiment_runs_two_trials(
 
 
 def test_profile_measures_what_is_missing_and_then_nothing(
-    tiny_space: Path, capsys: pytest.CaptureFixture[str]
+    tiny_space: Path, private_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.rmtree(private_cache)
     first = run_json(capsys, "profile", "--space", str(tiny_space), "--runtime", "null")
     assert first["measured"] == first["layers"] > 10
     again = run_json(capsys, "profile", "--space", str(tiny_space), "--runtime", "null")
@@ -291,9 +293,10 @@ def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.Captur
 def test_bad_input_is_one_line_and_status_2(
     argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     assert message in refused(capsys, *argv)
-    assert list(tmp_path.iterdir()) == []
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_a_target_below_the_fastest_is_refused_with_the_fastest(

@@ -40,7 +40,7 @@ def randomise(model: nn.Module) -> None:
 
 def copy_weights(source: nn.Module, target: nn.Module, image: Tensor) -> None:
     for theirs, ours in zip(called(source, image), called(target, image), strict=True):
-        assert type(theirs) is type(ours)
+        assert isinstance(ours, type(theirs))
         ours.load_state_dict(theirs.state_dict())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sqlite3
@@ -16,9 +17,10 @@ from nas.errors import RunError
 from nas.networks.network import canonical
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import Metrics
-from nas.study.storage import CARD, JOURNAL, JournalLock, absolute, check_run, masked
+from nas.study.storage import CARD, JOURNAL, JournalLock, absolute, check_run, masked, open_storage
 from nas.study.study import Study, open_study, read_trials
 from nas.utils.files import write_json
+from tests.helpers.nas_process import start_nas
 from tests.helpers.postgres_server import server
 from tests.helpers.trials import record, record_failure
 from tests.searching.test_kill import check_shared, killed
@@ -230,3 +232,37 @@ def test_the_lock_of_a_journal_cuts_off_what_a_dead_process_had_half_written(tmp
 def test_processes_share_a_study_in_postgresql(tiny_space: Path, tmp_path: Path) -> None:
     with server() as url:
         check_shared(killed("shared", tiny_space, tmp_path, 1, url))
+
+
+MAKE = """
+import sys, time
+from pathlib import Path
+from nas.study.storage import open_storage
+while not Path(sys.argv[1], "go").exists():
+    time.sleep(0.001)
+open_storage(Path(sys.argv[1]), f"sqlite:///{sys.argv[1]}/runs.db")
+"""
+
+
+def test_processes_that_make_one_database_at_the_same_time_all_open_it(tmp_path: Path) -> None:
+    errors = [tmp_path / f"error{number}" for number in range(4)]
+    started = [start_nas([str(tmp_path)], stderr=error, code=MAKE) for error in errors]
+    (tmp_path / "go").touch()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * 4, [error.read_text() for error in errors]
+
+
+def test_a_database_whose_tables_are_half_made_is_waited_for_and_a_foreign_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.study.storage.MAKING_S", 0.1)
+    for name, waits in (("studies", True), ("customers", False)):
+        path = tmp_path / f"{name}.db"
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute(f"create table {name} (id integer)")
+        pauses: list[float] = []
+        monkeypatch.setattr("nas.study.storage.time.sleep", pauses.append)
+        with pytest.raises(RunError, match=f"is not an Optuna storage: it has a table '{name}'"):
+            open_storage(tmp_path, f"sqlite:///{path}")
+        assert bool(pauses) == waits

@@ -112,7 +112,7 @@ def test_the_settings_of_runs_are_compared_by_their_images() -> None:
     old, new = {"data": "pets"}, {"data": "pets", IMAGES_KEY: "20 files, a"}
     check_same_settings("run", old, new, "--run")
     check_same_settings("run", new, {**new, "data": "copy"}, "--run")
-    with pytest.raises(RunError, match="data: images were replaced, added or removed since it began"):
+    with pytest.raises(RunError, match="data: images were replaced, added or removed since this run began"):
         check_same_settings("run", new, {**new, IMAGES_KEY: "20 files, b"}, "--run")
     with pytest.raises(RunError, match="fit is 'crop' there and 'pad' now"):
         check_same_settings("run", new, {**new, "fit": "pad"}, "--run")
