@@ -96,7 +96,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         if key in settings and args.teacher is None:
             raise UsageError("has no effect without --teacher", key=key, value=settings[key])
     recipe = dataclasses.replace(lookup(RECIPES, args.recipe, "recipe", "--recipe"), **settings)
-    return run_train(TrainJob(recipe=recipe, **given(TrainJob)), reporter)
+    adapts = args.recipe == "default" and "learning_rate" not in settings
+    return run_train(TrainJob(recipe=recipe, adapts=adapts, **given(TrainJob)), reporter)
 
 
 def print_result(result: dict[str, Any]) -> None:

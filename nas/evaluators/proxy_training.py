@@ -13,6 +13,7 @@ from nas.architecture import Architecture
 from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import build
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, pick_device, train
+from nas.training.recipe import suited
 from nas.training.stuck import chance_loss, constant_output
 from nas.training.tasks.image_datasets import ImageDataset
 
@@ -83,7 +84,8 @@ class ProxyTraining:
         curve: list[Epoch] = []
         watch = Watch(epoch=curve.append, warn=self._context.reporter.warn)
         train_set, validation = self._sets_at(resolution)
-        yield from train(model, self._task, train_set, validation, self._recipe, seed, watch=watch)
+        recipe = suited(self._recipe, model)
+        yield from train(model, self._task, train_set, validation, recipe, seed, watch=watch)
         if self._keeps_stuck:
             return
         if reason := constant_output(model, self._task, validation, pick_device()):

@@ -19,6 +19,7 @@ from nas.spaces.search_space import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
+from nas.training.recipe import suited
 from nas.training.stuck import constant_output
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.metrics import named
@@ -173,17 +174,18 @@ def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, c
     for index, phase in enumerate(phases(space.proxy, space.final, arch.resolution)):
         images = task.train_set(phase.resolution, phase.images, reporter)
         validation = task.validation_set(phase.resolution, phase.images, reporter)
+        recipe = suited(phase.recipe, model)
         checkpoint, curve = checkpoints / f"{arch.digest}-{index}.pt", list[Epoch]()
         values = train(
-            model, task, images, validation, phase.recipe, context.settings.seed + index,
+            model, task, images, validation, recipe, context.settings.seed + index,
             checkpoint=checkpoint, watch=Watch(epoch=curve.append, warn=reporter.warn),
         )  # fmt: skip
-        with reporter.task(f"training the winner at {phase.resolution} px", phase.recipe.epochs) as advance:
+        with reporter.task(f"training the winner at {phase.resolution} px", recipe.epochs) as advance:
             for _ in values:
                 advance(1)
         validated = named("validation", curve[-1].accuracy, task.metric, curve[-1].value)
         record = {"resolution": phase.resolution, "images": len(images), **validated}
-        trained.append({**record, **phase.recipe.to_dict()})
+        trained.append({**record, **recipe.to_dict()})
     test_set = task.test_set(arch.resolution, reporter)
     with reporter.task(f"testing the winner once on {len(test_set)} images", 1) as advance:
         report = task.report(model, test_set, pick_device())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_confusion, draw_training
-from nas.training.recipe import Recipe
+from nas.training.recipe import Recipe, suited
 from nas.training.stuck import training_problem
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.classification import Classification
@@ -56,6 +56,7 @@ class TrainJob:
         seed: The seed of the initial weights and the training.
         runtime: The runtime to export for, in addition to ONNX.
         out: The output folder; None: a name made from network and data.
+        adapts: Whether a network without normalization layers gets a lower learning rate than the recipe's.
     """
 
     network: str
@@ -72,6 +73,7 @@ class TrainJob:
     seed: int = 0
     runtime: str = "onnxruntime"
     out: str | None = None
+    adapts: bool = False
 
     @property
     def folder(self) -> Path:
@@ -100,6 +102,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
     if arch.head != given:
         reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
+    job = _adapted(job, arch, reporter)
     settings = {**_settings(job, arch, task), **images.identity}
     check_folder(job.folder, settings)
     if (done := _finished(job.folder)) is not None:
@@ -188,6 +191,18 @@ def _train_and_test(
         "seed": job.seed,
     }
     return finished, tested, facts
+
+
+def _adapted(job: TrainJob, arch: Architecture, reporter: Reporter) -> TrainJob:
+    """Return the job with a recipe that suits the network, if the job adapts."""
+    if not job.adapts:
+        return job
+    with torch.device("meta"):
+        recipe = suited(job.recipe, build(arch))
+    if recipe != job.recipe:
+        change = f"{recipe.learning_rate:g} instead of {job.recipe.learning_rate:g}"
+        reporter.say(f"the network has no normalization layers: learning rate {change}; --learning-rate sets another")
+    return replace(job, recipe=recipe)
 
 
 def read_architecture(name: str) -> Architecture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -104,6 +104,21 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "distill_weight": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "distill_temperature": _POSITIVE,
 }
+
+
+NORMALIZATION = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+UNNORMALIZED = 6
+"""The default learning rate is divided by this for networks without normalization layers, such as SqueezeNet.
+
+With all of it, SqueezeNet's last activations become 0 for every image within the first steps.
+"""
+
+
+def suited(recipe: Recipe, model: nn.Module) -> Recipe:
+    """Return the recipe, with a lower learning rate for a network that has no normalization layers."""
+    if any(isinstance(module, NORMALIZATION) for module in model.modules()):
+        return recipe
+    return replace(recipe, learning_rate=recipe.learning_rate / UNNORMALIZED)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
