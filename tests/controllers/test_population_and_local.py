@@ -41,7 +41,7 @@ ROWS = DOMAIN.all_rows()
 FACTS = DOMAIN.facts(ROWS)
 TARGET_MS = float(np.median(FACTS.latency_ms))
 OBJECTIVE = make_objective("soft", TARGET_MS)
-EVALUATIONS = 120
+EVALUATIONS = 80
 
 
 def accuracy(rows: Indices) -> Any:
@@ -80,7 +80,7 @@ def by_chance(evaluations: int) -> float:
 )
 def test_it_finds_more_than_chance(name: str) -> None:
     """A genetic algorithm needs some generations, a Gaussian process few evaluations."""
-    evaluations = {"nsga2": 150, "nsga3": 150, "gp": 30, "surrogate": 30}.get(name, EVALUATIONS)
+    evaluations = {"nsga2": 150, "nsga3": 150, "gp": 20, "surrogate": 20}.get(name, EVALUATIONS)
     found = [share_better(name, seed, evaluations) for seed in range(3)]
     assert np.median(found) < 0.8 * by_chance(evaluations)
 

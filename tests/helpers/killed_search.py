@@ -5,6 +5,7 @@ The script imports once and forks: a search is a child that begins in millisecon
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from nas.controllers.base import Problem
 from nas.searching.early_stopping import make_rungs
 from nas.searching.loop import SearchPlan, search
 from nas.spaces.encoded_space import encode_space
+from nas.spaces.encoding import EncodedSpace
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import make_objective
@@ -52,15 +54,22 @@ class Slow:
             raise RuntimeError("it cannot be built")
 
 
+@functools.cache
+def domain_of(space: Space) -> EncodedSpace:
+    """Return the encoded space, made before the first fork: each child would make it again."""
+    return encode_space(space, lambda layer: layer.macs / 1e6)
+
+
 def begin(space: Space, folder: Path, url: str | None = None) -> int:
     """Return the process that searches in `folder`."""
+    domain = domain_of(space)
     child = os.fork()
     if child:
         return child
     status = 1
     try:
         with open_study(folder, {}, space, GOAL.directions, url) as study:
-            problem = Problem(encode_space(space, lambda layer: layer.macs / 1e6), GOAL)
+            problem = Problem(domain, GOAL)
             controller = CONTROLLERS["tpe"](problem)
             rungs = make_rungs("halving", 2, 1, EPOCHS)
             plan = SearchPlan(space, controller, Slow(), GOAL, latency_ms, rungs)

@@ -329,10 +329,12 @@ import signal, sys
 from functools import partial
 from nas.architecture import Architecture, BlockSpec
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
+from nas.evaluators.executors import processes
 from nas.evaluators.executors.processes import ProcessBackend
 from tests.helpers.scripted_evaluator import SLOW, Scripted
 
 if __name__ == "__main__":
+    processes.PRELOADED = ()  # a scripted evaluator needs no torch
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
     pool = WorkerPoolExecutor(ProcessBackend(partial(Scripted, sys.argv[1]), 1), None, print)
     pool.start(0, Architecture(8, (), BlockSpec("classifier")), SLOW)
@@ -381,6 +383,7 @@ def test_a_process_ignores_ctrl_c_from_its_first_moment_on(tmp_path: Path) -> No
 FIRST = """
 import signal
 from functools import partial
+from nas.evaluators.executors import processes
 from nas.evaluators.executors.processes import ProcessBackend
 from tests.helpers.scripted_evaluator import Scripted
 
@@ -390,6 +393,7 @@ def ignores(pid, number):
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 if __name__ == "__main__":
+    processes.PRELOADED = ()
     worker = ProcessBackend(partial(Scripted), 1).start_worker()
     print(ignores(worker._process.pid, signal.SIGINT))
     worker.kill()
