@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna.storages.journal  # noqa: F401 -- imported before the forks: each child would do it again
+import sqlalchemy.engine  # noqa: F401
 
 from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS
