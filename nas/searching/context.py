@@ -162,11 +162,17 @@ def resolve_space(settings: SearchSettings) -> Space:
 
 
 def check_space(space: Space, controller: Callable[[Problem], Controller]) -> None:
-    """Check that a network of the space can be built at the proxy's resolution, and that the controller can search it.
+    """Check that networks of the space can be built at the proxy's resolution, and that the controller can search it.
+
+    The networks are those of all first choices, of all last ones, and a random one. At the deployed resolution, the
+    latency table covers every layer.
 
     Raises SpaceError, or UsageError when the controller does not suit the space or its library is missing.
     """
-    trace(space.decode(space.sample(random.Random(0))).at(space.proxy.resolution))
+    first, last = ({key: values[end] for key, values in space.choices.items()} for end in (0, -1))
+    for choices in (space.sample(random.Random(0)), first, last):
+        arch = space.decode(choices)
+        trace(arch.at(space.proxy.at(arch.resolution)))
     check: Callable[[EncodedSpace], None] | None = getattr(controller, "check", None)
     if check is not None:
         check(EncodedSpace(space.choices, no_costs, space.conditions))

@@ -49,3 +49,18 @@ def test_a_warm_start_begins_with_the_best_sixteenth_of_its_samples(
     assert all(0 < trial["accuracy"] < 1 for trial in candidates)
     assert main([*args, "--run", str(tmp_path / "a"), "--warm-start", "synflow"]) == 2
     assert "holds another experiment: warm_start is 'params' there and 'synflow' now" in capsys.readouterr().err
+
+
+def test_every_stride_of_a_space_must_leave_pixels_at_the_resolution_of_the_proxy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "strides.yaml"
+    path.write_text(
+        "resolution: 64\nstages:\n  - {block: conv, out_channels: 8, stride: 2}\n"
+        + "  - {block: conv, out_channels: 8, stride: [1, 4]}\n" * 3
+        + "head: {block: classifier}\nproxy: {resolution: 16, epochs: 1, images: 100}\n"
+    )
+    flags = ["--runtime", "null", "--target-latency", "1s", "--evaluator", "params", "--trials", "1"]
+    assert main(["search", "--space", str(path), *flags, "--run", str(tmp_path / "run")]) == 2
+    assert "leaves no pixels" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
