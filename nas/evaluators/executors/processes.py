@@ -3,8 +3,8 @@
 A candidate that hangs, crashes or runs out of memory fails alone. Each process creates its own evaluator and evaluates
 one candidate after another. A process ends when its pipe is closed, so it cannot outlive its parent.
 
-Where the system can fork, a server process imports torch once and forks each worker: a worker starts in milliseconds.
-Nothing is forked from this process, whose threads would not survive it.
+A server process imports torch once and forks each worker: a worker starts in milliseconds. Nothing is forked from this
+process, whose threads would not survive it.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ PRELOADED = (
 
 
 def worker_context() -> multiprocessing.context.BaseContext:
-    """Return how processes are started: by a server that forks them, or spawned where the system cannot fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
+    """Return how processes are started: by a server that has imported PRELOADED, and forks them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     return context
@@ -196,8 +194,9 @@ def run_worker(build: Build, connection: Connection, stderr: int, environment: d
 
 def _leave_the_server(stderr: int, environment: dict[str, str], threads: int) -> None:
     """Take the parent's stderr and environment instead of the server's, its share of threads, and a seed of its own."""
-    os.dup2(stderr, 2)
-    os.close(stderr)
+    if stderr != 2:
+        os.dup2(stderr, 2)
+        os.close(stderr)
     os.environ.clear()
     os.environ.update(environment)
     if "torch" in sys.modules:
