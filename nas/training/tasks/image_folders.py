@@ -174,7 +174,8 @@ def _check_inner_folders(folder: Path, classes: list[str]) -> None:
     rule = f"its folders {classes[0]}/ and {classes[1]}/ both hold folders and no images ({shown})"
     first = inner[0][0]
     move = f"move {classes[0]}/{first} to {first}/{classes[0]}, and so on"
-    hint = f"; the split folders must be outside: {move}" if are_parts else "; put the images of a class in one folder"
+    hint = "; put the images of a class in one folder; if these are the splits, name them train/, val/ and test/"
+    hint = f"; the split folders must be outside: {move}" if are_parts else hint
     raise DataError(rule, where=folder, nearest=hint)
 
 
