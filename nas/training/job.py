@@ -297,7 +297,7 @@ def trained_on(job: TrainJob) -> dict[str, str] | None:
         return None
     card = read_exported(Path(job.network), "")[2]
     data = card.get("data")
-    same = isinstance(data, Mapping) and data.get("name") == Path(job.data).expanduser().name
+    same = isinstance(data, Mapping) and data.get("name") == Path(job.data).expanduser().resolve().name
     return {"fit": exported_fit(card)} if same else None
 
 
