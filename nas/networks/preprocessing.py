@@ -159,7 +159,8 @@ def describe_preprocessing(fit: str) -> dict[str, Any]:
     """Return the preprocessing as the card of an exported network holds it."""
     return {
         "orientation": "turned by the EXIF orientation",
-        "mode": "RGB of 8 bits; integers of 16 or 32 bits / 257; floats in [0, 1] * 255; transparency over white",
+        "mode": "RGB of 8 bits; integers of 16 or 32 bits / 257 (4095 is white in TIFFs of 12 bits); "
+        "floats in [0, 1] * 255; transparency over white",
         "frames": "the first one",
         "fit": fit,
         "resize": f"{FITS[fit]}; bilinear, antialiased",
