@@ -97,6 +97,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else trained_on(job)
     place = RunPlace(job.folder, "--out", stored)
     task, images = load_for_run(job, place, reporter)
+    task.check_part(job.images, "images")
     with located(job.network):
         given = canonical(arch).head
         arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))

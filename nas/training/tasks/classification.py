@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nas.errors import UsageError
 from nas.networks.preprocessing import normalize
 from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.class_report import ClassReport
@@ -103,6 +104,12 @@ class Classification:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.data.classes)
+
+    def check_part(self, images: int, key: str) -> None:
+        """Raise UsageError for the setting `key` if a part of `images` training images cannot hold all classes."""
+        if 0 < images < self.num_classes:
+            rule = f"must be at least the number of classes, {self.num_classes}, or 0"
+            raise UsageError(rule, key=key, value=images)
 
     def train_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
         """Return the augmented training images.
