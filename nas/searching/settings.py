@@ -262,6 +262,8 @@ def read_settings(path: str) -> dict[str, Any]:
     data = read_yaml(Path(path).expanduser())
     if not isinstance(data, Mapping):
         raise NasError("an experiment is a mapping of settings to values", where=path, value=data)
+    if isinstance(data.get("flip"), bool):  # in YAML, on and off are booleans
+        data = {**data, "flip": "on" if data["flip"] else "off"}
     check_types(SearchSettings, data, path)
     return dict(data)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nas.cli.main import main
+from nas.searching.settings import read_settings
 from nas.training.stuck import advice
 from nas.training.tasks.classification import Classification
 from tests.helpers.pictures import save_png
@@ -70,3 +71,9 @@ def test_an_image_keeps_its_sides_without_a_flip() -> None:
 def test_an_unknown_flip_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("of") == 2
     assert capsys.readouterr().err == "nas train: error: --flip: unknown flip 'of'; did you mean 'off'?\n"
+
+
+@pytest.mark.parametrize(("text", "flip"), [("off", "off"), ("on", "on"), ("auto", "auto"), ("'off'", "off")])
+def test_an_experiment_file_can_set_the_flip(text: str, flip: str) -> None:
+    Path("experiment.yaml").write_text(f"flip: {text}\n", encoding="utf-8")
+    assert read_settings("experiment.yaml") == {"flip": flip}
