@@ -103,6 +103,8 @@ def class_folders(folder: Path, unused: UnusedFiles) -> tuple[tuple[str, ...], S
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
+        if not name.isprintable():
+            raise DataError("the name of a class must be UTF-8 without control characters", where=folder, value=name)
         found_paths = _images_below(folder / name, unused)
         if not found_paths:
             known = ", ".join(IMAGE_SUFFIXES)
