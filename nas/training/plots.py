@@ -61,7 +61,7 @@ def draw_confusion(report: ClassReport, title: str, path: Path) -> None:
     axes = figure.subplots()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="share of the true class, %")
-    plain = {"fontsize": 7, "parse_math": False}  # "$" in the name of a class is no formula
+    plain: dict[str, Any] = {"fontsize": 7, "parse_math": False}  # "$" in the name of a class is no formula
     axes.set_xticks(range(len(columns)), [name[:20] for name in columns], rotation=90, **plain)
     axes.set_yticks(range(len(names)), [name[:20] for name in names], **plain)
     axes.set_xlabel("predicted class")
