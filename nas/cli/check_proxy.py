@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data-root": (directory, "folder of the named data sets; missing ones are downloaded to it"),
         "metric": (text, "what ranks networks: accuracy (default), balanced_accuracy or macro_f1"),
         "class-weights": (text, "weights of the classes in the training loss: none (default) or balanced"),
-        **flags_of(SearchSettings, "fit"),
+        **flags_of(SearchSettings, "fit", "flip"),
         "networks": (number, "number of reference networks, one from each stratum of MACs (default: 16)"),
         "seeds": (number, "trainings per network (default: 2); the agreement between seeds needs at least 2"),
         "supernet": (directory, "also check this trained supernet"),

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from nas import __version__
 from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
-from nas.errors import NasError, naming_file
+from nas.errors import NasError, UsageError, naming_file
 from nas.utils.allocator import keep_freed_memory
 from nas.utils.registry import nearest
 from nas.utils.reporting import Reporter
@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = [flag for flag in args.parser._option_string_actions if flag.startswith("--")]
         args.parser.error(f"unknown argument '{unknown[0]}'{nearest(unknown[0].partition('=')[0], flags)}")
     try:
+        _check_homes(args)
         keep_freed_memory()
         described = next((value for key in DESCRIBED if isinstance(value := getattr(args, key, None), str)), None)
         with _interrupted_by_sigterm(), naming_file(described):
@@ -102,6 +103,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     exit_status = getattr(args.module, "exit_status", None)
     return exit_status(result) if exit_status else 0
+
+
+def _check_homes(args: argparse.Namespace) -> None:
+    """Raise UsageError for a path that begins with the home folder of an unknown user: "~nobody/images"."""
+    for key, given in vars(args).items():
+        values = [given] if isinstance(given, str) else given if isinstance(given, Sequence) else []
+        for value in values:
+            if isinstance(value, str) and value.startswith("~") and os.path.expanduser(value) == value:  # noqa: PTH111
+                user = value.partition("/")[0]
+                raise UsageError(f"there is no home folder '{user}'", key=key, value=value)
 
 
 def _print_result(args: argparse.Namespace, result: Any) -> None:

@@ -51,7 +51,7 @@ GROUPS: dict[str, Flags] = {
     },
     "the coefficient search": {
         **SEARCH,
-        **flags_of(SearchSettings, "data", "data_root", "fit"),
+        **flags_of(SearchSettings, "data", "data_root", "fit", "flip"),
         "objective": (TEXT, "soft (default), hard or constrained"),
         "controller": (TEXT, "exhaustive (default: all points in random order), or another of `nas list controllers`"),
         "trials": (NUMBER, "grid points to evaluate (default: 12; 0 for all within the budget)"),

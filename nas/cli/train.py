@@ -19,7 +19,7 @@ _REAL: dict[str, Any] = {"type": float, "metavar": "X"}
 _JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "data": (_TEXT, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
     "data-root": (_FOLDER, "folder of the named data sets; missing ones are downloaded to it"),
-    **flags_of(SearchSettings, "fit"),
+    **flags_of(SearchSettings, "fit", "flip"),
     "resolution": (_NUMBER, "input resolution in pixels (default: the network's)"),
     "metric": (_TEXT, "what is reported: accuracy (default), balanced_accuracy or macro_f1"),
     "class-weights": (_TEXT, "weights of the classes in the loss: none (default) or balanced"),

@@ -26,6 +26,10 @@ ORIENTATION = 0x0112
 """The EXIF tag that tells how to turn an image."""
 PHOTOMETRIC_INTERPRETATION = 262
 """The TIFF tag whose value is 0 if 0 means white."""
+BITS_PER_SAMPLE = 258
+"""The TIFF tag with the number of bits. Pillow opens 12 bits as 16, with values up to 4095."""
+SAMPLE_FORMAT = 339
+"""The TIFF tag whose value is 2 for signed integers. Pillow opens those of 8 bits as unsigned ones."""
 
 
 def prepare(image: Any, resolution: int, fit: str) -> Tensor:
@@ -69,16 +73,18 @@ def upright(image: Any, orientation: int) -> Any:
 def to_rgb(image: Any) -> Any:
     """Return a loaded PIL image of any mode in the mode RGB. Transparent pixels are laid over white.
 
-    Integers of 16 or 32 bits must be in [0, 65535] and are divided by 257. Floats must be in [0, 1] and are multiplied
-    by 255. Other modes are converted as Pillow does.
+    Integers of 16 or 32 bits must be in [0, 65535] and are divided by 257; of a TIFF of 12 bits, 4095 is white. Floats
+    must be in [0, 1] and are multiplied by 255. Other modes are converted as Pillow does.
 
     Raises:
-        ValueError: The values are in another range, or Pillow cannot convert the mode.
+        ValueError: The values are in another range or signed, or Pillow cannot convert the mode.
     """
     from PIL import Image
 
     if is_deep(image):
         return Image.fromarray(eight_bits(deep_values(image))).convert("RGB")
+    if 2 in getattr(image, "tag_v2", {}).get(SAMPLE_FORMAT, ()):
+        raise ValueError("its values are signed integers of 8 bits, but must be unsigned ones")
     if image.mode == "La":  # Pillow converts it to no other mode
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -98,7 +104,10 @@ def deep_values(image: Any) -> Any:
 
     values = np.asarray(image)
     white = 1 if image.mode == "F" else 65535
-    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0:
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(BITS_PER_SAMPLE) == (12,):
+        values = values.astype(np.int64) * 65535 // 4095
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == 0:
         values = white - values
     gray = image.info.get("transparency")
     return np.where(values == gray, white, values) if isinstance(gray, int) else values
@@ -150,7 +159,8 @@ def describe_preprocessing(fit: str) -> dict[str, Any]:
     """Return the preprocessing as the card of an exported network holds it."""
     return {
         "orientation": "turned by the EXIF orientation",
-        "mode": "RGB of 8 bits; integers of 16 or 32 bits / 257; floats in [0, 1] * 255; transparency over white",
+        "mode": "RGB of 8 bits; integers of 16 or 32 bits / 257 (4095 is white in TIFFs of 12 bits); "
+        "floats in [0, 1] * 255; transparency over white",
         "frames": "the first one",
         "fit": fit,
         "resize": f"{FITS[fit]}; bilinear, antialiased",

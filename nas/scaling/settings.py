@@ -101,7 +101,7 @@ class ScaleSettings:
 
 SEARCH_ONLY = (
     "budget", "times", "tolerance", "step", "exponent", "compare_phi", "compare_seeds", "data", "data_root",
-    "fit",
+    "fit", "flip",
     "objective", "controller", "trials", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs", "proxy_images",
     "metric", "class_weights", "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed", "seed",
 )  # fmt: skip

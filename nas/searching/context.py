@@ -100,6 +100,7 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     space = resolve_space(settings)
     place = RunPlace(settings.folder, "--run", stored_settings(settings.folder, settings.storage))
     task, images = load_for_run(settings, place, reporter)
+    task.check_part(space.final.images, "final_images")
     images.check_supernet(settings.supernet)
     space = space.for_classes(task.num_classes)
     with located(settings.space):

@@ -26,8 +26,8 @@ from nas.utils.reporting import Reporter
 from nas.utils.run_identity import IMAGES_KEY, same_setting
 
 ACCURACY_SETTINGS = (
-    "space_digest", "data", "fit", "train_images", "metric", "class_weights", "evaluator", "source", "source_digest",
-    "evaluator_source", "block_source",
+    "space_digest", "data", "fit", "train_images", "metric", "class_weights", "flip", "evaluator", "source",
+    "source_digest", "evaluator_source", "block_source",
 )  # fmt: skip
 """The settings that determine an accuracy, apart from its noise."""
 SEED_FREE = ("proxy_training", "tabular")

@@ -61,6 +61,11 @@ class SearchSettings:
         "how images that are not square are fitted: crop, pad, stretch, or auto, which pads if a crop loses over 30%",
         choices=("auto", "crop", "pad", "stretch"),
     )
+    flip: str = _what(
+        "auto",
+        "mirror training images at random: on, off (if left and right matter), or auto, which is off for digits only",
+        choices=("auto", "on", "off"),
+    )
     objective: str = _what("soft", "soft, hard, constrained or pareto")
     axes: str | None = _what(
         None,
@@ -257,6 +262,8 @@ def read_settings(path: str) -> dict[str, Any]:
     data = read_yaml(Path(path).expanduser())
     if not isinstance(data, Mapping):
         raise NasError("an experiment is a mapping of settings to values", where=path, value=data)
+    if isinstance(data.get("flip"), bool):  # in YAML, on and off are booleans
+        data = {**data, "flip": "on" if data["flip"] else "off"}
     check_types(SearchSettings, data, path)
     return dict(data)
 

@@ -24,7 +24,7 @@ from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_confusion, draw_training
 from nas.training.recipe import Recipe, suited
-from nas.training.stuck import training_problem
+from nas.training.stuck import advice, training_problem
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
@@ -47,6 +47,7 @@ class TrainJob:
         data: A named data set or an image folder.
         data_root: The folder of the named data sets; None: the user's cache.
         fit: How images that are not square are fitted: a key of `FITS`, or "auto".
+        flip: Whether training images are mirrored at random: "auto", "on" or "off".
         resolution: Input resolution in pixels; 0: the network's.
         images: Training images, a stratified part; 0: all of them.
         metric: What is reported beside the accuracy: a key of `METRICS`.
@@ -64,6 +65,7 @@ class TrainJob:
     data: str = "digits"
     data_root: str | None = None
     fit: str = "auto"
+    flip: str = "auto"
     resolution: int = 0
     images: int = 0
     metric: str = "accuracy"
@@ -97,6 +99,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else trained_on(job)
     place = RunPlace(job.folder, "--out", stored)
     task, images = load_for_run(job, place, reporter)
+    task.check_part(job.images, "images")
     with located(job.network):
         given = canonical(arch).head
         arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
@@ -178,7 +181,7 @@ def _train_and_test(
     finished = [curve[number] for number in sorted(curve)]
     problem = training_problem(model, task, validation, [] if teacher else finished, pick_device())
     if problem:
-        reporter.warn(f"{problem}; a lower --learning-rate may help")
+        reporter.warn(f"{problem}; {advice(task)}")
     last = curve[epochs - 1]
     facts = {
         **({"training_problem": problem} if problem else {}),
@@ -310,7 +313,7 @@ def trained_on(job: TrainJob) -> dict[str, str] | None:
         return None
     card = read_exported(Path(job.network), "")[2]
     data = card.get("data")
-    same = isinstance(data, Mapping) and data.get("name") == Path(job.data).expanduser().name
+    same = isinstance(data, Mapping) and data.get("name") == Path(job.data).expanduser().resolve().name
     return {"fit": exported_fit(card)} if same else None
 
 

@@ -33,7 +33,7 @@ def draw_training(curve: Sequence[Epoch], title: str, path: Path, metric: str = 
     left.set_xlabel("epoch")
     left.set_ylabel("training loss", color="tab:orange")
     right.set_ylabel(f"validation {spell(metric)}, %", color="tab:blue")
-    left.set_title(title, fontsize=9)
+    left.set_title(title, fontsize=9, parse_math=False)
     write_picture(path, figure)
 
 
@@ -61,11 +61,12 @@ def draw_confusion(report: ClassReport, title: str, path: Path) -> None:
     axes = figure.subplots()
     image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(image, label="share of the true class, %")
-    axes.set_xticks(range(len(columns)), [name[:20] for name in columns], rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), [name[:20] for name in names], fontsize=7)
+    plain: dict[str, Any] = {"fontsize": 7, "parse_math": False}  # "$" in the name of a class is no formula
+    axes.set_xticks(range(len(columns)), [name[:20] for name in columns], rotation=90, **plain)
+    axes.set_yticks(range(len(names)), [name[:20] for name in names], **plain)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)
     if len(names) <= WRITTEN_CLASSES:
         for (row, column), share in np.ndenumerate(shares):
             color = "white" if share > 0.5 else "black"

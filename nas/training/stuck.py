@@ -35,7 +35,9 @@ def constant_output(model: nn.Module, task: Classification, images: ImageDataset
 
 
 def chance_loss(curve: Sequence[Epoch], task: Classification, images: int) -> str:
-    """Return the reason, if the loss and the accuracy of a training without a teacher stayed at chance, else "".
+    """Return the reason, if a training without a teacher stayed at chance, else "".
+
+    Its loss stayed there in all epochs, and its last accuracy is there: among many epochs, some are better by chance.
 
     Args:
         curve: The epochs.
@@ -44,7 +46,7 @@ def chance_loss(curve: Sequence[Epoch], task: Classification, images: int) -> st
     """
     guess, share = math.log(task.num_classes), 1 / task.num_classes
     noise = 2 * math.sqrt(share * (1 - share) / images)
-    if not curve or any(epoch.loss < guess - CHANCE or epoch.accuracy > share + noise for epoch in curve):
+    if not curve or curve[-1].accuracy > share + noise or any(epoch.loss < guess - CHANCE for epoch in curve):
         return ""
     return f"the training loss never fell below that of guessing, ln({task.num_classes}) = {guess:.3f}"
 
@@ -54,3 +56,9 @@ def training_problem(
 ) -> str:
     """Return why a finished training taught nothing, or ""."""
     return constant_output(model, task, validation, device) or chance_loss(curve, task, len(validation))
+
+
+def advice(task: Classification) -> str:
+    """Return what may help a training that taught nothing."""
+    mirrored = ", or --flip off if the classes differ in left and right" if task.flips else ""
+    return f"a lower --learning-rate may help{mirrored}"

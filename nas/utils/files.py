@@ -11,6 +11,7 @@ import io
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -64,7 +65,9 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 def write_picture(path: Path, figure: Any) -> None:
     """Write a matplotlib figure as PNG, atomically. Raises OSError."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in all languages
+        figure.savefig(picture, format="png")
     write_bytes(path, picture.getvalue())
 
 

@@ -15,7 +15,7 @@ from nas.errors import RunError
 
 IMAGES_KEY = "image_files"
 """The setting that identifies the content of a data set's files. Older runs lack it."""
-FORMER_VALUES = {"metric": "accuracy", "class_weights": "none", "fit": "crop"}
+FORMER_VALUES = {"metric": "accuracy", "class_weights": "none", "fit": "crop", "flip": "auto"}
 """What settings were that runs leave out: they are from before the setting, or it has its default."""
 TABLE_DIGEST = "table_digest"
 """The setting that identifies what a latency table predicts."""

@@ -123,3 +123,13 @@ def test_a_closed_pipe_is_no_traceback(arguments: tuple[str, ...]) -> None:
         started.stdout.close()
         said = started.stderr.read().decode()
     assert (started.returncode, said) == (1, "")
+
+
+@pytest.mark.parametrize("key", ["data", "out", "init-from"])
+def test_the_home_of_an_unknown_user_is_refused(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "train", NAME, f"--{key}", "~nobody-of-this-name/pets")
+    assert f"--{key}: there is no home folder '~nobody-of-this-name': '~nobody-of-this-name/pets'" in line
+
+
+def test_an_empty_data_set_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data: must not be empty" in refused(capsys, "train", NAME, "--data", "")

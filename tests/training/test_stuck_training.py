@@ -65,6 +65,7 @@ def test_only_equal_outputs_for_all_images_are_constant(task: Classification) ->
         ([2.31, 2.3026], [0.1, 0.11], True),
         ([2.31, 2.25], [0.1, 0.11], False),
         ([2.31, 2.3026], [0.1, 0.3], False),
+        ([2.31, 2.3026], [0.3, 0.1], True),
         ([], [], False),
     ],
 )

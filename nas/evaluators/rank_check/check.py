@@ -59,6 +59,7 @@ class Check:
         metric: What ranks the reference trainings: a key of `METRICS`.
         class_weights: How the trainings weigh the classes: a key of `CLASS_WEIGHTS`.
         fit: How images that are not square are fitted: "auto" or a key of `FITS`.
+        flip: Whether training images are mirrored at random: "auto", "on" or "off".
         networks: The number of reference networks, one from each stratum of MACs.
         seeds: Trainings of each network, with the seeds 0, 1, ...
         evaluators: The evaluators to check; empty for all zero-cost scores.
@@ -78,6 +79,7 @@ class Check:
     metric: str = "accuracy"
     class_weights: str = "none"
     fit: str = "auto"
+    flip: str = "auto"
     networks: int = 16
     seeds: int = 2
     evaluators: tuple[str, ...] = ()

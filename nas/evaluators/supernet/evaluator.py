@@ -26,7 +26,7 @@ from nas.utils.run_identity import FORMER_VALUES
 FOLDER, CARD, BANK, CHECKPOINT = "supernet", "supernet.json", "supernet.safetensors", "checkpoint.pt"
 RECALIBRATION_BATCHES, RECALIBRATION_BATCH = 4, 128
 VALIDATION_IMAGES = 2_000
-TRAINED_WITH = ("class_weights", "fit")
+TRAINED_WITH = ("class_weights", "fit", "flip")
 """Settings of the task that a supernet is trained with. Cards lack the defaults."""
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nas.errors import UsageError
 from nas.networks.preprocessing import normalize
 from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.class_report import ClassReport
@@ -22,8 +23,8 @@ from nas.utils.run_identity import FORMER_VALUES
 
 EVALUATION_BATCH = 256
 LABEL_SMOOTHING = 0.1
-DEFAULTS = {"metric": "accuracy", "class_weights": "none"}
-"""The settings of a task with their defaults. Identities leave out the defaults, which older runs lack."""
+FLIPS = ("auto", "on", "off")
+"""Whether training images are mirrored at random. "auto": all but those of `digits`."""
 
 
 class Classification:
@@ -34,10 +35,18 @@ class Classification:
         metric: What ranks networks: a key of `METRICS`.
         class_weights: How the training loss weighs the classes: a key of `CLASS_WEIGHTS`.
         fit: How images that are not square become square: a key of `FITS`.
+        flip: Whether training images are mirrored: one of `FLIPS`.
     """
 
-    def __init__(self, data: ImageData, metric: str = "accuracy", class_weights: str = "none", fit: str = DEFAULT_FIT):
-        self.data, self.metric, self.class_weights, self.fit = data, metric, class_weights, fit
+    def __init__(
+        self,
+        data: ImageData,
+        metric: str = "accuracy",
+        class_weights: str = "none",
+        fit: str = DEFAULT_FIT,
+        flip: str = "auto",
+    ):
+        self.data, self.metric, self.class_weights, self.fit, self.flip = data, metric, class_weights, fit, flip
 
     @classmethod
     def load(
@@ -47,6 +56,7 @@ class Classification:
         metric: str = "accuracy",
         class_weights: str = "none",
         fit: str = AUTO,
+        flip: str = "auto",
     ) -> Classification:
         """Return the task on a named data set or an image folder.
 
@@ -56,15 +66,17 @@ class Classification:
             metric: A key of `METRICS`.
             class_weights: A key of `CLASS_WEIGHTS`.
             fit: A key of `FITS`, or "auto", which depends on the images.
+            flip: One of `FLIPS`.
 
         Raises:
             DataError: The data set is unknown or invalid.
-            UsageError: The metric, the class weights or the fit is unknown.
+            UsageError: The metric, the class weights, the fit or the flip is unknown.
         """
         lookup(METRICS, metric, "metric", "--metric")
         lookup(CLASS_WEIGHTS, class_weights, "class_weights", "--class-weights")
+        lookup(dict.fromkeys(FLIPS), flip, "flip", "--flip")
         data = load_images(name, root)
-        return cls(data, metric, class_weights, choose_fit(fit, data))
+        return cls(data, metric, class_weights, choose_fit(fit, data), flip)
 
     def report_data(self, reporter: Reporter) -> None:
         """Report the images per class, the files that are not used, the fit, and classes that have few images."""
@@ -75,7 +87,7 @@ class Classification:
     @property
     def settings(self) -> dict[str, str]:
         """The settings that differ from their defaults, by name. The defaults are left out: older runs lack them."""
-        settings = {"metric": self.metric, "class_weights": self.class_weights, "fit": self.fit}
+        settings = {"metric": self.metric, "class_weights": self.class_weights, "fit": self.fit, "flip": self.flip}
         return {key: value for key, value in settings.items() if value != FORMER_VALUES[key]}
 
     @property
@@ -84,9 +96,20 @@ class Classification:
         return {key: value for key, value in self.settings.items() if key == "fit"}
 
     @property
+    def flips(self) -> bool:
+        """Whether training images are mirrored at random."""
+        return self.data.flip if self.flip == "auto" else self.flip == "on"
+
+    @property
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.data.classes)
+
+    def check_part(self, images: int, key: str) -> None:
+        """Raise UsageError for the setting `key` if a part of `images` training images cannot hold all classes."""
+        if 0 < images < self.num_classes:
+            rule = f"must be at least the number of classes, {self.num_classes}, or 0"
+            raise UsageError(rule, key=key, value=images)
 
     def train_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
         """Return the augmented training images.
@@ -96,7 +119,7 @@ class Classification:
             images: The size of a stratified part; 0: all images.
             reporter: Shows the progress of decoding.
         """
-        augment = augmentation(resolution, self.data.flip)
+        augment = augmentation(resolution, self.flips)
         return ImageDataset(self.data.train.part(images), resolution, augment, reporter, self.fit)
 
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:

@@ -180,6 +180,8 @@ def load_images(name: str, root: str | None = None) -> ImageData:
     """
     if name in DATA_SETS:
         return DATA_SETS[name](root)
+    if not name:
+        raise DataError("must not be empty: give a data set or a folder", where="--data")
     folder = Path(name).expanduser()
     if folder.is_dir():
         return replace(load_folder(folder), name=folder.resolve().name)  # the same name in every spelling

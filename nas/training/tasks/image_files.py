@@ -21,6 +21,8 @@ ARRAY_TYPES = ("bool", "uint8", "uint16", "float16", "float32", "float64")
 """The types of arrays that are images."""
 HASHED_BYTES = 64 << 10
 """Of a file larger than twice this, the digest covers the size and this many bytes at the start and at the end."""
+HASHED_WHOLE = (".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+"""Types that may be uncompressed: an image with the same borders has the same size, start and end."""
 
 
 def read_image(source: Any) -> Tensor:
@@ -65,8 +67,9 @@ def file_digest(path: str | Path) -> str:
         with Path(path).open("rb") as file:
             size = file.seek(0, 2)
             file.seek(0)
-            content = file.read(2 * HASHED_BYTES)
-            if size > 2 * HASHED_BYTES:
+            is_whole = size <= 2 * HASHED_BYTES or Path(path).suffix.lower() in HASHED_WHOLE
+            content = file.read() if is_whole else file.read(2 * HASHED_BYTES)
+            if not is_whole:
                 file.seek(size - HASHED_BYTES)
                 content = content[:HASHED_BYTES] + file.read()
     except OSError as error:

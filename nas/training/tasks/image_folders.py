@@ -103,6 +103,8 @@ def class_folders(folder: Path, unused: UnusedFiles) -> tuple[tuple[str, ...], S
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
+        if not name.isprintable():
+            raise DataError("the name of a class must be UTF-8 without control characters", where=folder, value=name)
         found_paths = _images_below(folder / name, unused)
         if not found_paths:
             known = ", ".join(IMAGE_SUFFIXES)
@@ -113,7 +115,10 @@ def class_folders(folder: Path, unused: UnusedFiles) -> tuple[tuple[str, ...], S
 
 
 def _images_below(folder: Path, unused: UnusedFiles) -> list[str]:
-    """Return the paths of a class's images, also in subfolders. Raises DataError for a folder named as an image."""
+    """Return the paths of a class's images, also in subfolders.
+
+    Raises DataError for a folder named as an image, and for a link to a folder that holds the link.
+    """
     walked = []
 
     def refuse(error: OSError) -> None:
@@ -124,8 +129,7 @@ def _images_below(folder: Path, unused: UnusedFiles) -> list[str]:
             unused.add_system(Path(root) / name)
             folders.remove(name)
         for name in folders:
-            if is_image(name):
-                raise DataError("is a folder, but is named as an image", where=Path(root) / name)
+            _check_inner_folder(Path(root) / name)
         walked.append((root, files))
     found = []
     for root, files in sorted(walked):
@@ -137,6 +141,15 @@ def _images_below(folder: Path, unused: UnusedFiles) -> list[str]:
             else:
                 unused.add_other(name)
     return found
+
+
+def _check_inner_folder(place: Path) -> None:
+    """Raise DataError if a folder in a class is named as an image, or is a link to a folder that holds the link."""
+    if is_image(place.name):
+        raise DataError("is a folder, but is named as an image", where=place)
+    if place.is_symlink() and place.resolve() in [each.resolve() for each in place.parents]:
+        rule = f"is a link to '{place.readlink()}', a folder that holds the link; remove it"
+        raise DataError(rule, where=place)
 
 
 def _check_same_classes(classes: tuple[str, ...], expected: tuple[str, ...], folder: Path, train: str) -> None:
@@ -163,7 +176,8 @@ def _check_inner_folders(folder: Path, classes: list[str]) -> None:
     rule = f"its folders {classes[0]}/ and {classes[1]}/ both hold folders and no images ({shown})"
     first = inner[0][0]
     move = f"move {classes[0]}/{first} to {first}/{classes[0]}, and so on"
-    hint = f"; the split folders must be outside: {move}" if are_parts else "; put the images of a class in one folder"
+    hint = "; put the images of a class in one folder; if these are the splits, name them train/, val/ and test/"
+    hint = f"; the split folders must be outside: {move}" if are_parts else hint
     raise DataError(rule, where=folder, nearest=hint)
 
 

@@ -148,6 +148,10 @@ class DataSettings(Protocol):
     def fit(self) -> str:
         """A key of `FITS`, or "auto": the fit of the run that continues, else the one that the images need."""
 
+    @property
+    def flip(self) -> str:
+        """Whether training images are mirrored: "auto", "on" or "off"."""
+
 
 def load_for_run(settings: DataSettings, place: RunPlace, reporter: Reporter) -> tuple[Classification, ImageRecord]:
     """Return the task of a new or continued run, and the record of its images.
@@ -159,11 +163,12 @@ def load_for_run(settings: DataSettings, place: RunPlace, reporter: Reporter) ->
 
     Raises:
         DataError: The data set is unknown or invalid.
-        UsageError: The metric, the class weights or the fit is unknown.
+        UsageError: The metric, the class weights, the fit or the flip is unknown.
         RunError: The images of the run were replaced.
     """
     fit = continued_fit(settings.fit, place.stored)
-    task = Classification.load(settings.data, settings.data_root, settings.metric, settings.class_weights, fit)
+    how = settings.metric, settings.class_weights, fit, settings.flip
+    task = Classification.load(settings.data, settings.data_root, *how)
     record = ImageRecord.read(task.data, reporter)
     data = replace(task.data, name=record.check(place.folder, place.flag))  # a copy of the images is the same data
-    return Classification(data, task.metric, task.class_weights, task.fit), record
+    return Classification(data, task.metric, task.class_weights, task.fit, task.flip), record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,8 +36,18 @@ class Split:
         return Split([self.images[i] for i in indices], tuple(self.labels[i] for i in indices))
 
     def part(self, count: int) -> Split:
-        """Return a stratified part of `count` images, or the whole split if `count` is 0 or too large."""
-        return self.take(stratified(self.labels, count)[1]) if 0 < count < len(self) else self
+        """Return a stratified part of `count` images, or the whole split if `count` is 0 or too large.
+
+        Raises DataError if the part would be smaller than the number of classes.
+        """
+        if not 0 < count < len(self):
+            return self
+        counts = Counter(self.labels)
+        if count < len(counts):
+            rule = f"a part of {count} is smaller than the {len(counts)} classes: at least {len(counts)} are needed"
+            raise DataError(rule, where="images")
+        can_be_stratified = min(counts.values()) > 1 and len(self) - count >= len(counts)
+        return self.take(stratified(self.labels, count)[1] if can_be_stratified else _drawn(self.labels, count))
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,14 @@ def stratified(labels: Sequence[int], share: float | int) -> tuple[list[int], li
         rule = f"too few images for a stratified split: {len(labels)} of {len(set(labels))} classes: {error}"
         raise DataError(rule, where="--data") from error
     return sorted(rest), sorted(part)
+
+
+def _drawn(labels: Sequence[int], count: int) -> list[int]:
+    """Return the indices of a seeded draw of `count` images, at least one of each class."""
+    order = random.Random(SPLIT_SEED).sample(range(len(labels)), len(labels))
+    firsts = {labels[index]: index for index in reversed(order)}
+    others = [index for index in order if firsts[labels[index]] != index]
+    return sorted([*firsts.values(), *others][:count])
 
 
 def split_validation(split: Split) -> tuple[Split, Split]:

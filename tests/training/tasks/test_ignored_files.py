@@ -71,3 +71,22 @@ def test_the_classes_are_counted(tmp_path: Path) -> None:
     assert describe_classes(load_images(str(tmp_path))) == expected
     even = describe_classes(load_images(str(write_classes(tmp_path / "even"))))
     assert even == "even: 2 classes, 16 images: 8 per class"
+
+
+@pytest.mark.parametrize("links", [{"cat/all": ".."}, {"cat/all": "."}, {"cat/dogs": "../dog", "dog/cats": "../cat"}])
+def test_a_link_to_a_folder_that_holds_it_is_refused(links: dict[str, str], tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target)
+    with pytest.raises(DataError, match=r"is a link to '[^']+', a folder that holds the link; remove it"):
+        load_images(str(tmp_path))
+
+
+def test_a_link_to_another_folder_is_followed(tmp_path: Path) -> None:
+    write_classes(tmp_path / "pets")
+    before = load_images(str(tmp_path / "pets"))
+    (tmp_path / "pets" / "cat").rename(tmp_path / "elsewhere")
+    (tmp_path / "pets" / "cat").mkdir()
+    (tmp_path / "pets" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    after = load_images(str(tmp_path / "pets"))
+    assert (after.classes, len(after.train)) == (before.classes, len(before.train))

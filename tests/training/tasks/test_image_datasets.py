@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas.errors import DataError
+from nas.errors import DataError, UsageError
 from nas.training.tasks import image_datasets
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import (
@@ -216,3 +216,23 @@ def test_arrays_are_decoded_in_batches_as_one_by_one() -> None:
     as_pictures = [ImageDataset(Split([Image.fromarray(image)], (0,)), 24)[0][0] for image in images]
     assert all(torch.equal(*pair) for pair in zip(together, alone, strict=True))
     assert all(torch.equal(*pair) for pair in zip(together, as_pictures, strict=True))
+
+
+def test_a_part_holds_every_class_also_if_it_cannot_be_stratified() -> None:
+    rare = Split(list(range(10)), (0,) * 9 + (1,))
+    for split, count in ((rare, 2), (rare, 5), (Split(list(range(6)), (0, 0, 1, 1, 2, 2)), 5)):
+        part = split.part(count)
+        assert len(part) == count
+        assert set(part.labels) == set(split.labels)
+        assert part == split.part(count)
+        assert [split.labels[image] for image in part.images] == list(part.labels)
+
+
+def test_a_part_smaller_than_the_classes_is_refused() -> None:
+    task = Classification.load("digits")
+    with pytest.raises(DataError, match="a part of 9 is smaller than the 10 classes: at least 10 are needed"):
+        task.train_set(8, 9)
+    with pytest.raises(UsageError, match=r"^--final-images: must be at least the number of classes, 10, or 0: 9$"):
+        task.check_part(9, "final_images")
+    task.check_part(0, "images")
+    task.check_part(10, "images")

@@ -194,6 +194,13 @@ def test_classes_with_few_images_to_validate_or_test_on_are_reported(capsys: pyt
     assert capsys.readouterr().err == "few validation images: 'b' has 2; the results for them are uncertain\n"
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_that_look_like_formulas_or_lack_a_glyph_are_drawn(tmp_path: Path) -> None:
+    report = ClassReport("accuracy", ("$_$", "\u65e5\u672c"), torch.eye(2, dtype=torch.long))
+    draw_confusion(report, "net on $_$", tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("classes", [2, 31])
 def test_a_confusion_matrix_is_drawn_for_any_number_of_classes(classes: int, tmp_path: Path) -> None:
     confusion = torch.eye(classes, dtype=torch.long) * 9

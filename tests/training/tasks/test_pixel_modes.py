@@ -227,3 +227,24 @@ def test_an_exported_network_prepares_files_as_training_does(tmp_path: Path) -> 
         for index, file in enumerate(files):
             with Image.open(file) as image:
                 assert torch.equal(scope["preprocess"](image), normalize(trained_on[index][0][None])), (file, fit)
+
+
+def tiff(bits: int, sample_format: int, pixels: bytes, width: int) -> bytes:
+    """Return a gray TIFF of one row with unusual tags, which Pillow cannot write."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: 1, 273: 134, 277: 1, 278: 1, 279: len(pixels),
+            339: sample_format}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 273 else 3, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+def test_the_white_of_a_tiff_of_12_bits_is_4095(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(12, 1, bytes.fromhex("000fff"), 2))
+    assert read_image(path).tolist() == [[[0, 255]]] * 3
+
+
+def test_signed_integers_of_8_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(8, 2, b"\x00\xff", 2))
+    with pytest.raises(DataError, match=r"x.tif: .* signed integers of 8 bits, but must be unsigned ones \(mode 'L'\)"):
+        read_image(path)

@@ -116,3 +116,15 @@ def test_the_settings_of_runs_are_compared_by_their_images() -> None:
         check_same_settings("run", new, {**new, IMAGES_KEY: "20 files, b"}, "--run")
     with pytest.raises(RunError, match="fit is 'crop' there and 'pad' now"):
         check_same_settings("run", new, {**new, "fit": "pad"}, "--run")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".TIF", ".ppm"])
+def test_the_middle_of_an_uncompressed_file_counts(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "HASHED_BYTES", 4)
+    path, digests = tmp_path / f"x{suffix}", []
+    for content in (b"abcd-----efgh", b"abcd--X--efgh"):
+        path.write_bytes(content)
+        digests.append(file_digest(path))
+    assert digests[0] != digests[1]

@@ -172,3 +172,11 @@ def test_the_current_folder_has_its_own_name(tmp_path: Path, monkeypatch: pytest
     write_classes(tmp_path / "pets")
     monkeypatch.chdir(tmp_path / "pets")
     assert {load_images(name).name for name in (".", "../pets", "../pets/", str(tmp_path / "pets"))} == {"pets"}
+
+
+@pytest.mark.parametrize("name", ["cat\udcff", "cat\nfish"])
+def test_a_class_name_that_cannot_be_written_is_refused(name: str, tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    (tmp_path / "cat").rename(tmp_path / name)
+    with pytest.raises(DataError, match="the name of a class must be UTF-8 without control characters: 'cat"):
+        load_images(str(tmp_path))
