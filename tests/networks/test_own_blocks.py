@@ -115,6 +115,8 @@ FORMS = {
     ),
     "a counter": ("CALLS = 0\ndef count():\n    global CALLS\n    CALLS += 1\n    return CALLS", "count(); return x"),
     "a constant that grows": ("SIZES = [1]\nSIZES.append(2)\nSIZES += [3]", "return x * sum(SIZES)"),
+    "a table that a loop fills": ("T = {}\nfor k in 'ab':\n    T[k] = len(T) + 2", "return x * T['b']"),
+    "an attribute set by name": ("class Q: pass\nsetattr(Q, 'two', 2)", "return x * Q.two"),
     "a conditional definition": (
         "import sys\nif sys.version_info > (3,):\n    def f(x):\n        return x + 4\nelse:\n    f = None",
         "return f(x)",
