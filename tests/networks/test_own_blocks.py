@@ -322,6 +322,12 @@ def test_a_card_never_imports_a_module_beside_itself(here: Path, monkeypatch: py
     Path("model.safetensors").write_bytes(b"")
     for command in (["export", "."], ["train", "card.json"], ["train", "."]):
         assert main(command) == 2, command
+    Path("model").mkdir()  # the same in the form of a run folder
+    for file in ("card.json", "model.safetensors"):
+        Path(file).rename(Path("model") / file)
+    Path("result.json").write_text("{}")
+    for command in (["show", "."], ["show", "model"], ["train", "model/card.json"], ["export", "."]):
+        assert main(command) == 2, command
     assert not Path("executed").exists()
 
 
