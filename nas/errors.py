@@ -95,7 +95,7 @@ def located(where: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_file(name: str | None) -> Iterator[None]:
-    """Add the name of a YAML or JSON file to SpaceErrors about the networks that it describes.
+    """Add the name of a YAML or JSON file, or of a run folder, to SpaceErrors about the networks that it describes.
 
     `where` is then "my.yaml, stage 1, layer 0". Does nothing for the name of a shipped space or network.
     """
@@ -104,7 +104,8 @@ def naming_file(name: str | None) -> Iterator[None]:
     except SpaceError as error:
         path = Path(name or "")
         place = error.where.removeprefix(f"{path.stem}, ")
-        if path.suffix not in (".yaml", ".yml", ".json") or not re.match(r"(stage|head)\b", place):
+        is_file = path.suffix in (".yaml", ".yml", ".json") or (name and path.is_dir())
+        if not is_file or not re.match(r"(stage|head)\b", place):
             raise
         raise SpaceError(
             error.rule, where=f"{name}, {place}", key=error.key, value=error.value, nearest=error.nearest

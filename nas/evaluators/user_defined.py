@@ -38,7 +38,7 @@ class UserEvaluator:
         source_files: The digests of the source files, by file, for `settings`.
 
     Raises:
-        UsageError: The class cannot be instantiated.
+        UsageError: The class cannot be instantiated or has no `evaluate`, or the function does not take two arguments.
     """
 
     def __init__(
@@ -59,6 +59,9 @@ class UserEvaluator:
             except Exception as error:
                 rule = f"cannot be instantiated ({describe_exception(error, function)})"
                 raise UsageError(rule, key=FLAG, value=name) from error
+            if not callable(getattr(self._instance, "evaluate", None)):
+                raise UsageError("has no method evaluate(arch, seed)", key=FLAG, value=name)
+        _check_parameters(name, function if self._instance is None else self._instance.evaluate)
 
     def __getattr__(self, name: str) -> Any:
         """Return an optional member, if the user's function or class has it. Its results are checked."""
@@ -110,6 +113,19 @@ class UserEvaluator:
             raise TrainingError(f"{self._name}: {error}") from error
         except (Exception, SystemExit) as error:
             raise TrainingError(f"{self._name}: {describe_exception(error, self._function)}") from error
+
+
+def _check_parameters(name: str, function: Callable[..., Any]) -> None:
+    """Raise UsageError if `function` cannot be called as f(arch, seed)."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return
+    try:
+        signature.bind("arch", 0)
+    except TypeError as error:
+        rule = f"must take two arguments, (arch, seed), not {signature} ({error})"
+        raise UsageError(rule, key=FLAG, value=name) from error
 
 
 def describe_exception(error: BaseException, function: Any) -> str:

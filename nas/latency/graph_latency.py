@@ -13,7 +13,7 @@ from nas.devices.client import LOCAL, Graph, open_worker
 from nas.devices.example_inputs import example_inputs
 from nas.devices.runtimes import RUNTIMES, find_runtime, make_runtime
 from nas.devices.timing import Latency, Protocol, summarize
-from nas.errors import DeviceError, ExportError, UsageError, one_line
+from nas.errors import DeviceError, ExportError, LostError, UsageError, one_line
 from nas.networks.export import load_exported
 from nas.networks.network import IMAGE_CHANNELS, deploy
 from nas.networks.onnx_graph import OnnxGraph, read_graph
@@ -61,7 +61,12 @@ def measure_onnx(path: Path, runtime: str, threads: int, device: str, reporter: 
     with tempfile.TemporaryDirectory(prefix="nas-graph-") as folder:
         file = Path(folder) / "graph.onnx"
         _write_one_file(graph, file, path)
-        latency = _measure(file, tuple(graph.inputs.values()), runtime, threads, device, reporter)
+        try:
+            latency = _measure(file, tuple(graph.inputs.values()), runtime, threads, device, reporter)
+        except LostError:
+            raise
+        except DeviceError as error:
+            raise DeviceError(error.rule.replace(str(file), path.name), where=error.where or path) from error
         nodes = []
         if runtime == WITH_NODE_TIMES and device == LOCAL:
             nodes = _node_times(file, graph, threads)

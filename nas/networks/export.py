@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from nas import __version__
 from nas.architecture import Architecture
 from nas.devices.runtimes import find_runtime, make_runtime
-from nas.errors import DeviceError, ExportError, RunError, SpaceError, one_line, reason
-from nas.networks.blocks import module_file
+from nas.errors import DeviceError, ExportError, RunError, SpaceError, located, one_line, reason
+from nas.networks.blocks import is_ours, module_file
 from nas.networks.network import build, deploy, totals, trace
 from nas.networks.preprocessing import FITS, describe_preprocessing
 from nas.networks.standalone_source import requirements, standalone_source
@@ -194,13 +194,28 @@ def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]
         weights = load_file(folder / "model.safetensors")
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         raise RunError(f"not an exported network: {one_line(error)}", where=folder) from error
-    check_origin(arch, folder.parent if (folder.parent / "result.json").is_file() else folder)
-    model = build(arch)
+    check_origin(arch, folder)
+    with located(folder / CARD):
+        model = build(arch)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(one_line(error), where=folder / "model.safetensors") from error
-    return arch, model.eval(), card
+    _check_code(arch, model.eval(), folder, card)
+    return arch, model, card
+
+
+def _check_code(arch: Architecture, model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
+    """Check that blocks of other packages still compute what the card says. Raises RunError if their code changed."""
+    ops = sorted({spec.op for spec in (*arch.blocks(), arch.head) if not is_ours(spec.op)})
+    check = card.get("check")
+    if not ops or not isinstance(check, Mapping) or "output" not in check:
+        return
+    output, expected = _output(model, arch).double(), torch.tensor(check["output"], dtype=torch.float64)
+    allowed = STRUCTURE_TOLERANCE * expected.abs().max().item() + SMALLEST_DIFFERENCE
+    if output.shape != expected.shape or not torch.allclose(output, expected, 0.0, allowed, equal_nan=True):
+        rule = "does not compute what it did when this network was trained: its code has changed since"
+        raise RunError(rule, where=folder / CARD, key="block", value=", ".join(ops))
 
 
 def exported_fit(card: Mapping[str, Any]) -> str:
@@ -213,8 +228,11 @@ def exported_fit(card: Mapping[str, Any]) -> str:
 def check_origin(arch: Architecture, folder: Path) -> None:
     """Raise SpaceError if a block's module lies in `folder`, which names it: code that comes with a file is not run.
 
-    A block `module:Class` is imported only from an installed package or the current directory.
+    A block `module:Class` is imported only from an installed package or the current directory. The whole run folder
+    counts if `folder` is the model in it.
     """
+    if (folder.resolve().parent / "result.json").is_file():
+        folder = folder.resolve().parent
     for op in dict.fromkeys(spec.op for spec in (*arch.blocks(), arch.head)):
         file = module_file(op)
         if file and file.resolve().is_relative_to(folder.resolve()):

@@ -276,17 +276,23 @@ def imported_names(node: ast.stmt) -> list[str]:
 
 
 def _changed_names(statement: ast.AST) -> list[str]:
-    """Return the names whose objects a statement changes: `x.y = 1`, `x["y"] = 1`, `x.update(...)`, `@x.register`."""
+    """Return the names whose objects a statement changes: `x.y = 1`, `x["y"] = 1`, `x.update(...)`, `@x.register`.
+
+    Statements inside of loops, conditions, `with` and `try` count too.
+    """
     changed: list[ast.expr] = []
     if isinstance(statement, ast.Assign):
         changed = [target for target in statement.targets if isinstance(target, ast.Attribute | ast.Subscript)]
     elif isinstance(statement, ast.AugAssign | ast.AnnAssign):
         changed = [statement.target]
     elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        changed = [statement.value.func]
+        call = statement.value
+        changed = call.args[:1] if _named(call.func) in ("setattr", "delattr") else [call.func]
     elif isinstance(statement, Function):
         changed = [node.func if isinstance(node, ast.Call) else node for node in statement.decorator_list]
         changed = [node for node in changed if isinstance(node, ast.Attribute)]
+    elif not isinstance(statement, ast.ClassDef | ast.expr):  # loops, conditions, `with`, `try`
+        return [name for part in ast.iter_child_nodes(statement) for name in _changed_names(part)]
     return [name for name in map(_root, changed) if name]
 
 

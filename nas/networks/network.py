@@ -121,7 +121,7 @@ def traced(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...], where: str = "b
 
 @lru_cache(maxsize=200_000)
 def _simplified(spec: BlockSpec, in_shape: Any) -> BlockSpec:
-    spec = block_spec(spec.op, spec.kwargs)
+    spec = block_spec(spec.op, spec.kwargs, where="")
     return spec if takes_maps(spec.op) else simplify(spec, in_shape[0])
 
 

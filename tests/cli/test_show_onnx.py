@@ -122,7 +122,8 @@ def test_a_bad_file_is_one_line(content: bytes | None, capsys: pytest.CaptureFix
 def test_operators_of_others_are_listed_but_never_run(capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(foreign(op="Own", domain="com.example"), "o.onnx")
     assert result_of(capsys, "show", "o.onnx")["not_counted"]["com.example.Own"] == 1
-    assert "Own" in refused(capsys, "profile", "o.onnx")
+    assert "error: o.onnx: " in (message := refused(capsys, "profile", "o.onnx"))
+    assert "Own" in message
     onnx.save(foreign(kind=TensorProto.INT64), "i.onnx")
     assert "the input 'x' is int64; only float32 inputs can be measured" in refused(capsys, "profile", "i.onnx")
 

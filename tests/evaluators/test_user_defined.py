@@ -304,3 +304,28 @@ def test_a_search_goes_on_where_an_evaluator_fails(
         assert failure["error"] == f"{module}:f: OSError: disk ({tmp_path / f'{module}.py'}:3)"
     assert {trial["accuracy"] for trial in result["candidates"]} == {0.5}
     assert isinstance(ARCH, Architecture)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("Empty", r"has no method evaluate\(arch, seed\)"),
+        ("one", r"must take two arguments, \(arch, seed\), not \(arch\)"),
+        ("Three", r"must take two arguments, \(arch, seed\), not \(arch, seed, more\)"),
+    ],
+)
+def test_an_evaluator_that_cannot_be_called_is_refused_before_the_first_trial(
+    name: str, rule: str, task: Classification, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uncallable.py").write_text("""
+class Empty:
+    def __init__(self, context): pass
+
+class Three(Empty):
+    def evaluate(self, arch, seed, more): return 0.5
+
+def one(arch): return 0.5
+""")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=rule):
+        find_evaluator(f"uncallable:{name}")(setup_of(task, tmp_path))

@@ -115,6 +115,8 @@ FORMS = {
     ),
     "a counter": ("CALLS = 0\ndef count():\n    global CALLS\n    CALLS += 1\n    return CALLS", "count(); return x"),
     "a constant that grows": ("SIZES = [1]\nSIZES.append(2)\nSIZES += [3]", "return x * sum(SIZES)"),
+    "a table that a loop fills": ("T = {}\nfor k in 'ab':\n    T[k] = len(T) + 2", "return x * T['b']"),
+    "an attribute set by name": ("class Q: pass\nsetattr(Q, 'two', 2)", "return x * Q.two"),
     "a conditional definition": (
         "import sys\nif sys.version_info > (3,):\n    def f(x):\n        return x + 4\nelse:\n    f = None",
         "return f(x)",
@@ -319,6 +321,12 @@ def test_a_card_never_imports_a_module_beside_itself(here: Path, monkeypatch: py
     Path("card.json").write_text(json.dumps({"blocks": blocks}))
     Path("model.safetensors").write_bytes(b"")
     for command in (["export", "."], ["train", "card.json"], ["train", "."]):
+        assert main(command) == 2, command
+    Path("model").mkdir()  # the same in the form of a run folder
+    for file in ("card.json", "model.safetensors"):
+        Path(file).rename(Path("model") / file)
+    Path("result.json").write_text("{}")
+    for command in (["show", "."], ["show", "model"], ["train", "model/card.json"], ["export", "."]):
         assert main(command) == 2, command
     assert not Path("executed").exists()
 
