@@ -90,7 +90,9 @@ def export_folder(
     except Exception as error:
         if keep_failed and (partial / CARD).is_file():
             _move(partial, failed_folder(folder))
-            rule = f"{reason(error)}; the weights are kept in '{failed_folder(folder)}', the same command tries again"
+            kept = failed_folder(folder)
+            retry = f"the same command tries again; after a change of the code, 'nas export {kept}' does"
+            rule = f"{reason(error)}; the weights are kept in '{kept}': {retry}"
             raise ExportError(rule) from error
         raise
     finally:

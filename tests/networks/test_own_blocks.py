@@ -250,7 +250,7 @@ def test_a_search_whose_export_fails_keeps_its_result_and_exports_again(
     with monkeypatch.context() as patch:
         patch.setattr("nas.networks.export.standalone_source", lambda *_: "raise ValueError('broken on purpose')")
         assert main(command) == 2
-        assert "kept in 'run/failed-model', the same command tries again" in capsys.readouterr().err
+        assert "kept in 'run/failed-model': the same command tries again" in capsys.readouterr().err
         assert {path.name for path in (here / "run/failed-model").iterdir()} >= {"card.json", "model.safetensors"}
         result = json.loads((here / "run/result.json").read_text())
         assert "broken on purpose" in result["export_error"]
