@@ -89,8 +89,7 @@ def located(where: object) -> Iterator[None]:
     except SpaceError as error:
         if error.where.startswith(str(where)):
             raise
-        place = f"{where}, {error.where}" if error.where else where
-        raise SpaceError(error.rule, where=place, key=error.key, value=error.value, nearest=error.nearest) from error
+        raise _at(f"{where}, {error.where}" if error.where else where, error) from error
 
 
 @contextlib.contextmanager
@@ -107,9 +106,12 @@ def naming_file(name: str | None) -> Iterator[None]:
         is_file = path.suffix in (".yaml", ".yml", ".json") or (name and path.is_dir())
         if not is_file or not re.match(r"(stage|head)\b", place):
             raise
-        raise SpaceError(
-            error.rule, where=f"{name}, {place}", key=error.key, value=error.value, nearest=error.nearest
-        ) from error
+        raise _at(f"{name}, {place}", error) from error
+
+
+def _at(where: object, error: SpaceError) -> SpaceError:
+    """Return the same error at another place."""
+    return SpaceError(error.rule, where=where, key=error.key, value=error.value, nearest=error.nearest)
 
 
 def one_line(error: BaseException | str) -> str:
