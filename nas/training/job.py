@@ -129,12 +129,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             "started_from": started_from,
             "curve": [epoch.to_dict() for epoch in curve],
         }
-        try:
-            card = export_folder(arch, model, job.folder / "model", job.runtime, facts, task.fit, keep_failed=True)
-        except ExportError as error:
-            unfinished = {"network": job.network, "architecture": arch.digest, **facts, "export_error": str(error)}
-            write_json(job.folder / RESULT, unfinished)
-            raise
+        card = _export(job, arch, model, facts, task.fit)
         title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.value:.1%}"
         draw_training(curve, title, job.folder / "curve.png", task.metric)
         draw_confusion(report, title, job.folder / "confusion.png")
@@ -146,6 +141,16 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         }
         write_json(job.folder / RESULT, result)
     return result
+
+
+def _export(job: TrainJob, arch: Architecture, model: nn.Module, facts: dict[str, Any], fit: str) -> dict[str, Any]:
+    """Export the network and return its card. If that fails, the facts are kept in result.json."""
+    try:
+        return export_folder(arch, model, job.folder / "model", job.runtime, facts, fit, keep_failed=True)
+    except ExportError as error:
+        unfinished = {"network": job.network, "architecture": arch.digest, **facts, "export_error": str(error)}
+        write_json(job.folder / RESULT, unfinished)
+        raise
 
 
 def _train_and_test(
