@@ -16,7 +16,7 @@ from nas.latency.published import is_published
 from nas.latency.table import IDENTITY, LatencyTable
 from nas.networks.block_schema import block_sources
 from nas.searching.settings import SearchSettings
-from nas.spaces.automaton import reachable
+from nas.spaces.automaton import block_names, reachable
 from nas.spaces.search_space import Space
 from nas.study.multi_goal import listed_ms
 from nas.study.objectives import DEFAULT_AXES, OBJECTIVES
@@ -54,7 +54,7 @@ def settings_identity(settings: SearchSettings, space: Space, task: Classificati
         **_trainings(space),
         **_optional_identity(settings),
         **plugin_identity(settings),
-        **block_sources(each.block for slot in (*space.stages, space.head) for each in slot.operators),
+        **block_sources(block_names(space)),
         **{key: getattr(settings, key) if stops_early else None for key in ("fidelity", "eta", "min_epochs")},
     }
 

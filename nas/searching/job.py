@@ -27,7 +27,7 @@ from nas.searching.settings import SearchSettings
 from nas.searching.table_selection import LatencySpan, SelectedTable, check_reach, select_tables
 from nas.searching.warm_start import WarmStart, best_of_random
 from nas.searching.winners import FinishedSearch, find_winners
-from nas.spaces.automaton import reachable
+from nas.spaces.automaton import block_names, reachable
 from nas.spaces.encoded_space import encode_space
 from nas.study.study import FINISH, Study, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
@@ -90,10 +90,9 @@ def check_environment(context: SearchContext) -> None:
         check_cluster(settings.ray, settings.ray_cpus, settings.ray_gpus)
     context.task.report_data(context.reporter)
     check_images((data.train, data.validation, data.test), context.reporter)
-    space = context.space
-    if not all(is_ours(operator.block) for slot in (*space.stages, space.head) for operator in slot.operators):
+    if not all(map(is_ours, block_names(context.space))):
         with located(context.settings.space):
-            layers = reachable(space)
+            layers = reachable(context.space)
         check_blocks(layers)
 
 

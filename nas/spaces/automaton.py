@@ -243,6 +243,12 @@ def _stage_choices(stage: StageSpec, blocks: tuple[BlockSpec, ...], shape: Shape
     return None
 
 
+def block_names(space: Space) -> tuple[str, ...]:
+    """Return the names of the blocks that the stages and the head of a space offer, each once."""
+    slots = (*space.stages, space.head)
+    return tuple(dict.fromkeys(operator.block for slot in slots for operator in slot.operators))
+
+
 def reachable(space: Space) -> list[Layer]:
     """Return every distinct layer of the architectures in `space`.
 

@@ -35,6 +35,7 @@ from nas.evaluators.supernet.evaluator import find_folder
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.block_schema import block_sources
 from nas.networks.export import versions
+from nas.spaces.automaton import block_names
 from nas.spaces.search_space import Proxy, Space
 from nas.spaces.yaml_format import load_space
 from nas.training.tasks.classification import Classification
@@ -145,7 +146,7 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
     threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
     settings |= {"fit": task.fit, **images.identity}
-    settings |= block_sources(each.block for slot in (*space.stages, space.head) for each in slot.operators)
+    settings |= block_sources(block_names(space))
     reference = ReferenceTrainings.open(folder / REFERENCE, {**settings, "threads": threads})
     task.report_data(reporter)
     folder.mkdir(parents=True, exist_ok=True)
