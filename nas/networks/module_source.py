@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from nas.errors import ExportError, reason
+from nas.utils.imports import find_spec
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Comprehension = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
@@ -184,10 +185,7 @@ class Modules:
         """Whether a top-level module belongs to no installed distribution, or to the same one as the own packages."""
         if top in sys.stdlib_module_names or top in ("torch", "safetensors"):
             return False
-        try:
-            spec = importlib.util.find_spec(top)
-        except (ImportError, ValueError):
-            return False
+        spec = find_spec(top)
         if spec is None:
             return False
         distributions = distributions_by_package()

@@ -8,6 +8,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,13 +65,18 @@ def search_current_directory() -> None:
         sys.path.insert(0, current)
 
 
+def find_spec(top: str) -> ModuleSpec | None:
+    """Return the spec of a top-level module, without importing it; None if it is not found or has none."""
+    try:
+        return importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # the main program has no spec
+        return None
+
+
 def find_file(top: str) -> Path | None:
     """Return the file of a top-level module, or the folder of a package, without importing it. None: not found."""
     search_current_directory()
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
+    spec = find_spec(top)
     if spec is None:
         return None
     place = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or []), None)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+
+from nas.utils.imports import find_spec
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -66,10 +67,7 @@ def _files_of(module: str, own: set[str]) -> Iterator[tuple[str, Path]]:
 
 def _location(top: str) -> Path | None:
     """Return the file or the folder of a top-level module; None if it is not found or has no file."""
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):  # the main program has no spec
-        return None
+    spec = find_spec(top)
     if spec is None:
         return None
     if spec.submodule_search_locations:
