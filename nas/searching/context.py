@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nas.controllers import CONTROLLERS, Controller
@@ -17,13 +19,16 @@ from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.executors.base import Executor
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.network import trace
+from nas.searching.budget.pilot import Pilot
+from nas.searching.budget.plan import Plan
+from nas.searching.budget.total_time import choose_budget
 from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.evaluation import make_evaluator_context, make_executor
 from nas.searching.identity import settings_identity, table_source_identity
 from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
-from nas.searching.settings import SOURCES, SearchSettings, recorded_settings
+from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings
 from nas.spaces.encoding import EncodedSpace, no_costs
-from nas.spaces.search_space import FinalTraining, Proxy, Space
+from nas.spaces.search_space import Choices, FinalTraining, Proxy, Space
 from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import make_goals
 from nas.study.objectives import Objective
@@ -53,6 +58,12 @@ class SearchContext:
         prior_sources: Results and networks to start from.
         identity: What distinguishes this run from others, but for the digests of its tables.
         reporter: Prints messages and progress.
+        budget_s: The total time in seconds; None if each part is set by hand.
+        started: When the command began, by `time.monotonic`.
+        stopwatch: Times the parts of a search with a budget.
+        plan: The plan of a search with a budget, once it is made.
+        pilot: The result of its pilot.
+        pilot_networks: The choices of the pilot's networks by digest. They are the first candidates.
     """
 
     settings: SearchSettings
@@ -68,11 +79,21 @@ class SearchContext:
     prior_sources: tuple[PriorSource, ...]
     identity: dict[str, Any]
     reporter: Reporter
+    budget_s: float | None = None
+    started: float = 0.0
+    stopwatch: Any = None
+    plan: Plan | None = None
+    pilot: Pilot | None = None
+    pilot_networks: Mapping[str, Choices] = field(default_factory=dict)
 
     @property
     def evaluator_only_reads(self) -> bool:
         """Whether the evaluator reads its source and writes nothing. It can be made before anything is measured."""
         return self.settings.source is not None and self.settings.evaluator in SOURCES.values()
+
+    def timed(self, part: str) -> AbstractContextManager[None]:
+        """Return a context manager that adds to the time of a part of the search, if the search has a budget."""
+        return self.stopwatch.part(part) if self.stopwatch else nullcontext()
 
     def make_evaluator(self) -> Evaluator:
         """Return the evaluator. It may load or train what all evaluations share."""
@@ -88,6 +109,7 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
 
     Settings are checked before data and spaces are loaded.
     """
+    started = time.monotonic()
     check_fields(settings)
     check_combinations(settings)
     objective = make_goals(settings.objective, settings.targets, settings.alpha, settings.beta, settings.front_axes)
@@ -98,20 +120,31 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     evaluator = find_evaluator(settings.evaluator)
     device_worker = open_worker(settings.device, settings.runtime, settings.threads, reporter.say)
     space = resolve_space(settings)
-    place = RunPlace(settings.folder, "--run", stored_settings(settings.folder, settings.storage))
+    stored = stored_settings(settings.folder, settings.storage)
+    place = RunPlace(settings.folder, "--run", stored)
     task, images = load_for_run(settings, place, reporter)
     task.check_part(space.final.images, "final_images")
     images.check_supernet(settings.supernet)
     space = space.for_classes(task.num_classes)
     with located(settings.space):
         check_space(space, controller)
+    budget_s = choose_budget(settings, stored, len(task.data.train), max(space.resolution))
+    if budget_s is None:
+        settings = replace(settings, trials=settings.trials or TRIALS)
+        recorded["trials"] = settings.trials
     rungs = make_early_stopping(settings, task, space)
     recorded["fit"] = task.fit
-    identity = {**settings_identity(settings, space, task), **images.identity, **table_source_identity(settings)}
+    identity = {
+        "budget_s": budget_s,
+        **settings_identity(settings, space, task),
+        **images.identity,
+        **table_source_identity(settings),
+    }
     sources = read_sources(starts, space, identity, settings.folder)
     return SearchContext(
         settings, recorded, space, task, images, objective, rungs, controller, evaluator, device_worker, sources,
         {**identity, **prior_identity(sources), **prior_content(sources)}, reporter,
+        budget_s, started,
     )  # fmt: skip
 
 

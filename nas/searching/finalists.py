@@ -18,6 +18,7 @@ from nas.evaluators.executors.base import Executor, Task, evaluate_all
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.study.evaluation_noise import NoiseModel, fit
 from nas.study.objectives import Goal, preference
+from nas.study.reliability import rivals
 from nas.study.study import Repeat, Study, Trial
 from nas.utils.reporting import Reporter
 
@@ -60,13 +61,20 @@ class AccuracyRecord:
         model = self.noise_model
         if model is None:
             return {digest: accuracies[0] for digest, accuracies in self.usual.items()}
+        return {digest: model.estimate(accuracies) for digest, accuracies in self.evaluations().items()}
+
+    def evaluations(self) -> dict[str, list[float]]:
+        """Return all accuracies of each trial, those of longer evaluations without their gain."""
+        model = self.noise_model
+        if model is None:
+            return self.usual
         first = {digest: model.estimate(accuracies) for digest, accuracies in self.usual.items()}
         values = {digest: list(accuracies) for digest, accuracies in self.usual.items()}
         for reached in self.longer.values():
             gain = fmean(accuracy - first[digest] for digest, accuracy in reached.items())
             for digest, accuracy in reached.items():
                 values[digest].append(accuracy - gain)
-        return {digest: model.estimate(accuracies) for digest, accuracies in values.items()}
+        return values
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,19 @@ class FinalistEstimates:
         noise_model: The noise of evaluations, None when nothing was repeated.
         accuracies: The accuracy to expect of each finished trial, by digest.
         finalists: The digests of the trials that were evaluated again.
+        evaluations: All accuracies of each trial that the estimates are based on.
     """
 
     noise_model: NoiseModel | None
     accuracies: dict[str, float]
     finalists: tuple[str, ...]
+    evaluations: dict[str, list[float]] = field(default_factory=dict)
+
+    def rivals(self, winner: str) -> set[str]:
+        """Return the digests of the trials that may be as accurate as the winner, given the noise."""
+        if self.noise_model is None or winner not in self.evaluations:
+            return set()
+        return set(rivals(self.noise_model, self.evaluations, winner))
 
 
 @dataclass(frozen=True)
@@ -124,7 +140,7 @@ def evaluate_finalists(stage: Stage, evaluator: Evaluator) -> FinalistEstimates:
     trials = within_target(study, goal)
     deterministic = getattr(evaluator, "deterministic", False)
     if stage.rounds == 0 or stage.most < FEWEST or len(trials) < FEWEST or deterministic:
-        return FinalistEstimates(None, record.estimates(), ())
+        return FinalistEstimates(record.noise_model, record.estimates(), (), record.evaluations())
     with _repeater(stage, evaluator) as repeat:
         chosen = by_estimate(trials, record, goal)[:FEWEST]
         add_round(chosen, record, repeat, 1)
@@ -136,7 +152,7 @@ def evaluate_finalists(stage: Stage, evaluator: Evaluator) -> FinalistEstimates:
                 break
             chosen = by_estimate(chosen, record, goal)[: max(FEWEST, len(chosen) // 2)]
             add_round(chosen, record, repeat, number, 2 ** (number - 1) if hasattr(evaluator, "longer") else 1)
-    return FinalistEstimates(record.noise_model, record.estimates(), tuple(record.repeated))
+    return FinalistEstimates(record.noise_model, record.estimates(), tuple(record.repeated), record.evaluations())
 
 
 def train_finalists(stage: Stage, trainer: Evaluator) -> FinalistEstimates:
@@ -161,7 +177,7 @@ def train_finalists(stage: Stage, trainer: Evaluator) -> FinalistEstimates:
             chosen = sorted(trained, key=key)[: max(FEWEST, len(chosen) // 2)]
     accuracies = {digest: values[0] for digest, values in study.accuracies().items()}
     accuracies |= {digest: fmean(values) for digest, values in reached.items()}
-    return FinalistEstimates(fit(list(reached.values())), accuracies, tuple(reached))
+    return FinalistEstimates(fit(list(reached.values())), accuracies, tuple(reached), reached)
 
 
 def within_target(study: Study, goal: Goal) -> list[Trial]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from nas.architecture import Architecture
@@ -12,10 +12,15 @@ from nas.controllers import Controller
 from nas.controllers.base import Problem
 from nas.errors import located
 from nas.evaluators.base import Evaluator
+from nas.evaluators.executors.base import Executor
+from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.executors.ray import check_cluster
+from nas.evaluators.executors.replay import ReplayExecutor
 from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.networks.block_check import check_blocks
 from nas.networks.blocks import is_ours
+from nas.searching.budget.certificate import certificate_of
+from nas.searching.budget.preparation import prepare, record_pilot_repeats, spent_budget
 from nas.searching.context import SearchContext, resolve
 from nas.searching.cost_predictors import CostPredictors, make_cost_predictors
 from nas.searching.failed_exports import check_exported, export_missing
@@ -35,7 +40,7 @@ from nas.training.tasks.metrics import spell
 from nas.utils.files import check_writable, exclusive
 from nas.utils.reporting import Reporter
 
-EVALUATOR_LOCK = "evaluator.lock"
+EVALUATOR_LOCK, PLAN_LOCK = "evaluator.lock", "plan.lock"
 WARM_SHARE = 16
 """A warm start evaluates the best sixteenth of its samples, at least one. The share does not depend on --trials."""
 
@@ -43,6 +48,7 @@ WARM_SHARE = 16
 def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     """Run a whole search and return what `result.json` holds. Raises NasError for bad input."""
     context = resolve(settings, reporter)
+    settings = context.settings
     check_run(settings.folder, {**context.identity, **given_tables_identity(settings, context.space)}, settings.storage)
     if finished := read_finished(settings, settings.trials):
         reporter.say(f"{settings.folder}: finished on {finished['date']}; more --trials would continue it")
@@ -63,24 +69,36 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     directions = context.objective.directions
     with open_study(settings.folder, identity, context.space, directions, settings.storage) as study:
         context.images.write(study.folder)
+        with exclusive(study.folder / PLAN_LOCK):
+            context = prepare(context, study, costs)
         with exclusive(study.folder / EVALUATOR_LOCK):  # one process trains what all share, the others load it
             evaluator = evaluator or context.make_evaluator()
         checked = report_conditions(context, evaluator, costs)
-        evaluate_candidates(context, study, evaluator, costs)
+        with context.timed("candidates"):
+            evaluate_candidates(context, study, evaluator, costs)
+        record_pilot_repeats(context, study)
         if settings.worker:
             return {"trials": study.count, "evaluated": study.ended_here, "run": str(study.folder)}
-        with one_finisher(context, study) as finished:
-            if finished:
-                return finished
-            front = FrontRecord.of(study, context.objective, costs.worst) if costs.worst else None
-            progress = front.hypervolume if front else ()
-            goals = find_winners(FinishedSearch(context, study, evaluator, tables, spans, progress))
-            final = {"final": asdict(context.space.final), "proxy": evaluator.settings}
-            recorded = {**context.recorded, **final}
-            result = SearchResult(settings, study, context.objective, front, goals, recorded, checked)
-            content = write_result(result)
-            check_exported(content)
-            return content
+        return finish(FinishedSearch(context, study, evaluator, tables, spans), costs, checked)
+
+
+def finish(search: FinishedSearch, costs: CostPredictors, checked: dict[str, Any] | None) -> dict[str, Any]:
+    """Find and export the winners, and write and return the result. Only one process of a shared run does it."""
+    context, study = search.context, search.study
+    with one_finisher(context, study) as finished:
+        if finished:
+            return finished
+        front = FrontRecord.of(study, context.objective, costs.worst) if costs.worst else None
+        with context.timed("winner"):
+            goals = find_winners(replace(search, progress=front.hypervolume if front else ()))
+        final = {"final": asdict(context.space.final), "proxy": search.evaluator.settings}
+        result = SearchResult(
+            context.settings, study, context.objective, front, goals, {**context.recorded, **final}, checked,
+            certificate_of(context, study, search.evaluator), spent_budget(context),
+        )  # fmt: skip
+        content = write_result(result)
+        check_exported(content)
+        return content
 
 
 def check_environment(context: SearchContext) -> None:
@@ -129,10 +147,18 @@ def evaluate_candidates(context: SearchContext, study: Study, evaluator: Evaluat
     prior = make_prior_knowledge(context.prior_sources, objective, costs.predict, reporter, costs.extra_metrics)
     plan = SearchPlan(
         context.space, make_controller(context, costs, prior, study), evaluator, objective, costs.predict,
-        context.rungs, prior.digests, executor=context.make_executor(), extra_metrics=costs.extra_metrics,
-        reference=costs.worst, metric=context.task.metric,
+        context.rungs, prior.digests, executor=make_candidates_executor(context, evaluator),
+        extra_metrics=costs.extra_metrics, reference=costs.worst, metric=context.task.metric,
     )  # fmt: skip
     search(plan, study, settings.trials, settings.seed, reporter, settings.retry_failed)
+
+
+def make_candidates_executor(context: SearchContext, evaluator: Evaluator) -> Executor | None:
+    """Return the executor of the candidates, which does not repeat the pilot's trainings; None for this process."""
+    executor = context.make_executor()
+    if context.pilot is None:
+        return executor
+    return ReplayExecutor(executor or InProcessExecutor(evaluator), context.pilot.recorded)
 
 
 def make_controller(context: SearchContext, costs: CostPredictors, prior: PriorKnowledge, study: Study) -> Controller:
@@ -148,6 +174,8 @@ def make_controller(context: SearchContext, costs: CostPredictors, prior: PriorK
         return holds and arch.digest not in prior.digests
 
     controller = warm_started(context, controller, is_feasible, len(prior.first), study)
+    if context.pilot_networks:
+        controller = WarmStart(controller, context.pilot_networks, lambda: study.digests)
     return with_prior(controller, prior, study)
 
 

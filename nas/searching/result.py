@@ -177,6 +177,7 @@ class GoalResult:
         span: The latencies that the space spans on the device.
         export_error: Why the export failed, "" if it did not.
         training_problem: Why the winner's training taught nothing, "" if it did.
+        tied: How many other candidates within the target may be as accurate, given the noise; None if it is unknown.
     """
 
     goal: Goal
@@ -191,6 +192,7 @@ class GoalResult:
     span: LatencySpan
     export_error: str = ""
     training_problem: str = ""
+    tied: int | None = None
 
     @property
     def best(self) -> dict[str, Any]:
@@ -221,6 +223,7 @@ class GoalResult:
             **named,
             "noise": self.noise_model.noise if self.noise_model else None,
             "noise_model": asdict(self.noise_model) if self.noise_model else None,
+            "tied": self.tied,
             **self.verdict.to_dict(),
             "best": self.best,
             "finalists": [finalist.to_dict() for finalist in self.finalists],
@@ -242,6 +245,8 @@ class SearchResult:
         goals: The winner of each goal.
         recorded: The settings as the result holds them, with those that the space and the evaluator decided.
         evaluator_check: How well the evaluator ranks candidates, if that was checked.
+        evaluator_certificate: How well its accuracies tell candidates apart; None if every candidate has one accuracy.
+        budget: The total time and the seconds of each part; None if the parts were set by hand.
         date: When the search finished.
     """
 
@@ -252,6 +257,8 @@ class SearchResult:
     goals: tuple[GoalResult, ...]
     recorded: dict[str, Any]
     evaluator_check: dict[str, Any] | None
+    evaluator_certificate: dict[str, Any] | None = None
+    budget: dict[str, Any] | None = None
     date: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
     def to_dict(self) -> dict[str, Any]:
@@ -278,7 +285,9 @@ class SearchResult:
         else:
             goals = [{**goal.to_dict(), **goal.conditions} for goal in self.goals]
             result |= {"goals": goals, "settings": self.recorded}
-        return {**result, "evaluator_check": self.evaluator_check}
+        certificate = {"evaluator_certificate": self.evaluator_certificate}
+        timed = {"budget": self.budget} if self.budget else {}
+        return {**result, "evaluator_check": self.evaluator_check, **certificate, **timed}
 
 
 def write_result(result: SearchResult) -> dict[str, Any]:

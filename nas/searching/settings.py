@@ -31,6 +31,8 @@ _how = partial(setting, group="how to search")
 _accuracy = partial(setting, group="accuracies")
 _where = partial(setting, group="where trials are stored and evaluated")
 _BY_SPACE = "the space's own"
+TRIALS = 12
+"""The number of candidates without a budget."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,13 @@ class SearchSettings:
         "latency budget, for example 20ms or 0.02s; repeat it for several goals",
         metavar="T",
         parse=parse_latency,
+    )
+    budget: str = _what(
+        "",
+        "total time of the search, for example 20min or 2h; the plan divides it and is printed first",
+        metavar="TIME",
+        parse=parse_duration,
+        default_help="a time that suits the data; none if parts are set by hand",
     )
     space: str = _what(
         "mnasnet",
@@ -87,7 +96,9 @@ class SearchSettings:
     any_device: bool = _device(False, "accept a table that was measured on another device")
 
     controller: str = _how("surrogate", "controller to use: see `nas list controllers`")
-    trials: int = _how(12, "number of candidates to evaluate", minimum=1)
+    trials: int = _how(
+        0, "number of candidates to evaluate", minimum=0, default_help=f"what --budget allows, without it {TRIALS}"
+    )
     seed: int = _how(0, "random seed of candidates and trainings", minimum=0)
     warm_start: str | None = _how(
         None, "start with the best of random candidates by a zero-cost score, for example synflow"
@@ -113,6 +124,12 @@ class SearchSettings:
     supernet: str | None = _accuracy(None, "folder of a trained supernet that evaluates the candidates", metavar="DIR")
     supernet_epochs: int = _accuracy(
         0, "epochs of the supernet that --evaluator supernet trains", minimum=0, default_help=_BY_SPACE
+    )
+    reliability: float = _accuracy(
+        0.7,
+        "reliability that the candidates' accuracies should have, from 0 to 1: the pilot looks for the cheapest "
+        "evaluation that has it",
+        minimum=0,
     )
     proxy_resolution: int = _accuracy(
         0,
@@ -220,6 +237,11 @@ class SearchSettings:
             if not isinstance(name, str) or not name:
                 raise UsageError("must be a run folder, or a network's name or YAML", key="start_from", value=name)
         return list(dict.fromkeys(given))
+
+    @property
+    def total_s(self) -> float | None:
+        """The total time in seconds, None if it is not given. Raises UsageError."""
+        return parse_duration(self.budget, "budget") if self.budget else None
 
     @property
     def limit_s(self) -> float | None:

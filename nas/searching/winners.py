@@ -98,6 +98,7 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     else:
         finalists = best_predicted(candidates, goal)
     report_finalists(finalists, goal.target_ms, context.reporter)
+    finalists, tied = settle_ties(finalists, study, estimates, goal, context)
     winner = finalists[0]
     model, training = train_once(search, goal, winner.trial.architecture)
     verdict = Verdict.of(winner, goal, selected)
@@ -127,7 +128,37 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         span=search.spans[goal.device],
         export_error=export_error,
         training_problem=training.problem,
+        tied=tied,
     )
+
+
+def settle_ties(
+    finalists: list[Finalist], study: Study, estimates: FinalistEstimates, goal: Goal, context: SearchContext
+) -> tuple[list[Finalist], int | None]:
+    """Return the finalists, the winner first, and how many other candidates may be as accurate as the winner.
+
+    Latencies are certain, accuracies are not. So with the objective "soft", the fastest wins of the finalists that
+    were evaluated again, hold the target and may be as accurate as the best one. The number is None if the noise is
+    unknown.
+    """
+    best, reporter = finalists[0], context.reporter
+    if estimates.noise_model is None or best.trial.digest not in estimates.evaluations:
+        return finalists, None
+    close = estimates.rivals(best.trial.digest)
+    equals = [each for each in finalists if each.is_repeated and each.trial.digest in close]
+    equals = [each for each in equals if each.holds(goal.target_ms)]
+    fastest = min(equals, key=lambda each: each.latency_ms, default=best)
+    if context.settings.objective == "soft" and best.holds(goal.target_ms) and fastest.latency_ms < best.latency_ms:
+        reporter.say(
+            f"{fastest.trial.digest} wins: its accuracy cannot be told from that of {best.trial.digest}, and it takes "
+            f"{format_latency(fastest.latency_ms)} instead of {format_latency(best.latency_ms)}"
+        )
+        finalists = [fastest, *(each for each in finalists if each is not fastest)]
+        close = estimates.rivals(fastest.trial.digest)
+    tied = sum(goal.holds(trial.metrics) for trial in study.trials if trial.digest in close)
+    others = max(0, sum(goal.holds(trial.metrics) for trial in study.trials) - 1)
+    reporter.say(f"{tied} of the other {others} candidates within the target may be as accurate as the winner")
+    return finalists, tied
 
 
 def estimate_accuracies(search: FinishedSearch, goal: Goal) -> FinalistEstimates:

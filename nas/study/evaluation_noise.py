@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 RATIOS = np.logspace(-2, 6, 801)
 """The grid of (between / noise)^2 for the fit. It excludes 0, so that estimates keep the order of the accuracies."""
@@ -71,12 +72,38 @@ def fit(groups: Sequence[Sequence[float]]) -> NoiseModel | None:
     if within == 0 or len(groups) == 1:
         between = float(means.std(ddof=1)) if len(groups) > 1 else 0.0
         return NoiseModel(float(means.mean()), between, sqrt(within / degrees), degrees)
-    inflated = 1 + counts * RATIOS[:, None]  # (ratios, groups)
+    found = deviances(groups, RATIOS)
+    best = int(np.argmin(found.deviance))
+    noise = sqrt(found.squares[best] / found.free)
+    return NoiseModel(float(found.centres[best]), noise * sqrt(RATIOS[best]), noise, degrees)
+
+
+@dataclass(frozen=True)
+class Deviances:
+    """The restricted likelihood of R ratios (between / noise)^2, with mean and noise profiled out.
+
+    Attributes:
+        deviance: -2 log of the restricted likelihood, up to a constant, (R,).
+        centres: The best mean for each ratio, (R,).
+        squares: The weighted sum of squares for each ratio, (R,).
+        free: The degrees of freedom.
+    """
+
+    deviance: NDArray[np.float64]
+    centres: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    free: int
+
+
+def deviances(groups: Sequence[Sequence[float]], ratios: NDArray[np.float64]) -> Deviances:
+    """Return the deviances of the ratios, given the accuracies of each candidate."""
+    counts = np.array([len(group) for group in groups])
+    means = np.array([np.mean(group) for group in groups])
+    within = float(sum(np.sum((np.asarray(group) - np.mean(group)) ** 2) for group in groups))
+    inflated = 1 + counts * ratios[:, None]  # (ratios, groups)
     weights = counts / inflated
     centres = (weights * means).sum(1) / weights.sum(1)
     squares = within + (weights * (means - centres[:, None]) ** 2).sum(1)
     free = int(counts.sum()) - 1
     deviance = free * np.log(squares) + np.log(inflated).sum(1) + np.log(weights.sum(1))
-    best = int(np.argmin(deviance))
-    noise = sqrt(squares[best] / free)
-    return NoiseModel(float(centres[best]), noise * sqrt(RATIOS[best]), noise, degrees)
+    return Deviances(deviance, centres, squares, free)

@@ -43,6 +43,8 @@ __all__ = [
 RESULT = "result.json"
 REPEAT = "repeat "
 """The prefix of the study attributes that store repeats."""
+FACT = "fact "
+"""The prefix of the study attributes that store decisions about the whole search."""
 WORKER = "worker "
 """The prefix of the study attributes that store the heartbeats of processes."""
 
@@ -238,6 +240,14 @@ class Study:
         """Write a repeated evaluation of a finalist."""
         self._store.set_attribute(REPEAT + "/".join(map(str, repeat.key)), asdict(repeat))
         self.repeats[repeat.key] = repeat
+
+    def fact(self, name: str) -> Any:
+        """Return what `record_fact` wrote last under a name, by any process; None if nothing."""
+        return self._store.attributes().get(FACT + name)
+
+    def record_fact(self, name: str, value: Any) -> None:
+        """Write a decision about the whole search, such as its plan, as a JSON value."""
+        self._store.set_attribute(FACT + name, value)
 
     def release(self) -> None:
         """Leave the running candidates of this process to other processes or to the next command."""

@@ -7,10 +7,12 @@ import re
 from nas.errors import UsageError
 
 _MS_PER_UNIT = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-_S_PER_UNIT = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_S_PER_UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_UNITS = r"(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)"
 _NUMBER = r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*"
 _LATENCY = re.compile(rf"{_NUMBER}(us|ms|s)\s*")
-_DURATION = re.compile(rf"{_NUMBER}(s|min|h)\s*")
+_DURATION = re.compile(rf"(?:{_NUMBER}{_DURATION_UNITS}\s*)+")
+_DURATION_PART = re.compile(rf"{_NUMBER}{_DURATION_UNITS}")
 _BARE_NUMBER = re.compile(_NUMBER)
 
 
@@ -49,13 +51,13 @@ def format_count(count: float) -> str:
 
 
 def parse_duration(text: str, key: str) -> float:
-    """Return the seconds that `text` ("90s", "30min", "1.5h") describes.
+    """Return the seconds that `text` ("90s", "30min", "1.5h", "1h 30min", "2 hours") describes.
 
     Raises:
         UsageError: The text is not a duration, has no unit, or is not above zero. `key` names the setting.
     """
-    match = _DURATION.fullmatch(text)
-    seconds = float(match[1]) * _S_PER_UNIT[match[2]] if match else 0.0
+    parts = _DURATION_PART.findall(text) if _DURATION.fullmatch(text) else []
+    seconds = sum(float(number) * _S_PER_UNIT[unit[0]] for number, unit in parts)
     if not 0 < seconds < float("inf"):
         rule = "must be a duration above zero with its unit, as '90s', '30min' or '2h'"
         raise UsageError(rule, key=key, value=text)

@@ -5,7 +5,8 @@ A confusion matrix is an integer tensor (C, C). Its rows are the true classes, i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +37,23 @@ METRICS: dict[str, Callable[[Tensor], float]] = {
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
 }
+
+
+def chance(metric: str, labels: Sequence[int], num_classes: int) -> float:
+    """Return the value of a metric, in [0, 1], for a network that ignores the images.
+
+    It always names the most frequent class, which gives the highest accuracy.
+
+    Args:
+        metric: A key of `METRICS`.
+        labels: The classes of the images.
+        num_classes: The number of classes.
+    """
+    share = max(Counter(labels).values()) / len(labels)
+    if metric == "accuracy":
+        return share
+    present = len(set(labels)) or num_classes
+    return 1 / present if metric == "balanced_accuracy" else 2 * share / (1 + share) / present
 
 
 def spell(metric: str) -> str:

@@ -1,0 +1,247 @@
+"""Prepares a search within a total time: its plan, its pilot, and how its candidates are evaluated."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nas.architecture import Architecture
+from nas.evaluators.executors.base import Executor
+from nas.evaluators.executors.in_process import InProcessExecutor
+from nas.evaluators.proxy_training import ProxyTraining
+from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings
+from nas.networks.block_schema import block_sources
+from nas.searching.budget.pilot import FEWEST, LevelSetup, Network, Pilot, pilot_networks, run_pilot
+from nas.searching.budget.plan import Plan, Wishes, count_candidates, describe_plan, make_plan
+from nas.searching.budget.training_cost import measure_training_cost
+from nas.searching.context import SearchContext
+from nas.searching.cost_predictors import CostPredictors
+from nas.spaces.automaton import block_names
+from nas.spaces.identity import hex_digest
+from nas.spaces.search_space import Proxy
+from nas.study.study import Repeat, Study
+from nas.training.tasks.metrics import chance
+from nas.utils.paths import user_cache
+from nas.utils.units import format_duration
+
+PLAN, PILOT, SPENT = "plan", "pilot", "spent"
+"""The names under which a study stores the plan, the result of the pilot, and the seconds of each part."""
+
+
+@dataclass
+class Stopwatch:
+    """The seconds that each part of a search took, in this command and in those that were killed or interrupted.
+
+    Attributes:
+        study: Where they are stored.
+        started: When this command began, by `time.monotonic`.
+        spent: The seconds by the name of the part.
+    """
+
+    study: Study
+    started: float
+    spent: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, study: Study, started: float) -> Stopwatch:
+        """Return the stopwatch of a study. Everything before now is a part called "table"."""
+        watch = cls(study, started, dict(study.fact(SPENT) or {}))
+        watch.add("table", time.monotonic() - started)
+        return watch
+
+    @property
+    def total_s(self) -> float:
+        """The seconds of all parts that have ended."""
+        return sum(self.spent.values())
+
+    def add(self, part: str, seconds: float) -> None:
+        """Add to a part and store it."""
+        self.spent[part] = round(self.spent.get(part, 0.0) + seconds, 3)
+        self.study.record_fact(SPENT, self.spent)
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part of the search, also if it is interrupted."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(name, time.monotonic() - begun)
+
+
+def prepare(context: SearchContext, study: Study, costs: CostPredictors) -> SearchContext:
+    """Return the context with everything that the plan and the pilot decide. Without a budget, return it as it is.
+
+    Raises:
+        UsageError: The budget is too short.
+    """
+    if context.budget_s is None or context.settings.worker:
+        return context if context.budget_s is None else _joined(context, study)
+    watch = Stopwatch.of(study, context.started)
+    networks = pilot_networks(context.space, lambda arch: _is_feasible(context, costs, arch), context.settings.seed)
+    context = replace(context, space=replace(context.space, proxy=_proxy(context)), stopwatch=watch)
+    with watch.part("pilot"):
+        plan = _plan(context, study, networks, watch.total_s)
+        pilot = _pilot(context, study, plan, networks)
+    trials = count_candidates(plan, watch.spent["pilot"], pilot.evaluation_s)
+    if (stored := study.fact(PILOT)) and "trials" in stored:
+        trials = stored["trials"]
+    else:
+        study.record_fact(PILOT, {**pilot.to_dict(), "trials": trials})
+        _report_choice(context, pilot, trials)
+    return _settled(context, plan, pilot, trials, networks)
+
+
+def _settled(
+    context: SearchContext, plan: Plan, pilot: Pilot, trials: int, networks: Sequence[Network] = ()
+) -> SearchContext:
+    """Return the context with the decisions of the plan and the pilot."""
+    space = replace(context.space, proxy=pilot.proxy)
+    first = {arch.digest: choices for arch, choices in networks}
+    return replace(
+        context, settings=replace(context.settings, trials=trials), space=space, plan=plan, pilot=pilot,
+        recorded={**context.recorded, "trials": trials}, pilot_networks=first,
+    )  # fmt: skip
+
+
+def _joined(context: SearchContext, study: Study) -> SearchContext:
+    """Return the context of a process that only evaluates candidates, once another process has made the decisions."""
+    has_waited = False
+    while not (stored := study.fact(PILOT)) or "trials" not in stored:
+        if not has_waited:
+            context.reporter.say(f"{study.folder}: waiting for the process that makes the plan and runs the pilot")
+        has_waited = True
+        time.sleep(1.0)
+    return _settled(context, Plan.from_dict(study.fact(PLAN)), Pilot.from_dict(stored), stored["trials"])
+
+
+def _is_feasible(context: SearchContext, costs: CostPredictors, arch: Architecture) -> bool:
+    goals = context.objective.goals
+    return any(costs.predictors[goal.device].predict(arch) <= goal.target_ms for goal in goals)
+
+
+def _proxy(context: SearchContext) -> Proxy:
+    """Return the space's proxy. If networks differ in resolution, each trains at the same share of its own."""
+    space, settings = context.space, context.settings
+    largest = max(space.resolution)
+    resolution = settings.proxy_resolution or default_resolution(largest)
+    return Proxy(min(resolution, largest), 1, 0, largest if len(space.resolution) > 1 else 0)
+
+
+def default_resolution(deployed: int) -> int:
+    """Return the resolution in pixels at which candidates are trained, for networks deployed at `deployed` pixels.
+
+    At half of it, a training takes a quarter of the time. Below 64 px, networks of stride 32 have one or two pixels
+    left, so small inputs are not reduced further.
+    """
+    return deployed if deployed <= 64 else max(64, round(deployed / 64) * 32)
+
+
+def _plan(context: SearchContext, study: Study, networks: Sequence[Network], spent_s: float) -> Plan:
+    """Return the stored plan, or a new one, which is printed before anything is trained."""
+    settings, reporter, task = context.settings, context.reporter, context.task
+    assert context.budget_s is not None
+    archs = [arch for arch, _ in networks] or [
+        arch for arch, _ in pilot_networks(context.space, lambda _: True, settings.seed)
+    ]
+    if stored := study.fact(PLAN):
+        return Plan.from_dict(stored)
+    wishes = Wishes(context.space.proxy, settings.proxy_epochs, settings.proxy_images, settings.trials)
+    sample = [archs[0], archs[len(archs) // 2], archs[-1]]
+    cost = measure_training_cost(sample, context.space.proxy, task)
+    plan = make_plan(context.budget_s, spent_s, archs, cost, wishes, task.num_classes)
+    for line in describe_plan(plan, archs, ["the winner"]):
+        reporter.say(line)
+    study.record_fact(PLAN, plan.to_dict())
+    return plan
+
+
+def _pilot(context: SearchContext, study: Study, plan: Plan, networks: Sequence[Network]) -> Pilot:
+    """Return the stored result of the pilot, or run it. With too few networks, the longest budget is used."""
+    settings, task = context.settings, context.task
+    if stored := study.fact(PILOT):
+        return Pilot.from_dict(stored)
+    if len(networks) < FEWEST:
+        context.reporter.warn(f"{len(networks)} random networks hold the target: too few for a pilot")
+        evaluation_s = max((plan.cost.training_s(arch, plan.levels[-1]) for arch, _ in networks), default=1.0)
+        return Pilot(plan.levels[-1], {}, evaluation_s, {})
+    base = chance(task.metric, task.data.validation.labels, task.num_classes)
+
+    def make_level(proxy: Proxy) -> LevelSetup:
+        leveled = replace(context, space=replace(context.space, proxy=proxy))
+        evaluator = leveled.make_evaluator()
+
+        def make_executor() -> Executor:
+            return leveled.make_executor() or InProcessExecutor(evaluator)
+
+        return LevelSetup(evaluator, make_executor, _trainings(leveled, evaluator))
+
+    return run_pilot(plan, networks, make_level, settings.seed, settings.reliability, base, context.reporter)
+
+
+def _trainings(context: SearchContext, evaluator: Any) -> ReferenceTrainings:
+    """Return the recorded trainings of pilots of the same space, data and settings, in the user's cache."""
+    import torch
+
+    assert isinstance(evaluator, ProxyTraining)
+    settings = {
+        "space": context.space.key,
+        "data": context.task.data.name,
+        **evaluator.settings,
+        "images": evaluator.digest,
+        "fit": context.task.fit,
+        **context.images.identity,
+        **block_sources(block_names(context.space)),
+        "threads": torch.get_num_threads(),
+        "workers": context.settings.workers,
+        "torch": torch.__version__,
+    }
+    name = hex_digest(json.dumps(settings, sort_keys=True))
+    path: Path = user_cache() / "pilots" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return ReferenceTrainings.open(path, settings)
+
+
+def _report_choice(context: SearchContext, pilot: Pilot, trials: int) -> None:
+    """Report which budget candidates get, and warn if it does not suffice."""
+    found, reporter = pilot.certificate, context.reporter
+    images = pilot.proxy.epochs * pilot.proxy.images
+    reporter.say(
+        f"each candidate sees {images:,} images at {pilot.proxy.resolution} px, {format_duration(pilot.evaluation_s)}; "
+        f"{trials} candidates, {len({digest for digest, _ in pilot.recorded})} of them trained by the pilot"
+    )
+    if found and not found["suffices"]:
+        reporter.warn(f"{describe_doubt(found)}; a longer --budget gives each candidate more images")
+
+
+def describe_doubt(certificate: dict[str, Any]) -> str:
+    """Return in words why a budget does not suffice."""
+    reliability, wanted = certificate["reliability"], certificate["wanted"]
+    if reliability is None or reliability < wanted:
+        known = "unknown" if reliability is None else f"{reliability:.2f}"
+        return f"the accuracies of candidates are mostly noise: reliability {known}, {wanted:g} was asked for"
+    return "some candidates are not clearly better than chance"
+
+
+def record_pilot_repeats(context: SearchContext, study: Study) -> None:
+    """Add the pilot's trainings with further seeds to the study, for candidates that it holds."""
+    if context.pilot is None:
+        return
+    complete = {trial.digest for trial in study.trials}
+    for (digest, seed), curve in context.pilot.recorded.items():
+        if digest in complete and seed != context.settings.seed and (digest, seed, 1) not in study.repeats:
+            study.record_repeat(Repeat(digest, seed, 1, 0, curve))
+
+
+def spent_budget(context: SearchContext) -> dict[str, Any] | None:
+    """Return the total time and the seconds of each part as `result.json` holds them; None without a budget."""
+    if context.stopwatch is None or context.budget_s is None:
+        return None
+    watch: Stopwatch = context.stopwatch
+    context.reporter.say(f"took {format_duration(watch.total_s)} of {format_duration(context.budget_s)}")
+    return {"seconds": context.budget_s, "spent": {**watch.spent, "total": round(watch.total_s, 3)}}

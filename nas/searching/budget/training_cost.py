@@ -1,0 +1,126 @@
+"""The time of trainings on this machine: measured on a few networks for a second each, predicted for all others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from nas.architecture import Architecture
+from nas.networks.network import build, totals, trace
+from nas.spaces.search_space import Proxy
+from nas.training.loop import RECALIBRATION_BATCHES, pick_device
+from nas.training.recipe import Recipe, make_optimizer
+from nas.training.tasks.classification import Classification
+
+MEASURE_S = 0.8
+"""How long each network is timed."""
+FEWEST_STEPS = 3
+FORWARD_SHARE = 0.35
+"""The time of a forward pass as a share of a training step."""
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """The time that trainings take on this machine: seconds for each image, linear in the network's MACs.
+
+    Attributes:
+        base_s: Seconds for each training image of any network.
+        per_mac_s: Further seconds for each MAC.
+        images: The training images of the data set.
+        validation: The validation images.
+        batch_size: Images of a step.
+    """
+
+    base_s: float
+    per_mac_s: float
+    images: int
+    validation: int
+    batch_size: int
+
+    def image_s(self, macs: float) -> float:
+        """Return the seconds that a training image takes in a network with that many MACs."""
+        return self.base_s + self.per_mac_s * macs
+
+    def training_s(self, arch: Architecture, proxy: Proxy) -> float:
+        """Return the seconds of a training as `proxy` describes it, with validation and recalibration."""
+        macs = totals(trace(arch.at(proxy.at(arch.resolution)))).macs
+        images = min(proxy.images or self.images, self.images)
+        tested = self.validation + min(images, RECALIBRATION_BATCHES * self.batch_size)
+        return self.image_s(macs) * proxy.epochs * (images + FORWARD_SHARE * tested)
+
+    def times(self, factor: float) -> TrainingCost:
+        """Return the cost of a machine that takes `factor` times as long."""
+        return TrainingCost(
+            self.base_s * factor, self.per_mac_s * factor, self.images, self.validation, self.batch_size
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingCost:
+        """Return the cost of a mapping from `to_dict`."""
+        return cls(**data)
+
+
+def measure_training_cost(archs: Sequence[Architecture], proxy: Proxy, task: Classification) -> TrainingCost:
+    """Time the training of some networks at the proxy's resolution and return the fitted cost.
+
+    Weights and images are random. Both coefficients are at least 0 and minimize the squared relative errors.
+
+    Args:
+        archs: The networks.
+        proxy: Its resolution is used.
+        task: The data set.
+    """
+    from scipy.optimize import nnls
+
+    points = []
+    for arch in archs:
+        sized = arch.at(proxy.at(arch.resolution))
+        points.append((float(totals(trace(sized)).macs), time_training(sized, task.num_classes)))
+    macs, seconds = (np.array(values) for values in zip(*points, strict=True))
+    parts = np.stack([np.full_like(macs, 1.0), macs / macs.max()], axis=1) / seconds[:, None]
+    base, slope = nnls(parts, np.ones(len(seconds)))[0]
+    data = task.data
+    return TrainingCost(
+        float(base), float(slope / macs.max()), len(data.train), len(data.validation), Recipe.batch_size
+    )
+
+
+def time_training(arch: Architecture, num_classes: int, recipe: Recipe | None = None) -> float:
+    """Return the seconds that a training step takes for each image, the median of some steps after a warm-up.
+
+    torch's global random state does not change.
+
+    Args:
+        arch: The network.
+        num_classes: The number of classes.
+        recipe: How to train; None: with the defaults.
+    """
+    recipe, device = recipe or Recipe(1), pick_device()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(arch).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.rand(recipe.batch_size, 3, arch.resolution, arch.resolution, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(num_classes, (recipe.batch_size,), device=device)
+        optimizer = make_optimizer(model.train(), recipe)
+        steps: list[float] = []
+        begun = time.perf_counter()
+        while len(steps) <= FEWEST_STEPS or time.perf_counter() - begun < MEASURE_S:
+            started = time.perf_counter()
+            loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            loss.item()  # waits for a GPU
+            steps.append(time.perf_counter() - started)
+    return median(steps[1:]) / recipe.batch_size
