@@ -98,10 +98,13 @@ def measure_reliability(groups: Sequence[Sequence[float]]) -> Reliability | None
 
 def _interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Return the ends of the likelihood-ratio interval of the reliability."""
-    from scipy.stats import chi2
+    from scipy.stats import f
 
-    deviance = deviances(groups, RATIOS).deviance
-    kept = RATIOS[deviance <= deviance.min() + chi2.ppf(CONFIDENCE, 1)]
+    found = deviances(groups, RATIOS)
+    bound = f.ppf(
+        CONFIDENCE, 1, found.free
+    )  # chi-squared for many values; wider for few, which it would cover too rarely
+    kept = RATIOS[found.deviance <= found.deviance.min() + bound]
     low, high = float(kept[0]), float(kept[-1])
     return (0.0 if low == RATIOS[0] else low / (1 + low)), (1.0 if high == RATIOS[-1] else high / (1 + high))
 

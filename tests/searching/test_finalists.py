@@ -172,7 +172,9 @@ def test_nothing_is_repeated_where_it_could_tell_nothing(tmp_path: Path) -> None
         evaluator = Noisy({}, 0.03)
         fill(study, evaluator, 6)
         none = stage(study, evaluator, rounds=0)
-        assert none == FinalistEstimates(None, {t.architecture.digest: t.metrics.accuracy for t in study.trials}, ())
+        accuracies = {trial.digest: trial.metrics.accuracy for trial in study.trials}
+        alone = {digest: [accuracy] for digest, accuracy in accuracies.items()}
+        assert none == FinalistEstimates(None, accuracies, (), alone)
         exact: Any = Noisy(evaluator.truth, 0.03)
         exact.deterministic = True
         assert stage(study, exact) == none

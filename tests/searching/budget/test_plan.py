@@ -1,0 +1,131 @@
+"""Plans: levels that double, totals that fit, the shortest budget, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.errors import UsageError
+from nas.searching.budget.plan import (
+    COUNTS,
+    FEWEST_STEPS,
+    LEVELS,
+    SEEDS,
+    Plan,
+    Wishes,
+    count_candidates,
+    describe_plan,
+    least_budget,
+    make_plan,
+    proxy_of,
+)
+from nas.searching.budget.total_time import DURATIONS_S, default_budget
+from nas.searching.budget.training_cost import TrainingCost, measure_training_cost
+from nas.spaces.search_space import Proxy, Space
+from nas.spaces.yaml_format import load_architecture, load_space
+from nas.training.tasks.classification import Classification
+
+SPACE = load_space("cifar").for_classes(10)
+ARCHS = [SPACE.decode(SPACE.sample(random.Random(seed))) for seed in range(6)]
+COST = TrainingCost(1e-4, 1e-10, images=1600, validation=400, batch_size=32)
+WISHES = Wishes(Proxy(32))
+
+
+def planned(budget_s: float, cost: TrainingCost = COST, wishes: Wishes = WISHES, before_s: float = 20.0) -> Plan:
+    return make_plan(budget_s, before_s, ARCHS, cost, wishes, 10)
+
+
+def evaluation_s(plan: Plan, level: Proxy) -> float:
+    return sum(plan.cost.training_s(arch, level) for arch in ARCHS) / len(ARCHS)
+
+
+@given(st.floats(120, 1e5), st.floats(1e-6, 3e-3), st.integers(40, 200_000))
+def test_pilot_candidates_and_finalists_fit_into_their_share(budget_s: float, base_s: float, images: int) -> None:
+    cost = TrainingCost(base_s, 0.0, images, max(10, images // 5), 32)
+    try:
+        plan = planned(budget_s, cost)
+    except UsageError:
+        return
+    assert 1 <= len(plan.levels) <= LEVELS
+    seen = [level.epochs * level.images for level in plan.levels]
+    assert seen == sorted(seen)
+    assert all(level.images <= images for level in plan.levels)
+    assert seen[0] >= min(FEWEST_STEPS * 32, images)
+    if len(plan.levels) == LEVELS and min(seen) > 4 * images:  # whole epochs round little
+        total_s = SEEDS * len(ARCHS) * sum(evaluation_s(plan, level) for level in plan.levels)
+        assert total_s < 1.1 * plan.ranking_s
+    assert plan.ranking_s + plan.final_s == pytest.approx(plan.left_s)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_levels_double_and_small_sets_get_passes_not_images() -> None:
+    plan = planned(3600)
+    seen = [level.epochs * level.images for level in plan.levels]
+    assert len(seen) == LEVELS
+    assert all(1.7 <= more / less <= 2.3 for less, more in pairwise(seen))
+    assert proxy_of(1000, 1600, WISHES) == Proxy(32, 1, 1000)
+    assert proxy_of(6400, 1600, WISHES) == Proxy(32, 4, 1600)
+
+
+def test_what_is_set_by_hand_stays() -> None:
+    assert planned(3600, wishes=Wishes(Proxy(32), epochs=3)).levels == (Proxy(32, 3, 768),)
+    assert planned(3600, wishes=Wishes(Proxy(32), epochs=3, images=500)).levels == (Proxy(32, 3, 500),)
+    by_hand = planned(3600, wishes=Wishes(Proxy(32), trials=17))
+    assert count_candidates(by_hand, 10.0, 1.0) == 17
+
+
+def test_a_budget_that_is_too_short_says_what_is_the_least() -> None:
+    least_s = least_budget(20.0, ARCHS, COST, proxy_of(FEWEST_STEPS * 32, COST.images, WISHES))
+    assert planned(1.01 * least_s).levels
+    with pytest.raises(
+        UsageError, match=r"^--budget: is too short: .* need at least .*latency table took 20 s: '30 s'"
+    ):
+        planned(30.0)
+
+
+def test_more_time_gives_more_candidates_in_coarse_steps() -> None:
+    counts = [count_candidates(planned(minutes * 60), 0.0, 5.0) for minutes in range(5, 120, 5)]
+    assert counts == sorted(counts)
+    assert set(counts) <= {*COUNTS}
+    plan = planned(1200)
+    assert count_candidates(plan, 1e6, 5.0) == 10, "the fewest: those of the pilot and four more"
+    assert count_candidates(plan, 0.0, 5.0) == count_candidates(plan, 0.0, 5.05)
+
+
+def test_the_plan_is_told_in_lines_of_its_parts() -> None:
+    plan = planned(1200)
+    lines = describe_plan(plan, ARCHS, ["the winner", "mobilenet_v2_1.0"])
+    assert lines[0].startswith("plan for 20 min; this machine trains ")
+    assert [line.split()[0] for line in lines[1:]] == ["table", "pilot", "candidates", "finalists", "training"]
+    assert "the winner and mobilenet_v2_1.0" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("images", "resolution", "minutes"),
+    [(1150, 64, 10), (1600, 64, 10), (1650, 96, 20), (45_000, 64, 120), (10, 32, 10)],
+)
+def test_the_default_budget_follows_the_images_and_their_size(images: int, resolution: int, minutes: int) -> None:
+    assert default_budget(images, resolution) == 60 * minutes
+    assert default_budget(images, resolution) in DURATIONS_S
+
+
+def test_the_cost_of_trainings_is_measured_on_real_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.searching.budget.training_cost.MEASURE_S", 0.0)
+    space: Space = load_space("cifar").for_classes(10)
+    small, large = (
+        load_architecture("mobilenet_v1_0.25").for_classes(10),
+        load_architecture("mobilenet_v1_1.0").for_classes(10),
+    )
+    cost = measure_training_cost([small, large], Proxy(32), Classification.load("digits"))
+    assert cost.base_s >= 0
+    assert cost.per_mac_s >= 0
+    assert cost.base_s + cost.per_mac_s > 0
+    assert (cost.images, cost.validation) == (1149, 288)
+    arch = space.decode(space.sample(random.Random(0)))
+    once, twice = (cost.training_s(arch, Proxy(32, epochs, 0)) for epochs in (1, 2))
+    assert twice == pytest.approx(2 * once)
