@@ -89,8 +89,7 @@ def finish(search: FinishedSearch, costs: CostPredictors, checked: dict[str, Any
         if finished:
             return finished
         front = FrontRecord.of(study, context.objective, costs.worst) if costs.worst else None
-        with context.timed("winner"):
-            goals = find_winners(replace(search, progress=front.hypervolume if front else ()))
+        goals = find_winners(replace(search, progress=front.hypervolume if front else ()))
         final = {"final": asdict(context.space.final), "proxy": search.evaluator.settings}
         result = SearchResult(
             context.settings, study, context.objective, front, goals, {**context.recorded, **final}, checked,

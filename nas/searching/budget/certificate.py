@@ -15,7 +15,8 @@ from nas.training.tasks.metrics import chance
 def certificate_of(context: SearchContext, study: Study, evaluator: Evaluator) -> dict[str, Any] | None:
     """Return the certificate as `result.json` holds it, and warn if the ranking is mostly noise.
 
-    With a pilot, it is the pilot's. Otherwise it comes from the candidates that were evaluated with several seeds.
+    With a pilot, it is the pilot's; `candidates` in it is the reliability of the accuracies of the search's own
+    candidates, measured afterwards. Without a pilot, the certificate holds only the latter.
 
     Args:
         context: The search.
@@ -25,16 +26,15 @@ def certificate_of(context: SearchContext, study: Study, evaluator: Evaluator) -
     Returns:
         The certificate; None for an evaluator whose accuracies do not depend on the seed, or if nothing was repeated.
     """
-    if context.pilot is not None and context.pilot.certificate:
-        return context.pilot.certificate
     if getattr(evaluator, "deterministic", False):
         return None
-    found = measure_reliability(list(study.accuracies().values()))
+    found, wanted = measure_reliability(list(study.accuracies().values())), context.settings.reliability
+    if found is not None and found.reliability < POOR:
+        context.reporter.warn(describe_noise(found, wanted, evaluator.settings))
+    if context.pilot is not None and context.pilot.certificate:
+        return {**context.pilot.certificate, "candidates": found.to_dict() if found else None}
     if found is None:
         return None
-    wanted = context.settings.reliability
-    if found.reliability < POOR:
-        context.reporter.warn(describe_noise(found, wanted, evaluator.settings))
     task = context.task
     return {
         **found.to_dict(),

@@ -18,6 +18,7 @@ from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings
 from nas.networks.block_schema import block_sources
 from nas.searching.budget.pilot import FEWEST, LevelSetup, Network, Pilot, pilot_networks, run_pilot
 from nas.searching.budget.plan import Plan, Wishes, count_candidates, describe_plan, make_plan
+from nas.searching.budget.plots import draw_pilot
 from nas.searching.budget.training_cost import measure_training_cost
 from nas.searching.context import SearchContext
 from nas.searching.cost_predictors import CostPredictors
@@ -25,7 +26,7 @@ from nas.spaces.automaton import block_names
 from nas.spaces.identity import hex_digest
 from nas.spaces.search_space import Proxy
 from nas.study.study import Repeat, Study
-from nas.training.tasks.metrics import chance
+from nas.training.tasks.metrics import chance, spell
 from nas.utils.paths import user_cache
 from nas.utils.units import format_duration
 
@@ -41,11 +42,13 @@ class Stopwatch:
         study: Where they are stored.
         started: When this command began, by `time.monotonic`.
         spent: The seconds by the name of the part.
+        begun: When the part that is under way began, by `time.monotonic`; None between parts.
     """
 
     study: Study
     started: float
     spent: dict[str, float] = field(default_factory=dict)
+    begun: float | None = None
 
     @classmethod
     def of(cls, study: Study, started: float) -> Stopwatch:
@@ -59,6 +62,11 @@ class Stopwatch:
         """The seconds of all parts that have ended."""
         return sum(self.spent.values())
 
+    @property
+    def elapsed_s(self) -> float:
+        """The seconds so far, those of the part that is under way included."""
+        return self.total_s + (time.monotonic() - self.begun if self.begun is not None else 0.0)
+
     def add(self, part: str, seconds: float) -> None:
         """Add to a part and store it."""
         self.spent[part] = round(self.spent.get(part, 0.0) + seconds, 3)
@@ -67,10 +75,11 @@ class Stopwatch:
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time a part of the search, also if it is interrupted."""
-        begun = time.monotonic()
+        self.begun = begun = time.monotonic()
         try:
             yield
         finally:
+            self.begun = None
             self.add(name, time.monotonic() - begun)
 
 
@@ -93,6 +102,8 @@ def prepare(context: SearchContext, study: Study, costs: CostPredictors) -> Sear
         trials = stored["trials"]
     else:
         study.record_fact(PILOT, {**pilot.to_dict(), "trials": trials})
+        if pilot.certificate:
+            draw_pilot(pilot.certificate, study.folder / "pilot.png", spell(context.task.metric))
         _report_choice(context, pilot, trials)
     return _settled(context, plan, pilot, trials, networks)
 
