@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nas.controllers import CONTROLLERS, Controller
@@ -17,6 +17,7 @@ from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.executors.base import Executor
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.network import trace
+from nas.searching.against.references import References, read_references
 from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.evaluation import make_evaluator_context, make_executor
 from nas.searching.identity import settings_identity, table_source_identity
@@ -53,6 +54,7 @@ class SearchContext:
         prior_sources: Results and networks to start from.
         identity: What distinguishes this run from others, but for the digests of its tables.
         reporter: Prints messages and progress.
+        references: Networks to compare the winner with.
     """
 
     settings: SearchSettings
@@ -68,6 +70,7 @@ class SearchContext:
     prior_sources: tuple[PriorSource, ...]
     identity: dict[str, Any]
     reporter: Reporter
+    references: References = field(default_factory=References)
 
     @property
     def evaluator_only_reads(self) -> bool:
@@ -98,7 +101,8 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     evaluator = find_evaluator(settings.evaluator)
     device_worker = open_worker(settings.device, settings.runtime, settings.threads, reporter.say)
     space = resolve_space(settings)
-    place = RunPlace(settings.folder, "--run", stored_settings(settings.folder, settings.storage))
+    stored = stored_settings(settings.folder, settings.storage)
+    place = RunPlace(settings.folder, "--run", stored)
     task, images = load_for_run(settings, place, reporter)
     task.check_part(space.final.images, "final_images")
     images.check_supernet(settings.supernet)
@@ -109,9 +113,10 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     recorded["fit"] = task.fit
     identity = {**settings_identity(settings, space, task), **images.identity, **table_source_identity(settings)}
     sources = read_sources(starts, space, identity, settings.folder)
+    references = read_references(settings, space, stored)
     return SearchContext(
         settings, recorded, space, task, images, objective, rungs, controller, evaluator, device_worker, sources,
-        {**identity, **prior_identity(sources), **prior_content(sources)}, reporter,
+        {**identity, **prior_identity(sources), **prior_content(sources), **references.identity}, reporter, references,
     )  # fmt: skip
 
 

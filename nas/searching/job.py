@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from nas.architecture import Architecture
@@ -16,6 +16,8 @@ from nas.evaluators.executors.ray import check_cluster
 from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.networks.block_check import check_blocks
 from nas.networks.blocks import is_ours
+from nas.networks.network import trace
+from nas.searching.against.choice import choose_references, is_foreign
 from nas.searching.context import SearchContext, resolve
 from nas.searching.cost_predictors import CostPredictors, make_cost_predictors
 from nas.searching.failed_exports import check_exported, export_missing
@@ -56,8 +58,10 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     tables = select_tables(context)
     spans = tuple(span_of(context, tables, device) for device in range(len(tables)))
     costs = make_cost_predictors([table.predictor for table in tables], context.space, context.objective.axes)
+    context = replace(context, references=choose_references(context, tables))
     identity = {
         **context.identity,
+        **context.references.identity,
         **digests_identity([each.digest for each in tables], [each.table.path for each in tables]),
     }
     directions = context.objective.directions
@@ -94,6 +98,8 @@ def check_environment(context: SearchContext) -> None:
         with located(context.settings.space):
             layers = reachable(context.space)
         check_blocks(layers)
+    for reference in filter(is_foreign, context.references.named):
+        check_blocks(trace(reference.architecture))
 
 
 def span_of(context: SearchContext, tables: tuple[SelectedTable, ...], device: int) -> LatencySpan:
@@ -126,7 +132,8 @@ def one_finisher(context: SearchContext, study: Study) -> Iterator[dict[str, Any
 def evaluate_candidates(context: SearchContext, study: Study, evaluator: Evaluator, costs: CostPredictors) -> None:
     """Fill the study with evaluated candidates, up to --trials."""
     objective, settings, reporter = context.objective, context.settings, context.reporter
-    prior = make_prior_knowledge(context.prior_sources, objective, costs.predict, reporter, costs.extra_metrics)
+    sources = (*context.prior_sources, *context.references.sources(context.space))
+    prior = make_prior_knowledge(sources, objective, costs.predict, reporter, costs.extra_metrics)
     plan = SearchPlan(
         context.space, make_controller(context, costs, prior, study), evaluator, objective, costs.predict,
         context.rungs, prior.digests, executor=context.make_executor(), extra_metrics=costs.extra_metrics,

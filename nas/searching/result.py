@@ -177,6 +177,7 @@ class GoalResult:
         span: The latencies that the space spans on the device.
         export_error: Why the export failed, "" if it did not.
         training_problem: Why the winner's training taught nothing, "" if it did.
+        against: The comparisons with references, see `Comparison.to_dict`.
     """
 
     goal: Goal
@@ -191,6 +192,7 @@ class GoalResult:
     span: LatencySpan
     export_error: str = ""
     training_problem: str = ""
+    against: tuple[dict[str, Any], ...] = ()
 
     @property
     def best(self) -> dict[str, Any]:
@@ -224,6 +226,7 @@ class GoalResult:
             **self.verdict.to_dict(),
             "best": self.best,
             "finalists": [finalist.to_dict() for finalist in self.finalists],
+            "against": list(self.against),
             "certificate": asdict(self.certificate) if self.certificate else None,
             "device": self.table.table.header["device"],
             **{key: getattr(self, key) for key in ("export_error", "training_problem") if getattr(self, key)},
