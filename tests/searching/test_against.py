@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from nas.cli.main import main
+from nas.cli.search import print_comparison
+from nas.searching.against.choice import Published
+from nas.searching.against.references import make_reference
+from nas.spaces.search_space import Space
 from nas.study.trial_store import evaluated, find
+from nas.training.loop import TrainingError
 from tests.helpers.nas_process import kill_when, start_nas
 
 pytestmark = pytest.mark.usefixtures("warm_cache")
@@ -209,3 +214,93 @@ def test_a_worker_evaluates_only(capsys: pytest.CaptureFixture[str]) -> None:
     searched(capsys, "run")
     assert len(evaluated(find(Path("run")))) == 3
     assert find(Path("run")).attributes()["settings"]["against_chosen"] == {"": None}
+
+
+@pytest.fixture
+def two_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the two networks be the published ones, the network outside of the space the better one."""
+
+    def published(space: Space, resolution: int) -> list[Published]:
+        made = [make_reference(name, space, top1) for name, top1 in (("outside.yaml", 80.0), ("inside.yaml", 70.0))]
+        return [Published(each, each.at(resolution), (1.0, 1.0, 1.0)) for each in made]
+
+    monkeypatch.setattr("nas.searching.against.choice.published_networks", published)
+
+
+def test_the_reference_is_chosen_once_and_measured_once(
+    capsys: pytest.CaptureFixture[str], two_published: None, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = searched(capsys, "run", "--target-latency", "2s")
+    for goal in result["goals"]:
+        assert [(each["name"], each["published_top1"]) for each in goal["against"]] == [("outside.yaml", 80.0)]
+    chosen = find(Path("run")).attributes()["settings"]["against_chosen"]
+    assert {goal: name for goal, (name, _) in chosen.items()} == {"1000ms": "outside.yaml", "2000ms": "outside.yaml"}
+    (file,) = (private_cache / "network_latencies").rglob("*.jsonl")
+    rows = file.read_text()
+    assert searched(capsys, "other")["against"][0]["name"] == "outside.yaml"
+    assert file.read_text() == rows
+    monkeypatch.setattr("nas.searching.against.choice.published_networks", lambda *_: [])
+    more = searched(capsys, "run", "--target-latency", "2s", "--trials", "4")  # it keeps what it has chosen
+    assert [goal["against"][0]["name"] for goal in more["goals"]] == ["outside.yaml", "outside.yaml"]
+    Path("outside.yaml").write_text(OUTSIDE.replace("4", "6"))
+    assert "against_chosen is" in refused(capsys, "run", "--target-latency", "2s", "--trials", "5")
+
+
+def test_a_device_that_is_not_at_hand_has_references_that_its_table_covers(
+    capsys: pytest.CaptureFixture[str], two_published: None, private_cache: Path
+) -> None:
+    searched(capsys, "first", "--against", "none")
+    (table,) = (private_cache / "latency_tables").rglob("*.jsonl")
+    header, _, rows = table.read_text().partition("\n")
+    other = {**json.loads(header), "device": {"processor": "other", "machine": "other", "cores": 1, "system": "other"}}
+    Path("other.jsonl").write_text(f"{json.dumps(other)}\n{rows}")
+    (reference,) = searched(capsys, "run", "--table", "other.jsonl", "--any-device")["against"]
+    assert reference["name"] == "inside.yaml"
+    assert reference["latency_ms"]["measured"] is None
+    assert 0 < reference["latency_ms"]["predicted"] < 1000
+    assert reference["winner_latency_ms"]["measured"] is None
+    named = searched(capsys, "named", "--table", "other.jsonl", "--any-device", "--against", "outside.yaml")
+    assert named["against"][0]["latency_ms"]["predicted"] is None
+    assert named["against"][0]["holds_target"] is None
+
+
+def test_shared_weights_favor_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--evaluator", "supernet", "--supernet-epochs", "1", "--against", "inside.yaml", "--trials", "1"]
+    (reference,) = searched(capsys, "run", *args)["against"]
+    assert "favors the winner" in reference["difference"]["basis"]
+    weights = [Path(folder, "model.safetensors").read_bytes() for folder in ("run/model", "run/against-inside")]
+    assert weights[0] != weights[1]  # the same network, from other first weights
+
+
+def test_a_reference_whose_training_fails_is_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.searching.against import comparison
+
+    def fail(*_: object) -> None:
+        raise TrainingError("the loss is not finite")
+
+    monkeypatch.setattr(comparison, "train_winner", fail)
+    assert main(search_args("run", "--against", "outside.yaml")) == 0
+    captured = capsys.readouterr()
+    assert "warning: --against outside.yaml: it is left out of the comparison: the loss is not finite" in captured.err
+    assert json.loads(captured.out)["against"] == []
+
+
+def test_the_advice_names_the_folder_of_a_better_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"predicted": 5.0, "measured": 4.8, "p10": 4.7, "p90": 4.9}
+    reference = {
+        "name": "net", "metric": "accuracy", "test_accuracy": 0.842, "accuracies": {"0": 0.842}, "latency_ms": times,
+        "winner_latency_ms": {**times, "measured": 4.3}, "holds_target": True, "model": "run/against-net",
+        "difference": {"mean": -0.032, "plus_minus": 0.009, "basis": ""},
+    }  # fmt: skip
+    best = {"latency_ms": {"predicted": 4.0, "measured": 4.2}, "test_accuracy": 0.81}
+    print_comparison(reference, best)
+    assert capsys.readouterr().out.splitlines() == [
+        "against       net: 4.8 ms, 84.2%; found: 4.3 ms, 81.0% (1 seed each, -3.2 +- 0.9)",
+        "              the reference is better by 3.2 points; use it: run/against-net",
+    ]
+    print_comparison({**reference, "holds_target": False, "difference": {"mean": -0.005, "plus_minus": 0.009}}, best)
+    assert "better by 0.5 points (within the uncertainty); it does not hold" in capsys.readouterr().out
+    print_comparison({**reference, "difference": {"mean": 0.01, "plus_minus": None}}, best, "20ms")
+    assert capsys.readouterr().out.startswith("against       20ms: net: 4.8 ms, 84.2%; found: 4.3 ms, 81.0% (1 seed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ NAMES = [
 HEADER = {
     "device": {"processor": "test"}, "runtime": "null", "runtime_version": "1", "threads": 1, "dtype": "float32",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -64,18 +70,11 @@ def test_the_best_published_network_within_the_target_is_found_with_few_measurem
         device, ordered = Device(), sorted(pool, key=lambda each: Device().ms(each.architecture))
         target_ms = device.ms(ordered[int(share * (len(ordered) - 1))].architecture) * 1.001
         expected = max((each for each in pool if device.ms(each.architecture) <= target_ms), key=lambda each: each.top1)
-        latencies = NetworkLatencies(Path(f"cache-{share}.jsonl").absolute(), HEADER)
-        latencies.path = Path(latencies.path)
-        found = best_within(pool, target_ms, latencies, device.measure)
+        found = best_within(pool, target_ms, NetworkLatencies(Path(f"{share}.jsonl"), HEADER), device.measure)
         assert found is not None
         assert found.top1 == expected.top1
         assert found.architecture.digest in device.measured
         assert len(device.measured) == len(set(device.measured)) <= 8
-
-
-@pytest.fixture(autouse=True)
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def test_no_network_holds_a_short_target(pool: list[Published]) -> None:
@@ -86,15 +85,11 @@ def test_no_network_holds_a_short_target(pool: list[Published]) -> None:
 
 
 def test_of_equal_accuracies_the_faster_one_is_chosen(pool: list[Published]) -> None:
-    equal = [each for each in pool if each.top1 == 75.2] or pool[1:3]
-    twins = [Published(each.reference, each.architecture, each.costs) for each in pool[-2:]]
-    object.__setattr__(twins[0].reference, "published_top1", twins[1].top1)
-    slow, fast = (each.architecture.digest for each in twins)
-    device = Device({slow: 2.0, fast: 0.5})
-    found = best_within(twins, 1e6, NetworkLatencies(Path("a.jsonl"), HEADER), device.measure)
-    assert found is not None
-    assert found.architecture.digest == min(twins, key=lambda each: device.ms(each.architecture)).architecture.digest
-    assert equal
+    slow, fast = (replace(each, reference=replace(each.reference, published_top1=75.0)) for each in pool[-2:])
+    for first, second in ((slow, fast), (fast, slow)):
+        device = Device({first.architecture.digest: 2.0, second.architecture.digest: 0.01})
+        latencies = NetworkLatencies(Path(f"{first.reference.name}.jsonl"), HEADER)
+        assert best_within([slow, fast], 1e6, latencies, device.measure) is second
 
 
 def test_a_fit_predicts_what_was_not_measured(pool: list[Published]) -> None:
