@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from nas.cli.flags import add_groups, groups_of
@@ -50,6 +51,9 @@ def print_result(result: dict[str, Any]) -> None:
         print(f"front         {len(result['front'])} networks by {axes}; hypervolume {volume:.4f}")
     checked = result["evaluator_check"]
     print(f"proxy ranks   {describe_record(checked) if checked else 'unknown: nas check-proxy measures how well'}")
+    for goal in result.get("goals", [result]):
+        for reference in goal.get("against", ()):
+            print_comparison(reference, goal["best"], goal.get("name", ""))
 
 
 def _print_winner(goal: dict[str, Any], origin: str) -> None:
@@ -69,3 +73,38 @@ def _print_winner(goal: dict[str, Any], origin: str) -> None:
     print_accuracy(best, "on the test set", f"{best['accuracy']:.1%} as a proxy")
     print(f"size          {format_count(best['params'])} parameters, {format_count(best['macs'])} MACs")
     print(f"model         {best['model']}")
+
+
+def print_comparison(reference: Mapping[str, Any], best: Mapping[str, Any], goal: str = "") -> None:
+    """Print a reference beside the winner, and which of them to use if the reference is better.
+
+    Args:
+        reference: An entry of `against` in a result.
+        best: The winner in the result.
+        goal: The name of the goal; "" for the only one.
+    """
+    from nas.training.tasks.metrics import spell
+
+    key, seeds = f"test_{reference['metric']}", len(reference["accuracies"])
+    metric = "" if reference["metric"] == "accuracy" else f" {spell(reference['metric'])}"
+    beside, own, each = reference["winner_latency_ms"], best["latency_ms"], reference["latency_ms"]
+    theirs, ours = each["measured"] or each["predicted"], beside["measured"] or own["measured"] or own["predicted"]
+    mean, plus_minus = reference["difference"]["mean"], reference["difference"]["plus_minus"]
+    counted = f"{seeds} seed{'' if seeds == 1 else 's'} each"
+    difference = f"{100 * mean:+.1f}" + ("" if plus_minus is None else f" +- {100 * plus_minus:.1f}")
+    print(
+        f"against       {f'{goal}: ' if goal else ''}{reference['name']}: {_spell_latency(theirs)}, "
+        f"{reference[key]:.1%}{metric}; found: {_spell_latency(ours)}, {best[key]:.1%} ({counted}, {difference})"
+    )
+    if mean < 0:
+        sure = "" if plus_minus is None or -mean > plus_minus else " (within the uncertainty)"
+        advice = f"use it: {reference['model']}"
+        if reference["holds_target"] is False:
+            advice = f"it does not hold the target; it is in {reference['model']}"
+        print(f"              the reference is better by {-100 * mean:.1f} points{sure}; {advice}")
+
+
+def _spell_latency(latency_ms: float | None) -> str:
+    from nas.utils.units import format_latency
+
+    return "latency unknown" if latency_ms is None else format_latency(latency_ms)

@@ -19,6 +19,7 @@ from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.executors.base import Executor
 from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.network import trace
+from nas.searching.against.references import References, read_references
 from nas.searching.budget.pilot import Pilot
 from nas.searching.budget.plan import Plan
 from nas.searching.budget.total_time import choose_budget
@@ -58,6 +59,7 @@ class SearchContext:
         prior_sources: Results and networks to start from.
         identity: What distinguishes this run from others, but for the digests of its tables.
         reporter: Prints messages and progress.
+        references: Networks to compare the winner with.
         budget_s: The total time in seconds; None if each part is set by hand.
         started: When the command began, by `time.monotonic`.
         stopwatch: Times the parts of a search with a budget.
@@ -79,6 +81,7 @@ class SearchContext:
     prior_sources: tuple[PriorSource, ...]
     identity: dict[str, Any]
     reporter: Reporter
+    references: References = field(default_factory=References)
     budget_s: float | None = None
     started: float = 0.0
     stopwatch: Any = None
@@ -141,9 +144,10 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
         **table_source_identity(settings),
     }
     sources = read_sources(starts, space, identity, settings.folder)
+    references = read_references(settings, space, stored)
     return SearchContext(
         settings, recorded, space, task, images, objective, rungs, controller, evaluator, device_worker, sources,
-        {**identity, **prior_identity(sources), **prior_content(sources)}, reporter,
+        {**identity, **prior_identity(sources), **prior_content(sources), **references.identity}, reporter, references,
         budget_s, started,
     )  # fmt: skip
 

@@ -19,6 +19,8 @@ from nas.evaluators.executors.replay import ReplayExecutor
 from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.networks.block_check import check_blocks
 from nas.networks.blocks import is_ours
+from nas.networks.network import trace
+from nas.searching.against.choice import choose_references, is_foreign
 from nas.searching.budget.certificate import certificate_of
 from nas.searching.budget.preparation import prepare, record_pilot_repeats, spent_budget
 from nas.searching.context import SearchContext, resolve
@@ -62,8 +64,10 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     tables = select_tables(context)
     spans = tuple(span_of(context, tables, device) for device in range(len(tables)))
     costs = make_cost_predictors([table.predictor for table in tables], context.space, context.objective.axes)
+    context = replace(context, references=choose_references(context, tables))
     identity = {
         **context.identity,
+        **context.references.identity,
         **digests_identity([each.digest for each in tables], [each.table.path for each in tables]),
     }
     directions = context.objective.directions
@@ -111,6 +115,8 @@ def check_environment(context: SearchContext) -> None:
         with located(context.settings.space):
             layers = reachable(context.space)
         check_blocks(layers)
+    for reference in filter(is_foreign, context.references.named):
+        check_blocks(trace(reference.architecture))
 
 
 def span_of(context: SearchContext, tables: tuple[SelectedTable, ...], device: int) -> LatencySpan:
@@ -143,7 +149,8 @@ def one_finisher(context: SearchContext, study: Study) -> Iterator[dict[str, Any
 def evaluate_candidates(context: SearchContext, study: Study, evaluator: Evaluator, costs: CostPredictors) -> None:
     """Fill the study with evaluated candidates, up to --trials."""
     objective, settings, reporter = context.objective, context.settings, context.reporter
-    prior = make_prior_knowledge(context.prior_sources, objective, costs.predict, reporter, costs.extra_metrics)
+    sources = (*context.prior_sources, *context.references.sources(context.space))
+    prior = make_prior_knowledge(sources, objective, costs.predict, reporter, costs.extra_metrics)
     plan = SearchPlan(
         context.space, make_controller(context, costs, prior, study), evaluator, objective, costs.predict,
         context.rungs, prior.digests, executor=make_candidates_executor(context, evaluator),

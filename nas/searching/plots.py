@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from nas.study.study import Trial
 from nas.training.tasks.metrics import spell
 
 
+@dataclass(frozen=True)
+class TestedNetwork:
+    """A trained network in the picture: the winner or a reference, with its latency in ms and its tested metric."""
+
+    name: str
+    latency_ms: float
+    value: float
+
+
 def draw_search(
     trials: Sequence[Trial],
     finalists: Sequence[Finalist],
@@ -21,6 +31,7 @@ def draw_search(
     path: Path,
     progress: Sequence[float] = (),
     metric: str = "accuracy",
+    tested: Sequence[TestedNetwork] = (),
 ) -> None:
     """Draw accuracy over latency for one goal, with the target, the Pareto front and the finalists.
 
@@ -35,6 +46,7 @@ def draw_search(
         path: The PNG file to write.
         progress: The hypervolume after each trial, drawn in the lower plot. Without it, the goal's best score is drawn.
         metric: The metric of the accuracies.
+        tested: Networks that were trained fully, drawn at their metric on the test images: the winner first.
     """
     from matplotlib.figure import Figure
 
@@ -53,6 +65,7 @@ def draw_search(
         axes.plot(*_coordinates(best), linestyle="none", label=f"front of {', '.join(objective.axes)}", **circle)
     _draw_trials(axes, [trial.number for trial in finished], points, stopped)
     _draw_finalists(axes, finalists)
+    _draw_tested(axes, tested)
     device = "" if goal.name in ("", f"{goal.target_ms:g}ms") else f" ({goal.name})"
     axes.set_xlabel(f"latency, ms{device}")
     axes.set_ylabel(f"validation {spell(metric)} of the proxy, %")
@@ -82,6 +95,15 @@ def _draw_finalists(axes: Any, finalists: Sequence[Finalist]) -> None:
         style = {"color": "tab:red", "linestyle": "none", "zorder": 4}
         point = finalist.latency_ms, 100 * finalist.estimate
         axes.plot(*point, marker=marker, markersize=size, label=label, **style)
+
+
+def _draw_tested(axes: Any, tested: Sequence[TestedNetwork]) -> None:
+    """Draw a star at the test of the winner, and one for each reference."""
+    for index, network in enumerate(tested):
+        color = "tab:red" if index == 0 else f"C{index + 3}"
+        style = {"marker": "*", "markersize": 14, "linestyle": "none", "zorder": 5, "markeredgecolor": color}
+        style["markerfacecolor"] = "none" if index == 0 else color
+        axes.plot(network.latency_ms, 100 * network.value, label=f"{network.name}, trained and tested", **style)
 
 
 def _draw_progress(axes: Any, trials: Sequence[Trial], goal: Goal, progress: Sequence[float]) -> None:

@@ -59,11 +59,13 @@ class PriorSource:
         name: The folder, name or file.
         networks: The networks.
         same: Whether they were evaluated as in this run, so that their accuracies count here.
+        flag: The flag that names them.
     """
 
     name: str
     networks: tuple[PriorNetwork, ...]
     same: bool = False
+    flag: str = "--start-from"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def read_sources(
             except SpaceError as error:
                 raise UsageError(str(error), where=_flag(name)) from error
             fitting = arch.at(min(space.resolution, key=lambda size: abs(size - arch.resolution)))
-            found.append(PriorSource(name, (_find_in_space(fitting, space, name),)))
+            found.append(PriorSource(name, (find_in_space(fitting, space, name),)))
     return tuple(found)
 
 
@@ -167,7 +169,7 @@ def make_prior_knowledge(
             best = _best(found, objective)
             first |= {network.architecture.digest: network.choices for network in best}
             names = ", ".join(network.architecture.digest for network in best) or "none"
-            reporter.say(f"--start-from {source.name}: tried first: {names}{beyond}")
+            reporter.say(f"{source.flag} {source.name}: tried first: {names}{beyond}")
     first = {digest: choices for digest, choices in first.items() if digest not in trials}
     return PriorKnowledge(tuple(trials.values()), frozenset(trials), first)
 
@@ -206,7 +208,7 @@ def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSour
     refused: UsageError | None = None
     for trial in trials:
         try:
-            network = _find_in_space(_architecture(trial, origin, name), space, name)
+            network = find_in_space(_architecture(trial, origin, name), space, name)
             found[network.architecture.digest] = replace(network, accuracy=_accuracy(trial))
         except UsageError as error:
             refused = refused or error
@@ -244,7 +246,7 @@ def _read_store(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return settings, [trial for trial in trials if trial.get("stopped_at") is None]
 
 
-def _find_in_space(arch: Architecture, space: Space, name: str) -> PriorNetwork:
+def find_in_space(arch: Architecture, space: Space, name: str, flag: str = "--start-from") -> PriorNetwork:
     """Return the network with a head for the space's classes. Raises UsageError if the space does not contain it."""
     classes = dict(space.head.args).get("num_classes", (None,))[0]
     if classes is not None:
@@ -256,7 +258,7 @@ def _find_in_space(arch: Architecture, space: Space, name: str) -> PriorNetwork:
             raise SpaceError(f"has {len(space.stages)} stages, this network {len(arch.stages)}", where=space.name)
         choices = choices_for(space, arch)
     except SpaceError as error:
-        raise UsageError(str(error), where=_flag(name)) from error
+        raise UsageError(str(error), where=f"{flag} {name}") from error
     return PriorNetwork(choices, canonical(space.decode(choices)))
 
 

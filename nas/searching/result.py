@@ -178,6 +178,7 @@ class GoalResult:
         export_error: Why the export failed, "" if it did not.
         training_problem: Why the winner's training taught nothing, "" if it did.
         tied: How many other candidates within the target may be as accurate, given the noise; None if it is unknown.
+        against: The comparisons with references, see `Comparison.to_dict`.
     """
 
     goal: Goal
@@ -193,6 +194,7 @@ class GoalResult:
     export_error: str = ""
     training_problem: str = ""
     tied: int | None = None
+    against: tuple[dict[str, Any], ...] = ()
 
     @property
     def best(self) -> dict[str, Any]:
@@ -227,6 +229,7 @@ class GoalResult:
             **self.verdict.to_dict(),
             "best": self.best,
             "finalists": [finalist.to_dict() for finalist in self.finalists],
+            "against": list(self.against),
             "certificate": asdict(self.certificate) if self.certificate else None,
             "device": self.table.table.header["device"],
             **{key: getattr(self, key) for key in ("export_error", "training_problem") if getattr(self, key)},

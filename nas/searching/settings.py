@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
 """Settings that point an evaluator at its source, and the evaluator that each one implies."""
 
+AUTO, NONE = "auto", "none"
+"""The values of `against` that are not networks: the search chooses the reference, or has none."""
+
 _what = partial(setting, group="what to search")
 _device = partial(setting, group="the device")
 _how = partial(setting, group="how to search")
@@ -171,6 +174,13 @@ class SearchSettings:
         default_help=_BY_SPACE,
     )
 
+    against: str | list[str] = _accuracy(
+        AUTO,
+        "network to train and test as the winner: a name, YAML file or folder; auto, the best one published that holds "
+        "the target; or none; repeatable",
+        metavar="NAME",
+    )
+
     run: str | None = _where(
         None,
         "run folder; the same command continues there, and several processes may share it",
@@ -242,6 +252,18 @@ class SearchSettings:
     def total_s(self) -> float | None:
         """The total time in seconds, None if it is not given. Raises UsageError."""
         return parse_duration(self.budget, "budget") if self.budget else None
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The distinct values of --against. Raises UsageError for an empty name, or for "none" with others."""
+        given = [self.against] if isinstance(self.against, str) else self.against
+        for name in given:
+            if not isinstance(name, str) or not name:
+                raise UsageError("must be a network's name, YAML file or folder", key="against", value=name)
+        if NONE in given and set(given) != {NONE}:
+            other = next(name for name in given if name != NONE)
+            raise UsageError(f"'{NONE}' excludes other networks", key="against", value=other)
+        return tuple(dict.fromkeys(given))
 
     @property
     def limit_s(self) -> float | None:

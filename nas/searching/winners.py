@@ -14,12 +14,12 @@ from nas.devices.timing import Latency
 from nas.errors import ExportError, UsageError
 from nas.evaluators import find_evaluator
 from nas.evaluators.base import Evaluator
-from nas.latency.profiler import measure_networks, table_header
-from nas.latency.table import IDENTITY
+from nas.latency.profiler import measure_networks
 from nas.networks.export import export_folder
+from nas.searching.against.comparison import Comparison, compare, measurement_facts
 from nas.searching.context import SearchContext
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists, train_finalists
-from nas.searching.plots import draw_search
+from nas.searching.plots import TestedNetwork, draw_search
 from nas.searching.result import FinalistRecord, GoalResult, Verdict, count_epochs
 from nas.searching.table_selection import LatencySpan, SelectedTable
 from nas.searching.winner_training import (
@@ -51,6 +51,8 @@ class FinishedSearch:
         progress: The hypervolume after each candidate, for objectives with a front.
         measured: Measured latencies by device and architecture, shared by all goals.
         trained: Trained winners by architecture, shared by all goals.
+        references: Trained references by architecture, shared by all goals.
+        folders: The architecture of the reference in each exported folder.
     """
 
     context: SearchContext
@@ -61,6 +63,8 @@ class FinishedSearch:
     progress: Sequence[float] = ()
     measured: dict[tuple[int, str], Latency] = field(default_factory=dict)
     trained: dict[str, tuple[nn.Module, WinnerTraining]] = field(default_factory=dict)
+    references: dict[str, tuple[nn.Module, WinnerTraining]] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
 
 
 def find_winners(search: FinishedSearch) -> tuple[GoalResult, ...]:
@@ -110,8 +114,12 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         export_folder(winner.trial.architecture, model, folder, runtime, card, fit, keep_failed=True)
     except ExportError as error:  # the result of the search is complete without it
         export_error = str(error)
+    comparisons = compare(search, goal, winner, training)
     picture = study.folder / f"{file_name('search', goal)}.png"
-    draw_search(study.evaluated, finalists, context.objective, goal, picture, search.progress, context.task.metric)
+    stars = tested_networks(winner, training, comparisons)
+    draw_search(
+        study.evaluated, finalists, context.objective, goal, picture, search.progress, context.task.metric, stars
+    )
     title = f"{winner.trial.digest} on {context.task.data.name}: test {spell(training.report.metric)} "
     title += f"{training.report.value:.1%}"
     draw_confusion(training.report, title, study.folder / f"{file_name('confusion', goal)}.png")
@@ -129,6 +137,7 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         export_error=export_error,
         training_problem=training.problem,
         tied=tied,
+        against=tuple(comparison.to_dict() for comparison in comparisons),
     )
 
 
@@ -217,6 +226,18 @@ def train_once(search: FinishedSearch, goal: Goal, arch: Architecture) -> tuple[
     return search.trained[arch.digest]
 
 
+def tested_networks(
+    winner: Finalist, training: WinnerTraining, comparisons: Sequence[Comparison]
+) -> list[TestedNetwork]:
+    """Return what the picture shows of the tests: the winner and its references; nothing without a reference."""
+    points = [
+        TestedNetwork(each.reference.name, each.latency_ms, each.training.report.value)
+        for each in comparisons
+        if each.latency_ms is not None
+    ]
+    return [TestedNetwork("winner", winner.latency_ms, training.report.value), *points] if points else []
+
+
 def file_name(kind: str, goal: Goal) -> str:
     """Return the name of a goal's folder or picture: "model" for the only goal, else for example "model-20ms"."""
     return f"{kind}-{goal.name}" if goal.name else kind
@@ -224,23 +245,9 @@ def file_name(kind: str, goal: Goal) -> str:
 
 def card_facts(context: SearchContext, goal: Goal, winner: Finalist, selected: SelectedTable) -> dict[str, Any]:
     """Return what the exported model card holds about the search."""
-    settings, table, measured = context.settings, selected.table, winner.measured
-    measured_on = table_header(settings.runtime, settings.threads, settings.device) if measured else None
-    return {
-        "data": {"name": context.task.data.name, "classes": list(context.task.data.classes)},
-        "accuracy": winner.trial.metrics.accuracy,
-        "latency_ms": {
-            "predicted": winner.trial.metrics.latency_ms,
-            "measured": measured.median if measured else None,
-            "p10": measured.p10 if measured else None,
-            "p90": measured.p90 if measured else None,
-            "target": goal.target_ms,
-        },
-        **{name: getattr(measured, name) if measured else None for name in ("size_bytes", "memory_bytes", "energy_mj")},
-        "measured_on": measured_on,
-        "predicted_by": {"table": table.path.stem, **{key: table.header[key] for key in IDENTITY}},
-        "seed": settings.seed,
-    }
+    predicted_ms = winner.trial.metrics.latency_ms
+    facts = measurement_facts(context, goal, selected, predicted_ms, winner.measured)
+    return {"accuracy": winner.trial.metrics.accuracy, **facts}
 
 
 def report_noise(study: Study, estimates: FinalistEstimates, metric: str, reporter: Reporter) -> None:

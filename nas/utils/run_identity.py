@@ -26,6 +26,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "source": ("source_digest", "source_content"),
     "accuracies": ("source_digest", "source_content"),
     "start_from": ("start_from_content",),
+    "against": ("against_digest",),
     "published_table": (TABLE_DIGEST,),
     "tables": (TABLE_DIGEST,),
     "table": ("table_content",),
@@ -38,6 +39,7 @@ FILES_OF = {
     "source_digest": ("--accuracies or --supernet", "source"),
     "start_from_content": ("--start-from", "start_from"),
     "start_from_digest": ("--start-from", "start_from"),
+    "against_digest": ("--against", "against"),
     "teacher_digest": ("--teacher", "teacher"),
     "init_from_digest": ("--init-from", "init_from"),
     TABLE_DIGEST: ("latency table", TABLE_FILE),
@@ -48,7 +50,8 @@ SOURCE_CODE = ("evaluator_source", "controller_source", "objective_source", "blo
 PROXY = ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images")
 """Settings that are a part of `space_digest`. They are recorded so that a message can name them."""
 OPTIONAL = {
-    TABLE_DIGEST, "source_digest", "start_from_content", "teacher_digest", "init_from_digest", *SOURCE_CODE, *PROXY,
+    TABLE_DIGEST, "source_digest", "start_from_content", "against_digest", "against_chosen", "teacher_digest",
+    "init_from_digest", *SOURCE_CODE, *PROXY,
 }  # fmt: skip
 """Settings that older run folders lack. They are compared only if both sides have them."""
 RETRIED_SOURCE = "retried_source"

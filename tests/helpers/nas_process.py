@@ -49,5 +49,9 @@ def _run(code: str, arguments: list[str], environment: dict[str, str], streams: 
     for descriptor, path in zip((1, 2), streams, strict=True):
         with Path(path).open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), descriptor)
+    if arguments[:1] == ["search"]:  # as the fixture `no_published_reference` does for searches in the tests' process
+        from nas.searching.against import choice
+
+        choice.published_networks = lambda space, resolution: []
     sys.argv = ["nas", *arguments]
     exec(code, {"__name__": "__main__"})

@@ -29,11 +29,13 @@ class ClassReport:
         metric: A key of `METRICS`.
         classes: The names of the classes.
         confusion: The confusion matrix (C, C) of counts: true classes in rows, predicted ones in columns.
+        pairs: C * true class + predicted class of each image (N,), in the order of the images; None if unknown.
     """
 
     metric: str
     classes: tuple[str, ...]
     confusion: Tensor
+    pairs: Tensor | None = None
 
     @property
     def accuracy(self) -> float:

@@ -177,11 +177,20 @@ class Classification:
 
     def report(self, model: nn.Module, images: ImageDataset, device: torch.device) -> ClassReport:
         """Return the metric, the accuracy and the results by class. Leaves the model in eval mode."""
-        return ClassReport(self.metric, self.data.classes, self.confusion(model, images, device))
+        pairs = self.class_pairs(model, images, device)
+        return ClassReport(self.metric, self.data.classes, self._counts(pairs), pairs)
 
-    @torch.no_grad()
     def confusion(self, model: nn.Module, images: ImageDataset, device: torch.device) -> Tensor:
         """Return the number (C, C) of images by true and by predicted class. Leaves the model in eval mode."""
+        return self._counts(self.class_pairs(model, images, device))
+
+    def _counts(self, pairs: Tensor) -> Tensor:
+        counts = torch.bincount(pairs, minlength=self.num_classes**2)
+        return counts.reshape(self.num_classes, self.num_classes)
+
+    @torch.no_grad()
+    def class_pairs(self, model: nn.Module, images: ImageDataset, device: torch.device) -> Tensor:
+        """Return C * true class + predicted class of each image (N,), in their order. Leaves the model in eval mode."""
         model.eval()
         pairs = []
         for batch, labels in DataLoader(
@@ -189,8 +198,7 @@ class Classification:
         ):
             logits = model(normalize(batch.to(device)).contiguous(memory_format=torch.channels_last))
             pairs.append(labels.to(device) * self.num_classes + logits.argmax(1))
-        counts = torch.bincount(torch.cat(pairs), minlength=self.num_classes**2)
-        return counts.reshape(self.num_classes, self.num_classes).cpu()
+        return torch.cat(pairs).cpu()
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float, weights: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""Paired test: the difference between two networks on the same test images, with its uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from nas.training.tasks.class_report import ClassReport
+from nas.training.tasks.metrics import METRICS
+
+CONFIDENCE = 0.95
+RESAMPLES = 500
+"""Samples of the paired bootstrap."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference between two networks in a metric, from 0 to 1.
+
+    Attributes:
+        mean: The metric of the winner minus that of the reference, as a mean over the seeds.
+        plus_minus: Half the width of the 95 % confidence interval; None if the predictions are not known.
+        basis: What the interval covers, in words.
+    """
+
+    mean: float
+    plus_minus: float | None
+    basis: str
+
+
+def paired_difference(winner: Sequence[ClassReport], reference: Sequence[ClassReport]) -> Difference:
+    """Return the difference between two networks that were tested on the same images.
+
+    The interval covers the choice of the test images, because both networks saw the same ones. For the accuracy of
+    one seed it is the interval of Agresti and Min (2005) for paired proportions, on which McNemar's test is based. For
+    other metrics the images are drawn again (paired bootstrap). With several seeds it also covers their deviation.
+
+    Args:
+        winner: The tests of the winner, one for each seed.
+        reference: The tests of the reference with the same seeds.
+    """
+    from scipy.stats import norm, t
+
+    values = [one.value - other.value for one, other in zip(winner, reference, strict=True)]
+    mean, seeds = fmean(values), len(values)
+    pairs = [(one.pairs, other.pairs) for one, other in zip(winner, reference, strict=True)]
+    known = [(one, other) for one, other in pairs if one is not None and other is not None and len(one) == len(other)]
+    if len(known) < seeds:
+        return Difference(mean, None, "the predictions of the test images are not known")
+    images, classes = len(known[0][0]), len(winner[0].classes)
+    if winner[0].metric == "accuracy":
+        deviation, method = _deviation_of_accuracy(known, classes), "paired test (McNemar)"
+    else:
+        deviation, method = _bootstrap_deviation(known, classes, winner[0].metric), "paired bootstrap"
+    half = float(norm.ppf(0.5 + CONFIDENCE / 2)) * deviation
+    basis = f"95% interval of a {method} on the same {images} test images"
+    if seeds == 1:
+        return Difference(mean, half, f"{basis}; one seed each, without the deviation between seeds")
+    of_seeds = float(t.ppf(0.5 + CONFIDENCE / 2, seeds - 1)) * stdev(values) / sqrt(seeds)
+    return Difference(mean, sqrt(half**2 + of_seeds**2), f"{basis} and of the deviation between {seeds} seeds")
+
+
+def _deviation_of_accuracy(pairs: Sequence[tuple[Tensor, Tensor]], classes: int) -> float:
+    """Return the standard deviation of the difference in accuracy over the choice of the images."""
+    each = [_hits(one, classes) - _hits(other, classes) for one, other in pairs]
+    differences = torch.stack(each).mean(0)
+    images = len(differences)
+    if len(pairs) > 1:
+        return sqrt(float(differences.var(correction=0)) / images)
+    better, worse = float((differences > 0).sum()) + 0.5, float((differences < 0).sum()) + 0.5
+    total = images + 2
+    return sqrt((better + worse) - (better - worse) ** 2 / total) / total
+
+
+def _hits(pairs: Tensor, classes: int) -> Tensor:
+    """Return 1 for each correctly classified image (N,), else 0."""
+    return (pairs // classes == pairs % classes).double()
+
+
+def _bootstrap_deviation(pairs: Sequence[tuple[Tensor, Tensor]], classes: int, metric: str) -> float:
+    """Return the standard deviation of the difference in a metric when the images are drawn again."""
+    generator = torch.Generator().manual_seed(0)
+    images = len(pairs[0][0])
+
+    def value(of: Tensor) -> float:
+        return METRICS[metric](torch.bincount(of, minlength=classes**2).reshape(classes, classes))
+
+    found = []
+    for _ in range(RESAMPLES):
+        drawn = torch.randint(images, (images,), generator=generator)
+        found.append(fmean(value(one[drawn]) - value(other[drawn]) for one, other in pairs))
+    return stdev(found)
