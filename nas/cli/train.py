@@ -16,6 +16,7 @@ _TEXT: dict[str, Any] = {"metavar": "NAME"}
 _FOLDER: dict[str, Any] = {"metavar": "DIR"}
 _NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
 _REAL: dict[str, Any] = {"type": float, "metavar": "X"}
+_SWITCH: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
 _JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "data": (_TEXT, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
     "data-root": (_FOLDER, "folder of the named data sets; missing ones are downloaded to it"),
@@ -36,12 +37,20 @@ _RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "learning-rate": (_REAL, "peak learning rate (default: 0.003)"),
     "optimizer": (_TEXT, "adamw (default), sgd or rmsprop"),
     "momentum": (_REAL, "momentum of sgd and rmsprop (default: 0.9)"),
-    "weight-decay": (_REAL, "weight decay; sgd and rmsprop skip batch norms and biases (default: 0.01)"),
+    "weight-decay": (_REAL, "weight decay of the weights; see --decay-norms (default: 0.01)"),
+    "decay-norms": (_SWITCH, "whether adamw also decays batch norms and biases (default: no)"),
     "schedule": (_TEXT, "onecycle (default) or cosine"),
     "warmup-epochs": (_REAL, "epochs of linear warm-up before cosine (default: 0)"),
     "label-smoothing": (_REAL, "share of the label given to all classes (default: 0.1)"),
     "clip": (_REAL, "maximum gradient norm, for clipping (default: 5; 0 disables)"),
     "ema-decay": (_REAL, "export an average of the weights with this decay, such as 0.999 (default: 0, none)"),
+    "ema-share": (_REAL, "the same with a decay that averages over this share of the training (default: 0, none)"),
+    "average-last": (_REAL, "export the mean of the weights of this last share of the training (default: 0, none)"),
+    "crop-scale": (
+        _REAL,
+        "smallest share of the area that a random crop keeps (default: CROP for photographs; else 0, none)",
+    ),
+    "first-size": (_REAL, "resolution of the first epochs as a share of the last one (default: 1)"),
     "mixup": (_REAL, "alpha of mixup (default: 0, none)"),
     "cutmix": (_REAL, "alpha of CutMix (default: 0, none)"),
     "randaugment": (_NUMBER, "magnitude of RandAugment, 1 to 30 (default: 0, none)"),
@@ -66,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         default="default",
         metavar="NAME",
-        help="default, or imagenet (that of MnasNet and EfficientNet)",
+        help="default, onecycle (the default of earlier versions), or imagenet (that of MnasNet and EfficientNet)",
     )
     for flag, (options, description) in _RECIPE_FLAGS.items():
         group.add_argument(f"--{flag}", help=description, **options)
@@ -84,7 +93,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
     from nas.errors import UsageError
     from nas.training.job import TrainJob, run_train
-    from nas.training.recipe import RECIPES, Recipe
+    from nas.training.recipe import ONECYCLE, RECIPES, Recipe, changed
     from nas.utils.registry import lookup
 
     def given(kind: Any) -> dict[str, Any]:
@@ -95,9 +104,16 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     for key in ("distill_weight", "distill_temperature"):
         if key in settings and args.teacher is None:
             raise UsageError("has no effect without --teacher", key=key, value=settings[key])
-    recipe = dataclasses.replace(lookup(RECIPES, args.recipe, "recipe", "--recipe"), **settings)
-    adapts = args.recipe == "default" and "learning_rate" not in settings
-    return run_train(TrainJob(recipe=recipe, adapts=adapts, **given(TrainJob)), reporter)
+    recipe = changed(lookup(RECIPES, args.recipe, "recipe", "--recipe"), settings)
+    is_default = args.recipe == "default"
+    job = TrainJob(
+        recipe=recipe,
+        adapts=args.recipe in ("default", "onecycle") and "learning_rate" not in settings,
+        adapts_crops=is_default and "crop_scale" not in settings,
+        former=changed(ONECYCLE, settings) if is_default else None,
+        **given(TrainJob),
+    )
+    return run_train(job, reporter)
 
 
 def print_result(result: dict[str, Any]) -> None:

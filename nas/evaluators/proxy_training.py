@@ -13,7 +13,7 @@ from nas.architecture import Architecture
 from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import build
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, pick_device, train
-from nas.training.recipe import suited
+from nas.training.recipe import CANDIDATES, suited
 from nas.training.stuck import chance_loss, constant_output
 from nas.training.tasks.image_datasets import ImageDataset
 
@@ -24,19 +24,19 @@ MAX_RESOLUTIONS = 3
 class ProxyTraining:
     """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution.
 
-
     Args:
         context: The task, the space and its proxy.
         keeps_stuck: Whether a network that learned nothing counts with its accuracy instead of failing.
+        recipe: How to train. `proxy.epochs` replaces its epochs.
     """
 
     uses_task = True
 
-    def __init__(self, context: EvaluatorContext, keeps_stuck: bool = False):
+    def __init__(self, context: EvaluatorContext, keeps_stuck: bool = False, recipe: Recipe = CANDIDATES):
         self._keeps_stuck = keeps_stuck
         self._context = context
         self._task, self._proxy = task, proxy = context.task, context.space.proxy
-        self._recipe = Recipe(proxy.epochs)
+        self._recipe = replace(recipe, epochs=proxy.epochs)
         self._train_set = task.train_set(proxy.resolution, proxy.images, context.reporter)
         self._validation = task.validation_set(proxy.resolution, 0, context.reporter)
         self._has_warned = False
@@ -51,7 +51,8 @@ class ProxyTraining:
         """Return an evaluator that trains `times` as many epochs."""
         space: Any = self._context.space
         proxy = replace(space.proxy, epochs=times * space.proxy.epochs)
-        return ProxyTraining(replace(self._context, space=replace(space, proxy=proxy)))
+        context = replace(self._context, space=replace(space, proxy=proxy))
+        return ProxyTraining(context, recipe=self._recipe)
 
     @property
     def digest(self) -> str:

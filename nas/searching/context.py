@@ -194,7 +194,8 @@ def resolve_space(settings: SearchSettings) -> Space:
         settings.proxy_epochs or space.proxy.epochs,
         settings.proxy_images or space.proxy.images,
     )
-    final = FinalTraining(settings.final_epochs or space.final.epochs, settings.final_images or space.final.images)
+    given = FinalTraining(settings.final_epochs or space.final.epochs, settings.final_images or space.final.images)
+    final = replace(given, full_epochs=space.final.full_epochs)
     supernet = replace(space.supernet, epochs=settings.supernet_epochs or space.supernet.epochs)
     return replace(space, proxy=proxy, final=final, supernet=supernet)
 

@@ -80,6 +80,7 @@ def _trainings(space: Space) -> dict[str, int]:
         "proxy_images": proxy.images,
         "final_epochs": final.epochs,
         "final_images": final.images,
+        **({"full_epochs": final.full_epochs} if final.full_epochs else {}),
     }
 
 

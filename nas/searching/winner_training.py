@@ -19,10 +19,12 @@ from nas.spaces.search_space import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
-from nas.training.recipe import suited
+from nas.training.recipe import ONECYCLE, WINNERS, suited
 from nas.training.stuck import constant_output
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
+from nas.training.tasks.classification import Classification
 from nas.training.tasks.metrics import named
+from nas.training.tasks.photographs import suited_to_images
 
 BATCH = 4
 """Candidates that are measured together, at least."""
@@ -130,7 +132,11 @@ def phases(proxy: Proxy, final: FinalTraining, resolution: int) -> list[Phase]:
         Phase(
             resolution=size,
             images=final.images * resolution**2 // size**2,
-            recipe=Recipe(max(1, final.epochs >> index), learning_rate=Recipe.learning_rate / (index + 1)),
+            recipe=replace(
+                ONECYCLE,
+                epochs=max(1, final.epochs >> index),
+                learning_rate=ONECYCLE.learning_rate / (index + 1),
+            ),
         )
         for index, size in enumerate(sizes)
     ]
@@ -158,31 +164,49 @@ class WinnerTraining:
         return {**self.report.to_dict(), **self.validation, "training": self.training, **problem}
 
 
-def train_winner(context: SearchContext, model: nn.Module, arch: Architecture, checkpoints: Path) -> WinnerTraining:
-    """Train the winner in place through all phases, and test it once.
+def winner_recipe(task: Classification, epochs: int) -> Recipe:
+    """Return the recipe of a winner's full training: that of `nas train`, as it suits the images."""
+    return suited_to_images(replace(WINNERS, epochs=epochs), task)
+
+
+def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
+    """Return the winner's training: one full training if the space asks for its epochs, else phases."""
+    space = context.space
+    if not space.final.full_epochs:
+        return phases(space.proxy, space.final, arch.resolution)
+    return [Phase(arch.resolution, 0, winner_recipe(context.task, space.final.full_epochs))]
+
+
+def train_winner(
+    context: SearchContext, model: nn.Module, arch: Architecture, checkpoints: Path, seed: int | None = None
+) -> WinnerTraining:
+    """Train the winner in place, in phases or fully, and test it once.
 
     Args:
-        context: The search.
+        context: The search. Its space decides how the winner is trained.
         model: The winner's network.
         arch: Its architecture.
         checkpoints: A folder with one file for each phase, from which an interrupted training continues. File names
-            contain the digest: after a restart, measurements may choose another winner.
+            contain the digest: after a restart, measurements may choose another winner. They also contain the epochs of
+            a full training, and a seed that is given.
+        seed: The seed of augmentation, order and dropout; None: that of the search.
     """
-    task, space, reporter = context.task, context.space, context.reporter
+    task, full, reporter = context.task, context.space.final.full_epochs, context.reporter
+    first_seed = context.settings.seed if seed is None else seed
+    name = f"{arch.digest}{f'-full{full}' if full else ''}{'' if seed is None else f'-seed{seed}'}"
     validated: dict[str, float] = {}
     trained: list[dict[str, Any]] = []
-    for index, phase in enumerate(phases(space.proxy, space.final, arch.resolution)):
+    for index, phase in enumerate(planned(context, arch)):
         images = task.train_set(phase.resolution, phase.images, reporter)
         validation = task.validation_set(phase.resolution, phase.images, reporter)
         recipe = suited(phase.recipe, model)
-        checkpoint, curve = checkpoints / f"{arch.digest}-{index}.pt", list[Epoch]()
-        values = train(
-            model, task, images, validation, recipe, context.settings.seed + index,
-            checkpoint=checkpoint, watch=Watch(epoch=curve.append, warn=reporter.warn),
-        )  # fmt: skip
-        with reporter.task(f"training the winner at {phase.resolution} px", recipe.epochs) as advance:
-            for _ in values:
-                advance(1)
+        checkpoint, curve = checkpoints / f"{name}-{index}.pt", list[Epoch]()
+        whole = recipe.epochs * len(images)
+        with reporter.task(f"training the winner at {phase.resolution} px on {len(images)} images", whole) as advance:
+            watch = Watch(advance, curve.append, reporter.warn)
+            settings = recipe, first_seed + index
+            for _ in train(model, task, images, validation, *settings, checkpoint=checkpoint, watch=watch):
+                pass
         validated = named("validation", curve[-1].accuracy, task.metric, curve[-1].value)
         record = {"resolution": phase.resolution, "images": len(images), **validated}
         trained.append({**record, **recipe.to_dict()})

@@ -171,10 +171,13 @@ class FinalTraining:
     Attributes:
         epochs: Epochs at the proxy's resolution.
         images: Training images of the one epoch at the deployed resolution.
+        full_epochs: Epochs of a full training: all images, with the recipe of `nas train`, at the deployed resolution.
+            0: the phases that `epochs` and `images` describe.
     """
 
     epochs: int = 8
     images: int = 500
+    full_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,7 @@ class Space:
     def digest(self) -> str:
         """Sixteen hex digits of everything that decides a search in this space. Supernet training is left out."""
         proxy, final = self.proxy, self.final
+        full = {"full_epochs": repr(final.full_epochs)} if final.full_epochs else {}
         return hex_digest(
             tuple_text(
                 [
@@ -271,7 +275,7 @@ class Space:
                     record_text(
                         "Proxy", resolution=repr(proxy.resolution), epochs=repr(proxy.epochs), images=repr(proxy.images)
                     ),
-                    record_text("FinalTraining", epochs=repr(final.epochs), images=repr(final.images)),
+                    record_text("FinalTraining", epochs=repr(final.epochs), images=repr(final.images), **full),
                 ]
             )
         )

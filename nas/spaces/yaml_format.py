@@ -163,7 +163,7 @@ def _section(kind: type[T], data: object, where: str) -> T:
                 raise SpaceError("must be true or false", where=where, key=key, value=value)
             found[key] = value
         else:
-            minimum = 0 if key in ("images", "warmup_epochs") else 1  # 0 images: all of them
+            minimum = 0 if key in ("images", "warmup_epochs", "full_epochs") else 1  # 0 images: all of them
             found[key] = _integers(value, where, key, minimum)[0]
     return kind(**found)
 

@@ -23,13 +23,14 @@ from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_confusion, draw_training
-from nas.training.recipe import Recipe, suited
+from nas.training.recipe import ADDED, Recipe, suited
 from nas.training.stuck import advice, training_problem
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset, check_images
 from nas.training.tasks.image_record import RunPlace, load_for_run
 from nas.training.tasks.metrics import named, spell
+from nas.training.tasks.photographs import describe_augmentation, suited_to_images
 from nas.utils.files import check_writable, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import check_same_settings, content_digest
@@ -58,6 +59,9 @@ class TrainJob:
         runtime: The runtime to export for, in addition to ONNX.
         out: The output folder; None: a name made from network and data.
         adapts: Whether a network without normalization layers gets a lower learning rate than the recipe's.
+        adapts_crops: Whether images that are no photographs get no random resized crops.
+        former: The recipe that an earlier version used for the same command; None if there is none. A folder that such
+            a version wrote continues with it.
     """
 
     network: str
@@ -76,6 +80,8 @@ class TrainJob:
     runtime: str = "onnxruntime"
     out: str | None = None
     adapts: bool = False
+    adapts_crops: bool = False
+    former: Recipe | None = None
 
     @property
     def folder(self) -> Path:
@@ -96,8 +102,8 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             raise UsageError("must not be negative", key=key, value=value)
     make_runtime(job.runtime)
     arch = read_architecture(job.network)
-    stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else trained_on(job)
-    place = RunPlace(job.folder, "--out", stored)
+    stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else None
+    place = RunPlace(job.folder, "--out", trained_on(job) if stored is None else stored)
     task, images = load_for_run(job, place, reporter)
     task.check_part(job.images, "images")
     with located(job.network):
@@ -105,7 +111,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
     if arch.head != given:
         reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
-    job = _adapted(job, arch, reporter)
+    job = _adapted(_continued(job, stored, reporter), arch, task, reporter)
     settings = {**_settings(job, arch, task), **images.identity}
     check_folder(job.folder, settings)
     if (done := _finished(job.folder)) is not None:
@@ -113,6 +119,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         return done
     check_writable(job.folder)
     task.report_data(reporter)
+    reporter.say(f"augmentation: {describe_augmentation(job.recipe, task)}")
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
     check_blocks(trace(arch))
     model, started_from = initial_weights(arch, job)
@@ -201,8 +208,25 @@ def _train_and_test(
     return finished, tested, facts
 
 
-def _adapted(job: TrainJob, arch: Architecture, reporter: Reporter) -> TrainJob:
-    """Return the job with a recipe that suits the network, if the job adapts."""
+def _continued(job: TrainJob, stored: Mapping[str, Any] | None, reporter: Reporter) -> TrainJob:
+    """Return the job with the recipe of earlier versions if the folder was written with it."""
+    if stored is None or job.former is None or not _has_recipe(stored, job.former, job.adapts):
+        return job
+    reporter.say(f"{job.folder}: continues with the recipe that it began with, now --recipe onecycle")
+    return replace(job, recipe=job.former, adapts_crops=False)
+
+
+def _has_recipe(stored: Mapping[str, Any], recipe: Recipe, adapts: bool) -> bool:
+    """Return whether stored settings hold a recipe, with any learning rate if the job adapts that to the network."""
+    expected = {**ADDED, **recipe.to_dict()}
+    adapted = {"learning_rate"} if adapts else set()
+    return all(stored.get(key, ADDED.get(key)) == expected[key] for key in expected.keys() - adapted)
+
+
+def _adapted(job: TrainJob, arch: Architecture, task: Classification, reporter: Reporter) -> TrainJob:
+    """Return the job with a recipe that suits the images and the network, if the job adapts."""
+    if job.adapts_crops:
+        job = replace(job, recipe=suited_to_images(job.recipe, task))
     if not job.adapts:
         return job
     with torch.device("meta"):

@@ -20,10 +20,10 @@ from nas.networks.blocks.layers import ClassifierConv2d, UnnormalizedConv2d
 from nas.networks.condensenet import group_lasso, learned_groups, set_progress
 from nas.networks.network import Network, set_drop_connect
 from nas.training.checkpoint import RENEWED, fingerprint, save_checkpoint
-from nas.training.recipe import Recipe
+from nas.training.recipe import Recipe, batch_size, size_at
 from nas.training.state import Epoch, TrainingState, half_type, restore_state, start_state, state_to_dict
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import ImageDataset, mixing, normalize, rand_augment
+from nas.training.tasks.image_datasets import ImageDataset, augmentation, mixing, normalize, rand_augment, resized
 
 __all__ = [
     "Epoch",
@@ -95,8 +95,8 @@ def train(
 ) -> Iterator[float]:
     """Train `model` in place and yield the metric on the validation images, in [0, 1], after each epoch.
 
-    The same seed gives the same weights on the same machine. torch's global random state does not change. With
-    `ema_decay`, the values are those of the average of weights, which `model` receives after the last epoch.
+    The same seed gives the same weights on the same machine. torch's global random state does not change. If the
+    recipe averages weights, the values are those of the average, which `model` receives after the last epoch.
 
     A resumed training yields the values of the epochs in its checkpoint first. Each epoch has its own seed, so
     weights and values equal those of a training without interruption.
@@ -132,6 +132,9 @@ def train(
     renewed = any(isinstance(module, UnnormalizedConv2d | ClassifierConv2d) for module in model.modules())
     settings = (fresh, task, train_set, validation, recipe, seed, teacher, renewed)
     identity = {} if checkpoint is None else _identity(*settings)
+    if recipe.crop_scale:
+        crops = augmentation(train_set.resolution, task.flips, recipe.crop_scale)
+        train_set = train_set.with_augmentation(crops)
     if recipe.randaugment:
         train_set = train_set.also(rand_augment(recipe.randaugment))
     job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch(), device, identity)
@@ -140,7 +143,7 @@ def train(
 
 def _train_within_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> Iterator[float]:
     """Train; if the memory is exhausted, restart once from the weights `fresh` with half the batch size."""
-    whole = min(job.recipe.batch_size, max(2, len(job.train_set) // 2))
+    whole = batch_size(job.recipe, len(job.train_set))
     state = start_state(model, job.recipe, len(job.train_set), whole, job.device)
     if job.checkpoint is not None:
         state = restore_state(state, job.checkpoint, job.identity, job.recipe, len(job.train_set), job.device)
@@ -215,9 +218,11 @@ def _train_epoch(state: TrainingState, job: _Job, loader: Any, number: int) -> t
     model, device, clip = state.model, job.device, job.recipe.clip
     model.train()
     loss_of = _make_loss(model, job)
+    size = size_at(job.recipe, job.train_set.resolution, number)
     begun, total, seen = time.perf_counter(), 0.0, 0
     for step, (images, labels) in enumerate(loader):
-        loss = loss_of(images.to(device, memory_format=torch.channels_last), labels.to(device))
+        inputs = resized(images, size).to(device, memory_format=torch.channels_last)
+        loss = loss_of(inputs, labels.to(device))
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(f"the loss is {value} in epoch {number}, step {step}")

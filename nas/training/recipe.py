@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from nas.errors import UsageError
 from nas.utils.registry import lookup
+from nas.utils.run_identity import FORMER_VALUES
 
 RMSPROP_EPS = 0.0316
 """MnasNet's and EfficientNet's epsilon: TensorFlow adds 1e-3 under the root, torch adds its root outside."""
@@ -28,8 +29,8 @@ class Recipe:
         epochs: Passes over the training images.
         batch_size: Images per step.
         learning_rate: Peak learning rate.
-        weight_decay: Applies to every parameter with AdamW. SGD and RMSProp skip batch norms and biases (He et al.
-            2019, 3.1).
+        weight_decay: Applies to the weights of convolutions and linear layers (He et al. 2019, 3.1).
+        decay_norms: Whether AdamW also decays batch norms and biases. SGD and RMSProp never do.
         group_lasso: Weight of the penalty on learned groups, CondenseNet's on ImageNet. Other networks have none.
         optimizer: A key of `OPTIMIZERS`.
         momentum: Momentum of SGD (Nesterov) and RMSProp. AdamW's is 0.9; onecycle varies it between 0.95 and 0.85.
@@ -39,8 +40,15 @@ class Recipe:
         clip: Largest norm of all gradients together; 0: no clipping.
         ema_decay: Decay of the average of weights that is validated and returned; 0: no average. At first the decay is
             smaller, (1 + step) / (10 + step) as in TensorFlow, so that the initial weights soon lose their influence.
+        ema_share: The same average with a decay that suits the length of the training: it averages over about this
+            share of all steps. 0: no such average.
+        average_last: Share of the steps, at the end, whose weights are averaged equally (Izmailov et al. 2018).
         mixup: Alpha of mixup's Beta distribution (Zhang et al. 2018). With cutmix, each batch uses one of the two.
         cutmix: Alpha of CutMix (Yun et al. 2019).
+        crop_scale: Smallest share of an image's area that a random resized crop keeps (Szegedy et al. 2015, section
+            6). 0: crops of the full size, after padding by an eighth.
+        first_size: Resolution of the first epochs as a share of the full one, from which it grows (Tan and Le 2021,
+            section 4). The last epochs train at the full resolution. 1: all do.
         randaugment: Magnitude, up to 30, of RandAugment's two operations per image (Cubuk et al. 2020); 0: none.
         drop_connect: Rate at the last block of a `Network`, linear in depth (EfficientNet, section 5).
         amp: Whether the forward pass uses bfloat16, or float16 with scaled losses on a GPU without bfloat16.
@@ -68,6 +76,11 @@ class Recipe:
     amp: bool = False
     distill_weight: float = 0.5
     distill_temperature: float = 4.0
+    decay_norms: bool = True
+    ema_share: float = 0.0
+    average_last: float = 0.0
+    crop_scale: float = 0.0
+    first_size: float = 1.0
 
     def __post_init__(self) -> None:
         for key, (holds, rule) in _RULES.items():
@@ -75,12 +88,28 @@ class Recipe:
                 raise UsageError(f"must be {rule}", key=key, value=getattr(self, key))
         if self.warmup_epochs >= self.epochs:
             raise UsageError(f"must be below --epochs, {self.epochs}", key="warmup_epochs", value=self.warmup_epochs)
+        if len(used := [key for key in AVERAGES if getattr(self, key)]) > 1:
+            rule = f"must be 0 with --{used[0].replace('_', '-')}"
+            raise UsageError(rule, key=used[1], value=getattr(self, used[1]))
         lookup(OPTIMIZERS, self.optimizer, "optimizer", "--optimizer")
         lookup(SCHEDULES, self.schedule, "schedule", "--schedule")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings by name."""
-        return asdict(self)
+        """Return all settings by name. Those of `ADDED` are left out while they have their default."""
+        return {key: value for key, value in asdict(self).items() if key not in ADDED or value != ADDED[key]}
+
+
+ADDED = {key: FORMER_VALUES[key] for key in ("decay_norms", "ema_share", "average_last", "crop_scale", "first_size")}
+"""Settings that older trainings lack, with the values that these trainings had."""
+AVERAGES = ("ema_decay", "ema_share", "average_last")
+"""Settings for averages of weights. A recipe has at most one average."""
+
+
+def changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with other settings. An average of weights in `settings` replaces that of the recipe."""
+    if any(settings.get(key) for key in AVERAGES):
+        settings = {**dict.fromkeys(AVERAGES, 0.0), **settings}
+    return replace(recipe, **settings)
 
 
 _POSITIVE: tuple[Callable[[Any], bool], str] = (lambda value: 0 < value < math.inf, "above 0")
@@ -97,8 +126,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "label_smoothing": _SHARE,
     "clip": _WEIGHT,
     "ema_decay": _SHARE,
+    "ema_share": _SHARE,
+    "average_last": _SHARE,
     "mixup": _WEIGHT,
     "cutmix": _WEIGHT,
+    "crop_scale": _SHARE,
+    "first_size": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "randaugment": (lambda value: 0 <= value <= 30, "from 0 to 30"),
     "drop_connect": _SHARE,
     "distill_weight": (lambda value: 0 <= value <= 1, "from 0 to 1"),
@@ -121,6 +154,26 @@ def suited(recipe: Recipe, model: nn.Module) -> Recipe:
     return replace(recipe, learning_rate=recipe.learning_rate / UNNORMALIZED)
 
 
+def batch_size(recipe: Recipe, images: int) -> int:
+    """Return the images per step of a training on `images` images: it has at least two steps per epoch."""
+    return min(recipe.batch_size, max(2, images // 2))
+
+
+GROWING = 0.6
+"""The share of the epochs in which the resolution grows, with `first_size` below 1."""
+SIZE_STEP = 16
+"""Resolutions below the full one are multiples of this."""
+
+
+def size_at(recipe: Recipe, resolution: int, epoch: int) -> int:
+    """Return the resolution, in pixels, at which an epoch (from 0) of a training at `resolution` trains."""
+    growing = min(recipe.epochs - 1, round(GROWING * recipe.epochs))
+    if epoch >= growing:
+        return resolution
+    share = recipe.first_size + (1 - recipe.first_size) * epoch / growing
+    return min(resolution, max(SIZE_STEP, SIZE_STEP * round(share * resolution / SIZE_STEP)))
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     """Return the recipe's optimizer over the parameters of `model`."""
     return lookup(OPTIMIZERS, recipe.optimizer, "optimizer", "--optimizer")(model, recipe)
@@ -132,7 +185,8 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, steps: int) -> LRSchedul
 
 
 def _adamw(model: nn.Module, recipe: Recipe) -> Optimizer:
-    return AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    parameters = model.parameters() if recipe.decay_norms else _parameter_groups(model, recipe.weight_decay)
+    return AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def _sgd(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -195,8 +249,15 @@ SCHEDULES: dict[str, Callable[[Optimizer, Recipe, int], LRScheduler]] = {
     "onecycle": _onecycle,
 }
 
+ONECYCLE = Recipe(30)
+"""The default of `nas train` in versions before 0.2."""
+CANDIDATES = ONECYCLE
+"""How a search trains candidates, for `proxy.epochs` epochs. Earlier runs continue with it, so it never changes."""
+WINNERS = Recipe(30, ema_share=0.05, crop_scale=0.35)
+"""How a network is trained that is to be deployed: `nas train`, and the full training of a search's winner."""
 RECIPES = {
-    "default": Recipe(30),
+    "default": WINNERS,
+    "onecycle": ONECYCLE,
     "imagenet": Recipe(
         350,
         batch_size=256,

@@ -96,7 +96,7 @@ def start_state(model: nn.Module, recipe: Recipe, images: int, batch_size: int, 
     optimizer = make_optimizer(model, recipe)
     return TrainingState(
         model=model,
-        average=_averaged(model, recipe.ema_decay) if recipe.ema_decay else None,
+        average=_averaged(model, recipe, steps),
         optimizer=optimizer,
         schedule=make_schedule(optimizer, recipe, steps),
         scaler=torch.amp.GradScaler(device.type, enabled=half_type(recipe, device) == torch.float16),
@@ -112,12 +112,23 @@ def half_type(recipe: Recipe, device: torch.device) -> torch.dtype | None:
     return torch.float16 if device.type == "cuda" and not torch.cuda.is_bf16_supported() else torch.bfloat16
 
 
-def _averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return the running average of parameters. Buffers are copied; batch-norm statistics are recalibrated later."""
+def _averaged(model: nn.Module, recipe: Recipe, steps: int) -> AveragedModel | None:
+    """Return the running average of parameters that a training of `steps` steps validates; None without one.
+
+    Buffers are copied; batch-norm statistics are recalibrated later.
+    """
+    if not (recipe.ema_decay or recipe.ema_share or recipe.average_last):
+        return None
+    decay = recipe.ema_decay or 1 - 1 / max(1.0, recipe.ema_share * steps)
+    first = steps - max(1, round(recipe.average_last * steps))
+
+    def decay_after(updates: int) -> float:
+        if recipe.average_last:
+            return 1 - 1 / max(1, updates - first + 1)
+        return min(decay, (1 + updates) / (10 + updates))
 
     def average(averaged: Any, current: Any, count: Tensor | int) -> None:
-        updates = int(count)
-        update: Any = get_ema_multi_avg_fn(min(decay, (1 + updates) / (10 + updates)))  # type: ignore[no-untyped-call]
+        update: Any = get_ema_multi_avg_fn(decay_after(int(count)))  # type: ignore[no-untyped-call]
         update(averaged, current, count)
 
     return AveragedModel(model, multi_avg_fn=average)

@@ -15,7 +15,10 @@ from nas.errors import RunError
 
 IMAGES_KEY = "image_files"
 """The setting that identifies the content of a data set's files. Older runs lack it."""
-FORMER_VALUES = {"metric": "accuracy", "class_weights": "none", "fit": "crop", "flip": "auto"}
+FORMER_VALUES: dict[str, Any] = {
+    "metric": "accuracy", "class_weights": "none", "fit": "crop", "flip": "auto",
+    "decay_norms": True, "ema_share": 0.0, "average_last": 0.0, "crop_scale": 0.0, "first_size": 1.0,
+}  # fmt: skip
 """What settings were that runs leave out: they are from before the setting, or it has its default."""
 TABLE_DIGEST = "table_digest"
 """The setting that identifies what a latency table predicts."""
@@ -47,7 +50,7 @@ FILES_OF = {
 """For each digest, the words for its file and the setting that names it."""
 SOURCE_CODE = ("evaluator_source", "controller_source", "objective_source", "block_source")
 """Settings that hold the digests of the source files of plug-ins, by file."""
-PROXY = ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images")
+PROXY = ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images", "full_epochs")
 """Settings that are a part of `space_digest`. They are recorded so that a message can name them."""
 OPTIONAL = {
     TABLE_DIGEST, "source_digest", "start_from_content", "against_digest", "against_chosen", "teacher_digest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from nas.cli.main import main
 from nas.searching.settings import SearchSettings
+from nas.spaces.yaml_format import load_space
+from nas.training.recipe import WINNERS
 from tests.helpers.nas_process import kill_when, start_nas
 
 pytestmark = pytest.mark.usefixtures("warm_cache")
@@ -103,3 +106,36 @@ def test_a_winner_whose_training_was_killed_is_trained_on_to_the_same_weights(ti
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, killed)]
     assert weights[0] == weights[1]
     assert not (killed / "winner").exists()
+
+
+def test_a_full_training_of_the_winner_uses_all_images_and_continues_after_a_kill(
+    tiny_space: Path, tmp_path: Path
+) -> None:
+    text = tiny_space.read_text().replace("final: {epochs: 1, images: 100}", "final: {full_epochs: 6}")
+    tiny_space.write_text(text)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(search_args(tiny_space, whole, "--evaluator", "params")) == 0
+    process = start_nas(search_args(tiny_space, killed, "--evaluator", "params"))
+    kill_when(process, lambda: any(killed.glob("winner/*-full6-0.pt")))
+    assert not (killed / "result.json").exists()
+    assert main(search_args(tiny_space, killed, "--evaluator", "params")) == 0
+    assert told(killed) == told(whole)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert weights[0] == weights[1]
+    result = json.loads((whole / "result.json").read_text())
+    (training,) = (
+        result["best"]["training"]
+        if "training" in result["best"]
+        else json.loads((whole / "model" / "card.json").read_text())["training"]
+    )
+    expected = replace(WINNERS, epochs=6, crop_scale=0.0).to_dict()  # digits are no photographs
+    assert {key: training[key] for key in expected} == expected
+    assert (training["resolution"], training["images"]) == (32, 1149)
+
+
+def test_a_space_without_a_full_training_keeps_its_digest() -> None:
+    space = load_space("mnasnet")
+    full = replace(space, final=replace(space.final, full_epochs=3))
+    assert replace(full, final=space.final).digest == space.digest
+    assert full.digest != space.digest
+    assert full.key == space.key

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from nas.cli.main import main
 from nas.networks.network import build
 from nas.spaces.yaml_format import load_architecture
 from nas.training.job import read_architecture
+from nas.training.recipe import ADDED, RECIPES
 from tests.helpers.nas_process import kill_when, start_nas
 
 NETWORK = """
@@ -127,6 +131,53 @@ def test_a_killed_training_ends_as_one_that_nothing_interrupted(net: str, capsys
     assert comparable(trained(capsys, *flags, "--out", "killed")) == comparable(whole)
     ours, theirs = (load_file(f"{name}/model/model.safetensors") for name in ("killed", "whole"))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_folder_of_the_former_default_recipe_continues_with_it(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = trained(capsys, net, *SHORT, "--recipe", "onecycle", "--out", "whole")
+    process = start_nas(["train", net, *SHORT, "--recipe", "onecycle", "--out", "old", "--quiet"])
+    kill_when(process, Path("old/checkpoint.pt").exists)
+    shutil.rmtree("old/model", ignore_errors=True)
+    Path("old/result.json").unlink(missing_ok=True)
+    assert not set(ADDED) & set(json.loads(Path("old/settings.json").read_text()))
+    assert main(["train", net, *SHORT, "--out", "old", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("old: continues with the recipe that it began with, now --recipe onecycle") == 1
+    assert comparable(json.loads(captured.out)) == comparable(whole)
+    assert trained(capsys, net, *SHORT, "--out", "whole") == whole  # a finished one is not refused either
+    found = refused(capsys, net, *SHORT, "--out", "old", "--mixup", "0.5")
+    assert found.startswith("old: holds another experiment: ")
+    new = trained(capsys, net, *SHORT, "--out", "new")
+    assert {key: new["settings"].get(key) for key in ADDED} != {key: whole["settings"].get(key) for key in ADDED}
+
+
+def test_an_average_that_is_asked_for_replaces_that_of_the_recipe(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = trained(capsys, net, *SHORT, "--ema-decay", "0.9", "--out", "a")["settings"]
+    assert settings["ema_decay"] == 0.9
+    assert not {"ema_share", "average_last"} & set(settings)
+
+
+def test_photographs_get_random_resized_crops_and_other_images_do_not(
+    net: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for data, shape in (("photos", (9, 9, 3)), ("scans", (9, 9))):
+        for name in ("a", "b"):
+            Path(data, name).mkdir(parents=True)
+            for index in range(20):
+                Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(Path(data, name, f"{index}.png"))
+    for data, flags, scale, words in (
+        ("photos", (), RECIPES["default"].crop_scale, "random resized crops of at least"),
+        ("scans", (), 0.0, "crops after padding by an eighth, mirroring"),
+        ("photos", ("--flip", "off"), 0.0, "crops after padding by an eighth"),
+        ("scans", ("--crop-scale", "0.3"), 0.3, "random resized crops of at least 30% of the area, mirroring"),
+        ("photos", ("--recipe", "onecycle"), 0.0, "crops after padding by an eighth, mirroring"),
+    ):
+        out = "-".join(("out", data, *flags)).replace("--", "")
+        assert main(["train", net, "--data", data, "--epochs", "1", *flags, "--out", out, "--json"]) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["settings"].get("crop_scale", 0.0) == scale
+        assert f"augmentation: {words}" in captured.err
 
 
 def test_a_broken_checkpoint_is_named(net: str, capsys: pytest.CaptureFixture[str]) -> None:

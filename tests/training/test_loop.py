@@ -21,6 +21,7 @@ from nas.networks.condensenet import learned_groups
 from nas.networks.network import Network, build
 from nas.spaces.yaml_format import parse_space
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, recalibrate, train
+from nas.training.recipe import size_at
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import ImageDataset
 from nas.training.tasks.splits import ImageData
@@ -42,6 +43,10 @@ VARIANTS: dict[str, Recipe] = {
     "sgd": replace(RECIPE, optimizer="sgd", schedule="cosine", learning_rate=0.1, warmup_epochs=0.5),
     "rmsprop": replace(RECIPE, optimizer="rmsprop", learning_rate=0.01, clip=0.0),
     "average": replace(RECIPE, ema_decay=0.9),
+    "average of a share": replace(RECIPE, ema_share=0.3),
+    "average of the last": replace(RECIPE, average_last=0.5),
+    "resized crops": replace(RECIPE, crop_scale=0.4),
+    "norms without decay": replace(RECIPE, decay_norms=False, weight_decay=0.5),
     "mixup": replace(RECIPE, mixup=0.4),
     "cutmix": replace(RECIPE, cutmix=1.0),
     "both": replace(RECIPE, mixup=0.4, cutmix=1.0),
@@ -149,6 +154,44 @@ def test_the_average_is_the_running_one(task: Classification, sets: Sets) -> Non
         expected = decay * expected + (1 - decay) * current
     assert len(seen) == 4
     assert torch.allclose(weight, expected, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_the_average_of_the_last_weights_is_their_mean(task: Classification, sets: Sets) -> None:
+    seen: list[Tensor] = []
+    model = network()
+    weight = model.head.linear.weight  # type: ignore[union-attr]
+    recipe = Recipe(5, batch_size=50, average_last=0.4)
+    watch = Watch(images=lambda count: seen.append(weight.detach().clone()) if count else None)  # type: ignore[operator]
+    list(train(model, task, *sets, recipe, 0, watch=watch))
+    assert len(seen) == 10
+    assert torch.allclose(weight, torch.stack(seen[-4:]).mean(0), atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_the_average_of_a_share_fits_the_length_of_the_training(task: Classification, sets: Sets) -> None:
+    seen: list[Tensor] = []
+    model = network()
+    weight = model.head.linear.weight  # type: ignore[union-attr]
+    recipe = Recipe(5, batch_size=50, ema_share=0.2)  # 0.2 of 10 steps: a decay of 1/2
+    watch = Watch(images=lambda count: seen.append(weight.detach().clone()) if count else None)  # type: ignore[operator]
+    list(train(model, task, *sets, recipe, 0, watch=watch))
+    expected = seen[0]
+    for update, current in enumerate(seen[1:], start=1):
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * current
+    assert torch.allclose(weight, expected, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_the_resolution_grows_and_the_last_epochs_are_at_the_full_one(task: Classification) -> None:
+    sizes: list[int] = []
+    model = network({**DATA, "resolution": 48})
+    model.stages[0].register_forward_hook(
+        lambda module, inputs, _: sizes.append(inputs[0].shape[-1]) if torch.is_grad_enabled() else None
+    )
+    sets = task.train_set(48, 50), task.validation_set(48, 20)
+    recipe = Recipe(6, batch_size=50, first_size=0.3)
+    *_, accuracy = train(model, task, *sets, recipe, 0)
+    assert sizes[::2] == sizes[1::2] == [size_at(recipe, 48, epoch) for epoch in range(6)] == [16, 16, 32, 32, 48, 48]
+    assert accuracy == task.accuracy(model, sets[1], torch.device("cpu"))
 
 
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(task: Classification, sets: Sets) -> None:

@@ -10,7 +10,17 @@ import torch
 from torch import nn
 
 from nas.errors import UsageError
-from nas.training.recipe import OPTIMIZERS, RECIPES, SCHEDULES, Recipe, make_optimizer, make_schedule
+from nas.training.recipe import (
+    ADDED,
+    CANDIDATES,
+    OPTIMIZERS,
+    RECIPES,
+    SCHEDULES,
+    Recipe,
+    make_optimizer,
+    make_schedule,
+    size_at,
+)
 
 STEPS = 20
 
@@ -98,6 +108,34 @@ def test_which_parameters_decay(name: str, decayed: int) -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 6
 
 
+def test_adamw_can_leave_norms_and_biases_alone() -> None:
+    optimizer = make_optimizer(small(), Recipe(2, weight_decay=0.1, decay_norms=False))
+    assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups] == [(2, 0.1), (4, 0.0)]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 30])
+@pytest.mark.parametrize(("resolution", "first"), [(224, 0.5), (64, 0.5), (100, 0.3), (8, 0.5), (32, 1.0)])
+def test_sizes_grow_to_the_resolution(epochs: int, resolution: int, first: float) -> None:
+    found = [size_at(Recipe(epochs, first_size=first), resolution, epoch) for epoch in range(epochs)]
+    assert found == sorted(found)
+    assert found[-1] == resolution
+    assert all(size % 16 == 0 or size == resolution for size in found)
+    assert found.count(resolution) >= max(1, int(0.4 * epochs))
+    if first == 1.0:
+        assert set(found) == {resolution}
+    elif epochs == 30 and resolution > 16:
+        assert found[0] == 16 * round(first * resolution / 16)
+
+
+def test_settings_that_older_trainings_lack_are_recorded_only_if_they_are_used() -> None:
+    assert not set(ADDED) & set(Recipe(3).to_dict())
+    changed = Recipe(3, crop_scale=0.5, decay_norms=False)
+    assert {key: changed.to_dict()[key] for key in ADDED if key in changed.to_dict()} == {
+        "crop_scale": 0.5, "decay_norms": False,
+    }  # fmt: skip
+    assert {key: getattr(Recipe(3), key) for key in ADDED} == ADDED
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -109,6 +147,11 @@ def test_which_parameters_decay(name: str, decayed: int) -> None:
         ({"momentum": 1.0}, "--momentum: must be at least 0 and below 1: 1.0"),
         ({"label_smoothing": 1.0}, "--label-smoothing: must be at least 0 and below 1: 1.0"),
         ({"ema_decay": 1.0}, "--ema-decay: must be at least 0 and below 1: 1.0"),
+        ({"ema_share": 1.0}, "--ema-share: must be at least 0 and below 1: 1.0"),
+        ({"average_last": -0.1}, "--average-last: must be at least 0 and below 1: -0.1"),
+        ({"ema_decay": 0.9, "average_last": 0.1}, "--average-last: must be 0 with --ema-decay: 0.1"),
+        ({"crop_scale": 1.0}, "--crop-scale: must be at least 0 and below 1: 1.0"),
+        ({"first_size": 0.0}, "--first-size: must be above 0 and at most 1: 0.0"),
         ({"mixup": math.inf}, "--mixup: must be at least 0: inf"),
         ({"cutmix": -0.1}, "--cutmix: must be at least 0: -0.1"),
         ({"randaugment": 31}, "--randaugment: must be from 0 to 30: 31"),
@@ -128,7 +171,7 @@ def test_what_a_recipe_cannot_be(settings: dict[str, Any], message: str) -> None
 
 
 def test_the_named_recipes_are_what_they_say() -> None:
-    assert RECIPES["default"] == Recipe(30)
+    assert RECIPES["onecycle"] == CANDIDATES == Recipe(30)  # runs of earlier versions continue with these values
     imagenet = RECIPES["imagenet"]
     assert imagenet.learning_rate == pytest.approx(0.256 * imagenet.batch_size / 4096)
     assert Recipe(**imagenet.to_dict()) == imagenet

@@ -31,10 +31,12 @@ __all__ = [
     "ImageDataset",
     "augmentation",
     "check_images",
+    "fits_memory",
     "load_images",
     "mixing",
     "normalize",
     "rand_augment",
+    "resized",
     "shown_progress",
 ]
 
@@ -69,7 +71,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     ):
         self._split, self._augment, self.resolution, self.fit = split, augment, resolution, fit
         self._cache: Tensor | None = None
-        if len(split) * 3 * resolution**2 <= CACHE_BYTES:
+        if fits_memory(len(split), resolution):
             self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
             with shown_progress(len(split), reporter, "decoding") as advance:
                 for indices in _batches(split.images):
@@ -99,6 +101,12 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         result._augment = step if before is None else v2.Compose([before, step])  # a lambda cannot be pickled
         return result
 
+    def with_augmentation(self, augment: Callable[[Tensor], Tensor] | None) -> ImageDataset:
+        """Return the same images with another augmentation. Decoded images are shared."""
+        result = copy.copy(self)
+        result._augment = augment
+        return result
+
     @property
     def workers(self) -> int:
         """The number of processes for decoding; 0 if the images are in memory."""
@@ -121,6 +129,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return to_square(batch, self.resolution, self.fit)
 
 
+def fits_memory(images: int, resolution: int) -> bool:
+    """Return whether so many images are decoded in advance. Others are decoded while a network trains."""
+    return images * 3 * resolution**2 <= CACHE_BYTES
+
+
 def _is_plain(image: Any) -> bool:
     """Whether an image is a uint8 array (H, W) or (H, W, 3), which needs no decoding."""
     return isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,))
@@ -135,14 +148,33 @@ def _batches(images: Sequence[Any]) -> Iterator[range]:
             yield range(part[0], part[-1] + 1)
 
 
-def augmentation(resolution: int, flip: bool) -> Callable[[Tensor], Tensor]:
-    """Return the training augmentation: a crop after padding by an eighth, and a horizontal flip if `flip`."""
+def augmentation(resolution: int, flip: bool, crop_scale: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """Return the training augmentation of images (3, R, R): a random crop, and a horizontal flip if `flip`.
+
+    Args:
+        resolution: The image size R in pixels.
+        flip: Whether images are mirrored at random.
+        crop_scale: The smallest share of the area that a crop keeps before it is resized to R. 0: a crop of R pixels
+            after padding by an eighth.
+    """
     from torchvision.transforms import v2
 
     steps: list[Any] = [v2.RandomCrop(resolution, padding=max(1, resolution // 8))]
+    if crop_scale:
+        steps = [v2.RandomResizedCrop(resolution, scale=(crop_scale, 1.0), antialias=True)]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     return v2.Compose(steps)  # type: ignore[no-any-return]
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Return images (B, 3, R, R) of values from 0 to 255 as (B, 3, size, size), bilinear and antialiased."""
+    from torchvision.transforms.v2 import functional
+
+    if images.shape[-1] == size:
+        return images
+    small: Tensor = functional.resize(images, [size, size], antialias=True)
+    return small
 
 
 def rand_augment(magnitude: int) -> Callable[[Tensor], Tensor]:

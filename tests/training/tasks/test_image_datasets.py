@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import pickle
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from nas.errors import DataError, UsageError
 from nas.training.tasks import image_datasets
@@ -36,6 +39,59 @@ def make_folder(
                 pixels = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     return root
+
+
+def test_a_resized_crop_shows_at_least_its_share_of_the_image() -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(64, dtype=torch.uint8).expand(3, 64, 64).contiguous()  # the value is the column
+    crop = image_datasets.augmentation(64, flip=False, crop_scale=0.5)
+    found = [crop(ramp) for _ in range(50)]
+    assert all(image.shape == (3, 64, 64) and image.dtype == torch.uint8 for image in found)
+    widths = [int(image.max()) - int(image.min()) + 1 for image in found]
+    assert min(widths) >= 64 * (0.5 * 3 / 4) ** 0.5 - 2  # half of the area, at most 4:3 high
+    assert min(widths) < 60
+    assert len(set(widths)) > 5
+
+
+def test_a_resized_batch_is_the_same_picture() -> None:
+    images = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
+    assert image_datasets.resized(images, 32) is images
+    small = image_datasets.resized(images, 16)
+    assert small.shape == (2, 3, 16, 16)
+    assert small.float().mean().item() == pytest.approx(images.float().mean().item(), abs=2)
+
+
+def test_another_augmentation_shares_the_decoded_images() -> None:
+    split = Split([np.full((8, 8), value, dtype=np.uint8) for value in range(4)], (0, 0, 1, 1))
+    images = ImageDataset(split, 8, lambda image: image + 100)
+    other = images.with_augmentation(None)
+    assert images[2][0].max() == 102
+    assert other[2][0].max() == 2
+    assert other.digest == images.digest
+
+
+def test_a_folder_of_20000_small_files_streams_into_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [np.full((8, 8, 3), value, dtype=np.uint8) for value in range(8)]
+    for name in range(4):
+        folder = tmp_path / "many" / f"class{name}"
+        folder.mkdir(parents=True)
+        sources = [folder / f"0-{index}.png" for index in range(len(files))]
+        for source, pixels in zip(sources, files, strict=True):
+            Image.fromarray(pixels).save(source)
+        for index in range(len(files), 5000):
+            os.link(sources[index % len(files)], folder / f"{index}.png")
+    monkeypatch.setattr(image_datasets, "CACHE_BYTES", 1 << 20)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    begun = time.perf_counter()
+    task = Classification.load(str(tmp_path / "many"))
+    images = task.train_set(8)
+    assert len(images) + len(task.data.validation) + len(task.data.test) == 20_000
+    assert images.workers == 2
+    assert not image_datasets.fits_memory(len(images), 8)
+    loader = DataLoader(images, 64, shuffle=True, num_workers=images.workers)
+    seen = [len(labels) for _, (_, labels) in zip(range(20), loader, strict=False)]
+    assert seen == [64] * 20
+    assert time.perf_counter() - begun < 10
 
 
 def test_digits_are_split_alike_every_time() -> None:
