@@ -69,6 +69,17 @@ def few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     calibrate_by_few_networks(monkeypatch)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nothing_waits_for_the_disk() -> Iterator[None]:
+    """Leave out `os.fsync`, a few milliseconds for each row: it protects from a power failure, which no test causes.
+
+    Processes that tests start and kill call it.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("os.fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the null runtime's table of the tiny space."""

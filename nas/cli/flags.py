@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,8 @@ TEXT: dict[str, Any] = {"metavar": "NAME"}
 NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
 REAL: dict[str, Any] = {"type": float, "metavar": "X"}
 SWITCH: dict[str, Any] = {"action": "store_true"}
+IN_EVERY_HELP = {"--json", "--quiet", "--help", "--help-all"}
+"""The flags that a short help shows besides the most used ones."""
 
 
 def flag_options(setting: Setting) -> dict[str, Any]:
@@ -58,3 +60,47 @@ def add_groups(parser: argparse.ArgumentParser, groups: Mapping[str, Flags]) -> 
         group = parser.add_argument_group(title)
         for flag, (options, text) in flags.items():
             group.add_argument(f"--{flag}", help=text, default=None, **options)
+
+
+class ShortHelp(argparse.Action):
+    """`--help` of a command with many flags: prints examples, the most used flags, and how to list the others."""
+
+    names: Sequence[str] = ()
+    examples: Sequence[str] = ()
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the short help and exit with status 0."""
+        print(short_help(parser, self.names, self.examples), end="")
+        parser.exit()
+
+
+def add_short_help(parser: argparse.ArgumentParser, names: Sequence[str], examples: Sequence[str]) -> None:
+    """Add `--help`, which prints the most used flags, and `--help-all`, which prints all.
+
+    Args:
+        parser: The parser of a command, made without argparse's own `--help`.
+        names: The most used flags by destination: "target_latency". Those that the command lacks are ignored.
+        examples: Command lines to print.
+    """
+    action = parser.add_argument(
+        "-h", "--help", action=ShortHelp, nargs=0, dest=argparse.SUPPRESS, help="show the most used flags and exit"
+    )
+    action.names, action.examples = names, examples  # type: ignore[attr-defined]
+    parser.add_argument("--help-all", action="help", help="show all flags and exit")
+
+
+def short_help(parser: argparse.ArgumentParser, names: Sequence[str], examples: Sequence[str]) -> str:
+    """Return the help of a command with few of its flags. Arguments as for `add_short_help`."""
+    by_name = {action.dest: action for action in parser._actions if action.option_strings}
+    flags = [by_name[name] for name in names if name in by_name]
+    flags += [action for action in parser._actions if IN_EVERY_HELP & {*action.option_strings}]
+    positionals = [action for action in parser._actions if not action.option_strings]
+    shown = [f"[{each.metavar}]" if each.nargs == "?" else str(each.metavar) for each in positionals]
+    title, most_used = parser._get_formatter(), parser._get_formatter()
+    title.add_usage(" ".join(["%(prog)s", *shown, "[flags]"]), (), ())
+    title.add_text(parser.description)
+    most_used.start_section(f"most used of {len(parser._actions) - len(shown)} flags; --help-all shows all")
+    most_used.add_arguments(flags)
+    most_used.end_section()
+    lines = "".join(f"  {example}\n" for example in examples)
+    return f"{title.format_help()}\nexamples:\n{lines}\n{most_used.format_help()}"

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from nas import __version__
 from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
+from nas.cli.flags import add_short_help
 from nas.errors import NasError, UsageError, naming_file
 from nas.utils.allocator import keep_freed_memory
 from nas.utils.registry import nearest
@@ -53,7 +54,10 @@ def make_parser() -> OneLineParser:
     for command in COMMANDS:
         name = name_of(command)
         text = {"help": command.HELP, "description": command.HELP}
-        subparser = commands.add_parser(name, parents=[common], allow_abbrev=False, **text)
+        most_used = getattr(command, "MOST_USED", None)
+        subparser = commands.add_parser(name, parents=[common], allow_abbrev=False, add_help=not most_used, **text)
+        if most_used:
+            add_short_help(subparser, most_used, command.EXAMPLES)
         command.add_arguments(subparser)
         subparser.set_defaults(module=command, parser=subparser)
     return parser

@@ -11,6 +11,9 @@ from nas.searching.settings import SearchSettings
 from nas.utils.reporting import Reporter
 
 HELP = "scale a network's depth, width and resolution: by a rule, to given latencies, or by a search for the rule"
+MOST_USED = ("preset", "phi", "latency", "measure", "search", "budget", "data", "device", "runtime", "run", "seed")
+"""The flags that `--help` shows; `--help-all` shows all."""
+EXAMPLES = ("nas scale efficientnet_b0 --preset efficientnet", "nas scale runs/a --latency 5ms,10ms")
 
 LIST: dict[str, Any] = {"metavar": "A,B"}
 FRACTION: dict[str, Any] = {"type": float, "metavar": "X"}

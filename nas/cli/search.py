@@ -13,6 +13,12 @@ from nas.utils.reporting import Reporter
 from nas.utils.settings import settings_of
 
 HELP = "find the most accurate network within a latency target, and measure it on the device"
+MOST_USED = (
+    "target_latency", "data", "budget", "space", "resolution", "objective", "device", "runtime", "against", "run",
+    "seed",
+)  # fmt: skip
+"""The flags that `--help` shows, if they exist; `--help-all` shows all."""
+EXAMPLES = ("nas search --target-latency 20ms", "nas search --target-latency 20ms --data DIR --device ssh://user@host")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

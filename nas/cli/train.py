@@ -11,6 +11,9 @@ from nas.searching.settings import SearchSettings
 from nas.utils.reporting import Reporter
 
 HELP = "train a network, a run's winner or an architecture fully, and write a folder for `nas export`"
+MOST_USED = ("data", "epochs", "resolution", "recipe", "images", "init_from", "teacher", "runtime", "out", "seed")
+"""The flags that `--help` shows; `--help-all` shows all."""
+EXAMPLES = ("nas train mobilenet_v2_1.0 --data DIR", "nas train runs/a --epochs 100")
 
 _TEXT: dict[str, Any] = {"metavar": "NAME"}
 _FOLDER: dict[str, Any] = {"metavar": "DIR"}

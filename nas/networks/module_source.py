@@ -86,6 +86,9 @@ class ModuleSource:
             text = None
         if text is None:
             raise ExportError(f"the module '{module.__name__}' has no Python source to copy")
+        known = _READ.get(module.__name__)
+        if known is not None and known.module is module and known.text == text:
+            return known
         source = cls(module, text, getattr(module, "__file__", None) or module.__name__)
         tree = ast.parse(text)
         for statement in tree.body:
@@ -97,6 +100,7 @@ class ModuleSource:
         for name, found in source.statements.items():  # a name may be imported first and replaced later
             found += [node for node in tree.body if name in source.imports and name in imported_names(node)]
             found.sort(key=lambda node: (node.lineno, node.col_offset))
+        _READ[module.__name__] = source
         return source
 
     @property
@@ -151,6 +155,10 @@ class ModuleSource:
         except ImportError as error:
             raise ExportError(str(error), where=f"{self.file}, line {node.lineno}") from error
         return [Outside(origin, alias.name, alias.asname or alias.name, for_typing) for alias in node.names]
+
+
+_READ: dict[str, ModuleSource] = {}
+"""The sources that were read, by module. They are never changed: each export would parse the same files again."""
 
 
 class Modules:

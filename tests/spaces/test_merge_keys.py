@@ -15,7 +15,7 @@ from nas.cli.main import main
 from nas.errors import SpaceError
 from nas.searching.settings import read_settings
 from nas.spaces.yaml_files import read_yaml
-from nas.spaces.yaml_format import load_architecture, load_space
+from nas.spaces.yaml_format import load_architecture, load_space, shipped_files
 from nas.training.job import read_architecture
 
 HEAD = "head: {block: classifier, num_classes: 10}\n"
@@ -89,6 +89,45 @@ def test_aliases_that_expand_without_limit_are_refused(merges: bool, tmp_path: P
         lines.append(f"a{level}: &a{level} {{<<: [{many}]}}" if merges else f"a{level}: &a{level} [{many}]")
     with pytest.raises(SpaceError, match="values after its aliases are expanded"):
         read_yaml(Path(write(tmp_path / "laughs.yaml", "\n".join(lines))))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [1",
+        "a: 1\n b: 2",
+        "a: {b: *none}",
+        "a: 1\na: 2",
+        "a: &a [*a]",
+        'a: "\\q"',
+        "\t- a",
+        "a: 2001-13-40",
+        "a: @b",
+    ],
+)
+def test_errors_do_not_depend_on_whether_libyaml_is_there(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, found = Path(write(tmp_path / "a.yaml", text)), []
+    for _ in range(2):
+        with pytest.raises(SpaceError) as failure:
+            read_yaml(path)
+        found.append((str(failure.value), failure.value.where, failure.value.rule))
+        monkeypatch.delattr("yaml.CSafeLoader", raising=False)
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="compares libyaml with the loader in Python")
+def test_shipped_files_hold_the_same_for_both_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = [read_yaml(path) for path in shipped_files()]
+    monkeypatch.delattr("yaml.CSafeLoader")
+    assert fast == [read_yaml(path) for path in shipped_files()]
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, "- " * 50_000, "{a: " * 1_900 + "1" + "}" * 1_900])
+def test_values_that_are_nested_too_deeply_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SpaceError):
+        read_yaml(Path(write(tmp_path / "a.yaml", text)))
 
 
 def test_an_override_of_a_merged_key_is_no_duplicate(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Runtime(Protocol):
     """The contract of a runtime.
 
-    Optional methods: `clock() -> ns`, if time is simulated; `flusher(bytes) -> callable or None`, if the cache to evict
-    is not the processor's.
+    Optional methods: `clock() -> ns`, if time is simulated; `peak_memory(path) -> bytes`, if memory is simulated;
+    `flusher(bytes) -> callable or None`, if the cache to evict is not the processor's.
 
     Attributes:
         suffix: Suffix of exported files.

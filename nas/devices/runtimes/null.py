@@ -1,4 +1,4 @@
-"""Null runtime: runs nothing and simulates time, so that the layers above it can be tested."""
+"""Null runtime: runs nothing and simulates time and memory, so that the layers above it can be tested."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 
 FLOPS_PER_NS = 10
 OVERHEAD_NS = 5_000
+FLOPS_PER_BYTE = 100
+OVERHEAD_BYTES = 1 << 20
 
 
 class NullRuntime:
-    """An inference takes 5 us plus 0.1 ns per floating-point operation, on a simulated clock."""
+    """An inference takes 5 us plus 0.1 ns per floating-point operation, on a simulated clock.
+
+    Its peak memory is 1 MiB plus one byte per 100 floating-point operations.
+    """
 
     suffix = ".json"
 
@@ -43,12 +48,20 @@ class NullRuntime:
             model(*inputs)
         path.write_text(json.dumps({"flops": counter.get_total_flops()}), encoding="utf-8")
 
+    def peak_memory(self, path: str) -> int:
+        """Return the model's simulated peak memory in bytes."""
+        return OVERHEAD_BYTES + _flops(path) // FLOPS_PER_BYTE
+
     def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
         """Return a function that advances the clock by the model's simulated time."""
-        flops = json.loads(Path(path).read_text(encoding="utf-8"))["flops"]
+        flops = _flops(path)
 
         def run() -> Sequence[Any]:
             self._now_ns += OVERHEAD_NS + flops // FLOPS_PER_NS
             return []
 
         return run
+
+
+def _flops(path: str) -> int:
+    return int(json.loads(Path(path).read_text(encoding="utf-8"))["flops"])

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,12 @@ def shown_progress(count: int, reporter: Reporter | None, verb: str) -> Abstract
 
 
 def _digits(_: str | None) -> ImageData:
+    return _read_digits()
+
+
+@lru_cache(maxsize=1)
+def _read_digits() -> ImageData:
+    """Return scikit-learn's digits, whose text file takes longer to parse than a network to trace."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
