@@ -16,7 +16,8 @@ from nas.evaluators import find_evaluator
 from nas.evaluators.base import Evaluator
 from nas.latency.profiler import measure_networks
 from nas.networks.export import export_folder
-from nas.searching.against.comparison import Comparison, compare, measurement_facts
+from nas.searching.against.comparison import Comparison, compare, measurement_facts, references_of
+from nas.searching.budget.final_training import with_final_epochs
 from nas.searching.context import SearchContext
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists, train_finalists
 from nas.searching.plots import TestedNetwork, draw_search
@@ -94,17 +95,14 @@ def find_winners(search: FinishedSearch) -> tuple[GoalResult, ...]:
 
 def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     """Evaluate, measure, train and export the winner of one goal, and return its result."""
-    context, study, selected = search.context, search.study, search.tables[goal.device]
-    estimates = estimate_accuracies(search, goal)
-    candidates = make_candidates(study, goal, estimates)
-    if selected.can_measure:
-        finalists = measure_best(candidates, goal, lambda archs: measure_once(search, goal.device, archs))
-    else:
-        finalists = best_predicted(candidates, goal)
-    report_finalists(finalists, goal.target_ms, context.reporter)
-    finalists, tied = settle_ties(finalists, study, estimates, goal, context)
-    winner = finalists[0]
-    model, training = train_once(search, goal, winner.trial.architecture)
+    study, selected = search.study, search.tables[goal.device]
+    with search.context.timed("finalists"):
+        finalists, tied, estimates = choose_winner(search, goal)
+        winner = finalists[0]
+        search = replace(search, context=with_lengths(search, goal, winner.trial.architecture))
+    context = search.context
+    with context.timed("training"):
+        model, training = train_once(search, goal, winner.trial.architecture)
     verdict = Verdict.of(winner, goal, selected)
     folder = study.folder / file_name("model", goal)
     card = {**card_facts(context, goal, winner, selected), **training.to_dict(), **verdict.to_dict()}
@@ -114,7 +112,8 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         export_folder(winner.trial.architecture, model, folder, runtime, card, fit, keep_failed=True)
     except ExportError as error:  # the result of the search is complete without it
         export_error = str(error)
-    comparisons = compare(search, goal, winner, training)
+    with context.timed("reference"):
+        comparisons = compare(search, goal, winner, training)
     picture = study.folder / f"{file_name('search', goal)}.png"
     stars = tested_networks(winner, training, comparisons)
     draw_search(
@@ -139,6 +138,30 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         tied=tied,
         against=tuple(comparison.to_dict() for comparison in comparisons),
     )
+
+
+def choose_winner(search: FinishedSearch, goal: Goal) -> tuple[list[Finalist], int | None, FinalistEstimates]:
+    """Evaluate the best candidates again and measure them.
+
+    Returns:
+        The finalists, the winner first; how many other candidates may be as accurate, see `settle_ties`; the estimates.
+    """
+    context, study = search.context, search.study
+    estimates = estimate_accuracies(search, goal)
+    candidates = make_candidates(study, goal, estimates)
+    if search.tables[goal.device].can_measure:
+        finalists = measure_best(candidates, goal, lambda archs: measure_once(search, goal.device, archs))
+    else:
+        finalists = best_predicted(candidates, goal)
+    report_finalists(finalists, goal.target_ms, context.reporter)
+    return (*settle_ties(finalists, study, estimates, goal, context), estimates)
+
+
+def with_lengths(search: FinishedSearch, goal: Goal, winner: Architecture) -> SearchContext:
+    """Return the context with the epochs that winner and references get in what is left of the total time."""
+    references = references_of(search.context, goal, winner, search.tables[goal.device])
+    networks = {arch.digest: arch for arch in (winner, *(each.at(winner.resolution) for each in references))}
+    return with_final_epochs(search.context, search.study, goal, list(networks.values()))
 
 
 def settle_ties(

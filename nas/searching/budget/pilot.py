@@ -27,8 +27,12 @@ from nas.study.reliability import Reliability, measure_reliability
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_duration
 
-NETWORKS = 6
+NETWORKS = 8
 """The networks of the pilot."""
+LEAST_LOW = 0.3
+"""An evaluation suffices only if the interval of its reliability begins above this.
+
+The cheapest budget that seems reliable is partly lucky, and good candidates differ less than random networks."""
 FEWEST = 3
 """With fewer networks than this, nothing can be said about the reliability."""
 SAMPLES = 20
@@ -65,9 +69,9 @@ class Level:
         return self.proxy.epochs * self.proxy.images
 
     def suffices(self, wanted: float, chance: float) -> bool:
-        """Return whether the reliability is the wanted one, and every network is clearly better than chance."""
+        """Return whether the reliability is surely high enough, and every network is clearly better than chance."""
         found = self.reliability
-        if found is None or found.reliability < wanted:
+        if found is None or found.reliability < wanted or found.low < min(LEAST_LOW, wanted):
             return False
         return self.lowest > chance + ABOVE_CHANCE * found.noise
 

@@ -166,7 +166,8 @@ def _plan(context: SearchContext, study: Study, networks: Sequence[Network], spe
     sample = [archs[0], archs[len(archs) // 2], archs[-1]]
     cost = measure_training_cost(sample, context.space.proxy, task)
     plan = make_plan(context.budget_s, spent_s, archs, cost, wishes, task.num_classes)
-    for line in describe_plan(plan, archs, ["the winner"]):
+    references = {each.name: None for goal in context.objective.goals for each in context.references.of(goal)}
+    for line in describe_plan(plan, archs, ["the winner", *references]):
         reporter.say(line)
     study.record_fact(PLAN, plan.to_dict())
     return plan

@@ -1,0 +1,78 @@
+"""The length of the winner's training: as many epochs as fit into what is left of the total time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from nas.architecture import Architecture
+from nas.searching.budget.plan import LEAST_EPOCHS, RESERVE_S
+from nas.searching.context import SearchContext
+from nas.searching.winner_training import winner_recipe
+from nas.study.objectives import Goal
+from nas.study.study import Study
+from nas.training.recipe import Recipe
+from nas.training.speed import TrainingSpeed, measure_speed
+from nas.utils.units import format_duration
+
+FINAL = "final"
+"""The name under which a study stores the epochs of the final training by goal."""
+EPOCHS = (
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 56, 63, 70, 80, 90, 100,
+    112, 125, 140, 160, 180, 200,
+)  # fmt: skip
+"""The numbers of epochs to choose from: coarse steps, so that small changes of speed change nothing."""
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The speeds of the networks that are trained with the same number of epochs, on the same images."""
+
+    speeds: Sequence[TrainingSpeed]
+    recipe: Recipe
+    images: int
+    validation: int
+
+    def seconds(self, epochs: int) -> float:
+        recipe = replace(self.recipe, epochs=epochs)
+        return sum(speed.seconds(recipe, self.images, self.validation) for speed in self.speeds)
+
+
+def with_final_epochs(context: SearchContext, study: Study, goal: Goal, archs: Sequence[Architecture]) -> SearchContext:
+    """Return the context of a goal's final training. Without a budget, return the context as it is.
+
+    The winner and its references see the same images, so all of them get the same number of epochs. It is decided
+    once and recorded, so that a search that was killed continues the same training.
+
+    Args:
+        context: The search.
+        study: Its study, which stores the decision.
+        goal: The goal. Goals share the time that is left equally.
+        archs: The networks to train.
+    """
+    if context.stopwatch is None or context.budget_s is None:
+        return context
+    stored = dict(study.fact(FINAL) or {})
+    if goal.name not in stored:
+        waiting = [each for each in context.objective.goals if each.name not in stored]
+        left_s = (context.budget_s - context.stopwatch.elapsed_s - RESERVE_S) / len(waiting)
+        stored[goal.name] = _choose_epochs(context, archs, left_s)
+        study.record_fact(FINAL, stored)
+    final = replace(context.space.final, full_epochs=stored[goal.name])
+    return replace(context, space=replace(context.space, final=final))
+
+
+def _choose_epochs(context: SearchContext, archs: Sequence[Architecture], left_s: float) -> int:
+    """Return the number of epochs that fit into a time, at least LEAST_EPOCHS, and report it."""
+    task = context.task
+    recipe = winner_recipe(task, EPOCHS[-1])
+    speeds = [measure_speed(arch, task, recipe) for arch in archs]
+    share = _Share(speeds, recipe, len(task.data.train), len(task.data.validation))
+    fitting = [epochs for epochs in EPOCHS if share.seconds(epochs) <= left_s]
+    chosen = max(LEAST_EPOCHS, fitting[-1] if fitting else 0)
+    seconds = share.seconds(chosen)
+    text = f"final training: {chosen} epochs of {share.images:,} images, about {format_duration(seconds)}"
+    context.reporter.say(f"{text} of the {format_duration(max(0.0, left_s))} that are left")
+    if seconds > 1.1 * left_s:
+        context.reporter.warn(f"{LEAST_EPOCHS} epochs are the least: the search will take longer than --budget")
+    return chosen
