@@ -18,7 +18,8 @@ from nas.scaling.presets import Coefficients
 from nas.scaling.scale import DIMENSIONS, Factors, Rounding, missing_dimensions, scale
 from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.spaces.identity import hex_digest, record_text, tuple_text
-from nas.spaces.search_space import Choices, Proxy, Values
+from nas.spaces.search_space import Choices, Values
+from nas.spaces.trainings import Proxy
 
 MAX_POINTS = 20_000
 UNKNOWN_COST_FACTOR = 4000.0

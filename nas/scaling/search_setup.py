@@ -24,7 +24,7 @@ from nas.scaling.presets import PRESETS, Coefficients
 from nas.scaling.settings import ScaleSettings, read_base
 from nas.searching.identity import plugin_identity, source_identity
 from nas.searching.settings import SearchSettings
-from nas.spaces.search_space import Proxy
+from nas.spaces.trainings import Proxy
 from nas.study.storage import stored_settings
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run

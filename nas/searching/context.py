@@ -29,7 +29,8 @@ from nas.searching.identity import settings_identity, table_source_identity
 from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
 from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings
 from nas.spaces.encoding import EncodedSpace, no_costs
-from nas.spaces.search_space import Choices, FinalTraining, Proxy, Space
+from nas.spaces.search_space import Choices, Space
+from nas.spaces.trainings import FinalTraining, Proxy
 from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import make_goals
 from nas.study.objectives import Objective

@@ -15,7 +15,7 @@ from nas.devices.timing import Latency
 from nas.evaluators.base import Evaluator
 from nas.networks.network import build
 from nas.searching.context import SearchContext
-from nas.spaces.search_space import FinalTraining, Proxy
+from nas.spaces.trainings import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train

@@ -19,9 +19,7 @@ from nas.architecture import Architecture, BlockSpec, Scalar
 from nas.errors import SpaceError
 from nas.networks.block_schema import block_spec, keywords
 from nas.spaces.identity import hex_digest, record_text, stage_text, tuple_text
-from nas.spaces.trainings import FinalTraining as FinalTraining
-from nas.spaces.trainings import Proxy as Proxy
-from nas.spaces.trainings import SupernetTraining as SupernetTraining
+from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
 
 Values = tuple[Scalar, ...]
 Choices = Mapping[str, Scalar]

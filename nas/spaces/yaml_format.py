@@ -11,7 +11,8 @@ from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError, located
 from nas.networks.block_schema import block_spec, keywords, takes_maps
 from nas.networks.blocks import find_block
-from nas.spaces.search_space import FinalTraining, Operator, Proxy, Space, StageSpec, SupernetTraining, Values
+from nas.spaces.search_space import Operator, Space, StageSpec, Values
+from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
 from nas.spaces.yaml_files import read_yaml
 from nas.utils.paths import shipped
 from nas.utils.registry import closest, nearest

@@ -23,7 +23,7 @@ from nas.evaluators.supernet.evaluator import SupernetEvaluator
 from nas.searching.context import resolve
 from nas.searching.evaluation import make_remote_evaluator
 from nas.searching.settings import SearchSettings
-from nas.spaces.search_space import Proxy, SupernetTraining
+from nas.spaces.trainings import Proxy, SupernetTraining
 from nas.spaces.yaml_format import load_space
 from nas.study.study import read_trials
 from nas.training.tasks.classification import Classification

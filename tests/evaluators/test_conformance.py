@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from nas.evaluators import EVALUATORS, zero_cost
 from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import build, canonical, totals, trace
-from nas.spaces.search_space import FinalTraining, Proxy, SupernetTraining
+from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
 from nas.spaces.yaml_format import load_space, parse_space
 from nas.training.loop import Recipe, TrainingError, recalibrate, train
 from nas.training.tasks.classification import Classification

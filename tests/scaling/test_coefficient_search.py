@@ -22,7 +22,7 @@ from nas.networks.network import canonical, totals, trace
 from nas.scaling.family_job import measure_networks
 from nas.scaling.search_setup import prepare_search
 from nas.scaling.settings import make_scale_settings
-from nas.spaces.search_space import Proxy
+from nas.spaces.trainings import Proxy
 from nas.study.objectives import SOFT
 from nas.utils.reporting import Reporter
 from tests.helpers.scaled_networks import EVALUATOR, TINY_BASE, ScriptedLatency

@@ -23,7 +23,7 @@ from nas.scaling.grid_latencies import GridLatencies, check_any_admitted, measur
 from nas.scaling.presets import Coefficients
 from nas.scaling.scale import Factors, Rounding, scale
 from nas.searching.loop import derive_seed
-from nas.spaces.search_space import Proxy
+from nas.spaces.trainings import Proxy
 from nas.spaces.yaml_format import parse_space
 from nas.study.objectives import SOFT, Metrics
 from nas.utils.reporting import Reporter

@@ -14,7 +14,8 @@ from nas.networks.network import canonical
 from nas.scaling.grid import make_grid
 from nas.scaling.scale import Rounding
 from nas.searching.prior_runs import PriorNetwork, PriorSource, prior_identity
-from nas.spaces.search_space import Operator, Proxy, Space, StageSpec
+from nas.spaces.search_space import Operator, Space, StageSpec
+from nas.spaces.trainings import Proxy
 from nas.spaces.yaml_format import load_space, space_names
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "identities.json").read_text())

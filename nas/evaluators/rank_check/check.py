@@ -36,7 +36,8 @@ from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.block_schema import block_sources
 from nas.networks.export import versions
 from nas.spaces.automaton import block_names
-from nas.spaces.search_space import Proxy, Space
+from nas.spaces.search_space import Space
+from nas.spaces.trainings import Proxy
 from nas.spaces.yaml_format import load_space
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.image_datasets import check_images

@@ -30,7 +30,8 @@ from nas.errors import WeightsError
 from nas.evaluators.supernet.shared_weights import Supernet
 from nas.networks.network import canonical
 from nas.spaces.automaton import best_path
-from nas.spaces.search_space import Choose, Space, SupernetTraining, Values
+from nas.spaces.search_space import Choose, Space, Values
+from nas.spaces.trainings import SupernetTraining
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
 from nas.training.loop import TrainingError, no_memory, pick_device
 from nas.training.recipe import one_cycle

@@ -22,7 +22,8 @@ from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings, Tr
 from nas.networks.network import totals, trace
 from nas.searching.budget.plan import SEEDS, Plan
 from nas.spaces.sampling import distinct_networks
-from nas.spaces.search_space import Choices, Proxy, Searched
+from nas.spaces.search_space import Choices, Searched
+from nas.spaces.trainings import Proxy
 from nas.study.reliability import Reliability, measure_reliability
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_duration

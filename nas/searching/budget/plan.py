@@ -10,7 +10,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.searching.budget.training_cost import TrainingCost
-from nas.spaces.search_space import Proxy
+from nas.spaces.trainings import Proxy
 from nas.utils.units import format_duration
 
 SEEDS = 2

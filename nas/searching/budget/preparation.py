@@ -24,7 +24,7 @@ from nas.searching.context import SearchContext
 from nas.searching.cost_predictors import CostPredictors
 from nas.spaces.automaton import block_names
 from nas.spaces.identity import hex_digest
-from nas.spaces.search_space import Proxy
+from nas.spaces.trainings import Proxy
 from nas.study.study import Repeat, Study
 from nas.training.tasks.metrics import chance, spell
 from nas.utils.paths import user_cache

@@ -13,7 +13,7 @@ import torch
 
 from nas.architecture import Architecture
 from nas.networks.network import build, totals, trace
-from nas.spaces.search_space import Proxy
+from nas.spaces.trainings import Proxy
 from nas.training.loop import RECALIBRATION_BATCHES, pick_device
 from nas.training.recipe import Recipe, make_optimizer
 from nas.training.tasks.classification import Classification

@@ -22,7 +22,8 @@ from nas.evaluators.supernet.shared_weights import Supernet, load_bank, places, 
 from nas.evaluators.supernet.training import SubnetSampler, SupernetRecipe, train_supernet
 from nas.networks.network import canonical, totals, trace
 from nas.searching.winner_training import first_weights
-from nas.spaces.search_space import Proxy, Space, SupernetTraining
+from nas.spaces.search_space import Space
+from nas.spaces.trainings import Proxy, SupernetTraining
 from nas.spaces.yaml_format import load_space, parse_space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification

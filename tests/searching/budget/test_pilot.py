@@ -17,7 +17,7 @@ from nas.networks.network import totals, trace
 from nas.searching.budget.pilot import LevelSetup, Pilot, describe_level, pilot_networks, run_pilot
 from nas.searching.budget.plan import Plan
 from nas.searching.budget.training_cost import TrainingCost
-from nas.spaces.search_space import Proxy
+from nas.spaces.trainings import Proxy
 from nas.spaces.yaml_format import load_space
 from nas.utils.reporting import Reporter
 

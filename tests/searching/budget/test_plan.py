@@ -26,7 +26,8 @@ from nas.searching.budget.plan import (
 )
 from nas.searching.budget.total_time import DURATIONS_S, default_budget
 from nas.searching.budget.training_cost import TrainingCost, measure_training_cost
-from nas.spaces.search_space import Proxy, Space
+from nas.spaces.search_space import Space
+from nas.spaces.trainings import Proxy
 from nas.spaces.yaml_format import load_architecture, load_space
 from nas.training.tasks.classification import Classification
 
