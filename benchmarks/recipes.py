@@ -19,10 +19,12 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from nas.evaluators.rank_check.reference_trainings import stratified_networks
 from nas.networks.network import build
@@ -30,6 +32,7 @@ from nas.spaces.yaml_format import load_architecture, load_space
 from nas.training.loop import train
 from nas.training.recipe import Recipe
 from nas.training.tasks.classification import Classification
+from nas.training.tasks.image_datasets import ImageDataset
 from nas.training.tasks.metrics import balanced_accuracy
 from nas.utils.allocator import keep_freed_memory
 
@@ -38,7 +41,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "crop_0.35": {"crop_scale": 0.35},
     "crop_0.6": {"crop_scale": 0.6},
     "ema_5": {"ema_share": 0.05},
+    "ema_20": {"ema_share": 0.2},
     "last_20": {"average_last": 0.2},
+    "last_50": {"average_last": 0.5},
     "cosine": {"schedule": "cosine", "warmup_epochs": 2.0},
     "no_smoothing": {"label_smoothing": 0.0},
     "randaugment": {"randaugment": 7},
@@ -88,15 +93,15 @@ def trained(args: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]
 
 
 def ranked(args: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]:
-    """Train networks of a space that are not done, and yield their results on the validation images."""
+    """Train networks of a space that are not done, and yield their results on the validation and the test images."""
     for data in args.data:
         task = Classification.load(data)
-        space = load_space(args.space).for_classes(task.num_classes)
+        space = replace(load_space(args.space), resolution=(args.deployed,)).for_classes(task.num_classes)
         archs = stratified_networks(space, args.count, 0)
-        count = min(args.images, args.part) if args.part else 0
-        sets = task.train_set(args.resolution, count), task.validation_set(args.resolution)
+        sets = task.train_set(args.resolution, args.part), task.validation_set(args.resolution)
+        test_set = task.test_set(args.resolution)
         epochs = max(1, round(args.images / len(sets[0])))
-        for name, seed, arch in ((r, s, a) for r in args.recipes for s in args.seeds for a in archs):
+        for seed, name, arch in ((s, r, a) for s in args.seeds for r in args.recipes for a in archs):
             key = [Path(data).name, args.images, args.resolution, arch.digest, name, seed, "rank"]
             if json.dumps(key) in done:
                 continue
@@ -104,11 +109,21 @@ def ranked(args: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]
             torch.manual_seed(seed)
             model = build(arch.at(args.resolution))
             curve = list(train(model, task, *sets, recipe_of(name, epochs), seed))
-            report = task.report(model, sets[1], torch.device("cpu"))
+            seconds = time.process_time() - begun
+            (loss, accuracy), (test_loss, test_accuracy) = (measured(model, task, each) for each in (sets[1], test_set))
             yield {
-                "key": key, "accuracy": report.accuracy, "balanced": balanced_accuracy(report.confusion),
-                "curve": curve, "cpu_s": time.process_time() - begun,
+                "key": key, "accuracy": accuracy, "loss": loss, "test_accuracy": test_accuracy, "test_loss": test_loss,
+                "curve": curve, "cpu_s": seconds,
             }  # fmt: skip
+
+
+@torch.no_grad()
+def measured(model: torch.nn.Module, task: Classification, images: ImageDataset) -> tuple[float, float]:
+    """Return the mean cross-entropy and the accuracy of a network on some images."""
+    logits = torch.cat([task.logits(model.eval(), batch) for batch, _ in DataLoader(images, 256)])
+    labels = torch.tensor(images.labels)
+    right = (logits.argmax(1) == labels).float().mean()
+    return torch.nn.functional.cross_entropy(logits, labels).item(), right.item()
 
 
 def reliability(values: list[list[float]]) -> tuple[float, float, float]:
@@ -156,20 +171,40 @@ def deviation(each: dict[tuple[Any, ...], dict[str, Any]]) -> float:
     return statistics.mean(several) ** 0.5 if several else float("nan")
 
 
+MEASURES = {"accuracy": 100, "loss": -1, "test_accuracy": 100, "test_loss": -1}
+"""What may rank candidates, with the factor that makes it points, or higher if it is better."""
+
+
 def print_ranking(found: dict[str, dict[tuple[Any, ...], dict[str, Any]]]) -> None:
-    """Print a line for each recipe: validation results in percent, spreads in points."""
-    print(f"{'recipe':34} {'n':>2} {'accuracy':>8} {'networks':>8} {'seeds':>6} {'ICC':>5} {'cpu s':>6}")
-    for name, each in found.items():
-        groups: dict[Any, list[float]] = defaultdict(list)
+    """Print lines for each recipe: for each measure the mean, the spreads, and the reliability.
+
+    "rho" is Spearman's correlation of one training, averaged over the seeds, with the mean test accuracy of the network
+    over all recipes and seeds.
+    """
+    from scipy.stats import spearmanr
+
+    tests: dict[str, list[float]] = defaultdict(list)
+    for each in found.values():
         for (network, _), row in each.items():
-            groups[network].append(100 * row["accuracy"])
-        most = max(map(len, groups.values()))
-        whole = [values for values in groups.values() if len(values) == most]
-        if most > 1 and len(whole) > 1:
-            spread, noise, icc = reliability(whole)
-            mean = statistics.mean(statistics.mean(values) for values in whole)
-            cost = statistics.mean(row["cpu_s"] for row in each.values())
-            print(f"{name:34} {len(whole) * most:2} {mean:8.1f} {spread:8.1f} {noise:6.1f} {icc:5.2f} {cost:6.1f}")
+            tests[network].append(row["test_accuracy"])
+    truth = {network: statistics.mean(values) for network, values in tests.items()}
+    print(
+        f"{'recipe':20} {'measure':14} {'n':>2} {'mean':>7} {'networks':>8} {'seeds':>6} {'ICC':>5} {'rho':>5}  cpu s"
+    )
+    for name, each in found.items():
+        networks, seeds = sorted({network for network, _ in each}), sorted({seed for _, seed in each})
+        networks = [network for network in networks if all((network, seed) in each for seed in seeds)]
+        if len(seeds) < 2 or len(networks) < 3:
+            continue
+        cost = statistics.mean(row["cpu_s"] for row in each.values())
+        for measure, factor in MEASURES.items():
+            values = [[factor * each[network, seed][measure] for seed in seeds] for network in networks]
+            spread, noise, icc = reliability(values)
+            expected = [truth[network] for network in networks]
+            rho = statistics.mean(spearmanr(column, expected).statistic for column in zip(*values, strict=True))
+            mean = statistics.mean(statistics.mean(row) for row in values)
+            words = f"{name:20} {measure:14} {len(networks) * len(seeds):2} {mean:7.2f} {spread:8.2f} {noise:6.2f}"
+            print(f"{words} {icc:5.2f} {rho:5.2f} {cost:6.1f}")
 
 
 def main() -> None:
@@ -184,7 +219,8 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=64)
     parser.add_argument("--networks", nargs="+", default=["mobilenet_v3_small_1.0", "mnasnet_b1_0.5"])
     parser.add_argument("--space", default="mnasnet")
-    parser.add_argument("--count", type=int, default=6, help="networks of the space")
+    parser.add_argument("--count", type=int, default=8, help="networks of the space")
+    parser.add_argument("--deployed", type=int, default=64, help="resolution of the space's networks")
     parser.add_argument("--part", type=int, default=0, help="training images of `rank`; 0: all")
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []

@@ -57,6 +57,11 @@ def record_text(name: str, /, **fields: str) -> str:
     return f"{name}({', '.join(f'{key}={text}' for key, text in fields.items())})"
 
 
+def settings_text(name: str, settings: object, *keys: str) -> str:
+    """Return "Name(key=repr, ...)" with the attributes `keys` of `settings`."""
+    return record_text(name, **{key: repr(getattr(settings, key)) for key in keys})
+
+
 def tuple_text(parts: Iterable[str]) -> str:
     """Return the `repr` of a tuple whose elements have the `repr` texts `parts`."""
     texts = list(parts)

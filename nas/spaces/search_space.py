@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from nas.architecture import Architecture, BlockSpec, Scalar
 from nas.errors import SpaceError
 from nas.networks.block_schema import block_spec, keywords
-from nas.spaces.identity import hex_digest, record_text, stage_text, tuple_text
+from nas.spaces.identity import hex_digest, settings_text, stage_text, tuple_text
 from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
 
 Values = tuple[Scalar, ...]
@@ -206,21 +206,15 @@ class Space:
     def digest(self) -> str:
         """Sixteen hex digits of everything that decides a search in this space. Supernet training is left out."""
         proxy, final = self.proxy, self.final
-        full = {"full_epochs": repr(final.full_epochs)} if final.full_epochs else {}
-        return hex_digest(
-            tuple_text(
-                [
-                    repr(self.name),
-                    repr(self.resolution),
-                    tuple_text(map(stage_text, self.stages)),
-                    stage_text(self.head),
-                    record_text(
-                        "Proxy", resolution=repr(proxy.resolution), epochs=repr(proxy.epochs), images=repr(proxy.images)
-                    ),
-                    record_text("FinalTraining", epochs=repr(final.epochs), images=repr(final.images), **full),
-                ]
-            )
-        )
+        texts = [
+            repr(self.name),
+            repr(self.resolution),
+            tuple_text(map(stage_text, self.stages)),
+            stage_text(self.head),
+            settings_text("Proxy", proxy, "resolution", "epochs", "images"),
+            settings_text("FinalTraining", final, "epochs", "images", *(["full_epochs"] if final.full_epochs else [])),
+        ]
+        return hex_digest(tuple_text(texts))
 
     @property
     def is_network(self) -> bool:

@@ -122,12 +122,7 @@ def test_a_full_training_of_the_winner_uses_all_images_and_continues_after_a_kil
     assert told(killed) == told(whole)
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, killed)]
     assert weights[0] == weights[1]
-    result = json.loads((whole / "result.json").read_text())
-    (training,) = (
-        result["best"]["training"]
-        if "training" in result["best"]
-        else json.loads((whole / "model" / "card.json").read_text())["training"]
-    )
+    (training,) = json.loads((whole / "result.json").read_text())["settings"]["training"]
     expected = replace(WINNERS, epochs=6, crop_scale=0.0).to_dict()  # digits are no photographs
     assert {key: training[key] for key in expected} == expected
     assert (training["resolution"], training["images"]) == (32, 1149)
