@@ -155,6 +155,8 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
 
 def check_combinations(settings: SearchSettings) -> None:
     """Raise UsageError for the first setting that does not go with another one."""
+    if settings.reliability >= 1:
+        raise UsageError("must be below 1", key="reliability", value=settings.reliability)
     given = [key for key in SOURCES if getattr(settings, key)]
     if len(given) > 1:
         raise UsageError("--accuracies, --supernet: an evaluator has one source, give one of them")

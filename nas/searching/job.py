@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from nas.architecture import Architecture
@@ -22,6 +22,7 @@ from nas.networks.blocks import is_ours
 from nas.networks.network import trace
 from nas.searching.against.choice import choose_references, is_foreign
 from nas.searching.budget.certificate import certificate_of
+from nas.searching.budget.final_training import final_settings
 from nas.searching.budget.preparation import prepare, record_pilot_repeats, spent_budget
 from nas.searching.context import SearchContext, resolve
 from nas.searching.cost_predictors import CostPredictors, make_cost_predictors
@@ -94,7 +95,7 @@ def finish(search: FinishedSearch, costs: CostPredictors, checked: dict[str, Any
             return finished
         front = FrontRecord.of(study, context.objective, costs.worst) if costs.worst else None
         goals = find_winners(replace(search, progress=front.hypervolume if front else ()))
-        final = {"final": asdict(context.space.final), "proxy": search.evaluator.settings}
+        final = {"final": final_settings(context, study), "proxy": search.evaluator.settings}
         result = SearchResult(
             context.settings, study, context.objective, front, goals, {**context.recorded, **final}, checked,
             certificate_of(context, study, search.evaluator), spent_budget(context),

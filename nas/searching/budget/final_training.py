@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from nas.architecture import Architecture
 from nas.searching.budget.plan import LEAST_EPOCHS, RESERVE_S
@@ -60,6 +61,15 @@ def with_final_epochs(context: SearchContext, study: Study, goal: Goal, archs: S
         study.record_fact(FINAL, stored)
     final = replace(context.space.final, full_epochs=stored[goal.name])
     return replace(context, space=replace(context.space, final=final))
+
+
+def final_settings(context: SearchContext, study: Study) -> dict[str, Any]:
+    """Return the settings of the winner's training as `result.json` holds them: several goals have a list."""
+    stored = study.fact(FINAL) if context.stopwatch else None
+    if not stored:
+        return asdict(context.space.final)
+    epochs = [stored[goal.name] for goal in context.objective.goals]
+    return {"full_epochs": epochs[0] if len(epochs) == 1 else epochs}
 
 
 def _choose_epochs(context: SearchContext, archs: Sequence[Architecture], left_s: float) -> int:

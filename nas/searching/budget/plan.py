@@ -129,10 +129,19 @@ def make_plan(
         return plan
     affordable_s = plan.ranking_s / weight_of_longest(len(pilot))
     per_image_s = fmean(cost.training_s(arch, shortest) for arch in pilot) / (shortest.epochs * shortest.images)
-    most = min(int(affordable_s / per_image_s), MOST_PASSES * cost.images)
+    most = max(fewest, coarse(min(int(affordable_s / per_image_s), MOST_PASSES * cost.images)))
     seen = [most >> level for level in reversed(range(LEVELS)) if most >> level >= fewest] or [fewest]
     levels = tuple(dict.fromkeys(proxy_of(count, cost.images, wishes) for count in seen))
     return Plan(budget_s, before_s, levels, len(pilot), wishes.trials, cost)
+
+
+def coarse(count: int) -> int:
+    """Return the largest 2^k or 3 * 2^k up to `count`: budgets of evaluations do not follow small changes of speed.
+
+    So a second search of the same data can use the pilot of the first one.
+    """
+    power = 1 << max(0, count.bit_length() - 1)
+    return power + power // 2 if power > 1 and power + power // 2 <= count else power
 
 
 def weight_of_longest(networks: int) -> float:

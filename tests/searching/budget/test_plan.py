@@ -18,6 +18,7 @@ from nas.searching.budget.plan import (
     SEEDS,
     Plan,
     Wishes,
+    coarse,
     count_candidates,
     describe_plan,
     least_budget,
@@ -71,6 +72,13 @@ def test_levels_double_and_small_sets_get_passes_not_images() -> None:
     assert all(1.7 <= more / less <= 2.3 for less, more in pairwise(seen))
     assert proxy_of(1000, 1600, WISHES) == Proxy(32, 1, 1000)
     assert proxy_of(6400, 1600, WISHES) == Proxy(32, 4, 1600)
+
+
+def test_budgets_of_evaluations_are_coarse() -> None:
+    assert [coarse(count) for count in (1, 2, 3, 5, 6, 7, 8, 767, 768, 1023, 1024)] == [
+        1, 2, 3, 4, 6, 6, 8, 512, 768, 768, 1024,
+    ]  # fmt: skip
+    assert planned(3600).levels == planned(3620).levels
 
 
 def test_what_is_set_by_hand_stays() -> None:
