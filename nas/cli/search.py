@@ -43,8 +43,6 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 def print_result(result: dict[str, Any]) -> None:
     """Print the winner of each goal."""
-    from nas.evaluators.rank_check.records import describe_record
-
     if "best" not in result and "goals" not in result:
         print(f"worker        {result['evaluated']} candidates evaluated here, {result['trials']} in total")
         return
@@ -55,11 +53,27 @@ def print_result(result: dict[str, Any]) -> None:
     if "hypervolume" in result:
         axes, volume = ", ".join(result["axes"]), result["hypervolume"][-1]
         print(f"front         {len(result['front'])} networks by {axes}; hypervolume {volume:.4f}")
-    checked = result["evaluator_check"]
-    print(f"proxy ranks   {describe_record(checked) if checked else 'unknown: nas check-proxy measures how well'}")
+    _print_ranking(result)
     for goal in result.get("goals", [result]):
         for reference in goal.get("against", ()):
             print_comparison(reference, goal["best"], goal.get("name", ""))
+
+
+def _print_ranking(result: Mapping[str, Any]) -> None:
+    """Print how well the accuracies that ranked the candidates tell them apart, and what else is known of them."""
+    from nas.evaluators.rank_check.records import describe_record
+
+    certificate, checked = result.get("evaluator_certificate"), result["evaluator_check"]
+    if certificate and certificate["reliability"] is not None:
+        interval = f"{certificate['low']:.2f} to {certificate['high']:.2f}"
+        verdict = "" if certificate["suffices"] else f", less than asked for ({certificate['wanted']:g})"
+        print(f"reliability   {certificate['reliability']:.2f} ({interval}) of the accuracies of candidates{verdict}")
+    for goal in result.get("goals", [result]):
+        if goal.get("tied") is not None:
+            named = f"{goal['name']}: " if "name" in goal else ""
+            print(f"              {named}{goal['tied']} other candidates may be as accurate as the winner")
+    if checked or not certificate:
+        print(f"proxy ranks   {describe_record(checked) if checked else 'unknown: nas check-proxy measures how well'}")
 
 
 def _print_winner(goal: dict[str, Any], origin: str) -> None:
