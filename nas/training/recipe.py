@@ -250,7 +250,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, Recipe, int], LRScheduler]] = {
 }
 
 ONECYCLE = Recipe(30)
-"""The default of `nas train` in versions before 0.2."""
+"""The former default of `nas train`."""
 CANDIDATES = ONECYCLE
 """How a search trains candidates, for `proxy.epochs` epochs. Earlier runs continue with it, so it never changes."""
 WINNERS = Recipe(30, ema_share=0.05, crop_scale=0.35)
