@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from nas.errors import UsageError
 from nas.utils.registry import lookup
-from nas.utils.run_identity import FORMER_VALUES
+from nas.utils.run_identity import FORMER_RECIPE
 
 RMSPROP_EPS = 0.0316
 """MnasNet's and EfficientNet's epsilon: TensorFlow adds 1e-3 under the root, torch adds its root outside."""
@@ -99,7 +99,7 @@ class Recipe:
         return {key: value for key, value in asdict(self).items() if key not in ADDED or value != ADDED[key]}
 
 
-ADDED = {key: FORMER_VALUES[key] for key in ("decay_norms", "ema_share", "average_last", "crop_scale", "first_size")}
+ADDED = FORMER_RECIPE
 """Settings that older trainings lack, with the values that these trainings had."""
 AVERAGES = ("ema_decay", "ema_share", "average_last")
 """Settings for averages of weights. A recipe has at most one average."""
