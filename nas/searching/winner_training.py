@@ -24,7 +24,7 @@ from nas.training.stuck import constant_output
 from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.metrics import named
-from nas.training.tasks.photographs import suited_to_images
+from nas.training.tasks.photographs import describe_augmentation, suited_to_images
 
 BATCH = 4
 """Candidates that are measured together, at least."""
@@ -197,6 +197,8 @@ def train_winner(
     validated: dict[str, float] = {}
     trained: list[dict[str, Any]] = []
     for index, phase in enumerate(planned(context, arch)):
+        if full:
+            reporter.say(f"augmentation of the winner's training: {describe_augmentation(phase.recipe, task)}")
         images = task.train_set(phase.resolution, phase.images, reporter)
         validation = task.validation_set(phase.resolution, phase.images, reporter)
         recipe = suited(phase.recipe, model)

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from nas.errors import UsageError
 from nas.utils.registry import lookup
-from nas.utils.run_identity import FORMER_VALUES
+from nas.utils.run_identity import FORMER_RECIPE
 
 RMSPROP_EPS = 0.0316
 """MnasNet's and EfficientNet's epsilon: TensorFlow adds 1e-3 under the root, torch adds its root outside."""
@@ -99,7 +99,7 @@ class Recipe:
         return {key: value for key, value in asdict(self).items() if key not in ADDED or value != ADDED[key]}
 
 
-ADDED = {key: FORMER_VALUES[key] for key in ("decay_norms", "ema_share", "average_last", "crop_scale", "first_size")}
+ADDED = FORMER_RECIPE
 """Settings that older trainings lack, with the values that these trainings had."""
 AVERAGES = ("ema_decay", "ema_share", "average_last")
 """Settings for averages of weights. A recipe has at most one average."""
@@ -250,7 +250,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, Recipe, int], LRScheduler]] = {
 }
 
 ONECYCLE = Recipe(30)
-"""The default of `nas train` in versions before 0.2."""
+"""The former default of `nas train`."""
 CANDIDATES = ONECYCLE
 """How a search trains candidates, for `proxy.epochs` epochs. Earlier runs continue with it, so it never changes."""
 WINNERS = Recipe(30, ema_share=0.05, crop_scale=0.35)

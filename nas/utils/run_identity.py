@@ -15,11 +15,12 @@ from nas.errors import RunError
 
 IMAGES_KEY = "image_files"
 """The setting that identifies the content of a data set's files. Older runs lack it."""
-FORMER_VALUES: dict[str, Any] = {
-    "metric": "accuracy", "class_weights": "none", "fit": "crop", "flip": "auto",
+FORMER_VALUES = {"metric": "accuracy", "class_weights": "none", "fit": "crop", "flip": "auto"}
+"""What settings were that runs leave out: they are from before the setting, or it has its default."""
+FORMER_RECIPE: dict[str, Any] = {
     "decay_norms": True, "ema_share": 0.0, "average_last": 0.0, "crop_scale": 0.0, "first_size": 1.0,
 }  # fmt: skip
-"""What settings were that runs leave out: they are from before the setting, or it has its default."""
+"""What settings of recipes were that trainings leave out, for the same reasons."""
 TABLE_DIGEST = "table_digest"
 """The setting that identifies what a latency table predicts."""
 TABLE_FILE = "table_file"
@@ -61,6 +62,7 @@ RETRIED_SOURCE = "retried_source"
 """The source of a user's evaluator that evaluates failed candidates again: it was corrected, so it may differ."""
 NOT_COMPARED = {TABLE_FILE, "source_content", "table_content", RETRIED_SOURCE}
 """Settings that are only recorded, or only show that two paths hold the same."""
+_FORMER = {**FORMER_VALUES, **FORMER_RECIPE}
 
 
 def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings: Mapping[str, Any], flag: str) -> None:
@@ -89,7 +91,7 @@ def check_same_settings(folder: Path | str, stored: Mapping[str, Any], settings:
 
 def same_setting(key: str, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Return whether a setting is the same on both sides: equal, or the same file, or a file with the same content."""
-    there, now = (each.get(key, FORMER_VALUES.get(key)) for each in (stored, settings))
+    there, now = (each.get(key, _FORMER.get(key)) for each in (stored, settings))
     if there == now or (key in OPTIONAL and not {key} <= stored.keys() & settings.keys()):
         return True
     if key == "start_from_digest":  # it contains the names
@@ -127,7 +129,7 @@ def _resolved(value: Any) -> Any:
 
 def difference(key: str, stored: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """Return in words how a setting differs. A digest is not shown: the file is named instead."""
-    there, now = (each.get(key, FORMER_VALUES.get(key)) for each in (stored, settings))
+    there, now = (each.get(key, _FORMER.get(key)) for each in (stored, settings))
     if key == IMAGES_KEY:
         return "data: images were replaced, added or removed since this run began"
     if key in SOURCE_CODE and isinstance(there, Mapping) and isinstance(now, Mapping):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from nas.evaluators import EVALUATORS, zero_cost
 from nas.evaluators.base import EvaluatorContext
+from nas.evaluators.proxy_training import ProxyTraining
 from nas.networks.network import build, canonical, totals, trace
 from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
 from nas.spaces.yaml_format import load_space, parse_space
@@ -177,6 +178,17 @@ def test_learned_groups_are_condensed_and_penalised_while_they_train(task: Class
             assert layer.mask.mean().item() == pytest.approx(1 / 4)
     assert before > 0
     assert penalties[0.1] <= penalties[0.0]
+
+
+def test_candidates_can_be_trained_with_another_recipe_and_are_by_default_as_ever(task: Classification) -> None:
+    space = replace(parse_space("small", DATA, "small.yaml"), proxy=Proxy(8, 2, 100))
+    context = EvaluatorContext(task, space, Path())
+    other = ProxyTraining(context, recipe=Recipe(30, ema_share=0.2, learning_rate=0.01))
+    assert ProxyTraining(context).settings.items() >= Recipe(2).to_dict().items()
+    for evaluator, epochs in ((other, 2), (other.longer(3), 6)):
+        assert evaluator.settings.items() >= Recipe(epochs, ema_share=0.2, learning_rate=0.01).to_dict().items()
+    arch = space.decode({})
+    assert list(other.evaluate(arch, 0)) != list(ProxyTraining(context).evaluate(arch, 0))
 
 
 def test_the_winner_is_trained_up_to_its_own_resolution() -> None:
