@@ -316,6 +316,7 @@ def measure_networks(
     reporter: Reporter,
     device: str = LOCAL,
     seed: int = 0,
+    memory: bool = True,
 ) -> list[Latency]:
     """Return the latency of each network, exported on this machine and measured on the device, interleaved.
 
@@ -326,6 +327,7 @@ def measure_networks(
         reporter: Shows the progress.
         device: URL of the device, or "local".
         seed: Seed of the order of the samples.
+        memory: Whether to measure the peak memory too, each in a process of its own.
     """
     protocol = Protocol(visits=30, warmup=2, repeats=4, energy_ms=ENERGY_MS)
     runtime = find_runtime(runtime_name)
@@ -337,7 +339,7 @@ def measure_networks(
         with one_thread():
             graphs = [_export(runtime, MeasuredNetwork("", HELD_OUT, arch), Path(folder)) for arch in archs]
         samples: dict[str, list[Sample]] = {graph.key: [] for graph in graphs}
-        for sample in worker.measure([replace(graph, memory=True) for graph in graphs], protocol, seed):
+        for sample in worker.measure([replace(graph, memory=memory) for graph in graphs], protocol, seed):
             samples[sample.key].append(sample)
             advance(1)
         return [_latency(samples[graph.key], graph) for graph in graphs]

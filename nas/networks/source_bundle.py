@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import itertools
 import keyword
 import sys
@@ -112,10 +113,11 @@ class SourceBundle:
         if id(node) not in self._units:
             unit = self._units[id(node)] = Unit(source, node)
             omitted = _trait_declarations(source, node)
-            if isinstance(node, ast.ClassDef):
-                node.body = [part for part in node.body if part not in omitted] or [ast.Pass()]
-            uses: Uses = rewrite(node, source, self)
-            unit.text = ast.unparse(uses.node) if uses.is_changed else _verbatim(source, node, omitted)
+            kept = copy.copy(node)  # the next bundle reads the same source
+            if isinstance(kept, ast.ClassDef):
+                kept.body = [part for part in kept.body if part not in omitted] or [ast.Pass()]
+            uses: Uses = rewrite(kept, source, self)
+            unit.text = ast.unparse(uses.node) if uses.is_changed else _verbatim(source, kept, omitted)
             unit.is_verbatim = not uses.is_changed and not omitted
             self._inner_imports |= uses.inner_imports
             kinds = ((uses.now, unit.now), (uses.later, unit.later), (uses.in_annotations, unit.mentioned))

@@ -242,7 +242,9 @@ def test_a_runtime_on_the_processor_leaves_the_cache_to_the_default(kind: type) 
 def test_the_worker_measures_networks(name: str) -> None:
     runtime_or_skip(name)
     small, large = (architecture(TINY).at(size) for size in (32, 256))
-    first, second = measure_networks([small, large], name, 1, Reporter(quiet=True))
+    is_slow = name.startswith("torch")  # one that imports torch again for the memory of each network
+    first, second = measure_networks([small, large], name, 1, Reporter(quiet=True), memory=not is_slow)
+    assert not (is_slow and first.memory_bytes)
     assert 0 < first.p10 <= first.median <= first.p90
     assert first.median < second.median
     assert first.samples == second.samples >= 100

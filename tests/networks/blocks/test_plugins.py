@@ -106,3 +106,4 @@ def test_the_exported_source_of_a_block_holds_none_of_its_traits(gated: Path) ->
     for trait in ("canonical_args", "width_keywords", "repeatable", "repeats_alone", "staticmethod", "canonical_skip"):
         assert trait not in text
     compile(text, "model.py", "exec")
+    assert standalone_source(load_architecture(str(gated)), "gated") == text  # the second time, sources are known
