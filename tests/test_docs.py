@@ -36,7 +36,7 @@ def snippets(text: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_of_the_documents_parse(command: str) -> None:
-    words = [word for word in shlex.split(command)[1:] if word != "..."]
+    words = [word for word in shlex.split(command)[1:] if word not in ("...", "--help", "--help-all")]
     _, unknown = make_parser().parse_known_args(words)
     assert not unknown
 
