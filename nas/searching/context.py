@@ -21,6 +21,7 @@ from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.evaluation import make_evaluator_context, make_executor
 from nas.searching.identity import settings_identity, table_source_identity
 from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
+from nas.searching.resolution.choice import resolution_identity, with_resolution
 from nas.searching.settings import SOURCES, SearchSettings, recorded_settings
 from nas.spaces.encoding import EncodedSpace, no_costs
 from nas.spaces.search_space import FinalTraining, Proxy, Space
@@ -97,17 +98,23 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     controller = lookup(CONTROLLERS, settings.controller, "controller", "--controller")
     evaluator = find_evaluator(settings.evaluator)
     device_worker = open_worker(settings.device, settings.runtime, settings.threads, reporter.say)
-    space = resolve_space(settings)
+    own = resolve_space(settings)
     place = RunPlace(settings.folder, "--run", stored_settings(settings.folder, settings.storage))
     task, images = load_for_run(settings, place, reporter)
+    space = with_resolution(own, settings, task, place.stored, reporter)
     task.check_part(space.final.images, "final_images")
     images.check_supernet(settings.supernet)
     space = space.for_classes(task.num_classes)
     with located(settings.space):
         check_space(space, controller)
     rungs = make_early_stopping(settings, task, space)
-    recorded["fit"] = task.fit
-    identity = {**settings_identity(settings, space, task), **images.identity, **table_source_identity(settings)}
+    recorded |= {"fit": task.fit, "resolution": ",".join(map(str, space.resolution))}
+    identity = {
+        **settings_identity(settings, space, task),
+        **resolution_identity(space, own),
+        **images.identity,
+        **table_source_identity(settings),
+    }
     sources = read_sources(starts, space, identity, settings.folder)
     return SearchContext(
         settings, recorded, space, task, images, objective, rungs, controller, evaluator, device_worker, sources,
