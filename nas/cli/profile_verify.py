@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,19 @@ def _space(name: str | None, table: LatencyTable) -> Space:
     name = name or next((key.partition("@")[0] for key in table.certificates), "mnasnet")
     if not Path(name).is_file() and name not in space_names():
         raise UsageError(f"{table.path} was made for '{name}'; give the file of that space as --space", key="verify")
-    space = load_space(name)
+    space = _as_measured(load_space(name), table)
     heads = [network.arch.head.kwargs for network in table.networks if network.space == space.key]
     return space.for_classes(int(heads[-1]["num_classes"])) if heads and "num_classes" in heads[-1] else space
+
+
+def _as_measured(space: Space, table: LatencyTable) -> Space:
+    """Return the space at the resolution that the table is calibrated for: a search may have chosen another one."""
+    for key in () if space.key in table.certificates else reversed(table.certificates):
+        sizes = {network.arch.resolution for network in table.networks if network.space == key}
+        measured = replace(space, resolution=tuple(sorted(sizes)))
+        if measured.key == key:
+            return measured
+    return space
 
 
 def print_result(result: dict[str, Any]) -> None:

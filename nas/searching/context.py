@@ -27,6 +27,7 @@ from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.evaluation import make_evaluator_context, make_executor
 from nas.searching.identity import settings_identity, table_source_identity
 from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
+from nas.searching.resolution.choice import resolution_identity, with_resolution
 from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings
 from nas.spaces.encoding import EncodedSpace, no_costs
 from nas.spaces.search_space import Choices, Space
@@ -123,10 +124,11 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     controller = lookup(CONTROLLERS, settings.controller, "controller", "--controller")
     evaluator = find_evaluator(settings.evaluator)
     device_worker = open_worker(settings.device, settings.runtime, settings.threads, reporter.say)
-    space = resolve_space(settings)
+    own = resolve_space(settings)
     stored = stored_settings(settings.folder, settings.storage)
     place = RunPlace(settings.folder, "--run", stored)
     task, images = load_for_run(settings, place, reporter)
+    space = with_resolution(own, settings, task, place.stored, reporter)
     task.check_part(space.final.images, "final_images")
     images.check_supernet(settings.supernet)
     space = space.for_classes(task.num_classes)
@@ -137,10 +139,11 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
         settings = replace(settings, trials=settings.trials or TRIALS)
         recorded["trials"] = settings.trials
     rungs = make_early_stopping(settings, task, space)
-    recorded["fit"] = task.fit
+    recorded |= {"fit": task.fit, "resolution": ",".join(map(str, space.resolution))}
     identity = {
         "budget_s": budget_s,
         **settings_identity(settings, space, task),
+        **resolution_identity(space, own),
         **images.identity,
         **table_source_identity(settings),
     }

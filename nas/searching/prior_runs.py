@@ -14,10 +14,11 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.errors import RunError, SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
+from nas.searching.resolution.choice import space_of_run
 from nas.spaces.automaton import choices_for
 from nas.spaces.identity import hex_digest
 from nas.spaces.search_space import Choices, Space
-from nas.spaces.yaml_format import load_architecture, load_space
+from nas.spaces.yaml_format import load_architecture
 from nas.study.objectives import Metrics, Objective
 from nas.study.ranking import front
 from nas.study.trial_store import evaluated, find
@@ -203,7 +204,7 @@ def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSour
     same = all(same_setting(key, stored, settings) for key in (*ACCURACY_SETTINGS, *seed))
     same = same and (IMAGES_KEY not in stored or stored[IMAGES_KEY] == settings.get(IMAGES_KEY))
     other = "space" in stored and stored.get("space_digest") != settings.get("space_digest")
-    origin = load_space(str(stored["space"])) if other else space
+    origin = space_of_run(stored) if other else space
     found: dict[str, PriorNetwork] = {}
     refused: UsageError | None = None
     for trial in trials:

@@ -17,7 +17,7 @@ from nas.errors import NasError, UsageError
 from nas.training.tasks.class_weights import CLASS_WEIGHTS
 from nas.training.tasks.metrics import METRICS
 from nas.utils.settings import check_types, setting
-from nas.utils.units import parse_duration, parse_latency
+from nas.utils.units import AUTO_RESOLUTION, parse_duration, parse_latency, parse_resolutions
 
 if TYPE_CHECKING:
     from nas.study.multi_goal import Target
@@ -63,6 +63,13 @@ class SearchSettings:
         "mnasnet",
         "name of a shipped search space, or a YAML file",
         default_help="the space of --table, otherwise {}",
+    )
+    resolution: str = _what(
+        AUTO_RESOLUTION,
+        "input resolution of the networks in pixels, for example 96, or 96,128,160 to choose from; auto: the space's "
+        "own, or lower if the images are smaller",
+        metavar="PX",
+        parse=parse_resolutions,
     )
     data: str = _what("digits", "digits, cifar10, cifar100, fashion_mnist, or an image folder")
     data_root: str | None = _what(
@@ -308,6 +315,8 @@ def read_settings(path: str) -> dict[str, Any]:
         raise NasError("an experiment is a mapping of settings to values", where=path, value=data)
     if isinstance(data.get("flip"), bool):  # in YAML, on and off are booleans
         data = {**data, "flip": "on" if data["flip"] else "off"}
+    if isinstance(sizes := data.get("resolution"), int | list) and not isinstance(sizes, bool):
+        data = {**data, "resolution": ",".join(map(str, sizes if isinstance(sizes, list) else [sizes]))}
     check_types(SearchSettings, data, path)
     return dict(data)
 

@@ -15,6 +15,8 @@ from nas.errors import RunError
 
 IMAGES_KEY = "image_files"
 """The setting that identifies the content of a data set's files. Older runs lack it."""
+RESOLUTION = "resolution"
+"""The setting that holds the input resolutions of a search, if they are not those of the space's file."""
 FORMER_VALUES = {"metric": "accuracy", "class_weights": "none", "fit": "crop", "flip": "auto"}
 """What settings were that runs leave out: they are from before the setting, or it has its default."""
 FORMER_RECIPE: dict[str, Any] = {
@@ -141,6 +143,9 @@ def difference(key: str, stored: Mapping[str, Any], settings: Mapping[str, Any])
         if key == TABLE_DIGEST:
             return f"{key} is not the same: the {words} {name} is another one, or has changed since this run began"
         return f"{words}: {f'{name} ' if name else ''}has changed since this run began"
+    if key == RESOLUTION:
+        there, now = (", ".join(map(str, sizes)) if sizes else "the space's own" for sizes in (there, now))
+        return f"{key} is {there} there and {now} now"
     return f"{key} is {there!r} there and {now!r} now"
 
 

@@ -6,6 +6,8 @@ import re
 
 from nas.errors import UsageError
 
+AUTO_RESOLUTION = "auto"
+LARGEST_RESOLUTION = 4096
 _MS_PER_UNIT = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _S_PER_UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_UNITS = r"(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)"
@@ -72,3 +74,23 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def parse_resolutions(text: str, key: str = "resolution") -> tuple[int, ...]:
+    """Return the resolutions in pixels that `text` ("96", "96,128,160") lists, in ascending order; () for "auto".
+
+    Raises:
+        UsageError: One is not a whole number from 1 to 4096, or is listed twice. `key` names the setting.
+    """
+    if text.strip() == AUTO_RESOLUTION:
+        return ()
+    sizes: list[int] = []
+    for part in text.split(","):
+        size = int(part) if re.fullmatch(r"\s*\d{1,9}\s*", part, re.ASCII) else 0
+        if not 1 <= size <= LARGEST_RESOLUTION:
+            rule = f"must be auto, or whole numbers of pixels from 1 to {LARGEST_RESOLUTION}, as '96' or '96,128,160'"
+            raise UsageError(rule, key=key, value=text)
+        if size in sizes:
+            raise UsageError(f"lists {size} twice", key=key, value=text)
+        sizes.append(size)
+    return tuple(sorted(sizes))

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
-from nas.utils.units import format_count, format_duration, format_latency, parse_duration, parse_latency
+from nas.utils.units import (
+    format_count,
+    format_duration,
+    format_latency,
+    parse_duration,
+    parse_latency,
+    parse_resolutions,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,3 +83,23 @@ def test_a_duration_with_a_unit(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--x: must be a duration above zero with its unit, as '90s', '30min' or '2h'"):
         parse_duration(text, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"), [("auto", ()), ("96", (96,)), ("160,96, 128", (96, 128, 160)), ("1", (1,)), ("4096", (4096,))]
+)
+def test_resolutions_in_pixels(text: str, sizes: tuple[int, ...]) -> None:
+    assert parse_resolutions(text) == sizes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-96", "96px", "96,", "9.5", "4097", "96;128", "auto,96", "96, ,128", "\u0669"]
+)
+def test_what_is_no_resolution_is_refused(text: str) -> None:
+    with pytest.raises(
+        UsageError, match="--resolution: must be auto, or whole numbers of pixels from 1 to 4096"
+    ) as error:
+        parse_resolutions(text)
+    assert error.value.value == text
+    with pytest.raises(UsageError, match="--x: lists 96 twice: '96,128,96'"):
+        parse_resolutions("96,128,96", "x")

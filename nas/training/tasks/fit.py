@@ -57,9 +57,14 @@ def describe_fit(fit: str, data: ImageData) -> tuple[str, ...]:
 
 def lost_by_crop(images: Sequence[Any]) -> float:
     """Return the mean share of the area, in [0, 1), that the largest centered square leaves out."""
-    chosen = np.linspace(0, len(images) - 1, min(len(images), MOST_READ)).astype(int)
-    sizes = [size for index in dict.fromkeys(chosen.tolist()) if (size := _size(images[index]))]
+    sizes = sampled_sizes(images, MOST_READ)
     return float(np.mean([1 - min(size) / max(size) for size in sizes])) if sizes else 0.0
+
+
+def sampled_sizes(images: Sequence[Any], most: int) -> list[tuple[int, ...]]:
+    """Return the sides in pixels, in any order, of up to `most` images, evenly spaced. Broken files are left out."""
+    chosen = np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)
+    return [size for index in dict.fromkeys(chosen.tolist()) if (size := _size(images[index]))]
 
 
 def _size(image: Any) -> tuple[int, ...] | None:

@@ -1,0 +1,1 @@
+"""The input resolutions of a search's networks."""

@@ -1,0 +1,141 @@
+"""The input resolutions of a search's networks: the given ones, or those of the space, lowered to suit the images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nas.errors import RunError, UsageError
+from nas.evaluators.supernet.evaluator import BANK
+from nas.latency.catalog import open_named
+from nas.latency.profiler import table_header
+from nas.latency.published import is_published
+from nas.searching.resolution.proposal import Sizes, build_problem, image_side, proposed
+from nas.searching.settings import SearchSettings
+from nas.spaces.search_space import Space
+from nas.spaces.yaml_format import load_space
+from nas.study.storage import stored_settings
+from nas.training.tasks.classification import Classification
+from nas.utils.reporting import Reporter
+from nas.utils.run_identity import RESOLUTION
+from nas.utils.units import parse_resolutions
+
+
+def with_resolution(
+    own: Space, settings: SearchSettings, task: Classification, stored: Mapping[str, Any] | None, reporter: Reporter
+) -> Space:
+    """Return a space with the resolutions of the search.
+
+    Args:
+        own: The space of the settings, with the resolutions of its file.
+        settings: Their `resolution` lists the resolutions, or is "auto".
+        task: The images.
+        stored: The settings of the run in the folder of the search; None for a new run. "auto" keeps its resolutions.
+        reporter: Prints which resolutions "auto" selects, and why.
+
+    Raises:
+        UsageError: A network of the space cannot be built for a given resolution, or the given resolution of the proxy
+            is above that of the networks.
+        TableError: A table of --table cannot be read.
+    """
+    given = parse_resolutions(settings.resolution)
+    space = replace(own, resolution=given or _selected(own, settings, task, stored, reporter))
+    for size in given:
+        if problem := build_problem(own, size):
+            rule = f"networks of '{own.name}' cannot be built for it ({problem})"
+            raise UsageError(rule, key="resolution", value=size)
+    return _with_proxy(space, own, settings, is_new=stored is None)
+
+
+def resolution_identity(space: Space, own: Space) -> dict[str, Any]:
+    """Return the resolutions of a search in `space` as a part of a run's identity.
+
+    Those of the space's file, of `own`, are left out: runs from before there was a choice lack them.
+    """
+    return {} if space.resolution == own.resolution else {RESOLUTION: list(space.resolution)}
+
+
+def space_of_run(stored: Mapping[str, Any]) -> Space:
+    """Return the space of a run with the settings `stored`, without its classes. Raises SpaceError."""
+    space = load_space(str(stored["space"]))
+    return replace(space, resolution=stored_resolution(space, stored))
+
+
+def stored_resolution(own: Space, stored: Mapping[str, Any]) -> Sizes:
+    """Return the resolutions of a run with the settings `stored`; `own` is the space of its file."""
+    return tuple(map(int, stored.get(RESOLUTION) or own.resolution))
+
+
+def _selected(
+    own: Space, settings: SearchSettings, task: Classification, stored: Mapping[str, Any] | None, reporter: Reporter
+) -> Sizes:
+    """Return the resolutions that "auto" stands for. Report them, unless they are what the space's file has anyway."""
+    if stored is not None and RESOLUTION in stored:
+        return stored_resolution(own, stored)
+    image_px = image_side(task)
+    sizes = own.resolution if image_px is None else proposed(own.resolution, image_px)
+    kept = _kept(own, settings, stored, sizes)
+    if kept and kept[0] != sizes:
+        reporter.say(f"networks are for {_listed(kept[0])} px, {kept[1]}; --resolution sets another")
+    elif sizes != own.resolution:
+        instead = f"networks are for {_listed(sizes)} px instead of the space's {_listed(own.resolution)}"
+        reporter.say(f"images are about {image_px or 0:.0f} px: {instead}; --resolution sets another")
+    return kept[0] if kept else sizes
+
+
+def _kept(
+    own: Space, settings: SearchSettings, stored: Mapping[str, Any] | None, sizes: Sizes
+) -> tuple[Sizes, str] | None:
+    """Return the resolutions that a search keeps although its images propose `sizes`, and why; None if they decide."""
+    if stored is not None:
+        return own.resolution, "as when this run began"
+    if settings.source:
+        flag = "--accuracies" if settings.accuracies else "--supernet"
+        return _resolution_of(settings.source, own) or own.resolution, f"as in {flag} {settings.source}"
+    for name in settings.starts:
+        if found := _resolution_of(Path(name).expanduser(), own):
+            return found, f"as in --start-from {name}"
+    return None if sizes == own.resolution else next(_obstacles(own, settings, sizes), None)
+
+
+def _resolution_of(source: Path, own: Space) -> Sizes | None:
+    """Return the resolutions of the run that a folder, a supernet or a result.json belongs to; None without a run.
+
+    A run that cannot be read has none: whoever needs its trials reports it.
+    """
+    is_part = source.suffix == ".json" or (source / BANK).is_file()
+    for folder in (source, source.parent) if is_part else (source,):
+        with contextlib.suppress(RunError):
+            if folder.is_dir() and (stored := stored_settings(folder)) is not None:
+                return stored_resolution(own, stored)
+    return None
+
+
+def _obstacles(own: Space, settings: SearchSettings, sizes: Sizes) -> Iterator[tuple[Sizes, str]]:
+    """Yield the resolutions of the space's file, and why its networks cannot have the resolutions `sizes` instead."""
+    for name in settings.tables:
+        table = open_named(name)
+        here = table_header(settings.runtime, settings.threads, settings.device)
+        if is_published(table) or table.differences(here):
+            yield own.resolution, f"because --table {name} cannot be extended here"
+    for size in sizes:
+        if problem := build_problem(own, size):
+            yield own.resolution, f"because networks of '{own.name}' cannot be built for {size} px ({problem})"
+
+
+def _with_proxy(space: Space, own: Space, settings: SearchSettings, is_new: bool) -> Space:
+    """Return the space with a proxy at or below its lowest resolution. Raises UsageError for a given one above it."""
+    lowest, proxy = min(space.resolution), space.proxy
+    if proxy.resolution <= lowest or (settings.proxy_resolution and not is_new):
+        return space
+    if settings.proxy_resolution:
+        rule = f"must be at most the resolution of the networks, {lowest}"
+        raise UsageError(rule, key="proxy_resolution", value=settings.proxy_resolution)
+    return space if space.resolution == own.resolution else replace(space, proxy=replace(proxy, resolution=lowest))
+
+
+def _listed(sizes: Sizes) -> str:
+    return ", ".join(map(str, sizes))
