@@ -54,7 +54,8 @@ def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
     settings = context.settings
     check_run(settings.folder, {**context.identity, **given_tables_identity(settings, context.space)}, settings.storage)
     if finished := read_finished(settings, settings.trials):
-        reporter.say(f"{settings.folder}: finished on {finished['date']}; more --trials would continue it")
+        more = "" if context.budget_s else "; more --trials would continue it"
+        reporter.say(f"{settings.folder}: finished on {finished['date']}{more}")
         return finished
     check_writable(settings.folder)
     report_corrected_source(settings.folder, context.identity, reporter)

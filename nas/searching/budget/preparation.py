@@ -16,7 +16,7 @@ from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings
 from nas.networks.block_schema import block_sources
-from nas.searching.budget.pilot import FEWEST, LevelSetup, Network, Pilot, pilot_networks, run_pilot
+from nas.searching.budget.pilot import FEWEST, LEAST_LOW, LevelSetup, Network, Pilot, pilot_networks, run_pilot
 from nas.searching.budget.plan import Plan, Wishes, count_candidates, describe_plan, make_plan
 from nas.searching.budget.plots import draw_pilot
 from nas.searching.budget.training_cost import measure_training_cost
@@ -25,6 +25,7 @@ from nas.searching.cost_predictors import CostPredictors
 from nas.spaces.automaton import block_names
 from nas.spaces.identity import hex_digest
 from nas.spaces.trainings import Proxy
+from nas.study.reliability import POOR, Reliability
 from nas.study.study import Repeat, Study
 from nas.training.tasks.metrics import chance, spell
 from nas.utils.paths import user_cache
@@ -32,6 +33,8 @@ from nas.utils.units import format_duration
 
 PLAN, PILOT, SPENT = "plan", "pilot", "spent"
 """The names under which a study stores the plan, the result of the pilot, and the seconds of each part."""
+MOST_TIMES = 16
+"""A budget this many times as long is the longest that is proposed."""
 
 
 @dataclass
@@ -99,12 +102,12 @@ def prepare(context: SearchContext, study: Study, costs: CostPredictors) -> Sear
         pilot = _pilot(context, study, plan, networks)
     trials = count_candidates(plan, watch.spent["pilot"], pilot.evaluation_s)
     if (stored := study.fact(PILOT)) and "trials" in stored:
-        trials = stored["trials"]
+        trials = context.settings.trials or stored["trials"]
     else:
         study.record_fact(PILOT, {**pilot.to_dict(), "trials": trials})
         if pilot.certificate:
             draw_pilot(pilot.certificate, study.folder / "pilot.png", spell(context.task.metric))
-        _report_choice(context, pilot, trials)
+        _report_choice(context, plan, pilot, trials)
     return _settled(context, plan, pilot, trials, networks)
 
 
@@ -219,7 +222,7 @@ def _trainings(context: SearchContext, evaluator: Any) -> ReferenceTrainings:
     return ReferenceTrainings.open(path, settings)
 
 
-def _report_choice(context: SearchContext, pilot: Pilot, trials: int) -> None:
+def _report_choice(context: SearchContext, plan: Plan, pilot: Pilot, trials: int) -> None:
     """Report which budget candidates get, and warn if it does not suffice."""
     found, reporter = pilot.certificate, context.reporter
     images = pilot.proxy.epochs * pilot.proxy.images
@@ -228,7 +231,18 @@ def _report_choice(context: SearchContext, pilot: Pilot, trials: int) -> None:
         f"{trials} candidates, {len({digest for digest, _ in pilot.recorded})} of them trained by the pilot"
     )
     if found and not found["suffices"]:
-        reporter.warn(f"{describe_doubt(found)}; a longer --budget gives each candidate more images")
+        reporter.warn(f"{describe_doubt(found)}; {_advice(plan, found)}")
+
+
+def _advice(plan: Plan, certificate: dict[str, Any]) -> str:
+    """Return which budget would do. More training reduces the noise about as averaging does."""
+    if certificate["reliability"] is None:
+        return "see the warnings above"
+    found = Reliability.from_dict(certificate)
+    times = max(2, found.times_for(certificate["wanted"]))
+    if times > MOST_TIMES:
+        return "a longer budget will hardly help: the networks of this space differ too little on these images"
+    return f"--budget {format_duration(plan.before_s + times * (plan.budget_s - plan.before_s))} would probably do"
 
 
 def describe_doubt(certificate: dict[str, Any]) -> str:
@@ -236,7 +250,10 @@ def describe_doubt(certificate: dict[str, Any]) -> str:
     reliability, wanted = certificate["reliability"], certificate["wanted"]
     if reliability is None or reliability < wanted:
         known = "unknown" if reliability is None else f"{reliability:.2f}"
-        return f"the accuracies of candidates are mostly noise: reliability {known}, {wanted:g} was asked for"
+        noise = "mostly noise" if reliability is None or reliability < POOR else "noisy"
+        return f"the accuracies of candidates are {noise}: reliability {known}, {wanted:g} was asked for"
+    if certificate["low"] < LEAST_LOW:
+        return f"the reliability of the accuracies is uncertain: {Reliability.from_dict(certificate)}"
     return "some candidates are not clearly better than chance"
 
 
