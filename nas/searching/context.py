@@ -22,6 +22,7 @@ from nas.networks.network import trace
 from nas.searching.against.references import References, read_references
 from nas.searching.budget.pilot import Pilot
 from nas.searching.budget.plan import Plan
+from nas.searching.budget.stopwatch import Stopwatch
 from nas.searching.budget.total_time import choose_budget
 from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.evaluation import make_evaluator_context, make_executor
@@ -86,7 +87,7 @@ class SearchContext:
     references: References = field(default_factory=References)
     budget_s: float | None = None
     started: float = 0.0
-    stopwatch: Any = None
+    stopwatch: Stopwatch | None = None
     plan: Plan | None = None
     pilot: Pilot | None = None
     pilot_networks: Mapping[str, Choices] = field(default_factory=dict)

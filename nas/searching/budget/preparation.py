@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from nas.networks.block_schema import block_sources
 from nas.searching.budget.pilot import FEWEST, LEAST_LOW, LevelSetup, Network, Pilot, pilot_networks, run_pilot
 from nas.searching.budget.plan import Plan, Wishes, count_candidates, describe_plan, make_plan
 from nas.searching.budget.plots import draw_pilot
+from nas.searching.budget.stopwatch import Stopwatch
 from nas.searching.budget.training_cost import measure_training_cost
 from nas.searching.context import SearchContext
 from nas.searching.cost_predictors import CostPredictors
@@ -31,59 +31,10 @@ from nas.training.tasks.metrics import chance, spell
 from nas.utils.paths import user_cache
 from nas.utils.units import format_duration
 
-PLAN, PILOT, SPENT = "plan", "pilot", "spent"
-"""The names under which a study stores the plan, the result of the pilot, and the seconds of each part."""
+PLAN, PILOT = "plan", "pilot"
+"""The names under which a study stores the plan and the result of the pilot."""
 MOST_TIMES = 16
 """A budget this many times as long is the longest that is proposed."""
-
-
-@dataclass
-class Stopwatch:
-    """The seconds that each part of a search took, in this command and in those that were killed or interrupted.
-
-    Attributes:
-        study: Where they are stored.
-        started: When this command began, by `time.monotonic`.
-        spent: The seconds by the name of the part.
-        begun: When the part that is under way began, by `time.monotonic`; None between parts.
-    """
-
-    study: Study
-    started: float
-    spent: dict[str, float] = field(default_factory=dict)
-    begun: float | None = None
-
-    @classmethod
-    def of(cls, study: Study, started: float) -> Stopwatch:
-        """Return the stopwatch of a study. Everything before now is a part called "table"."""
-        watch = cls(study, started, dict(study.fact(SPENT) or {}))
-        watch.add("table", time.monotonic() - started)
-        return watch
-
-    @property
-    def total_s(self) -> float:
-        """The seconds of all parts that have ended."""
-        return sum(self.spent.values())
-
-    @property
-    def elapsed_s(self) -> float:
-        """The seconds so far, those of the part that is under way included."""
-        return self.total_s + (time.monotonic() - self.begun if self.begun is not None else 0.0)
-
-    def add(self, part: str, seconds: float) -> None:
-        """Add to a part and store it."""
-        self.spent[part] = round(self.spent.get(part, 0.0) + seconds, 3)
-        self.study.record_fact(SPENT, self.spent)
-
-    @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time a part of the search, also if it is interrupted."""
-        self.begun = begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.begun = None
-            self.add(name, time.monotonic() - begun)
 
 
 def prepare(context: SearchContext, study: Study, costs: CostPredictors) -> SearchContext:
@@ -271,6 +222,6 @@ def spent_budget(context: SearchContext) -> dict[str, Any] | None:
     """Return the total time and the seconds of each part as `result.json` holds them; None without a budget."""
     if context.stopwatch is None or context.budget_s is None:
         return None
-    watch: Stopwatch = context.stopwatch
+    watch = context.stopwatch
     context.reporter.say(f"took {format_duration(watch.total_s)} of {format_duration(context.budget_s)}")
     return {"seconds": context.budget_s, "spent": {**watch.spent, "total": round(watch.total_s, 3)}}
