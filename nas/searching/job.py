@@ -37,6 +37,7 @@ from nas.searching.warm_start import WarmStart, best_of_random
 from nas.searching.winners import FinishedSearch, find_winners
 from nas.spaces.automaton import block_names, reachable
 from nas.spaces.encoded_space import encode_space
+from nas.spaces.yaml_format import load_space
 from nas.study.study import FINISH, Study, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.metrics import spell
@@ -235,7 +236,8 @@ def report_conditions(context: SearchContext, evaluator: Evaluator, costs: CostP
     reporter.say(f"candidates {method} on {data}; latencies are of {sizes} px in {runtime}")
     if costs.memory:
         reporter.say(f"peak memory is predicted with a mean error of {costs.memory.error:.1%} on measured networks")
-    checked = find_record(space.key, data, evaluator.settings)
+    keys = space.key, load_space(settings.space).key  # a check does not depend on the deployed resolution
+    checked = next(filter(None, (find_record(key, data, evaluator.settings) for key in keys)), None)
     unknown = "was never checked in this space on this data; `nas check-proxy` measures how well it ranks"
     reporter.say(f"{settings.evaluator}: {describe_record(checked) if checked else unknown}")
     return checked

@@ -64,13 +64,6 @@ class SearchSettings:
         "name of a shipped search space, or a YAML file",
         default_help="the space of --table, otherwise {}",
     )
-    resolution: str = _what(
-        AUTO_RESOLUTION,
-        "input resolution of the networks in pixels, for example 96, or 96,128,160 to choose from; auto: the space's "
-        "own, or lower if the images are smaller",
-        metavar="PX",
-        parse=parse_resolutions,
-    )
     data: str = _what("digits", "digits, cifar10, cifar100, fashion_mnist, or an image folder")
     data_root: str | None = _what(
         None, "folder with the named data sets; missing ones are downloaded into it", metavar="DIR"
@@ -94,6 +87,13 @@ class SearchSettings:
     )
     alpha: float | None = _what(None, "exponent of the reward for latencies within the target", metavar="W")
     beta: float | None = _what(None, "exponent of the reward for latencies above the target", metavar="W")
+    resolution: str = _what(
+        AUTO_RESOLUTION,
+        "input resolution of the networks in pixels, for example 96, or 96,128,160 to choose from; auto: the space's "
+        "own, or lower if the images are smaller",
+        metavar="PX",
+        parse=parse_resolutions,
+    )
 
     runtime: str = _device("onnxruntime", "runtime to deploy to: see `nas list runtimes`")
     threads: int = _device(1, "threads of the runtime", minimum=1)

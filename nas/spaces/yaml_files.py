@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ MOST_VALUES = 100_000
 """The largest number of values of a file after all aliases are expanded."""
 MOST_BRACKETS, LONGEST_LINE = 2_000, 2_000
 """Only files within both limits are parsed by libyaml, which overflows the stack if values are nested too deeply."""
+_READ_ALIKE = re.compile(r"[\n\x20-\x3e\x40-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd]*")
+"""Text that libyaml and the loader in Python read alike. Tabs, other line ends and "?" make a difference."""
 IGNORED = "x-"
 """Top-level keys that begin with this hold anchors for the rest of the file. They are left out."""
 
@@ -60,16 +63,17 @@ def _parse(text: str) -> Any:
         except json.JSONDecodeError:
             pass  # YAML may begin with a bracket too
     fast = getattr(yaml, "CSafeLoader", None)  # absent if PyYAML was built without libyaml
-    if fast is not None and not _may_be_deep(text):
+    if fast is not None and _suits_libyaml(text):
         with contextlib.suppress(yaml.YAMLError, RecursionError, ValueError):
             return _load(text, fast)  # ten times as fast, but its errors are less precise
     return _load(text, yaml.SafeLoader)
 
 
-def _may_be_deep(text: str) -> bool:
-    """Whether values may be nested by more levels than a file of a space has."""
+def _suits_libyaml(text: str) -> bool:
+    """Return whether libyaml reads a text as the loader in Python does, and its values are not nested deeply."""
     brackets = text.count("[") + text.count("{")
-    return brackets > MOST_BRACKETS or max(map(len, text.splitlines()), default=0) > LONGEST_LINE
+    longest = max(map(len, text.splitlines()), default=0)
+    return brackets <= MOST_BRACKETS and longest <= LONGEST_LINE and _READ_ALIKE.fullmatch(text) is not None
 
 
 def _load(text: str, kind: Any) -> Any:

@@ -318,6 +318,16 @@ def test_several_resolutions_are_a_choice_of_the_search(
     ]
 
 
+def test_a_check_of_the_evaluator_counts_at_every_resolution(
+    wide: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], without_winner: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked = []
+    monkeypatch.setattr("nas.searching.job.find_record", lambda key, *_: asked.append(key))
+    search(capsys, wide, tmp_path / "run", "--trials", "1")
+    assert asked == [replace(SPACE, resolution=(64,)).key, SPACE.key]
+
+
 def test_what_a_run_has_stored_is_read_back() -> None:
     assert stored_resolution(SPACE, {}) == (128,)
     assert stored_resolution(SPACE, {"resolution": [64, 96]}) == (64, 96)

@@ -94,6 +94,7 @@ def test_aliases_that_expand_without_limit_are_refused(merges: bool, tmp_path: P
 @pytest.mark.parametrize(
     "text",
     [
+        "a: {b?c: 1}",
         "a: [1",
         "a: 1\n b: 2",
         "a: {b: *none}",
