@@ -69,7 +69,7 @@ def draw_search(
     device = "" if goal.name in ("", f"{goal.target_ms:g}ms") else f" ({goal.name})"
     axes.set_xlabel(f"latency, ms{device}")
     axes.set_ylabel(f"validation {spell(metric)} of the proxy, %")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="best" if tested else "lower right", fontsize=8)
     _draw_progress(below, trials, goal, progress)
     figure.savefig(path)
 

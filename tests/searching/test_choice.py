@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
-from nas.errors import TableError
+from nas.errors import DeviceError, TableError
 from nas.latency.network_latencies import NetworkLatencies
 from nas.networks.network import totals, trace
 from nas.searching.against.choice import Published, best_within, fit_latency, published_networks
+from nas.searching.against.comparison import references_of
+from nas.searching.against.references import Reference, References
 from nas.spaces.yaml_format import load_space
+from nas.study.objectives import make_objective
+from nas.utils.reporting import Reporter
 
 NAMES = [
     "condensenet50_cifar10_test", "efficientnet_b0", "mnasnet", "mnasnet_a1_1.0", "mnasnet_a1_1.0_r192",
@@ -119,3 +125,44 @@ def test_latencies_are_kept_by_device_and_resolution(pool: list[Published], priv
     path.write_text("\n".join([*rows, "broken", ""]))
     with pytest.raises(TableError, match=r"line 4: not a measured network.*delete the file"):
         NetworkLatencies.open(HEADER)
+
+
+def test_a_network_that_cannot_be_measured_is_left_out(pool: list[Published]) -> None:
+    device, warnings = Device(), list[str]()
+
+    def measure(archs: Sequence[Architecture]) -> list[Latency]:
+        if any(arch.digest == pool[0].architecture.digest for arch in archs):
+            raise DeviceError("an operator is not supported")
+        return device.measure(archs)
+
+    found = best_within(pool, 1e6, NetworkLatencies(Path("a.jsonl"), HEADER), measure, warnings.append)
+    assert found is not None
+    assert found.top1 == pool[1].top1
+    assert warnings == [f"the published network {pool[0].reference.name} cannot be measured and is left out"]
+
+
+def test_a_device_that_measures_nothing_ends_the_choice(pool: list[Published]) -> None:
+    def measure(archs: Sequence[Architecture]) -> list[Latency]:
+        raise DeviceError("the device is gone")
+
+    with pytest.raises(DeviceError, match="gone"):
+        best_within(pool, 1e6, NetworkLatencies(Path("a.jsonl"), HEADER), measure)
+
+
+def test_a_winner_of_another_resolution_gets_the_reference_of_its_own(
+    pool: list[Published], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, chosen = list[int](), pool[0].reference
+
+    def choose(context: Any, goal: Any, selected: Any, resolution: int) -> Reference:
+        sizes.append(resolution)
+        return pool[1].reference
+
+    monkeypatch.setattr("nas.searching.against.comparison.choose", choose)
+    references = References(("auto",), (), {"": chosen})
+    space = replace(load_space("cifar"), resolution=(48, 64))
+    context: Any = SimpleNamespace(references=references, space=space, reporter=Reporter(quiet=True))
+    goal, arch, selected = make_objective("soft", 1.0).goals[0], pool[0].architecture, cast(Any, None)
+    assert references_of(context, goal, arch, selected) == (chosen,)
+    assert references_of(context, goal, arch.at(48), selected) == (pool[1].reference,)
+    assert sizes == [48]

@@ -97,9 +97,13 @@ def choose(context: SearchContext, goal: Goal, selected: SelectedTable, resoluti
     say(f"reference: looking for the best published network within {target} at {resolution} px")
     pool = published_networks(context.space, resolution)
     if selected.can_measure:
-        latencies = NetworkLatencies.open(_header(context))
-        with latencies.locked(context.reporter):
-            best = best_within(pool, goal.target_ms, latencies, _measure(context))
+        try:
+            latencies = NetworkLatencies.open(_header(context))
+            with latencies.locked(context.reporter):
+                best = best_within(pool, goal.target_ms, latencies, _measure(context), context.reporter.warn)
+        except NasError as error:
+            context.reporter.warn(f"no reference: the published networks cannot be measured: {error}")
+            return None
         known, basis = latencies.ms, "measured"
     else:
         known, basis = predicted_ms(pool, selected.predictor), "predicted"
@@ -146,7 +150,11 @@ def _distance(published: Published, resolution: int) -> int:
 
 
 def best_within(
-    pool: Sequence[Published], target_ms: float, latencies: NetworkLatencies, measure: Measure
+    pool: Sequence[Published],
+    target_ms: float,
+    latencies: NetworkLatencies,
+    measure: Measure,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> Published | None:
     """Return the most accurate network whose measured latency holds the target; None if there is none.
 
@@ -159,14 +167,43 @@ def best_within(
         target_ms: The target in ms.
         latencies: The known latencies; the measured ones are added.
         measure: Measures whole networks.
+        warn: Receives a warning about each network that cannot be measured. It is left out.
+
+    Raises:
+        NasError: The first networks cannot be measured.
     """
-    by_macs = sorted(pool, key=lambda each: each.costs[1])
+    by_macs, left = sorted(pool, key=lambda each: each.costs[1]), list(pool)
     if pool and sum(each.architecture.digest in latencies.ms for each in pool) < len(FIRST_MEASURED):
         first = [by_macs[int(share * (len(pool) - 1))] for share in FIRST_MEASURED]
-        latencies.measure([each.architecture for each in first], measure)
-    while waiting := _may_be_best(pool, target_ms, latencies.ms):
-        latencies.measure([each.architecture for each in waiting[:BATCH]], measure)
-    return _best(pool, target_ms, latencies.ms)
+        failed = _measured_without(first, latencies, measure, warn)
+        left = [each for each in left if each not in failed]
+    while waiting := _may_be_best(left, target_ms, latencies.ms):
+        failed = _measured_without(waiting[:BATCH], latencies, measure, warn)
+        left = [each for each in left if each not in failed]
+    return _best(left, target_ms, latencies.ms)
+
+
+def _measured_without(
+    networks: Sequence[Published], latencies: NetworkLatencies, measure: Measure, warn: Callable[[str], None]
+) -> list[Published]:
+    """Measure networks, and return those that cannot be measured. Raises NasError if no network was ever measured."""
+    try:
+        latencies.measure([each.architecture for each in networks], measure)
+        return []
+    except NasError as error:
+        last = error
+    failed = []
+    for each in networks:
+        try:
+            latencies.measure([each.architecture], measure)
+        except NasError as error:
+            last = error
+            failed.append(each)
+    if not latencies.ms:
+        raise last
+    for each in failed:
+        warn(f"the published network {each.reference.name} cannot be measured and is left out")
+    return failed
 
 
 def _best(pool: Sequence[Published], target_ms: float, known: Mapping[str, float]) -> Published | None:
@@ -223,8 +260,11 @@ def _report_named(context: SearchContext, reference: Reference, tables: Sequence
         ms, basis = predict(arch, selected.predictor), "predicted"
         if selected.can_measure:
             latencies, basis = NetworkLatencies.open(_header(context)), "measured"
-            with latencies.locked(context.reporter):
-                latencies.measure([arch], _measure(context))
+            try:
+                with latencies.locked(context.reporter):
+                    latencies.measure([arch], _measure(context))
+            except NasError as error:
+                raise type(error)(str(error), where=f"--against {reference.name}") from error
             ms = latencies.ms[arch.digest]
         latency = "not known" if ms is None else f"{format_latency(ms)} {basis}"
         context.reporter.say(f"reference: {reference.name}, {latency} on {selected.device_name}")

@@ -192,7 +192,7 @@ def _train_once(
     if arch.digest in search.trained and not has_weights:
         return search.trained[arch.digest]
     if arch.digest not in search.references:
-        context.reporter.say(f"training the reference {reference.name} as the winner")
+        context.reporter.say(f"training the reference {reference.name} in the same way as the winner")
         with torch.random.fork_rng():
             torch.manual_seed(context.settings.seed)
             model = build(arch)
