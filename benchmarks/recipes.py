@@ -52,6 +52,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grow_0.5": {"first_size": 0.5},
     "rate_0.006": {"learning_rate": 0.006},
     "rate_0.0015": {"learning_rate": 0.0015},
+    "rate_0.0005": {"learning_rate": 0.0005},
+    "rate_0.001": {"learning_rate": 0.001},
     "batch_64": {"batch_size": 64},
     "batch_16": {"batch_size": 16},
     "cutmix": {"cutmix": 1.0},
@@ -150,13 +152,14 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
 def print_recipes(found: dict[str, dict[tuple[Any, ...], dict[str, Any]]]) -> None:
     """Print a line for each recipe: test results in percent and points."""
     print(f"{'recipe':34} {'n':>2} {'accuracy':>8} {'sd':>4} {'- base':>12} {'balanced':>8} {'- base':>12}  cpu s")
+    base = found.get("base", {})
     for name, each in found.items():
         words = [f"{name:34} {len(each):2}"]
         for measure in ("accuracy", "balanced"):
             words.append(f"{100 * statistics.mean(row[measure] for row in each.values()):8.1f}")
             if measure == "accuracy":
                 words.append(f"{deviation(each):4.1f}")
-            pairs = [100 * (each[k][measure] - found["base"][k][measure]) for k in each.keys() & found["base"].keys()]
+            pairs = [100 * (each[k][measure] - base[k][measure]) for k in each.keys() & base.keys()]
             error = statistics.stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else float("nan")
             words.append(f"{statistics.mean(pairs):+6.1f} ±{error:4.1f}" if pairs else " " * 12)
         print(*words, f"{statistics.mean(row['cpu_s'] for row in each.values()):6.0f}")

@@ -37,7 +37,7 @@ _JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
 _RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "epochs": (_NUMBER, "passes over the training images (default: 30)"),
     "batch-size": (_NUMBER, "images per step (default: 32)"),
-    "learning-rate": (_REAL, "peak learning rate (default: 0.003)"),
+    "learning-rate": (_REAL, "peak learning rate (default: 0.001)"),
     "optimizer": (_TEXT, "adamw (default), sgd or rmsprop"),
     "momentum": (_REAL, "momentum of sgd and rmsprop (default: 0.9)"),
     "weight-decay": (_REAL, "weight decay of the weights; see --decay-norms (default: 0.01)"),
@@ -51,9 +51,9 @@ _RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "average-last": (_REAL, "export the mean of the weights of this last share of the training (default: 0, none)"),
     "crop-scale": (
         _REAL,
-        "smallest share of the area that a random crop keeps (default: CROP for photographs; else 0, none)",
+        "smallest share of the area that a random crop keeps (default: 0.35 for photographs; else 0, none)",
     ),
-    "first-size": (_REAL, "resolution of the first epochs as a share of the last one (default: 1)"),
+    "first-size": (_REAL, "resolution of the first epochs as a share of the last one (default: 0.5; 1: all alike)"),
     "mixup": (_REAL, "alpha of mixup (default: 0, none)"),
     "cutmix": (_REAL, "alpha of CutMix (default: 0, none)"),
     "randaugment": (_NUMBER, "magnitude of RandAugment, 1 to 30 (default: 0, none)"),

@@ -253,7 +253,7 @@ ONECYCLE = Recipe(30)
 """The former default of `nas train`."""
 CANDIDATES = ONECYCLE
 """How a search trains candidates, for `proxy.epochs` epochs. Earlier runs continue with it, so it never changes."""
-WINNERS = Recipe(30, ema_share=0.05, crop_scale=0.35)
+WINNERS = Recipe(30, learning_rate=1e-3, decay_norms=False, crop_scale=0.35, first_size=0.5)
 """How a network is trained that is to be deployed: `nas train`, and the full training of a search's winner."""
 RECIPES = {
     "default": WINNERS,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from nas.cli.train import _RECIPE_FLAGS
 from nas.errors import UsageError
 from nas.training.recipe import (
     ADDED,
@@ -168,6 +170,14 @@ def test_what_a_recipe_cannot_be(settings: dict[str, Any], message: str) -> None
     with pytest.raises(UsageError) as caught:
         Recipe(**{"epochs": 3, **settings})
     assert str(caught.value) == message
+
+
+def test_the_help_states_the_values_of_the_default_recipe() -> None:
+    for flag, (_, text) in _RECIPE_FLAGS.items():
+        stated = re.search(r"\(default: ([\d.]+|no\b|yes\b)", text)
+        value = getattr(RECIPES["default"], flag.replace("-", "_"))
+        if stated:
+            assert {"no": 0.0, "yes": 1.0}.get(stated[1]) == value or float(stated[1]) == value, flag
 
 
 def test_the_named_recipes_are_what_they_say() -> None:

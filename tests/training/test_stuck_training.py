@@ -125,9 +125,9 @@ def test_a_network_without_normalization_layers_learns_with_the_defaults(
     command = ["train", "squeezenet_1.1", "--resolution", "32", "--epochs", "1", "--images", "64", "--out", "a"]
     assert main([*command, "--quiet"]) == 0
     result = json.loads(Path("a/result.json").read_text())
-    assert result["settings"]["learning_rate"] == pytest.approx(0.003 / 6)
+    assert result["settings"]["learning_rate"] == pytest.approx(0.001 / 6)
     assert main([*command[:-1], "b", "--learning-rate", "0.003", "--quiet"]) == 0
     assert json.loads(Path("b/result.json").read_text())["settings"]["learning_rate"] == 0.003
     capsys.readouterr()
     assert main([*command[:-1], "c"]) == 0
-    assert "learning rate 0.0005 instead of 0.003; --learning-rate sets another" in capsys.readouterr().err
+    assert "learning rate 0.000166667 instead of 0.001; --learning-rate sets another" in capsys.readouterr().err
