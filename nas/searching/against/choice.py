@@ -14,6 +14,7 @@ from nas.latency.table import LatencyPredictor
 from nas.networks.blocks import is_ours
 from nas.networks.network import totals, trace
 from nas.searching.against.references import Reference, References, make_reference
+from nas.searching.budget.trainable import trainable
 from nas.searching.context import SearchContext
 from nas.searching.table_selection import SelectedTable
 from nas.spaces.search_space import Space
@@ -80,7 +81,8 @@ def choose(context: SearchContext, goal: Goal, selected: SelectedTable, resoluti
     """Return the reference of a goal, or None if there is none, and report it.
 
     It is the shipped network with the highest published top-1 accuracy on ImageNet among those whose latency at the
-    deployed resolution holds the target; of equal accuracies, the faster one. Another rule is to take the slowest
+    deployed resolution holds the target; of equal accuracies, the faster one. With a budget, networks that are too
+    large to be trained well in that time do not count, see `trainable`. Another rule is to take the slowest
     network within the target. It would choose old networks, which are slow for their accuracy, and would be easy to
     beat. Published accuracies belong to the networks' own resolutions; the order at another one may differ.
 
@@ -96,6 +98,10 @@ def choose(context: SearchContext, goal: Goal, selected: SelectedTable, resoluti
     target, say = format_latency(goal.target_ms), context.reporter.say
     say(f"reference: looking for the best published network within {target} at {resolution} px")
     pool = published_networks(context.space, resolution)
+    able = trainable(context, [each.architecture for each in pool])
+    if not all(able):
+        pool = [each for each, is_able in zip(pool, able, strict=True) if is_able]
+        say(f"reference: {able.count(False)} larger networks cannot be trained well within the budget and do not count")
     if selected.can_measure:
         try:
             latencies = NetworkLatencies.open(_header(context))
