@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.searching.budget.plan import LEAST_EPOCHS, RESERVE_S
+from nas.searching.budget.plan import RESERVE_S, least_epochs
 from nas.searching.context import SearchContext
 from nas.searching.winner_training import winner_recipe
 from nas.study.objectives import Goal
@@ -73,16 +73,17 @@ def final_settings(context: SearchContext, study: Study) -> dict[str, Any]:
 
 
 def _choose_epochs(context: SearchContext, archs: Sequence[Architecture], left_s: float) -> int:
-    """Return the number of epochs that fit into a time, at least LEAST_EPOCHS, and report it."""
+    """Return the number of epochs that fit into a time, at least the fewest, and report it."""
     task = context.task
     recipe = winner_recipe(task, EPOCHS[-1])
     speeds = [measure_speed(arch, task, recipe) for arch in archs]
     share = _Share(speeds, recipe, len(task.data.train), len(task.data.validation))
     fitting = [epochs for epochs in EPOCHS if share.seconds(epochs) <= left_s]
-    chosen = max(LEAST_EPOCHS, fitting[-1] if fitting else 0)
+    least = least_epochs(share.images)
+    chosen = max(least, fitting[-1] if fitting else 0)
     seconds = share.seconds(chosen)
     text = f"final training: {chosen} epochs of {share.images:,} images, about {format_duration(seconds)}"
     context.reporter.say(f"{text} of the {format_duration(max(0.0, left_s))} that are left")
     if seconds > 1.1 * left_s:
-        context.reporter.warn(f"{LEAST_EPOCHS} epochs are the least: the search will take longer than --budget")
+        context.reporter.warn(f"{least} epochs are the least: the search will take longer than --budget")
     return chosen

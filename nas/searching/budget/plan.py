@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from statistics import fmean
 from typing import Any
 
@@ -29,8 +30,8 @@ FEWEST_STEPS = 24
 """The shortest evaluation has this many training steps."""
 MOST_PASSES = 60
 """The longest evaluation passes over the training images this many times."""
-LEAST_EPOCHS = 4
-"""The winner's training passes over the images at least this many times."""
+LEAST_EPOCHS, LEAST_IMAGES = 4, 20_000
+"""The winner's training sees the training images this often, or this many images if they are many."""
 COUNTS = (6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 200)
 """The numbers of candidates to choose from: coarse steps, so that small changes of speed change nothing."""
 
@@ -46,6 +47,7 @@ class Plan:
         networks: The number of networks of the pilot.
         trials: The number of candidates if it is given by hand, else 0.
         cost: The time of trainings, as measured before the plan.
+        epoch_s: The time of an epoch of the final training: of a typical winner and of its references, together.
     """
 
     budget_s: float
@@ -54,6 +56,7 @@ class Plan:
     networks: int
     trials: int
     cost: TrainingCost
+    epoch_s: float = 0.0
 
     @property
     def left_s(self) -> float:
@@ -99,7 +102,13 @@ class Wishes:
 
 
 def make_plan(
-    budget_s: float, before_s: float, pilot: Sequence[Architecture], cost: TrainingCost, wishes: Wishes, classes: int
+    budget_s: float,
+    before_s: float,
+    pilot: Sequence[Architecture],
+    cost: TrainingCost,
+    wishes: Wishes,
+    classes: int,
+    epoch_s: float = 0.0,
 ) -> Plan:
     """Return the plan of a search.
 
@@ -113,18 +122,19 @@ def make_plan(
         cost: The time of trainings on this machine.
         wishes: What was set by hand.
         classes: The number of classes. An evaluation sees at least one image of each.
+        epoch_s: The time of an epoch of the final training, for all networks that it trains.
 
     Raises:
         UsageError: The time is too short for the shortest plan.
     """
     fewest = max(FEWEST_STEPS * cost.batch_size, 2 * classes)
     shortest = proxy_of(min(fewest, cost.images), cost.images, wishes)
-    least_s = least_budget(before_s, pilot, cost, shortest)
+    least_s = least_budget(before_s, pilot, cost, shortest, epoch_s)
     if budget_s < least_s:
         rule = f"is too short: this space, data and machine need at least {format_duration(least_s)}"
         spent = f", of which the latency table took {format_duration(before_s)}" if before_s > RESERVE_S else ""
         raise UsageError(f"{rule}{spent}", key="budget", value=format_duration(budget_s))
-    plan = Plan(budget_s, before_s, (shortest,), len(pilot), wishes.trials, cost)
+    plan = Plan(budget_s, before_s, (shortest,), len(pilot), wishes.trials, cost, epoch_s)
     if wishes.epochs:
         return plan
     affordable_s = plan.ranking_s / weight_of_longest(len(pilot))
@@ -132,7 +142,7 @@ def make_plan(
     most = max(fewest, coarse(min(int(affordable_s / per_image_s), MOST_PASSES * cost.images)))
     seen = [most >> level for level in reversed(range(LEVELS)) if most >> level >= fewest] or [fewest]
     levels = tuple(dict.fromkeys(proxy_of(count, cost.images, wishes) for count in seen))
-    return Plan(budget_s, before_s, levels, len(pilot), wishes.trials, cost)
+    return replace(plan, levels=levels)
 
 
 def coarse(count: int) -> int:
@@ -150,11 +160,19 @@ def weight_of_longest(networks: int) -> float:
     return pilot + FEWEST_NEW + FINALIST_EVALUATIONS
 
 
-def least_budget(before_s: float, pilot: Sequence[Architecture], cost: TrainingCost, shortest: Proxy) -> float:
+def least_epochs(images: int) -> int:
+    """Return the fewest epochs of the final training on a number of training images."""
+    return max(1, min(LEAST_EPOCHS, ceil(LEAST_IMAGES / images)))
+
+
+def least_budget(
+    before_s: float, pilot: Sequence[Architecture], cost: TrainingCost, shortest: Proxy, epoch_s: float = 0.0
+) -> float:
     """Return the shortest possible budget in seconds: the shortest evaluations, and the shortest final training."""
     evaluation_s = fmean(cost.training_s(arch, shortest) for arch in pilot)
     ranking_s = evaluation_s * (SEEDS * len(pilot) + FEWEST_NEW + FINALIST_EVALUATIONS)
-    return before_s + RESERVE_S + ranking_s / RANKING_SHARE
+    final_s = least_epochs(cost.images) * epoch_s
+    return before_s + RESERVE_S + max(ranking_s / RANKING_SHARE, final_s / (1 - RANKING_SHARE))
 
 
 def proxy_of(seen: int, images: int, wishes: Wishes) -> Proxy:
@@ -207,6 +225,7 @@ def describe_plan(plan: Plan, pilot: Sequence[Architecture], trained: Sequence[s
     pilot_s = SEEDS * len(pilot) * sum(means)
     few, many = (count_candidates(plan, SEEDS * len(pilot) * spent, each) for spent, each in _ends(means))
     finalists_s = FINALIST_EVALUATIONS * means[-1]
+    epochs = f", about {max(1, int(plan.final_s / plan.epoch_s))} epochs" if plan.epoch_s else ""
     counted = f"{few}" if few == many else f"{few} to {many}"
     lines = [
         Described("table", plan.before_s, "the latency table of the device, done"),
@@ -215,7 +234,7 @@ def describe_plan(plan: Plan, pilot: Sequence[Architecture], trained: Sequence[s
         ),
         Described("candidates", max(0.0, plan.ranking_s - pilot_s - finalists_s), f"{counted}, as the pilot decides"),
         Described("finalists", finalists_s, "evaluated again with other seeds"),
-        Described("training", plan.final_s, f"{' and '.join(trained)}, at the deployed resolution"),
+        Described("training", plan.final_s, f"{' and '.join(trained)}{epochs}, at the deployed resolution"),
     ]
     speed = 1 / fmean(plan.cost.training_s(arch, longest) / (longest.epochs * longest.images) for arch in pilot)
     title = f"plan for {format_duration(plan.budget_s)}; this machine trains {speed:.0f} images/s at "

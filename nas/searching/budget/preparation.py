@@ -15,6 +15,7 @@ from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings
 from nas.networks.block_schema import block_sources
+from nas.networks.network import totals, trace
 from nas.searching.budget.pilot import FEWEST, LEAST_LOW, LevelSetup, Network, Pilot, pilot_networks, run_pilot
 from nas.searching.budget.plan import Plan, Wishes, count_candidates, describe_plan, make_plan
 from nas.searching.budget.plots import draw_pilot
@@ -119,12 +120,19 @@ def _plan(context: SearchContext, study: Study, networks: Sequence[Network], spe
     wishes = Wishes(context.space.proxy, settings.proxy_epochs, settings.proxy_images, settings.trials)
     sample = [archs[0], archs[len(archs) // 2], archs[-1]]
     cost = measure_training_cost(sample, context.space.proxy, task)
-    plan = make_plan(context.budget_s, spent_s, archs, cost, wishes, task.num_classes)
-    references = {each.name: None for goal in context.objective.goals for each in context.references.of(goal)}
-    for line in describe_plan(plan, archs, ["the winner", *references]):
+    trained = [archs[len(archs) // 2].at(max(context.space.resolution)), *_references(context).values()]
+    epoch_s = sum(cost.image_s(totals(trace(arch)).macs) for arch in trained) * cost.images
+    plan = make_plan(context.budget_s, spent_s, archs, cost, wishes, task.num_classes, epoch_s)
+    for line in describe_plan(plan, archs, ["the winner", *_references(context)]):
         reporter.say(line)
     study.record_fact(PLAN, plan.to_dict())
     return plan
+
+
+def _references(context: SearchContext) -> dict[str, Architecture]:
+    """Return the references of all goals at the deployed resolution, by name."""
+    resolution = max(context.space.resolution)
+    return {each.name: each.at(resolution) for goal in context.objective.goals for each in context.references.of(goal)}
 
 
 def _pilot(context: SearchContext, study: Study, plan: Plan, networks: Sequence[Network]) -> Pilot:

@@ -25,6 +25,7 @@ from nas.searching.budget.plan import (
     count_candidates,
     describe_plan,
     least_budget,
+    least_epochs,
     make_plan,
     proxy_of,
 )
@@ -99,6 +100,15 @@ def test_a_budget_that_is_too_short_says_what_is_the_least() -> None:
         UsageError, match=r"^--budget: is too short: .* need at least .*latency table took 20 s: '30 s'"
     ):
         planned(30.0)
+
+
+def test_the_final_training_counts_for_the_least_budget() -> None:
+    assert [least_epochs(images) for images in (100, 1600, 5000, 10_000, 20_000, 1_000_000)] == [4, 4, 4, 2, 1, 1]
+    with pytest.raises(UsageError, match="too short"):
+        make_plan(1200.0, 0.0, ARCHS, COST, WISHES, 10, epoch_s=200.0)
+    plan = make_plan(1600.0, 0.0, ARCHS, COST, WISHES, 10, epoch_s=200.0)
+    assert plan.final_s >= 4 * 200.0
+    assert ", about 4 epochs, " in describe_plan(plan, ARCHS, ["the winner"])[-1]
 
 
 def test_more_time_gives_more_candidates_in_coarse_steps() -> None:
