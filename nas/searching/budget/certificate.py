@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas.evaluators.base import Evaluator
+from nas.searching.budget.pilot import SATURATED
 from nas.searching.context import SearchContext
 from nas.study.reliability import POOR, Reliability, measure_reliability
 from nas.study.study import Study
@@ -29,7 +30,7 @@ def certificate_of(context: SearchContext, study: Study, evaluator: Evaluator) -
     if getattr(evaluator, "deterministic", False):
         return None
     found, wanted = measure_reliability(list(study.accuracies().values())), context.settings.reliability
-    if found is not None and found.reliability < POOR:
+    if found is not None and found.reliability < POOR and found.mean < SATURATED:
         context.reporter.warn(describe_noise(found, wanted, evaluator.settings))
     if context.pilot is not None and context.pilot.certificate:
         return {**context.pilot.certificate, "candidates": found.to_dict() if found else None}

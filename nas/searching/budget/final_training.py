@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from typing import Any
 
 from nas.architecture import Architecture
@@ -20,9 +21,11 @@ FINAL = "final"
 """The name under which a study stores the epochs of the final training by goal."""
 EPOCHS = (
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 56, 63, 70, 80, 90, 100,
-    112, 125, 140, 160, 180, 200,
+    112, 125, 140, 160, 180, 200, 225, 250, 280, 315, 355, 400, 450, 500, 560, 630, 710, 800, 900, 1000,
 )  # fmt: skip
 """The numbers of epochs to choose from: coarse steps, so that small changes of speed change nothing."""
+MOST_EPOCHS, MOST_IMAGES = 200, 60_000
+"""The final training sees the training images at most this often, or this many images if they are few."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def _choose_epochs(context: SearchContext, archs: Sequence[Architecture], left_s
     recipe = winner_recipe(task, EPOCHS[-1])
     speeds = [measure_speed(arch, task, recipe) for arch in archs]
     share = _Share(speeds, recipe, len(task.data.train), len(task.data.validation))
-    fitting = [epochs for epochs in EPOCHS if share.seconds(epochs) <= left_s]
+    most = max(MOST_EPOCHS, ceil(MOST_IMAGES / share.images))
+    fitting = [epochs for epochs in EPOCHS if epochs <= most and share.seconds(epochs) <= left_s]
     least = least_epochs(share.images)
     chosen = max(least, fitting[-1] if fitting else 0)
     seconds = share.seconds(chosen)

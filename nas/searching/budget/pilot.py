@@ -34,6 +34,10 @@ LEAST_LOW = 0.3
 """An evaluation suffices only if the interval of its reliability begins above this.
 
 The cheapest budget that seems reliable is partly lucky, and good candidates differ less than random networks."""
+SATURATED = 0.995
+"""If no network is below this, their accuracies cannot tell them apart, and more training will not help."""
+MOST_SHARE = 0.85
+"""The pilot tries no further budget if that would take it beyond this share of the time for ranking."""
 FEWEST = 3
 """With fewer networks than this, nothing can be said about the reliability."""
 SAMPLES = 20
@@ -75,6 +79,11 @@ class Level:
         if found is None or found.reliability < wanted or found.low < min(LEAST_LOW, wanted):
             return False
         return self.lowest > chance + ABOVE_CHANCE * found.noise
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether every network is right on nearly all images."""
+        return self.reliability is not None and self.lowest >= SATURATED
 
     def to_dict(self) -> dict[str, Any]:
         """Return the level as results record it."""
@@ -161,7 +170,8 @@ def run_pilot(
 ) -> Pilot:
     """Train the networks at one budget after the other until the reliability suffices, and return what was found.
 
-    If no budget of the plan suffices, the longest one is used. Every training is recorded as soon as it ends.
+    If no budget of the plan suffices, the longest one is used. If all networks are right on nearly all images, no
+    longer one is tried. Every training is recorded as soon as it ends.
 
     Args:
         plan: The budgets to try.
@@ -175,14 +185,18 @@ def run_pilot(
     archs, seeds = [arch for arch, _ in networks], range(seed, seed + SEEDS)
     levels: list[Level] = []
     curves: list[dict[tuple[str, int], tuple[float, ...]]] = []
+    begun = time.monotonic()
     for proxy in plan.levels:
+        if levels and time.monotonic() - begun + _level_s(levels[-1], proxy, networks) > MOST_SHARE * plan.ranking_s:
+            reporter.say("pilot: trainings take longer than measured before; there is no time for a longer budget")
+            break
         setup = make_level(proxy)
         predicted_s = fmean(plan.cost.training_s(arch, proxy) for arch in archs)
         found, seconds = _train(setup, archs, seeds, reporter, describe_budget(proxy))
         curves.append(found)
         levels.append(_judge(proxy, archs, found, seeds, seconds or predicted_s))
         reporter.say(f"pilot: {describe_level(levels[-1], chance)}")
-        if levels[-1].suffices(wanted, chance):
+        if levels[-1].suffices(wanted, chance) or levels[-1].is_saturated:
             break
     levels = [
         _with_agreement(level, found, curves[-1], archs, seeds) for level, found in zip(levels, curves, strict=True)
@@ -192,10 +206,17 @@ def run_pilot(
         **levels[chosen].to_dict(),
         "wanted": wanted,
         "suffices": levels[chosen].suffices(wanted, chance),
+        "saturated": levels[chosen].is_saturated,
         "chance": chance,
         "levels": [level.to_dict() for level in levels],
     }
     return Pilot(levels[chosen].proxy, certificate, levels[chosen].evaluation_s, curves[chosen])
+
+
+def _level_s(last: Level, proxy: Proxy, networks: Sequence[Network]) -> float:
+    """Return the seconds that a budget takes, given what the last one took."""
+    longer = proxy.epochs * proxy.images / last.images_seen
+    return SEEDS * len(networks) * last.evaluation_s * longer
 
 
 def _train(

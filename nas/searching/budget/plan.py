@@ -12,6 +12,7 @@ from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.searching.budget.training_cost import TrainingCost
 from nas.spaces.trainings import Proxy
+from nas.training.recipe import Recipe, batch_size
 from nas.utils.units import format_duration
 
 SEEDS = 2
@@ -127,8 +128,8 @@ def make_plan(
     Raises:
         UsageError: The time is too short for the shortest plan.
     """
-    fewest = max(FEWEST_STEPS * cost.batch_size, 2 * classes)
-    shortest = proxy_of(min(fewest, cost.images), cost.images, wishes)
+    fewest = max(FEWEST_STEPS * batch_size(Recipe(1), cost.images), 2 * classes)
+    shortest = proxy_of(fewest, cost.images, wishes)
     least_s = least_budget(before_s, pilot, cost, shortest, epoch_s)
     if budget_s < least_s:
         rule = f"is too short: this space, data and machine need at least {format_duration(least_s)}"

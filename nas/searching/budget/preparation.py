@@ -189,7 +189,9 @@ def _report_choice(context: SearchContext, plan: Plan, pilot: Pilot, trials: int
         f"each candidate sees {images:,} images at {pilot.proxy.resolution} px, {format_duration(pilot.evaluation_s)}; "
         f"{trials} candidates, {len({digest for digest, _ in pilot.recorded})} of them trained by the pilot"
     )
-    if found and not found["suffices"]:
+    if found and found["saturated"]:
+        reporter.say("all networks of the pilot are right on nearly all validation images: their latencies decide")
+    elif found and not found["suffices"]:
         reporter.warn(f"{describe_doubt(found)}; {_advice(plan, found)}")
 
 

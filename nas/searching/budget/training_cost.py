@@ -15,7 +15,7 @@ from nas.architecture import Architecture
 from nas.networks.network import build, totals, trace
 from nas.spaces.trainings import Proxy
 from nas.training.loop import RECALIBRATION_BATCHES, pick_device
-from nas.training.recipe import Recipe, make_optimizer
+from nas.training.recipe import Recipe, batch_size, make_optimizer
 from nas.training.tasks.classification import Classification
 
 MEASURE_S = 0.8
@@ -23,6 +23,8 @@ MEASURE_S = 0.8
 FEWEST_STEPS = 3
 FORWARD_SHARE = 0.35
 """The time of a forward pass as a share of a training step."""
+EPOCH_S = 0.03
+"""What an epoch takes beside its images."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class TrainingCost:
         """Return the seconds of a training as `proxy` describes it, with validation and recalibration."""
         macs = totals(trace(arch.at(proxy.at(arch.resolution)))).macs
         images = min(proxy.images or self.images, self.images)
-        tested = self.validation + min(images, RECALIBRATION_BATCHES * self.batch_size)
-        return self.image_s(macs) * proxy.epochs * (images + FORWARD_SHARE * tested)
+        batch = batch_size(Recipe(1), images)
+        tested = self.validation + min(images, RECALIBRATION_BATCHES * batch)
+        small = min(4.0, self.batch_size / batch)  # a step of few images takes more time for each of them
+        return proxy.epochs * (EPOCH_S + self.image_s(macs) * (small * images + FORWARD_SHARE * tested))
 
     def times(self, factor: float) -> TrainingCost:
         """Return the cost of a machine that takes `factor` times as long."""

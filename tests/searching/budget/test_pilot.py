@@ -97,6 +97,32 @@ def test_if_nothing_suffices_the_longest_is_used_and_the_certificate_says_so(tmp
     assert not near_chance.certificate["suffices"]
 
 
+def test_if_every_network_is_right_no_longer_budget_is_tried(tmp_path: Path) -> None:
+    class Perfect(Simulated):
+        def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
+            yield 1.0
+
+    def level(proxy: Proxy) -> LevelSetup:
+        evaluator = Perfect(proxy, 0.0)
+        trainings = ReferenceTrainings.open(tmp_path / f"{proxy.epochs}.jsonl", evaluator.settings)
+        return LevelSetup(evaluator, lambda: InProcessExecutor(evaluator), trainings)
+
+    found = run_pilot(PLAN, NETWORKS, level, 0, 0.7, 0.1, Reporter(quiet=True))
+    assert found.proxy == LEVELS[0]
+    assert found.certificate["saturated"]
+    assert not found.certificate["suffices"]
+    assert found.certificate["reliability"] == 0.0
+
+
+def test_a_pilot_that_takes_longer_than_planned_ends_early(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.searching.budget.pilot._level_s", lambda *_: 1e9)
+    found = run_pilot(PLAN, NETWORKS, Bench(tmp_path, noise=0.4), 0, 0.99, 0.1, Reporter())
+    assert found.proxy == LEVELS[0]
+    assert "there is no time for a longer budget" in capsys.readouterr().err
+
+
 def test_recorded_trainings_are_not_repeated(tmp_path: Path) -> None:
     first, again = Bench(tmp_path, noise=0.4), Bench(tmp_path, noise=0.4)
     found = pilot(first)
