@@ -21,10 +21,10 @@ FINAL = "final"
 """The name under which a study stores the epochs of the final training by goal."""
 EPOCHS = (
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 25, 28, 32, 36, 40, 45, 50, 56, 63, 70, 80, 90, 100,
-    112, 125, 140, 160, 180, 200, 225, 250, 280, 315, 355, 400, 450, 500, 560, 630, 710, 800, 900, 1000,
+    112, 125, 140, 160, 180, 200, 225, 250, 280, 315, 355, 400,
 )  # fmt: skip
 """The numbers of epochs to choose from: coarse steps, so that small changes of speed change nothing."""
-MOST_EPOCHS, MOST_IMAGES = 200, 60_000
+MOST_EPOCHS, MOST_IMAGES = 200, 40_000
 """The final training sees the training images at most this often, or this many images if they are few."""
 
 
