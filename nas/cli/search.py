@@ -109,13 +109,15 @@ def print_comparison(reference: Mapping[str, Any], best: Mapping[str, Any], goal
     metric = "" if reference["metric"] == "accuracy" else f" {spell(reference['metric'])}"
     beside, own, each = reference["winner_latency_ms"], best["latency_ms"], reference["latency_ms"]
     theirs, ours = each["measured"] or each["predicted"], beside["measured"] or own["measured"] or own["predicted"]
+    shown = f"{f'{goal}: ' if goal else ''}{reference['name']}: {_spell_latency(theirs)}, {reference[key]:.1%}{metric}"
+    if reference.get("is_winner"):
+        print(f"against       {shown}; the search found this network itself")
+        return
     mean, plus_minus = reference["difference"]["mean"], reference["difference"]["plus_minus"]
     counted = f"{seeds} seed{'' if seeds == 1 else 's'} each"
     difference = f"{100 * mean:+.1f}" + ("" if plus_minus is None else f" +- {100 * plus_minus:.1f}")
-    print(
-        f"against       {f'{goal}: ' if goal else ''}{reference['name']}: {_spell_latency(theirs)}, "
-        f"{reference[key]:.1%}{metric}; found: {_spell_latency(ours)}, {best[key]:.1%} ({counted}, {difference})"
-    )
+    found = f"{_spell_latency(ours)}, {best[key]:.1%}"
+    print(f"against       {shown}; found: {found} ({counted}, {difference})")
     if mean < 0:
         sure = "" if plus_minus is None or -mean > plus_minus else " (within the uncertainty)"
         advice = f"use it: {reference['model']}"

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.cli.search import print_comparison
 from nas.searching.against.choice import Published
 from nas.searching.against.references import make_reference
+from nas.searching.context import SearchContext
+from nas.searching.winner_training import WinnerTraining, train_winner
 from nas.spaces.search_space import Space
 from nas.study.trial_store import evaluated, find
 from nas.training.loop import TrainingError
@@ -112,6 +115,9 @@ def test_a_network_of_the_space_is_evaluated_first_and_may_win(capsys: pytest.Ca
     assert {path.name for path in Path("run").glob("against-*")} == {"against-inside", "against-outside"}
     weights = [Path(folder, "model.safetensors").read_bytes() for folder in ("run/model", "run/against-inside")]
     assert weights[0] == weights[1]
+    print_comparison(first, result["best"])
+    latency = f"{first['latency_ms']['measured']:.3g} ms, {first['test_accuracy']:.1%}"
+    assert capsys.readouterr().out == f"against       inside.yaml: {latency}; the search found this network itself\n"
 
 
 def test_without_a_reference_the_candidates_are_those_of_before(capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,10 +145,13 @@ def test_a_run_without_a_reference_continues_without_the_default(capsys: pytest.
 def test_goals_share_the_training_of_a_reference(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nas.searching.against import comparison
+    trained = list[str]()
 
-    trained, train = [], comparison.train_winner
-    monkeypatch.setattr(comparison, "train_winner", lambda *args: trained.append(args[2].digest) or train(*args))
+    def train(context: SearchContext, model: Any, arch: Architecture, checkpoints: Path) -> WinnerTraining:
+        trained.append(arch.digest)
+        return train_winner(context, model, arch, checkpoints)
+
+    monkeypatch.setattr("nas.searching.against.comparison.train_winner", train)
     goals = ["--target-latency", "2s", "--against", "outside.yaml"]
     result = searched(capsys, "run", *goals)
     names = [[reference["name"] for reference in goal["against"]] for goal in result["goals"]]
@@ -191,16 +200,14 @@ def test_the_last_lines_compare_and_advise(capsys: pytest.CaptureFixture[str]) -
         (["tiny.yaml"], "--against tiny.yaml: a space with"),
         (["absent.yaml"], "--against absent.yaml: no such file"),
         (["folder"], "--against folder: folder: not an exported network"),
-        (["wide.yaml"], "--against wide.yaml: stage 1, layer 0"),
+        (["odd.yaml"], "--against odd.yaml: stage 2, layer 0"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_written(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("folder").mkdir()
-    Path("wide.yaml").write_text(
-        OUTSIDE.replace("{block: conv, out_channels: 4, stride: 2}\nhead", "{block: conv, out_channels: 0}\nhead")
-    )
+    Path("odd.yaml").write_text(OUTSIDE.replace("head:", "  - {block: shufflenet_v2, out_channels: 5}\nhead:"))
     assert message in refused(capsys, "run", "--against", *flags)
     assert not Path("run").exists()
 
@@ -275,12 +282,10 @@ def test_shared_weights_favor_the_winner(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_reference_whose_training_fails_is_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nas.searching.against import comparison
-
     def fail(*_: object) -> None:
         raise TrainingError("the loss is not finite")
 
-    monkeypatch.setattr(comparison, "train_winner", fail)
+    monkeypatch.setattr("nas.searching.against.comparison.train_winner", fail)
     assert main(search_args("run", "--against", "outside.yaml")) == 0
     captured = capsys.readouterr()
     assert "warning: --against outside.yaml: it is left out of the comparison: the loss is not finite" in captured.err

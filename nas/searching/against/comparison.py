@@ -87,6 +87,7 @@ class Comparison:
             "latency_ms": _times(self.predicted_ms, self.measured),
             "winner_latency_ms": _times(None, self.winner),
             "holds_target": None if latency_ms is None else latency_ms <= self.target_ms,
+            "is_winner": self.difference.basis == SAME_NETWORK,
             "params": whole.params,
             "macs": whole.macs,
             "model": str(self.folder),

@@ -61,7 +61,7 @@ def command(space: Path, folder: Path, address: str) -> list[str]:
     return [
         sys.executable, "-m", "nas.cli.main", "search", "--space", str(space), "--run", str(folder), "--json",
         "--runtime", "null", "--target-latency", "1ms", "--trials", str(TRIALS), "--evaluator", "mine:accuracy",
-        "--finalist-seeds", "0", "--controller", "random", "--ray", address,
+        "--finalist-seeds", "0", "--controller", "random", "--against", "none", "--ray", address,
     ]  # fmt: skip
 
 
