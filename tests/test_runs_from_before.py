@@ -112,7 +112,9 @@ def test_a_training_is_found_and_exported(capsys: pytest.CaptureFixture[str]) ->
     assert Path("again/model.safetensors").read_bytes() == weights
 
 
-def test_scalings_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_scalings_are_found(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    header = json.loads(Path("scale-search/networks.jsonl").read_text().splitlines()[0])
+    monkeypatch.setattr("nas.latency.profiler.describe_processor", lambda: header["device"])
     by_rule = [
         "scale",
         "net.yaml",
