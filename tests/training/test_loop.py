@@ -57,6 +57,8 @@ VARIANTS: dict[str, Recipe] = {
     "labels as they are": replace(RECIPE, label_smoothing=0.0),
 }
 
+ADDED = ["average of a share", "average of the last", "resized crops", "norms without decay"]
+
 
 @pytest.fixture(scope="module")
 def task() -> Classification:
@@ -181,6 +183,15 @@ def test_the_average_of_a_share_fits_the_length_of_the_training(task: Classifica
     assert torch.allclose(weight, expected, atol=1e-6)  # type: ignore[arg-type]
 
 
+def test_a_continued_training_grows_on(task: Classification, tmp_path: Path) -> None:
+    sets, recipe = (task.train_set(32, 50), task.validation_set(32, 20)), Recipe(4, batch_size=25, first_size=0.5)
+    whole, model, path = network(), network(), tmp_path / "checkpoint.pt"
+    expected = list(train(whole, task, *sets, recipe, 0))
+    next(train(network(), task, *sets, recipe, 0, checkpoint=path))
+    assert list(train(model, task, *sets, recipe, 0, checkpoint=path)) == expected
+    assert same(model, whole)
+
+
 def test_the_resolution_grows_and_the_last_epochs_are_at_the_full_one(task: Classification) -> None:
     sizes: list[int] = []
     model = network({**DATA, "resolution": 48})
@@ -242,7 +253,7 @@ def test_distillation_is_nothing_for_equal_outputs_and_grows_with_the_difference
     assert 0 < near < far
 
 
-@pytest.mark.parametrize("name", ["sgd", "average", "both", "mixed precision", "randaugment"])
+@pytest.mark.parametrize("name", ["sgd", "average", "both", "mixed precision", "randaugment", *ADDED])
 def test_a_continued_training_equals_one_that_nothing_interrupted(
     name: str, task: Classification, sets: Sets, tmp_path: Path
 ) -> None:
