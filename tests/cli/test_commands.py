@@ -283,7 +283,7 @@ def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.Captur
          "an evaluator has one source"),
         (["search", "--target-latency", "20ms", "--warm-start", "naswat"], "did you mean 'naswot'"),
         (["search", "--target-latency", "20ms", "--warm-start-samples", "0"], "--warm-start-samples: must be at least"),
-        (["search", "--target-latency", "20ms", "--trials", "0"], "--trials: must be at least 1: 0"),
+        (["search", "--target-latency", "20ms", "--trials", "-1"], "--trials: must be at least 0: -1"),
         (["search", "--target-latency", "20ms", "--trials", "many"], "invalid int value: 'many'"),
         (["search", "--target-latency", "20ms", "--trails", "3"], "'--trails'; did you mean '--trials'"),
         (["search", "--target-latency", "20ms", "--alpha", "1"], "--alpha: must be in [-10, 0]: 1.0"),
