@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from nas.architecture import Architecture
 from nas.networks.network import totals, trace
+from nas.searching.budget.total_time import default_budget
 from nas.searching.budget.training_cost import TrainingCost, measure_training_cost
 from nas.searching.context import SearchContext
 from nas.spaces.trainings import Proxy
@@ -21,19 +22,20 @@ def trainable(context: SearchContext, networks: Sequence[Architecture]) -> list[
 
     A network that sees few images in the time that there is would be no fair reference: it would be undertrained, and
     it would take the time of the winner, because both see the same images. If none fits, the one with the fewest MACs
-    counts. Without a budget, all count.
+    counts. If the parts of the search are set by hand, the total time is the default one.
 
     Args:
         context: The search.
         networks: Networks with a head for the task's classes, at the deployed resolution.
     """
-    if context.budget_s is None or not networks:
-        return [True] * len(networks)
+    if not networks:
+        return []
+    total_s = context.budget_s or default_budget(len(context.task.data.train), max(context.space.resolution))
     macs = [totals(trace(arch)).macs for arch in networks]
     order = sorted(range(len(networks)), key=lambda index: macs[index])
     timed = [networks[order[int(share * (len(order) - 1))]] for share in (0.0, 0.3)]
     cost = measure_training_cost(timed, Proxy(networks[0].resolution), context.task)
-    limit = most_macs(cost, SHARE * context.budget_s)
+    limit = most_macs(cost, SHARE * total_s)
     return [count <= max(limit, macs[order[0]]) for count in macs]
 
 

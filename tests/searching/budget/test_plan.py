@@ -162,10 +162,12 @@ def test_a_reference_must_be_trainable_within_the_budget(monkeypatch: pytest.Mon
     monkeypatch.setattr("nas.searching.budget.trainable.measure_training_cost", lambda *_: cost)
 
     def able(budget_s: float | None) -> list[bool]:
-        return trainable(cast(Any, SimpleNamespace(budget_s=budget_s, task=None)), archs)
+        task = SimpleNamespace(data=SimpleNamespace(train=[None] * 1600))
+        context = SimpleNamespace(budget_s=budget_s, task=task, space=SimpleNamespace(resolution=(64,)))
+        return trainable(cast(Any, context), archs)
 
     enough_s = PASSES * 1600 * (1e-4 + 1e-10 * sizes[1]) / SHARE
-    assert able(None) == [True, True, True]
+    assert able(None) == able(600.0), "the default budget for 1,600 images"
     assert able(1.01 * enough_s) == [True, True, False]
     assert able(0.99 * enough_s) == [True, False, False]
     assert able(1.0) == [True, False, False], "the smallest counts if none can be trained"
