@@ -43,7 +43,9 @@ class _Share:
 
 
 def with_final_epochs(context: SearchContext, study: Study, goal: Goal, archs: Sequence[Architecture]) -> SearchContext:
-    """Return the context of a goal's final training. Without a budget, return the context as it is.
+    """Return the context of a goal's final training.
+
+    Without a budget, or if the final training is set by hand, return the context as it is.
 
     The winner and its references see the same images, so all of them get the same number of epochs. It is decided
     once and recorded, so that a search that was killed continues the same training.
@@ -54,7 +56,8 @@ def with_final_epochs(context: SearchContext, study: Study, goal: Goal, archs: S
         goal: The goal. Goals share the time that is left equally.
         archs: The networks to train.
     """
-    if context.stopwatch is None or context.budget_s is None:
+    by_hand = context.settings.final_epochs or context.settings.final_images
+    if context.stopwatch is None or context.budget_s is None or by_hand:
         return context
     stored = dict(study.fact(FINAL) or {})
     if goal.name not in stored:
