@@ -93,8 +93,8 @@ def test_images_that_do_not_fit_into_memory_are_measured_as_they_are_read(monkey
     seen: list[int] = []
     train_set = Classification.train_set
 
-    def watched(self: Classification, *args: int) -> image_datasets.ImageDataset:
-        found = train_set(self, *args)
+    def watched(self: Classification, resolution: int, images: int = 0) -> image_datasets.ImageDataset:
+        found = train_set(self, resolution, images)
         seen.append(len(found))
         return found
 
