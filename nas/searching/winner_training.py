@@ -164,9 +164,17 @@ class WinnerTraining:
         return {**self.report.to_dict(), **self.validation, "training": self.training, **problem}
 
 
+GROWS_FROM = 8
+"""With fewer epochs, a network would see too few images at its own resolution (experiments/recipes.md)."""
+
+
 def winner_recipe(task: Classification, epochs: int) -> Recipe:
-    """Return the recipe of a winner's full training: that of `nas train`, as it suits the images."""
-    return suited_to_images(replace(WINNERS, epochs=epochs), task)
+    """Return the recipe of a winner's full training: that of `nas train`, as it suits the images.
+
+    In a training of few epochs, the resolution does not grow.
+    """
+    first_size = WINNERS.first_size if epochs >= GROWS_FROM else 1.0
+    return suited_to_images(replace(WINNERS, epochs=epochs, first_size=first_size), task)
 
 
 def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
@@ -178,7 +186,12 @@ def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
 
 
 def train_winner(
-    context: SearchContext, model: nn.Module, arch: Architecture, checkpoints: Path, seed: int | None = None
+    context: SearchContext,
+    model: nn.Module,
+    arch: Architecture,
+    checkpoints: Path,
+    seed: int | None = None,
+    called: str = "the winner",
 ) -> WinnerTraining:
     """Train the winner in place, in phases or fully, and test it once.
 
@@ -190,6 +203,7 @@ def train_winner(
             contain the digest: after a restart, measurements may choose another winner. They also contain the epochs of
             a full training, and a seed that is given.
         seed: The seed of augmentation, order and dropout; None: that of the search.
+        called: What messages call the network.
     """
     task, full, reporter = context.task, context.space.final.full_epochs, context.reporter
     first_seed = context.settings.seed if seed is None else seed
@@ -204,7 +218,7 @@ def train_winner(
         recipe = suited(phase.recipe, model)
         checkpoint, curve = checkpoints / f"{name}-{index}.pt", list[Epoch]()
         whole = recipe.epochs * len(images)
-        with reporter.task(f"training the winner at {phase.resolution} px on {len(images)} images", whole) as advance:
+        with reporter.task(f"training {called} at {phase.resolution} px on {len(images)} images", whole) as advance:
             watch = Watch(advance, curve.append, reporter.warn)
             settings = recipe, first_seed + index
             for _ in train(model, task, images, validation, *settings, checkpoint=checkpoint, watch=watch):
@@ -213,7 +227,7 @@ def train_winner(
         record = {"resolution": phase.resolution, "images": len(images), **validated}
         trained.append({**record, **recipe.to_dict()})
     test_set = task.test_set(arch.resolution, reporter)
-    with reporter.task(f"testing the winner once on {len(test_set)} images", 1) as advance:
+    with reporter.task(f"testing {called} once on {len(test_set)} images", 1) as advance:
         report = task.report(model, test_set, pick_device())
         advance(1)
     warn_about_hidden_classes(report, reporter)

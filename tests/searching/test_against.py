@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.cli.search import print_comparison
 from nas.searching.against.choice import Published
 from nas.searching.against.references import make_reference
-from nas.searching.context import SearchContext
 from nas.searching.winner_training import WinnerTraining, train_winner
 from nas.spaces.search_space import Space
 from nas.study.trial_store import evaluated, find
@@ -147,9 +145,9 @@ def test_goals_share_the_training_of_a_reference(
 ) -> None:
     trained = list[str]()
 
-    def train(context: SearchContext, model: Any, arch: Architecture, checkpoints: Path) -> WinnerTraining:
-        trained.append(arch.digest)
-        return train_winner(context, model, arch, checkpoints)
+    def train(*args: Any, **named: Any) -> WinnerTraining:
+        trained.append(args[2].digest)
+        return train_winner(*args, **named)
 
     monkeypatch.setattr("nas.searching.against.comparison.train_winner", train)
     goals = ["--target-latency", "2s", "--against", "outside.yaml"]

@@ -199,7 +199,10 @@ def _train_once(
             model = build(arch)
         checkpoints = search.study.folder / (f"winner-{goal.name}" if goal.name else "winner")
         checkpoints = checkpoints / "against" if has_weights else checkpoints
-        search.references[arch.digest] = model, train_winner(context, model, arch, checkpoints)
+        search.references[arch.digest] = (
+            model,
+            train_winner(context, model, arch, checkpoints, called=f"the reference {reference.name}"),
+        )
     return search.references[arch.digest]
 
 

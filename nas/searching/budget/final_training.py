@@ -13,8 +13,8 @@ from nas.searching.context import SearchContext
 from nas.searching.winner_training import winner_recipe
 from nas.study.objectives import Goal
 from nas.study.study import Study
-from nas.training.recipe import Recipe
 from nas.training.speed import TrainingSpeed, measure_speed
+from nas.training.tasks.classification import Classification
 from nas.utils.units import format_duration
 
 FINAL = "final"
@@ -33,12 +33,12 @@ class _Share:
     """The speeds of the networks that are trained with the same number of epochs, on the same images."""
 
     speeds: Sequence[TrainingSpeed]
-    recipe: Recipe
+    task: Classification
     images: int
     validation: int
 
     def seconds(self, epochs: int) -> float:
-        recipe = replace(self.recipe, epochs=epochs)
+        recipe = winner_recipe(self.task, epochs)
         return sum(speed.seconds(recipe, self.images, self.validation) for speed in self.speeds)
 
 
@@ -83,7 +83,7 @@ def _choose_epochs(context: SearchContext, archs: Sequence[Architecture], left_s
     task = context.task
     recipe = winner_recipe(task, EPOCHS[-1])
     speeds = [measure_speed(arch, task, recipe) for arch in archs]
-    share = _Share(speeds, recipe, len(task.data.train), len(task.data.validation))
+    share = _Share(speeds, task, len(task.data.train), len(task.data.validation))
     most = max(MOST_EPOCHS, ceil(MOST_IMAGES / share.images))
     fitting = [epochs for epochs in EPOCHS if epochs <= most and share.seconds(epochs) <= left_s]
     least = least_epochs(share.images)
