@@ -52,13 +52,6 @@ class SearchSettings:
         metavar="T",
         parse=parse_latency,
     )
-    budget: str = _what(
-        "",
-        "total time of the search, for example 20min or 2h; the plan divides it and is printed first",
-        metavar="TIME",
-        parse=parse_duration,
-        default_help="a time that suits the data; none if parts are set by hand",
-    )
     space: str = _what(
         "mnasnet",
         "name of a shipped search space, or a YAML file",
@@ -93,6 +86,13 @@ class SearchSettings:
         "own, or lower if the images are smaller",
         metavar="PX",
         parse=parse_resolutions,
+    )
+    budget: str = _what(
+        "",
+        "total time of the search, for example 20min or 2h; the plan divides it and is printed first",
+        metavar="TIME",
+        parse=parse_duration,
+        default_help="a time that suits the data; none if parts are set by hand",
     )
 
     runtime: str = _device("onnxruntime", "runtime to deploy to: see `nas list runtimes`")

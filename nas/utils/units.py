@@ -69,7 +69,7 @@ def parse_duration(text: str, key: str) -> float:
 def format_duration(seconds: float) -> str:
     """Return a rounded duration: 4.2 -> '4.2 s', 40 -> '40 s', 720 -> '12 min', 9000 -> '2 h 30 min'."""
     if 0.05 <= seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
     if seconds < 119.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
