@@ -15,7 +15,6 @@ from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings
 from nas.networks.block_schema import block_sources
-from nas.networks.network import totals, trace
 from nas.searching.budget.pilot import FEWEST, LEAST_LOW, LevelSetup, Network, Pilot, pilot_networks, run_pilot
 from nas.searching.budget.plan import Plan, Wishes, count_candidates, describe_plan, make_plan
 from nas.searching.budget.plots import draw_pilot
@@ -121,7 +120,7 @@ def _plan(context: SearchContext, study: Study, networks: Sequence[Network], spe
     sample = [archs[0], archs[len(archs) // 2], archs[-1]]
     cost = measure_training_cost(sample, context.space.proxy, task)
     trained = [archs[len(archs) // 2].at(max(context.space.resolution)), *_references(context).values()]
-    epoch_s = sum(cost.image_s(totals(trace(arch)).macs) for arch in trained) * cost.images
+    epoch_s = sum(cost.image_s(arch) for arch in trained) * cost.images
     plan = make_plan(context.budget_s, spent_s, archs, cost, wishes, task.num_classes, epoch_s)
     for line in describe_plan(plan, archs, ["the winner", *_references(context)]):
         reporter.say(line)

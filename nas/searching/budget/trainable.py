@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas.architecture import Architecture
-from nas.networks.network import totals, trace
 from nas.searching.budget.total_time import default_budget
-from nas.searching.budget.training_cost import TrainingCost, measure_training_cost
+from nas.searching.budget.training_cost import TrainingCost, elements, measure_training_cost
 from nas.searching.context import SearchContext
 from nas.spaces.trainings import Proxy
 
@@ -15,14 +14,16 @@ PASSES = 20
 """A network that is trained from scratch should see the training images this many times."""
 SHARE = 0.25
 """The share of the total time for these passes."""
+TIMED = (0.2, 0.5, 0.8, 0.95)
+"""The networks whose training is timed, as quantiles of their sizes: the smallest ones say little about large ones."""
 
 
 def trainable(context: SearchContext, networks: Sequence[Architecture]) -> list[bool]:
     """Return for each network whether `PASSES` passes fit into `SHARE` of the total time on this machine.
 
-    A network that sees few images in the time that there is would be no fair reference: it would be undertrained, and
-    it would take the time of the winner, because both see the same images. If none fits, the one with the fewest MACs
-    counts. If the parts of the search are set by hand, the total time is the default one.
+    A network that sees few images in the time that there is would be no fair reference: it would be undertrained, and it
+    would take the time of the winner, because both see the same images. If none fits, the smallest one counts. If the
+    parts of the search are set by hand, the total time is the default one.
 
     Args:
         context: The search.
@@ -31,15 +32,18 @@ def trainable(context: SearchContext, networks: Sequence[Architecture]) -> list[
     if not networks:
         return []
     total_s = context.budget_s or default_budget(len(context.task.data.train), max(context.space.resolution))
-    macs = [totals(trace(arch)).macs for arch in networks]
-    order = sorted(range(len(networks)), key=lambda index: macs[index])
-    timed = [networks[order[int(share * (len(order) - 1))]] for share in (0.0, 0.3)]
+    sizes = [elements(arch) for arch in networks]
+    order = sorted(range(len(networks)), key=lambda index: sizes[index])
+    timed = [networks[order[int(share * (len(order) - 1))]] for share in TIMED]
     cost = measure_training_cost(timed, Proxy(networks[0].resolution), context.task)
-    limit = most_macs(cost, SHARE * total_s)
-    return [count <= max(limit, macs[order[0]]) for count in macs]
+    limit = most_elements(cost, SHARE * total_s)
+    return [count <= max(limit, sizes[order[0]]) for count in sizes]
 
 
-def most_macs(cost: TrainingCost, seconds: float) -> float:
-    """Return the MACs of the largest network that passes `PASSES` times over the training images in that time."""
+def most_elements(cost: TrainingCost, seconds: float) -> float:
+    """Return the size of the largest network that passes `PASSES` times over the training images in that time.
+
+    The size is the number of elements that it reads and writes.
+    """
     image_s = seconds / (PASSES * cost.images)
-    return (image_s - cost.base_s) / cost.per_mac_s if cost.per_mac_s else float("inf")
+    return (image_s - cost.base_s) / cost.per_element_s if cost.per_element_s else float("inf")

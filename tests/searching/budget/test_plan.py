@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
-from nas.networks.network import totals, trace
 from nas.searching.budget.plan import (
     COUNTS,
     FEWEST_STEPS,
@@ -30,8 +29,8 @@ from nas.searching.budget.plan import (
     proxy_of,
 )
 from nas.searching.budget.total_time import DURATIONS_S, default_budget
-from nas.searching.budget.trainable import PASSES, SHARE, most_macs, trainable
-from nas.searching.budget.training_cost import TrainingCost, measure_training_cost
+from nas.searching.budget.trainable import PASSES, SHARE, most_elements, trainable
+from nas.searching.budget.training_cost import TrainingCost, elements, measure_training_cost
 from nas.spaces.search_space import Space
 from nas.spaces.trainings import Proxy
 from nas.spaces.yaml_format import load_architecture, load_space
@@ -146,8 +145,8 @@ def test_the_cost_of_trainings_is_measured_on_real_steps(monkeypatch: pytest.Mon
     )
     cost = measure_training_cost([small, large], Proxy(32), Classification.load("digits"))
     assert cost.base_s >= 0
-    assert cost.per_mac_s >= 0
-    assert cost.base_s + cost.per_mac_s > 0
+    assert cost.per_element_s >= 0
+    assert cost.base_s + cost.per_element_s > 0
     assert (cost.images, cost.validation) == (1149, 288)
     arch = space.decode(space.sample(random.Random(0)))
     once, twice = (cost.training_s(arch, Proxy(32, epochs, 0)) for epochs in (1, 2))
@@ -157,7 +156,7 @@ def test_the_cost_of_trainings_is_measured_on_real_steps(monkeypatch: pytest.Mon
 def test_a_reference_must_be_trainable_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("mobilenet_v1_0.25", "mobilenet_v2_1.0", "efficientnet_b7")
     archs = [load_architecture(name).at(64).for_classes(10) for name in names]
-    sizes = [totals(trace(arch)).macs for arch in archs]
+    sizes = [elements(arch) for arch in archs]
     cost = TrainingCost(1e-4, 1e-10, images=1600, validation=400, batch_size=32)
     monkeypatch.setattr("nas.searching.budget.trainable.measure_training_cost", lambda *_: cost)
 
@@ -172,4 +171,4 @@ def test_a_reference_must_be_trainable_within_the_budget(monkeypatch: pytest.Mon
     assert able(0.99 * enough_s) == [True, False, False]
     assert able(1.0) == [True, False, False], "the smallest counts if none can be trained"
     assert able(1e9) == [True, True, True]
-    assert most_macs(TrainingCost(1e-4, 0.0, 1600, 400, 32), 100.0) == float("inf")
+    assert most_elements(TrainingCost(1e-4, 0.0, 1600, 400, 32), 100.0) == float("inf")
