@@ -21,8 +21,8 @@ TIMED = (0.2, 0.5, 0.8, 0.95)
 def trainable(context: SearchContext, networks: Sequence[Architecture]) -> list[bool]:
     """Return for each network whether `PASSES` passes fit into `SHARE` of the total time on this machine.
 
-    A network that sees few images in the time that there is would be no fair reference: it would be undertrained, and it
-    would take the time of the winner, because both see the same images. If none fits, the smallest one counts. If the
+    A network that sees few images in the time that there is would be no fair reference: it would be undertrained, and
+    it would take the time of the winner, because both see the same images. If none fits, the smallest one counts. If the
     parts of the search are set by hand, the total time is the default one.
 
     Args:
