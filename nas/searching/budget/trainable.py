@@ -22,8 +22,8 @@ def trainable(context: SearchContext, networks: Sequence[Architecture]) -> list[
     """Return for each network whether `PASSES` passes fit into `SHARE` of the total time on this machine.
 
     A network that sees few images in the time that there is would be no fair reference: it would be undertrained, and
-    it would take the time of the winner, because both see the same images. If none fits, the smallest one counts. If the
-    parts of the search are set by hand, the total time is the default one.
+    it would take the time of the winner, because both see the same images. If none fits, the smallest one counts. If
+    the parts of the search are set by hand, the total time is the default one.
 
     Args:
         context: The search.
