@@ -66,7 +66,8 @@ def _print_ranking(result: Mapping[str, Any]) -> None:
     certificate, checked = result.get("evaluator_certificate"), result["evaluator_check"]
     if certificate and certificate["reliability"] is not None:
         interval = f"{certificate['low']:.2f} to {certificate['high']:.2f}"
-        verdict = "" if certificate["suffices"] else f", less than asked for ({certificate['wanted']:g})"
+        is_low = certificate["reliability"] < certificate["wanted"]
+        verdict = f", less than asked for ({certificate['wanted']:g})" if is_low else ""
         print(f"reliability   {certificate['reliability']:.2f} ({interval}) of the accuracies of candidates{verdict}")
     for goal in result.get("goals", [result]):
         if goal.get("tied") is not None:
