@@ -119,12 +119,19 @@ def print_comparison(reference: Mapping[str, Any], best: Mapping[str, Any], goal
     difference = f"{100 * mean:+.1f}" + ("" if plus_minus is None else f" +- {100 * plus_minus:.1f}")
     found = f"{_spell_latency(ours)}, {best[key]:.1%}"
     print(f"against       {shown}; found: {found} ({counted}, {difference})")
-    if mean < 0:
-        sure = "" if plus_minus is None or -mean > plus_minus else " (within the uncertainty)"
+    is_sure = plus_minus is None or abs(mean) > plus_minus
+    if not is_sure:
+        faster = (
+            "" if theirs is None or ours is None else f"; the {'reference' if theirs < ours else 'winner'} is faster"
+        )
+        print(
+            f"              the accuracies differ by no more than chance{faster}; the reference is in {reference['model']}"
+        )
+    elif mean < 0:
         advice = f"use it: {reference['model']}"
         if reference["holds_target"] is False:
             advice = f"it does not hold the target; it is in {reference['model']}"
-        print(f"              the reference is better by {-100 * mean:.1f} points{sure}; {advice}")
+        print(f"              the reference is better by {-100 * mean:.1f} points; {advice}")
 
 
 def _spell_latency(latency_ms: float | None) -> str:
