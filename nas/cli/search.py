@@ -121,12 +121,10 @@ def print_comparison(reference: Mapping[str, Any], best: Mapping[str, Any], goal
     print(f"against       {shown}; found: {found} ({counted}, {difference})")
     is_sure = plus_minus is None or abs(mean) > plus_minus
     if not is_sure:
-        faster = (
-            "" if theirs is None or ours is None else f"; the {'reference' if theirs < ours else 'winner'} is faster"
-        )
-        print(
-            f"              the accuracies differ by no more than chance{faster}; the reference is in {reference['model']}"
-        )
+        name = "reference" if (theirs or 0) < (ours or 0) else "winner"
+        faster = f"; the {name} is faster" if theirs and ours else ""
+        folder = f"; the reference is in {reference['model']}"
+        print(f"              the accuracies differ by no more than chance{faster}{folder}")
     elif mean < 0:
         advice = f"use it: {reference['model']}"
         if reference["holds_target"] is False:
