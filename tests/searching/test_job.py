@@ -123,7 +123,7 @@ def test_a_full_training_of_the_winner_uses_all_images_and_continues_after_a_kil
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, killed)]
     assert weights[0] == weights[1]
     (training,) = json.loads((whole / "result.json").read_text())["settings"]["training"]
-    expected = replace(WINNERS, epochs=6, crop_scale=0.0).to_dict()  # digits are no photographs
+    expected = replace(WINNERS, epochs=6, crop_scale=0.0, first_size=1.0).to_dict()  # no photographs, few epochs
     assert {key: training[key] for key in expected} == expected
     assert (training["resolution"], training["images"]) == (32, 1149)
 
