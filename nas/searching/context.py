@@ -21,7 +21,6 @@ from nas.evaluators.zero_cost_scores import ZERO_COST
 from nas.networks.network import trace
 from nas.searching.against.references import References, read_references
 from nas.searching.budget.pilot import Pilot
-from nas.searching.budget.plan import Plan
 from nas.searching.budget.stopwatch import Stopwatch
 from nas.searching.budget.total_time import choose_budget
 from nas.searching.early_stopping import Rungs, make_rungs
@@ -66,7 +65,6 @@ class SearchContext:
         budget_s: The total time in seconds; None if each part is set by hand.
         started: When the command began, by `time.monotonic`.
         stopwatch: Times the parts of a search with a budget.
-        plan: The plan of a search with a budget, once it is made.
         pilot: The result of its pilot.
         pilot_networks: The choices of the pilot's networks by digest. They are the first candidates.
     """
@@ -88,7 +86,6 @@ class SearchContext:
     budget_s: float | None = None
     started: float = 0.0
     stopwatch: Stopwatch | None = None
-    plan: Plan | None = None
     pilot: Pilot | None = None
     pilot_networks: Mapping[str, Choices] = field(default_factory=dict)
 

@@ -15,6 +15,7 @@ from nas.networks.network import Layer, totals, trace
 from nas.spaces.automaton import Cost, reachable, unroll
 from nas.spaces.cost_tables import tabulate_automaton
 from nas.spaces.search_space import Space
+from nas.study.objectives import Goal
 from nas.study.ranking import ReferencePoint
 
 Predict = Callable[[Architecture], float]
@@ -96,6 +97,10 @@ class CostPredictors:
         """Predicts a layer's share of the latency in ms; a list of such functions for several devices."""
         each: list[Cost] = [predictor.layer_ms for predictor in self.predictors]
         return each[0] if len(each) == 1 else each
+
+    def hold_a_target(self, arch: Architecture, goals: Sequence[Goal]) -> bool:
+        """Return whether a network is within the target of one of the goals, by prediction."""
+        return any(self.predictors[goal.device].predict(arch) <= goal.target_ms for goal in goals)
 
     def extra_metrics(self, arch: Architecture) -> dict[str, Any]:
         """Return those fields of a network's Metrics that only several devices, energy or memory need."""

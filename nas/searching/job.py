@@ -178,9 +178,7 @@ def make_controller(context: SearchContext, costs: CostPredictors, prior: PriorK
     controller = context.controller(Problem(encode_space(context.space, costs.layer_ms), context.objective))
 
     def is_feasible(arch: Architecture) -> bool:
-        goals = context.objective.goals
-        holds = any(costs.predictors[goal.device].predict(arch) <= goal.target_ms for goal in goals)
-        return holds and arch.digest not in prior.digests
+        return costs.hold_a_target(arch, context.objective.goals) and arch.digest not in prior.digests
 
     controller = warm_started(context, controller, is_feasible, len(prior.first), study)
     if context.pilot_networks:

@@ -22,6 +22,11 @@ class Proxy:
     images: int = 0
     of: int = 0
 
+    @property
+    def images_seen(self) -> int:
+        """The training images that a training sees, counted each time; 0 if `images` means all of them."""
+        return self.epochs * self.images
+
     def at(self, resolution: int) -> int:
         """Return the training resolution, in pixels, of a network for inputs of `resolution` pixels."""
         return max(1, round(resolution * self.resolution / self.of)) if self.of else self.resolution

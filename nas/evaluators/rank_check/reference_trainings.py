@@ -25,7 +25,7 @@ from nas.evaluators.executors.processes import ProcessBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.networks.network import totals, trace
-from nas.spaces.sampling import sample_networks
+from nas.spaces.sampling import one_per_stratum, sample_networks
 from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
 from nas.training.tasks.classification import Classification
@@ -170,9 +170,7 @@ def stratified_networks(space: Space, count: int, seed: int) -> list[Architectur
     """
     samples = sample_networks(space, SAMPLES_PER_NETWORK * count, f"{space.name} reference {seed}")
     samples.sort(key=lambda arch: totals(trace(arch)).macs)
-    rng = random.Random(seed)
-    edges = [len(samples) * index // count for index in range(count + 1)]
-    return [rng.choice(samples[low:high]) for low, high in itertools.pairwise(edges) if high > low]
+    return one_per_stratum(samples, count, random.Random(seed))
 
 
 def threads_per_job(jobs: int) -> int:

@@ -41,7 +41,7 @@ def certificate_of(context: SearchContext, study: Study, evaluator: Evaluator) -
         **found.to_dict(),
         "wanted": wanted,
         "suffices": found.reliability >= wanted,
-        "chance": chance(task.metric, task.data.validation.labels, task.num_classes),
+        "chance": chance(task.metric, task.data.validation.labels),
         "budget": _budget(evaluator.settings),
     }
 

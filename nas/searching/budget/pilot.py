@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -21,7 +20,7 @@ from nas.evaluators.executors.base import Executor, Task, evaluate_all
 from nas.evaluators.rank_check.reference_trainings import ReferenceTrainings, Training
 from nas.networks.network import totals, trace
 from nas.searching.budget.plan import SEEDS, Plan
-from nas.spaces.sampling import distinct_networks
+from nas.spaces.sampling import distinct_networks, one_per_stratum
 from nas.spaces.search_space import Choices, Searched
 from nas.spaces.trainings import Proxy
 from nas.study.reliability import Reliability, measure_reliability
@@ -68,11 +67,6 @@ class Level:
     evaluation_s: float
     agreement: float | None = None
 
-    @property
-    def images_seen(self) -> int:
-        """The training images that an evaluation sees, counted each time."""
-        return self.proxy.epochs * self.proxy.images
-
     def suffices(self, wanted: float, chance: float) -> bool:
         """Return whether the reliability is surely high enough, and every network is clearly better than chance."""
         found = self.reliability
@@ -90,7 +84,11 @@ class Level:
         found = self.reliability.to_dict() if self.reliability else {"reliability": None}
         budget = {"resolution": self.proxy.resolution, "epochs": self.proxy.epochs, "images": self.proxy.images}
         facts = {"lowest": self.lowest, "highest": self.highest, "agreement_with_longest": self.agreement}
-        return {**found, **facts, "budget": {**budget, "images_seen": self.images_seen, "seconds": self.evaluation_s}}
+        return {
+            **found,
+            **facts,
+            "budget": {**budget, "images_seen": self.proxy.images_seen, "seconds": self.evaluation_s},
+        }
 
 
 @dataclass(frozen=True)
@@ -155,8 +153,7 @@ def pilot_networks(
     rng = random.Random(f"{space.name} pilot {seed}")
     drawn = distinct_networks(space, SAMPLES * count, rng, ATTEMPTS, is_feasible)
     drawn.sort(key=lambda network: totals(trace(network[0])).macs)
-    edges = [len(drawn) * index // count for index in range(count + 1)]
-    return [rng.choice(drawn[low:high]) for low, high in pairwise(edges) if high > low]
+    return one_per_stratum(drawn, count, rng)
 
 
 def run_pilot(
@@ -215,7 +212,7 @@ def run_pilot(
 
 def _level_s(last: Level, proxy: Proxy, networks: Sequence[Network]) -> float:
     """Return the seconds that a budget takes, given what the last one took."""
-    longer = proxy.epochs * proxy.images / last.images_seen
+    longer = proxy.images_seen / last.proxy.images_seen
     return SEEDS * len(networks) * last.evaluation_s * longer
 
 
@@ -295,10 +292,9 @@ def _choose(levels: Sequence[Level], wanted: float, chance: float) -> int:
 
 def describe_budget(proxy: Proxy) -> str:
     """Return the budget of an evaluation in words: "3,200 images (2 x 1,600) at 64 px"."""
-    seen = proxy.epochs * proxy.images
     passes = f" ({proxy.epochs} x {proxy.images:,})" if proxy.epochs > 1 else ""
     share = f"/{proxy.of} of its own resolution" if proxy.of else " px"
-    return f"{seen:,} images{passes} at {proxy.resolution}{share}"
+    return f"{proxy.images_seen:,} images{passes} at {proxy.resolution}{share}"
 
 
 def describe_level(level: Level, chance: float) -> str:

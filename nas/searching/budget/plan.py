@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from statistics import fmean
 from typing import Any
@@ -76,13 +76,13 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as a run records it."""
-        return {**asdict(self), "levels": [asdict(level) for level in self.levels], "cost": self.cost.to_dict()}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """Return the plan of a mapping from `to_dict`."""
         levels = tuple(Proxy(**level) for level in data["levels"])
-        return cls(**{**data, "levels": levels, "cost": TrainingCost.from_dict(data["cost"])})
+        return cls(**{**data, "levels": levels, "cost": TrainingCost(**data["cost"])})
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def make_plan(
     if wishes.epochs:
         return plan
     affordable_s = plan.ranking_s / weight_of_longest(len(pilot))
-    per_image_s = fmean(cost.training_s(arch, shortest) for arch in pilot) / (shortest.epochs * shortest.images)
+    per_image_s = fmean(cost.training_s(arch, shortest) for arch in pilot) / shortest.images_seen
     most = max(fewest, coarse(min(int(affordable_s / per_image_s), MOST_PASSES * cost.images)))
     seen = [most >> level for level in reversed(range(LEVELS)) if most >> level >= fewest] or [fewest]
     levels = tuple(dict.fromkeys(proxy_of(count, cost.images, wishes) for count in seen))
@@ -207,7 +207,7 @@ class Described:
 
     part: str
     seconds: float
-    text: str = field(default="")
+    text: str
 
     def __str__(self) -> str:
         return f"  {self.part:<11} {format_duration(self.seconds):<9} {self.text}".rstrip()
@@ -237,7 +237,7 @@ def describe_plan(plan: Plan, pilot: Sequence[Architecture], trained: Sequence[s
         Described("finalists", finalists_s, "evaluated again with other seeds"),
         Described("training", plan.final_s, f"{' and '.join(trained)}{epochs}, at the deployed resolution"),
     ]
-    speed = 1 / fmean(plan.cost.training_s(arch, longest) / (longest.epochs * longest.images) for arch in pilot)
+    speed = 1 / fmean(plan.cost.training_s(arch, longest) / longest.images_seen for arch in pilot)
     title = f"plan for {format_duration(plan.budget_s)}; this machine trains {speed:.0f} images/s at "
     return [f"{title}{shortest.resolution} px", *map(str, lines)]
 
@@ -249,7 +249,7 @@ def _ends(means: Sequence[float]) -> list[tuple[float, float]]:
 
 def describe_levels(levels: Sequence[Proxy]) -> str:
     """Return the budgets of evaluations in words."""
-    seen = [level.epochs * level.images for level in levels]
+    seen = [level.images_seen for level in levels]
     if len(seen) == 1:
         return f"{seen[0]:,} images each"
     return f"{seen[0]:,} to {seen[-1]:,} images each"

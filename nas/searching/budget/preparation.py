@@ -46,7 +46,8 @@ def prepare(context: SearchContext, study: Study, costs: CostPredictors) -> Sear
     if context.budget_s is None or context.settings.worker:
         return context if context.budget_s is None else _joined(context, study)
     watch = Stopwatch.of(study, context.started)
-    networks = pilot_networks(context.space, lambda arch: _is_feasible(context, costs, arch), context.settings.seed)
+    goals = context.objective.goals
+    networks = pilot_networks(context.space, lambda arch: costs.hold_a_target(arch, goals), context.settings.seed)
     context = replace(context, space=replace(context.space, proxy=_proxy(context)), stopwatch=watch)
     with watch.part("pilot"):
         plan = _plan(context, study, networks, watch.total_s)
@@ -59,17 +60,15 @@ def prepare(context: SearchContext, study: Study, costs: CostPredictors) -> Sear
         if pilot.certificate:
             draw_pilot(pilot.certificate, study.folder / "pilot.png", spell(context.task.metric))
         _report_choice(context, plan, pilot, trials)
-    return _settled(context, plan, pilot, trials, networks)
+    return _settled(context, pilot, trials, networks)
 
 
-def _settled(
-    context: SearchContext, plan: Plan, pilot: Pilot, trials: int, networks: Sequence[Network] = ()
-) -> SearchContext:
-    """Return the context with the decisions of the plan and the pilot."""
+def _settled(context: SearchContext, pilot: Pilot, trials: int, networks: Sequence[Network] = ()) -> SearchContext:
+    """Return the context with the decisions of the pilot."""
     space = replace(context.space, proxy=pilot.proxy)
     first = {arch.digest: choices for arch, choices in networks}
     return replace(
-        context, settings=replace(context.settings, trials=trials), space=space, plan=plan, pilot=pilot,
+        context, settings=replace(context.settings, trials=trials), space=space, pilot=pilot,
         recorded={**context.recorded, "trials": trials}, pilot_networks=first,
     )  # fmt: skip
 
@@ -82,12 +81,7 @@ def _joined(context: SearchContext, study: Study) -> SearchContext:
             context.reporter.say(f"{study.folder}: waiting for the process that makes the plan and runs the pilot")
         has_waited = True
         time.sleep(1.0)
-    return _settled(context, Plan.from_dict(study.fact(PLAN)), Pilot.from_dict(stored), stored["trials"])
-
-
-def _is_feasible(context: SearchContext, costs: CostPredictors, arch: Architecture) -> bool:
-    goals = context.objective.goals
-    return any(costs.predictors[goal.device].predict(arch) <= goal.target_ms for goal in goals)
+    return _settled(context, Pilot.from_dict(stored), stored["trials"])
 
 
 def _proxy(context: SearchContext) -> Proxy:
@@ -111,11 +105,9 @@ def _plan(context: SearchContext, study: Study, networks: Sequence[Network], spe
     """Return the stored plan, or a new one, which is printed before anything is trained."""
     settings, reporter, task = context.settings, context.reporter, context.task
     assert context.budget_s is not None
-    archs = [arch for arch, _ in networks] or [
-        arch for arch, _ in pilot_networks(context.space, lambda _: True, settings.seed)
-    ]
     if stored := study.fact(PLAN):
         return Plan.from_dict(stored)
+    archs = [arch for arch, _ in networks or pilot_networks(context.space, lambda _: True, settings.seed)]
     wishes = Wishes(context.space.proxy, settings.proxy_epochs, settings.proxy_images, settings.trials)
     sample = [archs[0], archs[len(archs) // 2], archs[-1]]
     cost = measure_training_cost(sample, context.space.proxy, task)
@@ -143,7 +135,7 @@ def _pilot(context: SearchContext, study: Study, plan: Plan, networks: Sequence[
         context.reporter.warn(f"{len(networks)} random networks hold the target: too few for a pilot")
         evaluation_s = max((plan.cost.training_s(arch, plan.levels[-1]) for arch, _ in networks), default=1.0)
         return Pilot(plan.levels[-1], {}, evaluation_s, {})
-    base = chance(task.metric, task.data.validation.labels, task.num_classes)
+    base = chance(task.metric, task.data.validation.labels)
 
     def make_level(proxy: Proxy) -> LevelSetup:
         leveled = replace(context, space=replace(context.space, proxy=proxy))
@@ -183,10 +175,10 @@ def _trainings(context: SearchContext, evaluator: Any) -> ReferenceTrainings:
 def _report_choice(context: SearchContext, plan: Plan, pilot: Pilot, trials: int) -> None:
     """Report which budget candidates get, and warn if it does not suffice."""
     found, reporter = pilot.certificate, context.reporter
-    images = pilot.proxy.epochs * pilot.proxy.images
+    by_pilot = len({digest for digest, _ in pilot.recorded})
     reporter.say(
-        f"each candidate sees {images:,} images at {pilot.proxy.resolution} px, {format_duration(pilot.evaluation_s)}; "
-        f"{trials} candidates, {len({digest for digest, _ in pilot.recorded})} of them trained by the pilot"
+        f"each candidate sees {pilot.proxy.images_seen:,} images at {pilot.proxy.resolution} px, "
+        f"{format_duration(pilot.evaluation_s)}; {trials} candidates, {by_pilot} of them trained by the pilot"
     )
     if found and found["saturated"]:
         reporter.say("all networks of the pilot are right on nearly all validation images: their latencies decide")

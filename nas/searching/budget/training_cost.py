@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +28,10 @@ EPOCH_S = 0.03
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """The time that trainings take on this machine: seconds for each image, linear in the elements
-    that the network reads and writes. MACs predict it worse: at 64 px, a MAC took 0.02 ns in VoVNet-57 and 0.3 ns in
-    ShuffleNet, an element 0.4 to 0.9 ns.
+    """The time that trainings take on this machine.
+
+    The seconds for each image are linear in the elements that the network reads and writes. MACs predict them worse: at
+    64 px, a MAC took 0.02 ns in VoVNet-57 and 0.3 ns in ShuffleNet, an element 0.4 to 0.9 ns.
 
     Attributes:
         base_s: Seconds for each training image of any network.
@@ -59,21 +59,6 @@ class TrainingCost:
         tested = self.validation + min(images, RECALIBRATION_BATCHES * batch)
         small = min(4.0, self.batch_size / batch)  # a step of few images takes more time for each of them
         return proxy.epochs * (EPOCH_S + image_s * (small * images + FORWARD_SHARE * tested))
-
-    def times(self, factor: float) -> TrainingCost:
-        """Return the cost of a machine that takes `factor` times as long."""
-        return TrainingCost(
-            self.base_s * factor, self.per_element_s * factor, self.images, self.validation, self.batch_size
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TrainingCost:
-        """Return the cost of a mapping from `to_dict`."""
-        return cls(**data)
 
 
 def elements(arch: Architecture) -> int:
@@ -106,7 +91,7 @@ def measure_training_cost(archs: Sequence[Architecture], proxy: Proxy, task: Cla
     )
 
 
-def time_training(arch: Architecture, num_classes: int, recipe: Recipe | None = None) -> float:
+def time_training(arch: Architecture, num_classes: int) -> float:
     """Return the seconds that a training step takes for each image, the median of some steps after a warm-up.
 
     torch's global random state does not change.
@@ -114,9 +99,8 @@ def time_training(arch: Architecture, num_classes: int, recipe: Recipe | None = 
     Args:
         arch: The network.
         num_classes: The number of classes.
-        recipe: How to train; None: with the defaults.
     """
-    recipe, device = recipe or Recipe(1), pick_device()
+    recipe, device = Recipe(1), pick_device()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build(arch).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

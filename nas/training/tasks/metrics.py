@@ -39,7 +39,7 @@ METRICS: dict[str, Callable[[Tensor], float]] = {
 }
 
 
-def chance(metric: str, labels: Sequence[int], num_classes: int) -> float:
+def chance(metric: str, labels: Sequence[int]) -> float:
     """Return the value of a metric, in [0, 1], for a network that ignores the images.
 
     It always names the most frequent class, which gives the highest accuracy.
@@ -47,12 +47,11 @@ def chance(metric: str, labels: Sequence[int], num_classes: int) -> float:
     Args:
         metric: A key of `METRICS`.
         labels: The classes of the images.
-        num_classes: The number of classes.
     """
     share = max(Counter(labels).values()) / len(labels)
     if metric == "accuracy":
         return share
-    present = len(set(labels)) or num_classes
+    present = len(set(labels))
     return 1 / present if metric == "balanced_accuracy" else 2 * share / (1 + share) / present
 
 
