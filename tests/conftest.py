@@ -61,6 +61,7 @@ def calibrate_by_few_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tables be calibrated by six networks and checked by four."""
     monkeypatch.setattr("nas.latency.calibration_networks.CALIBRATING", 6)
     monkeypatch.setattr("nas.latency.calibration_networks.CERTIFYING", 4)
+    monkeypatch.setattr("nas.latency.calibration_networks.SMALL_MACS", 0.0)
 
 
 @pytest.fixture(autouse=True)

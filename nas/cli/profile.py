@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 HELP = "measure, verify or import the latency table of a device and runtime, or measure one exported network"
 DEFAULTS = {"space": "mnasnet", "runtime": "onnxruntime", "threads": 1, "device": "local"}
 MODES = {
-    "network": ("space", "classes", "table", "name", "replace", "energy", "import", "bundle", "verify"),
-    "import": ("space", "runtime", "threads", "classes", "device", "energy", "bundle", "verify"),
-    "bundle": ("device", "table", "name", "replace", "energy", "verify"),
-    "verify": ("runtime", "threads", "classes", "table", "name", "replace", "energy"),
+    "network": ("space", "classes", "resolution", "table", "name", "replace", "energy", "import", "bundle", "verify"),
+    "import": ("space", "runtime", "threads", "classes", "resolution", "device", "energy", "bundle", "verify"),
+    "bundle": ("device", "resolution", "table", "name", "replace", "energy", "verify"),
+    "verify": ("runtime", "threads", "classes", "resolution", "table", "name", "replace", "energy"),
 }
 """For each flag that selects another mode than a live measurement, the flags that it cannot be combined with."""
 
@@ -34,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", metavar="NAME", help="runtime, see 'nas list runtimes' (default: onnxruntime)")
     parser.add_argument("--threads", type=int, metavar="N", help="number of runtime threads (default: 1)")
     parser.add_argument("--classes", type=int, metavar="N", help="number of output classes (default: as in the space)")
+    parser.add_argument(
+        "--resolution",
+        metavar="PX",
+        help="input resolutions of the networks, as 96,128 (default: those of the space)",
+    )
     parser.add_argument("--table", metavar="FILE", help="table to write (default: this device's table in the cache)")
     parser.add_argument("--name", metavar="NAME", help="name of the device, for a table that --table NAME then finds")
     parser.add_argument(
@@ -122,10 +127,13 @@ def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _load_space(args: argparse.Namespace) -> Space:
+    from nas.spaces.resolutions import at_resolutions
     from nas.spaces.yaml_format import load_space
+    from nas.utils.units import parse_resolutions
 
     space = load_space(args.space)
-    return space if args.classes is None else space.for_classes(args.classes)
+    space = space if args.classes is None else space.for_classes(args.classes)
+    return at_resolutions(space, parse_resolutions(args.resolution)) if args.resolution else space
 
 
 def _fill_table(

@@ -110,14 +110,17 @@ def print_comparison(reference: Mapping[str, Any], best: Mapping[str, Any], goal
     metric = "" if reference["metric"] == "accuracy" else f" {spell(reference['metric'])}"
     beside, own, each = reference["winner_latency_ms"], best["latency_ms"], reference["latency_ms"]
     theirs, ours = each["measured"] or each["predicted"], beside["measured"] or own["measured"] or own["predicted"]
-    shown = f"{f'{goal}: ' if goal else ''}{reference['name']}: {_spell_latency(theirs)}, {reference[key]:.1%}{metric}"
+    name = f"{f'{goal}: ' if goal else ''}{reference['name']}"
+    shown = f"{name}: {_spell_latency(theirs)}, {_mean(reference, key):.1%}{metric}"
     if reference.get("is_winner"):
         print(f"against       {shown}; the search found this network itself")
         return
     mean, plus_minus = reference["difference"]["mean"], reference["difference"]["plus_minus"]
-    counted = f"{seeds} seed{'' if seeds == 1 else 's'} each"
+    counted = "1 seed each" if seeds == 1 else f"mean of {seeds} seeds"
+    if (epochs := reference.get("epochs", 0)) < (own_epochs := reference.get("winner_epochs", 0)):
+        counted += f", {epochs} and {own_epochs} epochs in the same time"
     difference = f"{100 * mean:+.1f}" + ("" if plus_minus is None else f" +- {100 * plus_minus:.1f}")
-    found = f"{_spell_latency(ours)}, {best[key]:.1%}"
+    found = f"{_spell_latency(ours)}, {_mean(best, key):.1%}"
     print(f"against       {shown}; found: {found} ({counted}, {difference})")
     is_sure = plus_minus is None or abs(mean) > plus_minus
     if not is_sure:
@@ -130,6 +133,13 @@ def print_comparison(reference: Mapping[str, Any], best: Mapping[str, Any], goal
         if reference["holds_target"] is False:
             advice = f"it does not hold the target; it is in {reference['model']}"
         print(f"              the reference is better by {-100 * mean:.1f} points; {advice}")
+
+
+def _mean(tested: Mapping[str, Any], key: str) -> float:
+    """Return the mean of the metric over the seeds; results of before have one."""
+    from statistics import fmean
+
+    return fmean(tested.get("accuracies", {}).values() or [tested[key]])
 
 
 def _spell_latency(latency_ms: float | None) -> str:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resolution",
         type=int,
         metavar="N",
-        help="input resolution of the network in pixels (default: the network's own)",
+        help="input resolution in pixels (default: that of the network or space)",
     )
     parser.add_argument("--svg", metavar="FILE", help="write a diagram of the network to this file")
     show_latency.add_arguments(parser)
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the space or the network as a JSON-ready mapping."""
     from nas.errors import UsageError, located
+    from nas.spaces.resolutions import at_resolutions
     from nas.spaces.yaml_format import load_space
 
     if args.resolution is not None and args.resolution < 1:
@@ -41,8 +42,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         return _exported(args, exported)
     space = load_space(args.name)
     if not space.is_network:
-        if args.resolution is not None:
-            raise UsageError(f"applies to networks only, and '{args.name}' is a search space", key="resolution")
+        space = at_resolutions(space, [args.resolution] if args.resolution else [])
         if args.svg is not None:
             raise UsageError(f"applies to networks only, and '{args.name}' is a search space", key="svg")
         return {**_space(space), **show_latency.run(args, space, reporter)}

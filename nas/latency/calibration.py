@@ -2,8 +2,10 @@
 
 A layer that is measured alone converts its input and output between the runtime's own layout and the outside one, and
 pays for a call. Inside a network it does not: each layer boundary saves that time. The saving is measured as
-2 T(A) - T(A after A), for a 1x1 convolution A at each shape that a layer outputs. The correction is a sum over layers,
-so that searches on the table stay exact. It has no constant term: fitted on common networks, a constant would be a
+2 T(A) - T(A after A), for a 1x1 convolution A at each shape that a layer outputs. And a layer that is measured alone
+finds its weights in a nearer cache: in a network, a whole inference has passed since they were last read. That costs
+time in proportion to the parameters, and matters for small images. The correction is a sum over layers, so that
+searches on the table stay exact. It has no constant term: fitted on common networks, a constant would be a
 large error for a fast network.
 """
 
@@ -19,8 +21,16 @@ from nas.errors import TableError
 
 T = TypeVar("T")
 
-PRIOR = {"scale": (1.0, 1.0), "seam": (1.0, 0.15), "ms_per_layer": (0.0, 0.05), "ms_per_mega": (0.0, 0.05)}
+PRIOR = {
+    "scale": (1.0, 1.0),
+    "seam": (1.0, 0.15),
+    "ms_per_layer": (0.0, 0.05),
+    "ms_per_mega": (0.0, 0.05),
+    "ms_per_mega_params": (0.0, 0.05),
+}
 """Prior mean of each coefficient, and the standard deviation of its term as a share of a network's latency."""
+LATER = ("ms_per_mega_params",)
+"""Coefficients that calibrations of before may lack."""
 NOISE = 0.025
 """Assumed relative error of a network's measured latency and of a sum of rows."""
 TOLERANCE = 0.05
@@ -36,6 +46,7 @@ class Features:
         boundary_saving_ms: Sum of the savings at the layers' output boundaries.
         layers: Number of layers.
         elements: Number of elements that the layers output.
+        params: Number of parameters of the layers.
         measured_ms: Measured latency of the network; 0 if not measured.
     """
 
@@ -43,6 +54,7 @@ class Features:
     boundary_saving_ms: float
     layers: int
     elements: int
+    params: int
     measured_ms: float = 0.0
 
     def terms(self) -> dict[str, float]:
@@ -52,6 +64,7 @@ class Features:
             "seam": -self.boundary_saving_ms,
             "ms_per_layer": self.layers,
             "ms_per_mega": self.elements / 1e6,
+            "ms_per_mega_params": self.params / 1e6,
         }
 
 
@@ -59,13 +72,15 @@ class Features:
 class Calibration:
     """A linear model of latency.
 
-    latency_ms = scale * table_ms - seam * boundary_saving_ms + ms_per_layer * layers + ms_per_mega * elements / 10^6
+    latency_ms = scale * table_ms - seam * boundary_saving_ms + ms_per_layer * layers
+                 + ms_per_mega * elements / 10^6 + ms_per_mega_params * params / 10^6
 
     Attributes:
         scale: Coefficient of the sum of layer latencies.
         seam: Coefficient of the boundary savings (its name in table files).
         ms_per_layer: Milliseconds per layer.
         ms_per_mega: Milliseconds per million output elements.
+        ms_per_mega_params: Milliseconds per million parameters.
         networks: Number of networks that it was fitted to.
         error: Mean relative leave-one-out error on these networks.
     """
@@ -74,6 +89,7 @@ class Calibration:
     seam: float = 0.0
     ms_per_layer: float = 0.0
     ms_per_mega: float = 0.0
+    ms_per_mega_params: float = 0.0
     networks: int = 0
     error: float | None = None
 
@@ -82,13 +98,14 @@ class Calibration:
         return float(sum(getattr(self, name) * value for name, value in features.terms().items()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the coefficients by name."""
-        return asdict(self)
+        """Return the coefficients by name; without that of the parameters if it is 0, as before it existed."""
+        found = asdict(self)
+        return found if self.ms_per_mega_params else {name: found[name] for name in found if name not in LATER}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Calibration:
         """Return the calibration that `to_dict` wrote. Raises TableError."""
-        return _checked(cls, data)
+        return _checked(cls, {**dict.fromkeys(LATER, 0.0), **data} if isinstance(data, dict) else data)
 
 
 @dataclass(frozen=True)

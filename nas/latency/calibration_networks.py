@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import median
 
 from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.latency.calibration import Features, certify, fit
 from nas.latency.rows import CALIBRATION, HELD_OUT, MeasuredNetwork
 from nas.latency.table import LatencyTable
-from nas.networks.network import canonical, trace
+from nas.networks.network import canonical, totals, trace
 from nas.spaces.cost_tables import tabulate_costs
 from nas.spaces.latency_distribution import sample_within
 from nas.spaces.sampling import sample_networks
@@ -19,6 +20,9 @@ from nas.spaces.search_space import Space
 
 CALIBRATING, CERTIFYING = 20, 25
 """Number of networks that calibrate a table, and of held-out networks that certify it."""
+SMALL_MACS = 150e6
+"""If the networks of a space have fewer MACs, as many again calibrate, sampled as a search samples: they are fast to
+time, and harder to predict."""
 LEAST_NETWORKS = 4
 """A space with fewer networks is not calibrated: all of them can be measured."""
 
@@ -29,11 +33,13 @@ def whole_networks(space: Space) -> list[MeasuredNetwork]:
     Held-out networks are sampled as a search samples: each choice uniformly. Calibration networks are spread over the
     whole range of MACs, so that predictions for fast networks do not extrapolate from common ones.
     """
-    drawn = sample_networks(space, 2 * CERTIFYING + CALIBRATING, f"{space.name} networks")
+    drawn = sample_networks(space, 2 * (CERTIFYING + CALIBRATING), f"{space.name} networks")
+    is_small = median(totals(trace(arch)).macs for arch in drawn) < SMALL_MACS
+    wanted = 2 * CALIBRATING if is_small else CALIBRATING
     held_out = drawn[: min(CERTIFYING, len(drawn) // 2)]
     seen = {arch.digest for arch in held_out}
     chosen = [arch for arch in [*spread(space, CALIBRATING), *drawn[len(held_out) :]] if arch.digest not in seen]
-    calibrating = list(dict.fromkeys(chosen))[:CALIBRATING]
+    calibrating = list(dict.fromkeys(chosen))[:wanted]
     return [
         *(MeasuredNetwork(space.key, CALIBRATION, arch) for arch in calibrating),
         *(MeasuredNetwork(space.key, HELD_OUT, arch) for arch in held_out),
@@ -75,5 +81,6 @@ def network_features(table: LatencyTable, network: MeasuredNetwork) -> Features:
         sum(layer.boundary_saving_ms for layer in layers),
         len(layers),
         sum(layer.elements for layer in layers),
+        sum(layer.params for layer in layers),
         table.network_ms(network),
     )

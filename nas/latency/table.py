@@ -202,7 +202,7 @@ class LatencyTable:
         """Return the calibration features of a layer. Raises TableError if the table lacks it."""
         has_boundary = boundaries and len(layer.out_shape) == 3
         boundary_saving_ms = self.boundary_saving_ms(layer.out_shape) if has_boundary else 0.0
-        return Features(self.latency_ms(layer), boundary_saving_ms, 1, prod(layer.out_shape))
+        return Features(self.latency_ms(layer), boundary_saving_ms, 1, prod(layer.out_shape), layer.params)
 
     def repeatability(self, keys: Sequence[RowKey]) -> float:
         """Return the mean relative difference between estimates from the odd and from the even samples of networks.

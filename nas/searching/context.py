@@ -67,6 +67,7 @@ class SearchContext:
         stopwatch: Times the parts of a search with a budget.
         pilot: The result of its pilot.
         pilot_networks: The choices of the pilot's networks by digest. They are the first candidates.
+        reference_epochs: The epochs of the references' training by digest, where they differ from the winner's.
     """
 
     settings: SearchSettings
@@ -88,6 +89,7 @@ class SearchContext:
     stopwatch: Stopwatch | None = None
     pilot: Pilot | None = None
     pilot_networks: Mapping[str, Choices] = field(default_factory=dict)
+    reference_epochs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def evaluator_only_reads(self) -> bool:

@@ -179,6 +179,7 @@ class GoalResult:
         training_problem: Why the winner's training taught nothing, "" if it did.
         tied: How many other candidates within the target may be as accurate, given the noise; None if it is unknown.
         against: The comparisons with references, see `Comparison.to_dict`.
+        accuracies: The metric of the winner on the test images by the seed of its training.
     """
 
     goal: Goal
@@ -195,6 +196,7 @@ class GoalResult:
     training_problem: str = ""
     tied: int | None = None
     against: tuple[dict[str, Any], ...] = ()
+    accuracies: dict[str, float] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -206,6 +208,7 @@ class GoalResult:
             "accuracy": metrics.accuracy,
             "estimate": winner.estimate,
             **self.report.to_dict(),
+            "accuracies": self.accuracies,
             "latency_ms": {"predicted": metrics.latency_ms, "measured": measured.median if measured else None},
             "params": metrics.params,
             "macs": metrics.macs,
@@ -324,6 +327,7 @@ def read_complete(settings: SearchSettings, trials: int) -> dict[str, Any] | Non
         is_done = result["trials"] + len(result["failed"]) >= trials
         is_done = is_done and not (settings.retry_failed and result["failed"])
         is_same = all(result["settings"].get(key, 0) == getattr(settings, key) for key in FINALIST_SETTINGS)
+        is_same = is_same and result["settings"].get("final_seeds", 1) == settings.final_seeds
     except (KeyError, TypeError) as error:
         raise RunError(
             f"not the result of a search: {error!r}; delete the file to write it again", where=path

@@ -181,6 +181,12 @@ class SearchSettings:
         default_help=_BY_SPACE,
     )
 
+    final_seeds: int = _accuracy(
+        1,
+        "seeds to train the winner and its references with; all are tested, the best by validation is exported",
+        minimum=1,
+    )
+
     against: str | list[str] = _accuracy(
         AUTO,
         "network to train and test as the winner: a name, YAML file or folder; auto, the best one published that holds "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,17 +151,35 @@ class WinnerTraining:
         validation: The accuracy and the metric on the validation images after the last phase, by their keys.
         training: The phases with their images, accuracies and recipes.
         problem: Why the training taught nothing, "" if it did.
+        tests: The tests of the trainings with all seeds, of which this is the best by validation.
     """
 
     report: ClassReport
     validation: dict[str, float]
     training: list[dict[str, Any]]
     problem: str = ""
+    tests: Mapping[int, ClassReport] = field(default_factory=dict)
+
+    @property
+    def reports(self) -> list[ClassReport]:
+        """The tests of all seeds, in their order."""
+        return list(self.tests.values()) or [self.report]
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of all phases."""
+        return sum(phase["epochs"] for phase in self.training)
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """The metric on the test images by seed."""
+        return {str(seed): report.value for seed, report in self.tests.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as the model card holds them. A problem is called "training_problem"."""
         problem = {"training_problem": self.problem} if self.problem else {}
-        return {**self.report.to_dict(), **self.validation, "training": self.training, **problem}
+        seeds = {"accuracies": self.accuracies} if len(self.tests) > 1 else {}
+        return {**self.report.to_dict(), **self.validation, "training": self.training, **seeds, **problem}
 
 
 GROWS_FROM = 8
@@ -183,6 +201,33 @@ def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
     if not space.final.full_epochs:
         return phases(space.proxy, space.final, arch.resolution)
     return [Phase(arch.resolution, 0, winner_recipe(context.task, space.final.full_epochs))]
+
+
+def train_seeds(
+    context: SearchContext,
+    make: Callable[[int], nn.Module],
+    arch: Architecture,
+    checkpoints: Path,
+    called: str = "the winner",
+) -> tuple[nn.Module, WinnerTraining]:
+    """Train a network with each of the final seeds; return the best by validation, with the tests of all.
+
+    Args:
+        context: The search.
+        make: Returns the network before its training with a seed.
+        arch: Its architecture.
+        checkpoints: A folder for the checkpoints.
+        called: What messages call the network.
+    """
+    first, count = context.settings.seed, context.settings.final_seeds
+    trained: dict[int, tuple[nn.Module, WinnerTraining]] = {}
+    for seed in range(first, first + count):
+        model = make(seed)
+        name = called if count == 1 else f"{called} with seed {seed}"
+        trained[seed] = model, train_winner(context, model, arch, checkpoints, seed if seed > first else None, name)
+    key = f"validation_{context.task.metric}"
+    model, best = max(trained.values(), key=lambda each: each[1].validation[key])
+    return model, replace(best, tests={seed: training.report for seed, (_, training) in trained.items()})
 
 
 def train_winner(

@@ -29,7 +29,7 @@ from nas.searching.winner_training import (
     best_predicted,
     first_weights,
     measure_best,
-    train_winner,
+    train_seeds,
 )
 from nas.study.objectives import Goal
 from nas.study.study import Study
@@ -129,6 +129,7 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         verdict=verdict,
         report=training.report,
         training=training.training,
+        accuracies=training.accuracies,
         model=folder,
         table=selected,
         certificate=selected.table.certificates.get(context.space.key),
@@ -160,8 +161,9 @@ def choose_winner(search: FinishedSearch, goal: Goal) -> tuple[list[Finalist], i
 def with_lengths(search: FinishedSearch, goal: Goal, winner: Architecture) -> SearchContext:
     """Return the context with the epochs that winner and references get in what is left of the total time."""
     references = references_of(search.context, goal, winner, search.tables[goal.device])
-    networks = {arch.digest: arch for arch in (winner, *(each.at(winner.resolution) for each in references))}
-    return with_final_epochs(search.context, search.study, goal, list(networks.values()))
+    networks = {each.digest: each for each in (reference.at(winner.resolution) for reference in references)}
+    networks.pop(winner.digest, None)
+    return with_final_epochs(search.context, search.study, goal, winner, list(networks.values()))
 
 
 def settle_ties(
@@ -243,9 +245,10 @@ def train_once(search: FinishedSearch, goal: Goal, arch: Architecture) -> tuple[
     """Return the trained network of a goal's winner, trained now unless it has won another goal before."""
     context = search.context
     if arch.digest not in search.trained:
-        model = first_weights(arch, search.evaluator, context.settings.seed)
         checkpoints = search.study.folder / file_name("winner", goal)
-        search.trained[arch.digest] = model, train_winner(context, model, arch, checkpoints)
+        search.trained[arch.digest] = train_seeds(
+            context, lambda seed: first_weights(arch, search.evaluator, seed), arch, checkpoints
+        )
     return search.trained[arch.digest]
 
 

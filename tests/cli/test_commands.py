@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from nas.cli.main import main
+from nas.latency.table import LatencyTable
 from nas.study.study import JOURNAL
 from nas.utils.paths import shipped
 from tests.helpers.nas_process import kill_when, start_nas
@@ -174,6 +175,19 @@ def test_profile_measures_what_is_missing_and_then_nothing(
     assert Path(first["table"]).is_file()
 
 
+def test_profile_measures_the_resolutions_that_are_asked_for(
+    tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["profile", "--space", str(tiny_space), "--runtime", "null", "--table", str(tmp_path / "t.jsonl"), "--json"]
+    assert main([*args, "--quiet", "--resolution", "48,64"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["measured"] == result["layers"]
+    sizes = {network.arch.resolution for network in LatencyTable.open(tmp_path / "t.jsonl").networks}
+    assert sizes == {48, 64}
+    assert main(["show", str(tiny_space), "--resolution", "64", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["resolution"] == [64]
+
+
 def test_an_interrupted_profile_continues(tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "table.jsonl"
     args = ["profile", "--space", str(tiny_space), "--runtime", "null", "--table", str(table)]
@@ -289,7 +303,10 @@ def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.Captur
         (["search", "--target-latency", "20ms", "--alpha", "1"], "--alpha: must be in [-10, 0]: 1.0"),
         (["search", "none.yaml", "--target-latency", "20ms"], "none.yaml: no such file"),
         (["show", "mobilenet_v2"], "did you mean 'mobilenet_v2"),
-        (["show", "mnasnet", "--resolution", "128"], "--resolution: applies to networks only, and 'mnasnet'"),
+        (["show", "mnasnet", "--resolution", "8"], "--resolution: networks of 'mnasnet' cannot be built for it (stage"),
+        (["profile", "--resolution", "8"], "--resolution: networks of 'mnasnet' cannot be built for it (stage"),
+        (["profile", "--resolution", "96px"], "--resolution: must be auto, or whole numbers of pixels from 1 to 4096"),
+        (["profile", "--resolution", "96", "--bundle", "x"], "--resolution: cannot be combined with --bundle"),
         (["show", "mnasnet", "--svg", "x.svg"], "--svg: applies to networks only, and 'mnasnet'"),
         (["show", "mobilenet_v2_1.0", "--resolution", "8"], "leaves no pixels"),
         (["profile", "--space", "mnasnet", "--threads", "0"], "--threads: must be at least 1: 0"),

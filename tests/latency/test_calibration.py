@@ -18,7 +18,8 @@ def networks(count: int, truth: Calibration, noise: float = 0.0) -> list[Feature
     found = []
     for _ in range(count):
         table_ms = rng.uniform(2, 30)
-        bare = Features(table_ms, rng.uniform(0.05, 0.2) * table_ms, rng.randrange(10, 25), rng.randrange(10**5, 10**7))
+        counts = rng.randrange(10, 25), rng.randrange(10**5, 10**7), rng.randrange(10**5, 10**7)
+        bare = Features(table_ms, rng.uniform(0.05, 0.2) * table_ms, *counts)
         found.append(replace(bare, measured_ms=truth.latency_ms(bare) * rng.uniform(1 - noise, 1 + noise)))
     return found
 
@@ -31,14 +32,15 @@ def networks(count: int, truth: Calibration, noise: float = 0.0) -> list[Feature
         Calibration(scale=1.1, ms_per_layer=-0.02),
         Calibration(scale=0.9, ms_per_mega=-0.05),
         Calibration(scale=1.0, seam=0.8, ms_per_layer=0.03),
+        Calibration(scale=1.0, ms_per_mega_params=0.05),
     ],
 )
 def test_the_fit_finds_what_networks_really_cost(truth: Calibration) -> None:
     found = fit(networks(20, truth))
     unseen = networks(100, truth)
-    assert sum(abs(found.latency_ms(s) / s.measured_ms - 1) for s in unseen) / len(unseen) < 0.004
+    assert sum(abs(found.latency_ms(s) / s.measured_ms - 1) for s in unseen) / len(unseen) < 0.006
     assert found.networks == 20
-    assert found.error == pytest.approx(0.0, abs=0.004)
+    assert found.error == pytest.approx(0.0, abs=0.006)
 
 
 def test_the_error_of_a_fit_is_that_on_networks_left_out() -> None:
@@ -65,11 +67,10 @@ def test_without_networks_nothing_can_be_fitted() -> None:
 
 
 def test_a_network_is_the_sum_of_its_layers() -> None:
-    calibration = Calibration(1.2, 0.9, 0.01, -0.03)
-    layers = [Features(0.5 * index, 0.01 * index, 1, 1000 * index) for index in range(1, 9)]
-    parts = [
-        [getattr(layer, name) for layer in layers] for name in ("table_ms", "boundary_saving_ms", "layers", "elements")
-    ]
+    calibration = Calibration(1.2, 0.9, 0.01, -0.03, 0.02)
+    layers = [Features(0.5 * index, 0.01 * index, 1, 1000 * index, 300 * index) for index in range(1, 9)]
+    names = ("table_ms", "boundary_saving_ms", "layers", "elements", "params")
+    parts = [[getattr(layer, name) for layer in layers] for name in names]
     whole = Features(*map(sum, parts))
     assert sum(map(calibration.latency_ms, layers)) == pytest.approx(calibration.latency_ms(whole))
 
@@ -100,3 +101,13 @@ def test_a_broken_calibration_is_refused(data: dict[str, float]) -> None:
 def test_a_broken_certificate_is_refused() -> None:
     with pytest.raises(TableError, match="certificate: must have the keys networks"):
         Certificate.from_dict({"networks": 1})
+
+
+def test_a_calibration_of_before_has_no_term_for_the_parameters() -> None:
+    names = ("scale", "seam", "ms_per_layer", "ms_per_mega", "networks", "error")
+    stored = dict(zip(names, (1.1, 0.9, 0.01, -0.2, 20, 0.02), strict=True))
+    assert Calibration.from_dict(stored).to_dict() == stored, "the digests of tables do not change"
+    newer = Calibration(1.1, ms_per_mega_params=0.05)
+    assert Calibration.from_dict(newer.to_dict()) == newer
+    with pytest.raises(TableError, match="must have the keys"):
+        Calibration.from_dict({name: stored[name] for name in names[1:]})

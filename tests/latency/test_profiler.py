@@ -43,7 +43,9 @@ def profiled(tmp_path_factory: pytest.TempPathFactory, tiny_text: str) -> bytes:
     (folder / "tiny.yaml").write_text(tiny_text, encoding="utf-8")
     table = new_table(folder)
     space = load_space(str(folder / "tiny.yaml"))
-    assert profile(space, table, QUIET) == len(reachable(space))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration_networks, "SMALL_MACS", 0.0)
+        assert profile(space, table, QUIET) == len(reachable(space))
     return table.path.read_bytes()
 
 
@@ -149,6 +151,17 @@ def test_networks_that_calibrate_span_the_space_and_none_certifies() -> None:
     others = [totals(trace(arch)).macs for arch in sample_networks(space, 100, "others")]
     assert macs[0] < sorted(others)[10]
     assert macs[-1] > sorted(others)[-10]
+
+
+def test_small_networks_are_calibrated_by_more_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space("mobile")
+    usual = whole_networks(space)
+    monkeypatch.setattr(calibration_networks, "SMALL_MACS", float("inf"))
+    more = whole_networks(space)
+    added = [network for network in more if network not in usual]
+    assert {network.role for network in added} == {CALIBRATION}
+    assert len(more) == len(usual) + calibration_networks.CALIBRATING
+    assert [each for each in more if each.role == HELD_OUT] == [each for each in usual if each.role == HELD_OUT]
 
 
 def test_spread_reaches_from_the_fewest_macs_to_the_most() -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from nas.cli.main import main
 from nas.cli.search import print_comparison
 from nas.searching.against.choice import Published
 from nas.searching.against.references import make_reference
-from nas.searching.winner_training import WinnerTraining, train_winner
+from nas.searching.winner_training import WinnerTraining, train_seeds
 from nas.spaces.search_space import Space
 from nas.study.trial_store import evaluated, find
 from nas.training.loop import TrainingError
@@ -145,17 +146,37 @@ def test_goals_share_the_training_of_a_reference(
 ) -> None:
     trained = list[str]()
 
-    def train(*args: Any, **named: Any) -> WinnerTraining:
+    def train(*args: Any) -> tuple[nn.Module, WinnerTraining]:
         trained.append(args[2].digest)
-        return train_winner(*args, **named)
+        return train_seeds(*args)
 
-    monkeypatch.setattr("nas.searching.against.comparison.train_winner", train)
+    monkeypatch.setattr("nas.searching.against.comparison.train_seeds", train)
     goals = ["--target-latency", "2s", "--against", "outside.yaml"]
     result = searched(capsys, "run", *goals)
     names = [[reference["name"] for reference in goal["against"]] for goal in result["goals"]]
     assert names == [["outside.yaml"], ["outside.yaml"]]
     assert len(trained) == 1
     assert {path.name for path in Path("run").glob("against-*")} == {"against-outside"}
+
+
+def test_several_seeds_train_both_and_the_best_by_validation_is_exported(capsys: pytest.CaptureFixture[str]) -> None:
+    one = searched(capsys, "one", "--against", "outside.yaml")
+    result = searched(capsys, "run", "--against", "outside.yaml", "--final-seeds", "3")
+    best, (reference,) = result["best"], result["against"]
+    assert best["accuracies"].keys() == reference["accuracies"].keys() == {"1", "2", "3"}
+    assert best["accuracies"]["1"] == one["best"]["test_accuracy"]
+    assert reference["accuracies"]["1"] == one["against"][0]["test_accuracy"]
+    for tested in (best, reference):
+        assert tested["test_accuracy"] in tested["accuracies"].values()
+    differences = [best["accuracies"][seed] - reference["accuracies"][seed] for seed in "123"]
+    assert reference["difference"]["mean"] == pytest.approx(sum(differences) / 3)
+    assert "between 3 seeds" in reference["difference"]["basis"]
+    card = json.loads(Path("run/model/card.json").read_text())
+    assert card["accuracies"] == best["accuracies"]
+    assert card["test_accuracy"] == best["test_accuracy"]
+    shown = [arg for arg in search_args("run", "--against", "outside.yaml", "--final-seeds", "3") if arg != "--json"]
+    assert main(shown) == 0
+    assert "(mean of 3 seeds, " in capsys.readouterr().out
 
 
 def test_a_killed_training_of_a_reference_resumes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -284,7 +305,7 @@ def test_a_reference_whose_training_fails_is_left_out(
     def fail(*_: object, **__: object) -> None:
         raise TrainingError("the loss is not finite")
 
-    monkeypatch.setattr("nas.searching.against.comparison.train_winner", fail)
+    monkeypatch.setattr("nas.searching.against.comparison.train_seeds", fail)
     assert main(search_args("run", "--against", "outside.yaml")) == 0
     captured = capsys.readouterr()
     assert "warning: --against outside.yaml: it is left out of the comparison: the loss is not finite" in captured.err

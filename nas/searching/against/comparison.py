@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from nas.searching.against.references import Reference
 from nas.searching.context import SearchContext
 from nas.searching.settings import AUTO
 from nas.searching.table_selection import SelectedTable
-from nas.searching.winner_training import Finalist, WinnerTraining, train_winner
+from nas.searching.winner_training import Finalist, WinnerTraining, train_seeds
 from nas.study.objectives import Goal
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Comparison:
         predicted_ms: The predicted latency in ms; None if the table does not cover its layers.
         measured: The measured latency; None without the device.
         winner: The winner's latency, measured at the same time.
+        winner_epochs: The epochs of the winner's training.
         target_ms: The target in ms.
-        seed: The seed of both trainings.
         folder: The folder of the exported network.
         export_error: Why the export failed, "" if it did not.
     """
@@ -62,8 +62,8 @@ class Comparison:
     predicted_ms: float | None
     measured: Latency | None
     winner: Latency | None
+    winner_epochs: int
     target_ms: float
-    seed: int
     folder: Path
     export_error: str = ""
 
@@ -83,7 +83,9 @@ class Comparison:
             "metric": report.metric,
             "test_accuracy": report.accuracy,
             f"test_{report.metric}": report.value,
-            "accuracies": {str(self.seed): report.value},
+            "accuracies": self.training.accuracies,
+            "epochs": self.training.epochs,
+            "winner_epochs": self.winner_epochs,
             "latency_ms": _times(self.predicted_ms, self.measured),
             "winner_latency_ms": _times(None, self.winner),
             "holds_target": None if latency_ms is None else latency_ms <= self.target_ms,
@@ -139,8 +141,8 @@ def compare(search: FinishedSearch, goal: Goal, winner: Finalist, training: Winn
         }
         folder = search.study.folder / _folder_name(search, reference, network)
         found.append(Comparison(
-            reference, network, tested, difference, predicted_ms, measured, latencies.get(arch.digest), goal.target_ms,
-            context.settings.seed, folder, _export(context, network, model, folder, card),
+            reference, network, tested, difference, predicted_ms, measured, latencies.get(arch.digest),
+            training.epochs, goal.target_ms, folder, _export(context, network, model, folder, card),
         ))  # fmt: skip
     return found
 
@@ -194,23 +196,28 @@ def _train_once(
         return search.trained[arch.digest]
     if arch.digest not in search.references:
         context.reporter.say(f"training the reference {reference.name} in the same way as the winner")
-        with torch.random.fork_rng():
-            torch.manual_seed(context.settings.seed)
-            model = build(arch)
+        if epochs := context.reference_epochs.get(arch.digest):
+            final = replace(context.space.final, full_epochs=epochs)
+            context = replace(context, space=replace(context.space, final=final))
         checkpoints = search.study.folder / (f"winner-{goal.name}" if goal.name else "winner")
         checkpoints = checkpoints / "against" if has_weights else checkpoints
-        search.references[arch.digest] = (
-            model,
-            train_winner(context, model, arch, checkpoints, called=f"the reference {reference.name}"),
+        search.references[arch.digest] = train_seeds(
+            context, lambda seed: _random_weights(arch, seed), arch, checkpoints, f"the reference {reference.name}"
         )
     return search.references[arch.digest]
+
+
+def _random_weights(arch: Architecture, seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build(arch)
 
 
 def _difference(search: FinishedSearch, winner: WinnerTraining, reference: WinnerTraining) -> Difference:
     """Return the difference between the winner and a reference, and report if the comparison favors the winner."""
     if winner is reference:
         return Difference(0.0, 0.0, SAME_NETWORK)
-    difference = paired_difference([winner.report], [reference.report])
+    difference = paired_difference(winner.reports, reference.reports)
     if not hasattr(search.evaluator, SHARED_WEIGHTS):
         return difference
     search.context.reporter.warn(FAVORS_WINNER)

@@ -35,6 +35,8 @@ PLAN, PILOT = "plan", "pilot"
 """The names under which a study stores the plan and the result of the pilot."""
 MOST_TIMES = 16
 """A budget this many times as long is the longest that is proposed."""
+LEARNS_AFTER = 4
+"""If all networks are near chance, their differences say nothing yet: this many times the budget is proposed."""
 
 
 def prepare(context: SearchContext, study: Study, costs: CostPredictors) -> SearchContext:
@@ -111,8 +113,9 @@ def _plan(context: SearchContext, study: Study, networks: Sequence[Network], spe
     wishes = Wishes(context.space.proxy, settings.proxy_epochs, settings.proxy_images, settings.trials)
     sample = [archs[0], archs[len(archs) // 2], archs[-1]]
     cost = measure_training_cost(sample, context.space.proxy, task)
-    trained = [archs[len(archs) // 2].at(max(context.space.resolution)), *_references(context).values()]
-    epoch_s = sum(cost.image_s(arch) for arch in trained) * cost.images
+    winner_s = cost.image_s(archs[len(archs) // 2].at(max(context.space.resolution)))
+    beside_s = [min(winner_s, cost.image_s(arch)) for arch in _references(context).values()]
+    epoch_s = settings.final_seeds * cost.images * (winner_s + sum(beside_s))
     plan = make_plan(context.budget_s, spent_s, archs, cost, wishes, task.num_classes, epoch_s)
     for line in describe_plan(plan, archs, ["the winner", *_references(context)]):
         reporter.say(line)
@@ -192,6 +195,11 @@ def _advice(plan: Plan, certificate: dict[str, Any]) -> str:
         return "see the warnings above"
     found = Reliability.from_dict(certificate)
     times = max(2, found.times_for(certificate["wanted"]))
+    if times > MOST_TIMES and found.mean < (1 + certificate["chance"]) / 2:
+        longer = plan.before_s + LEARNS_AFTER * (plan.budget_s - plan.before_s)
+        learned = f"{found.mean:.0%} right where chance is {certificate['chance']:.0%}"
+        advice = f"--budget {format_duration(longer)} lets them differ more"
+        return f"the networks have learned little yet ({learned}); {advice}"
     if times > MOST_TIMES:
         return "a longer budget will hardly help: the networks of this space differ too little on these images"
     return f"--budget {format_duration(plan.before_s + times * (plan.budget_s - plan.before_s))} would probably do"

@@ -13,8 +13,9 @@ from nas.evaluators.supernet.evaluator import BANK
 from nas.latency.catalog import open_named
 from nas.latency.profiler import table_header
 from nas.latency.published import is_published
-from nas.searching.resolution.proposal import Sizes, build_problem, image_side, proposed
+from nas.searching.resolution.proposal import Sizes, image_side, proposed
 from nas.searching.settings import SearchSettings
+from nas.spaces.resolutions import at_resolutions, build_problem
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.storage import stored_settings
@@ -42,11 +43,9 @@ def with_resolution(
         TableError: A table of --table cannot be read.
     """
     given = parse_resolutions(settings.resolution)
-    space = replace(own, resolution=given or _selected(own, settings, task, stored, reporter))
-    for size in given:
-        if problem := build_problem(own, size):
-            rule = f"networks of '{own.name}' cannot be built for it ({problem})"
-            raise UsageError(rule, key="resolution", value=size)
+    space = at_resolutions(own, given)
+    if not given:
+        space = replace(own, resolution=_selected(own, settings, task, stored, reporter))
     return _with_proxy(space, own, settings, is_new=stored is None)
 
 

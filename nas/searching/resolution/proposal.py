@@ -1,12 +1,9 @@
-"""The resolution that suits images, and whether networks of a space can be built for it."""
+"""The resolution that suits images."""
 
 from __future__ import annotations
 
 from statistics import median
 
-from nas.errors import SpaceError
-from nas.networks.network import trace
-from nas.spaces.search_space import Space
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.fit import sampled_sizes
 
@@ -36,13 +33,3 @@ def image_side(task: Classification) -> float | None:
     sizes = sampled_sizes(task.data.train.images, MOST_READ)
     side = max if task.fit == "pad" else min
     return median(map(side, sizes)) if sizes else None
-
-
-def build_problem(space: Space, size: int) -> str:
-    """Return why networks of a space cannot be built for inputs of `size` pixels; "" if they can."""
-    for end in (0, -1):
-        try:
-            trace(space.decode({key: values[end] for key, values in space.choices.items()}).at(size))
-        except SpaceError as error:
-            return str(error)
-    return ""
