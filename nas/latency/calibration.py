@@ -80,18 +80,18 @@ class Calibration:
         seam: Coefficient of the boundary savings (its name in table files).
         ms_per_layer: Milliseconds per layer.
         ms_per_mega: Milliseconds per million output elements.
-        ms_per_mega_params: Milliseconds per million parameters.
         networks: Number of networks that it was fitted to.
         error: Mean relative leave-one-out error on these networks.
+        ms_per_mega_params: Milliseconds per million parameters.
     """
 
     scale: float = 1.0
     seam: float = 0.0
     ms_per_layer: float = 0.0
     ms_per_mega: float = 0.0
-    ms_per_mega_params: float = 0.0
     networks: int = 0
     error: float | None = None
+    ms_per_mega_params: float = 0.0
 
     def latency_ms(self, features: Features) -> float:
         """Return the latency in ms of a network, or the share of one layer in it."""

@@ -67,7 +67,7 @@ def test_without_networks_nothing_can_be_fitted() -> None:
 
 
 def test_a_network_is_the_sum_of_its_layers() -> None:
-    calibration = Calibration(1.2, 0.9, 0.01, -0.03, 0.02)
+    calibration = Calibration(1.2, 0.9, 0.01, -0.03, ms_per_mega_params=0.02)
     layers = [Features(0.5 * index, 0.01 * index, 1, 1000 * index, 300 * index) for index in range(1, 9)]
     names = ("table_ms", "boundary_saving_ms", "layers", "elements", "params")
     parts = [[getattr(layer, name) for layer in layers] for name in names]

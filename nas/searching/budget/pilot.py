@@ -121,6 +121,8 @@ class Pilot:
 
 
 Network = tuple[Architecture, Choices]
+Curves = dict[tuple[str, int], tuple[float, ...]]
+"""The curves of trainings by (digest, seed)."""
 MakeLevel = Callable[[Proxy], "LevelSetup"]
 
 
@@ -181,7 +183,7 @@ def run_pilot(
     """
     archs, seeds = [arch for arch, _ in networks], range(seed, seed + SEEDS)
     levels: list[Level] = []
-    curves: list[dict[tuple[str, int], tuple[float, ...]]] = []
+    curves: list[Curves] = []
     begun = time.monotonic()
     for proxy in plan.levels:
         if levels and time.monotonic() - begun + _level_s(levels[-1], proxy, networks) > MOST_SHARE * plan.ranking_s:
@@ -195,19 +197,24 @@ def run_pilot(
         reporter.say(f"pilot: {describe_level(levels[-1], chance)}")
         if levels[-1].suffices(wanted, chance) or levels[-1].is_saturated:
             break
-    levels = [
-        _with_agreement(level, found, curves[-1], archs, seeds) for level, found in zip(levels, curves, strict=True)
-    ]
-    chosen = _choose(levels, wanted, chance)
+    agreeing = (_with_agreement(*pair, curves[-1], archs, seeds) for pair in zip(levels, curves, strict=True))
+    return _certified(list(agreeing), curves, wanted, chance)
+
+
+def _certified(levels: Sequence[Level], curves: Sequence[Curves], wanted: float, chance: float) -> Pilot:
+    """Return the pilot with the cheapest level that suffices, else with the longest."""
+    suffice = (at for at, level in enumerate(levels) if level.suffices(wanted, chance))
+    chosen = next(suffice, len(levels) - 1)
+    level = levels[chosen]
     certificate = {
-        **levels[chosen].to_dict(),
+        **level.to_dict(),
         "wanted": wanted,
-        "suffices": levels[chosen].suffices(wanted, chance),
-        "saturated": levels[chosen].is_saturated,
+        "suffices": level.suffices(wanted, chance),
+        "saturated": level.is_saturated,
         "chance": chance,
-        "levels": [level.to_dict() for level in levels],
+        "levels": [each.to_dict() for each in levels],
     }
-    return Pilot(levels[chosen].proxy, certificate, levels[chosen].evaluation_s, curves[chosen])
+    return Pilot(level.proxy, certificate, level.evaluation_s, curves[chosen])
 
 
 def _level_s(last: Level, proxy: Proxy, networks: Sequence[Network]) -> float:
@@ -218,7 +225,7 @@ def _level_s(last: Level, proxy: Proxy, networks: Sequence[Network]) -> float:
 
 def _train(
     setup: LevelSetup, archs: Sequence[Architecture], seeds: Sequence[int], reporter: Reporter, what: str
-) -> tuple[dict[tuple[str, int], tuple[float, ...]], float]:
+) -> tuple[Curves, float]:
     """Return the curve of each training, and the mean time of one; 0 if all were recorded. Failed ones are left out."""
     trainings = setup.trainings
     missing = trainings.missing(archs, seeds)
@@ -283,11 +290,6 @@ def _with_agreement(
         return level
     rho = float(spearmanr(*zip(*pairs, strict=True)).statistic)
     return replace(level, agreement=rho)
-
-
-def _choose(levels: Sequence[Level], wanted: float, chance: float) -> int:
-    """Return the index of the cheapest level that suffices, else of the longest."""
-    return next((at for at, level in enumerate(levels) if level.suffices(wanted, chance)), len(levels) - 1)
 
 
 def describe_budget(proxy: Proxy) -> str:
