@@ -107,6 +107,14 @@ class Pilot:
     evaluation_s: float
     recorded: dict[tuple[str, int], tuple[float, ...]]
 
+    @property
+    def trust(self) -> float:
+        """The reliability as a share of the wanted one, at most 1; 1 if latencies decide or nothing is known."""
+        found = self.certificate
+        if not found or found["saturated"] or found["reliability"] is None or not found["wanted"]:
+            return 1.0
+        return min(1.0, float(found["reliability"] / found["wanted"]))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the pilot as JSON values."""
         curves = [[digest, seed, list(curve)] for (digest, seed), curve in self.recorded.items()]

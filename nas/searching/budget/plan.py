@@ -186,18 +186,22 @@ def proxy_of(seen: int, images: int, wishes: Wishes) -> Proxy:
     return Proxy(wishes.proxy.resolution, epochs, used, wishes.proxy.of)
 
 
-def count_candidates(plan: Plan, spent_s: float, evaluation_s: float) -> int:
+def count_candidates(plan: Plan, spent_s: float, evaluation_s: float, trust: float = 1.0) -> int:
     """Return how many candidates the search evaluates, those of the pilot included.
+
+    The less their accuracies can be trusted, the less time new candidates get. What they do not take, the training of
+    the winner gets.
 
     Args:
         plan: The plan.
         spent_s: What the pilot took.
         evaluation_s: The mean time of an evaluation.
+        trust: The share of the time that new candidates may take, see `Pilot.trust`.
     """
     if plan.trials:
         return plan.trials
     left_s = plan.ranking_s - spent_s - FINALIST_EVALUATIONS * evaluation_s
-    wanted = plan.networks + max(FEWEST_NEW, int(left_s / evaluation_s))
+    wanted = plan.networks + max(FEWEST_NEW, int(trust * left_s / evaluation_s))
     return max((count for count in COUNTS if count <= wanted), default=wanted)
 
 
@@ -224,7 +228,8 @@ def describe_plan(plan: Plan, pilot: Sequence[Architecture], trained: Sequence[s
     means = [fmean(plan.cost.training_s(arch, level) for arch in pilot) for level in plan.levels]
     shortest, longest = plan.levels[0], plan.levels[-1]
     pilot_s = SEEDS * len(pilot) * sum(means)
-    few, many = (count_candidates(plan, SEEDS * len(pilot) * spent, each) for spent, each in _ends(means))
+    few = count_candidates(plan, pilot_s, means[-1], trust=0.0)
+    many = count_candidates(plan, SEEDS * len(pilot) * means[0], means[0])
     finalists_s = FINALIST_EVALUATIONS * means[-1]
     epochs = f", about {max(1, int(plan.final_s / plan.epoch_s))} epochs" if plan.epoch_s else ""
     counted = f"{few}" if few == many else f"{few} to {many}"
@@ -240,11 +245,6 @@ def describe_plan(plan: Plan, pilot: Sequence[Architecture], trained: Sequence[s
     speed = 1 / fmean(plan.cost.training_s(arch, longest) / longest.images_seen for arch in pilot)
     title = f"plan for {format_duration(plan.budget_s)}; this machine trains {speed:.0f} images/s at "
     return [f"{title}{shortest.resolution} px", *map(str, lines)]
-
-
-def _ends(means: Sequence[float]) -> list[tuple[float, float]]:
-    """Return (evaluations of the pilot in seconds for each network and seed, evaluation) of both extremes."""
-    return [(sum(means), means[-1]), (means[0], means[0])]
 
 
 def describe_levels(levels: Sequence[Proxy]) -> str:

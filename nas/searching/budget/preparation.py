@@ -54,7 +54,7 @@ def prepare(context: SearchContext, study: Study, costs: CostPredictors) -> Sear
     with watch.part("pilot"):
         plan = _plan(context, study, networks, watch.total_s)
         pilot = _pilot(context, study, plan, networks)
-    trials = count_candidates(plan, watch.spent["pilot"], pilot.evaluation_s)
+    trials = count_candidates(plan, watch.spent["pilot"], pilot.evaluation_s, pilot.trust)
     if (stored := study.fact(PILOT)) and "trials" in stored:
         trials = context.settings.trials or stored["trials"]
     else:
@@ -182,6 +182,7 @@ def _report_choice(context: SearchContext, plan: Plan, pilot: Pilot, trials: int
     reporter.say(
         f"each candidate sees {pilot.proxy.images_seen:,} images at {pilot.proxy.resolution} px, "
         f"{format_duration(pilot.evaluation_s)}; {trials} candidates, {by_pilot} of them trained by the pilot"
+        + (": few, because their accuracies say little" if pilot.trust < 1 and not context.settings.trials else "")
     )
     if found and found["saturated"]:
         reporter.say("all networks of the pilot are right on nearly all validation images: their latencies decide")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.errors import UsageError
+from nas.searching.budget.pilot import Pilot
 from nas.searching.budget.plan import (
     COUNTS,
     FEWEST_STEPS,
@@ -117,6 +118,29 @@ def test_more_time_gives_more_candidates_in_coarse_steps() -> None:
     plan = planned(1200)
     assert count_candidates(plan, 1e6, 5.0) == 10, "the fewest: those of the pilot and four more"
     assert count_candidates(plan, 0.0, 5.0) == count_candidates(plan, 0.0, 5.05)
+
+
+def test_candidates_that_say_little_get_little_time() -> None:
+    plan = planned(1200)
+    counts = [count_candidates(plan, 0.0, 5.0, trust) for trust in (0.0, 0.1, 0.5, 1.0)]
+    assert counts == sorted(counts)
+    assert counts[0] == 10
+    assert counts[-1] == count_candidates(plan, 0.0, 5.0) > counts[0]
+
+
+@pytest.mark.parametrize(
+    ("certificate", "trust"),
+    [
+        ({}, 1.0),
+        ({"reliability": None, "saturated": False, "wanted": 0.7}, 1.0),
+        ({"reliability": 0.9, "saturated": False, "wanted": 0.7}, 1.0),
+        ({"reliability": 0.1, "saturated": True, "wanted": 0.7}, 1.0),
+        ({"reliability": 0.35, "saturated": False, "wanted": 0.7}, 0.5),
+        ({"reliability": 0.35, "saturated": False, "wanted": 0.0}, 1.0),
+    ],
+)
+def test_a_pilot_is_trusted_as_far_as_it_is_reliable(certificate: dict[str, Any], trust: float) -> None:
+    assert Pilot(Proxy(32), certificate, 1.0, {}).trust == pytest.approx(trust)
 
 
 def test_the_plan_is_told_in_lines_of_its_parts() -> None:
