@@ -34,7 +34,8 @@ from nas.latency.profiler import default_table_path, profile, table_header
 from nas.latency.robust_estimation import estimate
 from nas.latency.rows import CALIBRATION
 from nas.latency.table import LatencyTable
-from nas.networks.network import build, deploy, trace
+from nas.networks.deployment import deploy
+from nas.networks.network import build, trace
 from nas.spaces.sampling import sample_networks
 from nas.spaces.yaml_format import load_space
 from nas.utils.reporting import Reporter

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
 from nas.networks.condensenet import set_progress
-from nas.networks.network import build, canonical, deploy
+from nas.networks.deployment import deploy
+from nas.networks.network import build, canonical
 from nas.spaces.yaml_format import load_space
 
 LIMIT = 1e-5

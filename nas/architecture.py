@@ -71,12 +71,17 @@ class Architecture:
     Attributes:
         resolution: Height and width of the input in pixels.
         stages: The blocks of each stage, in order.
-        head: The block after the stages.
+        head: The block after the stages and the neck.
+        taps: The numbers of the stages whose last feature maps are kept for neck and head, the last stage among them.
+            Without taps, they read the last feature map.
+        neck: The blocks of each stage of the neck, in order.
     """
 
     resolution: int
     stages: tuple[tuple[BlockSpec, ...], ...]
     head: BlockSpec
+    taps: tuple[int, ...] = ()
+    neck: tuple[tuple[BlockSpec, ...], ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -84,9 +89,14 @@ class Architecture:
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def slots(self) -> tuple[tuple[BlockSpec, ...], ...]:
+        """The blocks of the stages, then of the stages of the neck, and the head alone."""
+        return (*self.stages, *self.neck, (self.head,))
+
     def blocks(self) -> Iterator[BlockSpec]:
-        """Yield the blocks of all stages in order, without the head."""
-        for stage in self.stages:
+        """Yield the blocks of all stages and of the neck in order, without the head."""
+        for stage in (*self.stages, *self.neck):
             yield from stage
 
     def at(self, resolution: int) -> Architecture:
@@ -98,30 +108,46 @@ class Architecture:
         return replace(self, head=self.head.with_args({"num_classes": num_classes}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form: {"resolution", "stages": [[block, ...], ...], "neck", "head"}."""
+        """Return the JSON form: {"resolution", "stages": [[block, ...], ...], "neck", "head"[, "taps"]}."""
         return {
             "resolution": self.resolution,
-            "stages": [[block.to_dict() for block in stage] for stage in self.stages],
-            "neck": None,  # reserved; the key is part of every digest
+            "stages": _to_lists(self.stages),
+            "neck": _to_lists(self.neck) if self.neck else None,  # the key is part of every digest
             "head": self.head.to_dict(),
+            **({"taps": list(self.taps)} if self.taps else {}),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], where: str = "architecture") -> Architecture:
         """Return the architecture from its `to_dict` form. Raises SpaceError if `data` is not one."""
         try:
-            if data.get("neck") is not None:
-                raise SpaceError("networks with a neck are not supported", where=where, value=data["neck"])
+            stages = _from_lists(data["stages"], f"{where}, stage")
             return cls(
                 resolution=int(data["resolution"]),
-                stages=tuple(
-                    tuple(
-                        BlockSpec.from_dict(block, f"{where}, stage {index}, layer {position}")
-                        for position, block in enumerate(stage)
-                    )
-                    for index, stage in enumerate(data["stages"])
-                ),
+                stages=stages,
                 head=BlockSpec.from_dict(data["head"], f"{where}, head"),
+                taps=_checked_taps(data.get("taps") or (), len(stages), where),
+                neck=_from_lists(data.get("neck") or (), f"{where}, neck"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise SpaceError(f"not an architecture: {error!r}", where=where) from error
+
+
+def _to_lists(stages: tuple[tuple[BlockSpec, ...], ...]) -> list[list[dict[str, Scalar]]]:
+    return [[block.to_dict() for block in stage] for stage in stages]
+
+
+def _from_lists(stages: Any, where: str) -> tuple[tuple[BlockSpec, ...], ...]:
+    return tuple(
+        tuple(BlockSpec.from_dict(block, f"{where} {index}, layer {position}") for position, block in enumerate(stage))
+        for index, stage in enumerate(stages)
+    )
+
+
+def _checked_taps(taps: Any, stages: int, where: str) -> tuple[int, ...]:
+    """Return the taps. Raises SpaceError unless they are the numbers of stages, in order, and end with the last."""
+    found = tuple(int(tap) for tap in taps)
+    if found and (list(found) != sorted(set(found)) or found[0] < 0 or found[-1] != stages - 1):
+        rule = f"must be the numbers of stages in ascending order, and end with the last one, {stages - 1}"
+        raise SpaceError(rule, where=where, key="taps", value=list(found))
+    return found

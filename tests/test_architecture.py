@@ -48,8 +48,21 @@ def test_what_is_no_architecture_is_named(data: dict[str, object]) -> None:
         Architecture.from_dict(data, "card")
 
 
-def test_a_neck_is_refused_until_networks_with_one_can_be_built() -> None:
-    arch = Architecture(32, (), BlockSpec.of("classifier", {"num_classes": 2}))
-    assert arch.to_dict()["neck"] is None
-    with pytest.raises(SpaceError, match=r"networks with a neck are not supported: \{'block'"):
-        Architecture.from_dict({**arch.to_dict(), "neck": {"block": "conv", "out_channels": 8}})
+def test_taps_and_a_neck_are_a_part_of_the_value() -> None:
+    conv, head = BlockSpec.of("conv", {"out_channels": 8}), BlockSpec.of("classifier", {"num_classes": 2})
+    plain = Architecture(32, ((conv,), (conv,)), head)
+    assert plain.to_dict()["neck"] is None, "the digests of networks without a neck stay"
+    assert "taps" not in plain.to_dict()
+    detector = Architecture(32, ((conv,), (conv,)), head, (0, 1), ((conv, conv),))
+    assert Architecture.from_dict(detector.to_dict()) == detector
+    assert len({plain.digest, detector.digest, Architecture(32, plain.stages, head, (1,)).digest}) == 3
+    assert list(detector.blocks()) == [conv] * 4
+    assert detector.slots == ((conv,), (conv,), (conv, conv), (head,))
+
+
+@pytest.mark.parametrize("taps", [[1, 0], [0], [-1, 1], [1, 2], [1, 1]])
+def test_taps_are_stages_and_end_with_the_last(taps: list[int]) -> None:
+    conv = BlockSpec.of("conv", {"out_channels": 8})
+    data = Architecture(32, ((conv,), (conv,)), BlockSpec.of("features", {})).to_dict()
+    with pytest.raises(SpaceError, match=r"card: taps: must be the numbers of stages in ascending order"):
+        Architecture.from_dict({**data, "taps": taps}, "card")

@@ -12,7 +12,8 @@ import yaml
 from nas.cli.main import make_parser
 from nas.networks.block_schema import block_spec
 from nas.networks.blocks import BLOCKS
-from nas.networks.network import deploy, make_block, traced
+from nas.networks.deployment import deploy
+from nas.networks.network import make_block, traced
 from nas.spaces.automaton import reachable
 from nas.spaces.yaml_format import parse_space
 

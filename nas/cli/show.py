@@ -81,13 +81,14 @@ def _space(space: Any) -> dict[str, Any]:
         "resolution": list(space.resolution),
         "size": space.size,
         "choices": {key: list(values) for key, values in space.choices.items()},
-        "stages": [_slot(slot) for slot in (*space.stages, space.head)],
+        "stages": [_slot(slot) for slot in space.slots],
     }
 
 
 def _slot(slot: Any) -> dict[str, Any]:
     return {
         "stage": slot.name,
+        **({"tap": True} if slot.tap else {}),
         "blocks": [{"block": op.label, **{key: list(values) for key, values in op.args}} for op in slot.operators],
         "depth": list(slot.depth),
         "arguments": {key: list(values) for key, values in slot.args},
@@ -101,17 +102,17 @@ _COSTS = ("params", "macs", "activations", "memory_access", "element_wise_access
 
 def _network(name: str, about: str, source: str, arch: Any) -> dict[str, Any]:
     from nas.networks.guidelines import guidelines
-    from nas.networks.network import input_shapes, totals, trace
+    from nas.networks.network import input_shapes, layer_slots, output_shapes, totals, trace
 
     layers = trace(arch)
     whole = totals(layers)
-    places = [f"stage{index}" for index, stage in enumerate(arch.stages) for _ in stage] + ["head"]
     return {
         "name": name,
         "about": about,
         "source": source,
         "architecture": arch.digest,
         "resolution": arch.resolution,
+        **({"taps": list(arch.taps)} if arch.taps else {}),
         **{key: getattr(whole, key) for key in _COSTS},
         "arithmetic_intensity": whole.arithmetic_intensity,
         "guidelines": [{**asdict(rule), "verdict": rule.verdict} for rule in guidelines(layers)],
@@ -120,10 +121,10 @@ def _network(name: str, about: str, source: str, arch: Any) -> dict[str, Any]:
                 "place": place,
                 "block": layer.spec.to_dict(),
                 "in": [list(shape) for shape in input_shapes(layer)],
-                "out": list(layer.out_shape),
+                "out": shapes[0] if len(shapes := [list(shape) for shape in output_shapes(layer)]) == 1 else shapes,
                 **{key: getattr(layer, key) for key in _COSTS},
             }
-            for place, layer in zip(places, layers, strict=True)
+            for place, layer in zip(layer_slots(arch), layers, strict=True)
         ],
     }
 
@@ -162,7 +163,8 @@ def _print_space(result: dict[str, Any], console: Any) -> None:
     for stage in result["stages"]:
         blocks = [_words(block["block"], {k: v for k, v in block.items() if k != "block"}) for block in stage["blocks"]]
         arguments = "\n".join(f"{key} {_values(values)}" for key, values in stage["arguments"].items())
-        table.add_row(stage["stage"], "\n".join(blocks), _values(stage["depth"]), arguments, f"{stage['size']:,}")
+        name = stage["stage"] + (" (tap)" if stage.get("tap") else "")
+        table.add_row(name, "\n".join(blocks), _values(stage["depth"]), arguments, f"{stage['size']:,}")
     console.print(table)
     resolution = _values(result["resolution"])
     console.print(
@@ -188,7 +190,7 @@ def _print_network(result: dict[str, Any], console: Any) -> None:
         block = {key: value for key, value in layer["block"].items() if key != "block"}
         costs = (format_count(layer[key]) for key in ("params", "macs", "activations", "memory_access"))
         words = _words(layer["block"]["block"], {key: [value] for key, value in block.items()})
-        table.add_row(layer["place"], words, "x".join(map(str, layer["out"])), *costs)
+        table.add_row(layer["place"], words, _shapes(layer["out"]), *costs)
     console.print(table)
     text = (
         f"{result['resolution']} px, {result['params']:,} parameters, {result['macs']:,} MACs, "
@@ -206,6 +208,11 @@ def _print_network(result: dict[str, Any], console: Any) -> None:
     console.print(table)
     if "svg" in result:
         console.print(f"diagram  {result['svg']}", highlight=False)
+
+
+def _shapes(out: list[Any]) -> str:
+    """Return the output shape of a layer in words, or those of its outputs, one on each line."""
+    return "\n".join("x".join(map(str, shape)) for shape in (out if isinstance(out[0], list) else [out]))
 
 
 def _words(name: str, arguments: dict[str, Any]) -> str:

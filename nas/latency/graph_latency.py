@@ -14,8 +14,9 @@ from nas.devices.example_inputs import example_inputs
 from nas.devices.runtimes import RUNTIMES, find_runtime, make_runtime
 from nas.devices.timing import Latency, Protocol, summarize
 from nas.errors import DeviceError, ExportError, LostError, UsageError, one_line
+from nas.networks.deployment import deploy
 from nas.networks.export import load_exported
-from nas.networks.network import IMAGE_CHANNELS, deploy
+from nas.networks.network import IMAGE_CHANNELS
 from nas.networks.onnx_graph import OnnxGraph, read_graph
 from nas.utils.reporting import Reporter
 

@@ -39,7 +39,17 @@ from nas.latency.rows import (
 )
 from nas.latency.table import LatencyTable
 from nas.networks.condensenet import set_progress
-from nas.networks.network import IMAGE_CHANNELS, Layer, build, deploy, in_channels, input_shapes, make_block
+from nas.networks.deployment import deploy
+from nas.networks.network import (
+    IMAGE_CHANNELS,
+    Layer,
+    build,
+    in_channels,
+    input_shapes,
+    make_block,
+    output_maps,
+    output_shapes,
+)
 from nas.spaces.automaton import reachable
 from nas.spaces.search_space import Space
 from nas.utils.paths import user_cache
@@ -223,7 +233,8 @@ def _layer_graph(item: Layer | RepeatedLayer) -> nn.Module:
     layer = item.layer if isinstance(item, RepeatedLayer) else item
     blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(item, RepeatedLayer) else 1)]
     many_inputs = isinstance(layer.in_shape[0], tuple)
-    return LayerGraph(blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks), many_inputs)
+    block = blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks)
+    return LayerGraph(block, many_inputs, len(output_shapes(layer)))
 
 
 @contextmanager
@@ -239,17 +250,17 @@ def one_thread() -> Iterator[None]:
 
 def boundary_layers(layers: Sequence[Layer]) -> list[Layer]:
     """Return the layers that, alone and repeated, measure the savings at the boundaries of `layers`."""
-    shapes = dict.fromkeys(layer.out_shape for layer in layers if len(layer.out_shape) == 3)
+    shapes = dict.fromkeys(shape for layer in layers for shape in output_maps(layer))
     return [boundary_layer(shape) for shape in shapes]
 
 
 class LayerGraph(nn.Module):
-    """One block as a graph, with one input tensor per feature map that it reads."""
+    """One block as a graph, with one input tensor per feature map that it reads, and `outputs` output tensors."""
 
-    def __init__(self, block: nn.Module, many_inputs: bool):
+    def __init__(self, block: nn.Module, many_inputs: bool, outputs: int = 1):
         super().__init__()
         self.block = block
-        self.many_inputs = many_inputs
+        self.many_inputs, self.outputs = many_inputs, outputs
 
     def forward(self, *maps: Tensor) -> Any:
         """[(1, C, H, W), ...] -> the block's output."""

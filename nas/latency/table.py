@@ -32,7 +32,7 @@ from nas.latency.rows import (
     row_key,
     row_to_dict,
 )
-from nas.networks.network import Layer, trace
+from nas.networks.network import Layer, output_maps, output_shapes, trace
 from nas.spaces.identity import json_digest
 from nas.utils.files import append_rows
 
@@ -200,9 +200,9 @@ class LatencyTable:
 
     def features_of(self, layer: Layer, boundaries: bool = True) -> Features:
         """Return the calibration features of a layer. Raises TableError if the table lacks it."""
-        has_boundary = boundaries and len(layer.out_shape) == 3
-        boundary_saving_ms = self.boundary_saving_ms(layer.out_shape) if has_boundary else 0.0
-        return Features(self.latency_ms(layer), boundary_saving_ms, 1, prod(layer.out_shape), layer.params)
+        boundary_saving_ms = sum(map(self.boundary_saving_ms, output_maps(layer))) if boundaries else 0.0
+        elements = sum(map(prod, output_shapes(layer)))
+        return Features(self.latency_ms(layer), boundary_saving_ms, 1, elements, layer.params)
 
     def repeatability(self, keys: Sequence[RowKey]) -> float:
         """Return the mean relative difference between estimates from the odd and from the even samples of networks.
@@ -279,8 +279,8 @@ def _rows_of(layers: Iterable[Layer]) -> Iterator[Measurable]:
     """Yield the layers, and the layers that measure the savings at their boundaries."""
     for layer in layers:
         yield layer
-        if len(layer.out_shape) == 3:
-            boundary = boundary_layer(layer.out_shape)
+        for shape in output_maps(layer):
+            boundary = boundary_layer(shape)
             yield from (boundary, RepeatedLayer(boundary))
 
 

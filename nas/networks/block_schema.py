@@ -16,6 +16,8 @@ from nas.networks.blocks import BLOCKS, find_block
 from nas.utils.registry import nearest, plugin_module
 from nas.utils.source_code import source_digests
 
+Role = Literal["block", "neck", "head"]
+
 
 @dataclass(frozen=True)
 class Keyword:
@@ -134,11 +136,21 @@ def traits(op: str) -> BlockTraits:
 
 
 @cache
+def role(op: str) -> Role:
+    """Return what `op` is, as its signature says.
+
+    A "block" has `in_channels: int`; it reads one feature map and returns one. With `in_channels: tuple[int, ...]` it
+    reads several: a "neck" returns a list of feature maps, as its `forward` is annotated, any other class is a "head".
+    """
+    block = find_block(op)
+    if typing.get_origin(_hints(block.__init__).get("in_channels")) is not tuple:
+        return "block"
+    return "neck" if typing.get_origin(_hints(block.forward).get("return")) is list else "head"
+
+
 def takes_maps(op: str) -> bool:
     """Whether `op` reads several feature maps, as necks and heads do."""
-    block = find_block(op)
-    origin: object = typing.get_origin(_hints(block.__init__).get("in_channels"))
-    return origin is tuple
+    return role(op) != "block"
 
 
 def block_spec(op: str, args: Mapping[str, Any], where: str = "block") -> BlockSpec:

@@ -11,7 +11,7 @@ from zlib import crc32
 
 from nas.architecture import Architecture
 from nas.networks.blocks import BLOCKS
-from nas.networks.network import Layer, input_shapes, totals, trace
+from nas.networks.network import Layer, input_shapes, layer_slots, output_shapes, totals, trace
 
 MARGIN, GAP, STAGE_GAP = 24.0, 4.0, 14.0
 TOP, TALLEST, LABELS, LEGEND = 96.0, 150.0, 190.0, 30.0
@@ -65,24 +65,27 @@ def network_svg(arch: Architecture, name: str) -> str:
 
 
 def _boxes(arch: Architecture, layers: tuple[Layer, ...]) -> list[_Box]:
-    stages = [str(index) for index, stage in enumerate(arch.stages) for _ in stage] + ["head"]
+    stages = [name.removeprefix("stage") for name in layer_slots(arch)]
     boxes: list[_Box] = []
     x = MARGIN
     for layer, stage in zip(layers, stages, strict=True):
         if boxes:
             x = boxes[-1].right + (GAP if boxes[-1].stage == stage else STAGE_GAP)
-        pixels = layer.out_shape[1] if len(layer.out_shape) == 3 else 1
+        shape = output_shapes(layer)[0]
+        pixels, channels = (shape[1], shape[0]) if len(shape) == 3 else (1, shape[-1])
         height = 14 + (TALLEST - 14) * min(1.0, log2(pixels + 1) / log2(arch.resolution + 1))
-        boxes.append(_Box(layer, stage, x, 10 + 1.2 * sqrt(layer.out_shape[0]), height))
+        boxes.append(_Box(layer, stage, x, 10 + 1.2 * sqrt(channels), height))
     return boxes
 
 
 def _box_svg(box: _Box) -> str:
     layer = box.layer
-    shapes = ", ".join("x".join(map(str, shape)) for shape in input_shapes(layer))
+    shapes, out = (
+        ", ".join("x".join(map(str, shape)) for shape in side) for side in (input_shapes(layer), output_shapes(layer))
+    )
     arguments = " ".join(f"{key}={value}" for key, value in layer.spec.args)
     tip = (
-        f"{layer.spec.op} {arguments}: {shapes} -> {'x'.join(map(str, layer.out_shape))}, "
+        f"{layer.spec.op} {arguments}: {shapes} -> {out}, "
         f"{layer.params:,} parameters, {layer.macs:,} MACs, {layer.memory_access:,} elements moved"
     )
     middle, below = box.x + box.width / 2 + 4, TOP + TALLEST + 8
@@ -99,14 +102,15 @@ def _label(layer: Layer) -> str:
     given = dict(layer.spec.args)
     short = {"kernel_size": "k", "expand_ratio": "e", "groups": "g", "num_layers": "n", "stride": "/"}
     words = [f"{mark}{given[key]:g}" for key, mark in short.items() if key in given]
-    return " ".join([layer.spec.op, *words, f"{layer.out_shape[0]}"])
+    shape = output_shapes(layer)[0]
+    return " ".join([layer.spec.op, *words, f"{shape[0] if len(shape) == 3 else shape[-1]}"])
 
 
 def _brace_svg(stage: str, boxes: list[_Box]) -> str:
     """Return the brace above the boxes of a stage, with the stage's name and output size."""
     left, right, y = boxes[0].x, boxes[-1].right, TOP - 8
     middle, bend = (left + right) / 2, min(8.0, (right - left) / 4)
-    size = "x".join(map(str, boxes[-1].layer.out_shape[1:]))
+    size = ", ".join("x".join(map(str, shape[1:])) for shape in output_shapes(boxes[-1].layer) if len(shape) != 2)
     path = (
         f"M{left:.1f} {y} q0 -6 {bend:.1f} -6 H{middle - bend:.1f} q{bend:.1f} 0 {bend:.1f} -6 "
         f"q0 6 {bend:.1f} 6 H{right - bend:.1f} q{bend:.1f} 0 {bend:.1f} 6"

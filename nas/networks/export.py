@@ -23,7 +23,9 @@ from nas.architecture import Architecture
 from nas.devices.runtimes import find_runtime, make_runtime
 from nas.errors import DeviceError, ExportError, RunError, SpaceError, located, one_line, reason
 from nas.networks.blocks import is_ours, module_file
-from nas.networks.network import build, deploy, totals, trace
+from nas.networks.deployment import deploy
+from nas.networks.network import build, totals, trace
+from nas.networks.outputs import compared
 from nas.networks.preprocessing import FITS, describe_preprocessing
 from nas.networks.standalone_source import requirements, standalone_source
 from nas.utils.files import write_json
@@ -144,15 +146,14 @@ def _write_and_check(arch: Architecture, model: nn.Module, folder: Path, runtime
 
 @torch.no_grad()
 def _output(model: nn.Module, arch: Architecture) -> Tensor:
-    output: Tensor = model(check_input(arch.resolution))
-    return output
+    return compared(model(check_input(arch.resolution)))
 
 
 @torch.no_grad()
 def _is_telling(model: nn.Module, arch: Architecture) -> bool:
     """Whether a difference in a layer would show in the output: it depends on the image and is not tiny."""
     output = _output(model, arch).double()
-    other = model(-check_input(arch.resolution)).double()
+    other = compared(model(-check_input(arch.resolution))).double()
     largest = output.abs().max().item()
     return largest > WEAK and (output - other).abs().max().item() > WEAK * largest
 
@@ -315,7 +316,8 @@ def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor
     outputs = runtime.load(str(path), [check_input(arch.resolution).numpy()], 1)()
     if not outputs:  # the null runtime computes nothing
         return
-    output, expected = torch.as_tensor(np.array(outputs[0])).double(), expected.double()
+    tensors = [torch.as_tensor(np.array(output)) for output in outputs]
+    output, expected = compared(tensors[0] if len(tensors) == 1 else tensors).double(), expected.double()
     allowed = tolerance * expected.abs().max().item() + SMALLEST_DIFFERENCE
     if not torch.allclose(output, expected, rtol=tolerance, atol=allowed, equal_nan=True):
         difference = (output - expected).abs().max().item()

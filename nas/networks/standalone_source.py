@@ -14,7 +14,8 @@ from nas.networks.block_schema import takes_maps
 from nas.networks.blocks import find_block, is_ours
 from nas.networks.first_weights import with_first_weights
 from nas.networks.module_source import Definition, Outside
-from nas.networks.network import Layer, Network, in_channels, trace
+from nas.networks.network import EachMap, Layer, MultiMapNetwork, Network, Placed, in_channels, trace, walk
+from nas.networks.outputs import compared
 from nas.networks.preprocessing import prepare
 from nas.networks.source_bundle import SourceBundle, own_packages
 
@@ -79,8 +80,7 @@ def standalone_source(arch: Architecture, title: str, fit: str = "crop") -> str:
     Raises:
         ExportError: The definition of a block cannot be copied. The error names the block, the file and the line.
     """
-    layers = trace(arch)
-    bundle, names, needed = _bundle_of(layers)
+    bundle, names, needed = _bundle_of(arch)
     packages = ["torch", "safetensors", *needed]
     origin = ORIGIN.format(packages=f"{', '.join(packages[:-1])} and {packages[-1]}")
     parts = [
@@ -89,7 +89,7 @@ def standalone_source(arch: Architecture, title: str, fit: str = "crop") -> str:
         bundle.import_lines(),
         f'RESOLUTION = {arch.resolution}\nFIT = "{fit}"',
         *spaced(unit.text for unit in bundle.ordered()),
-        _build_function(arch, layers, names) + "\n" + MAIN.rstrip(),
+        _build_function(arch, names) + "\n" + _main(arch).rstrip(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -97,17 +97,29 @@ def standalone_source(arch: Architecture, title: str, fit: str = "crop") -> str:
 def requirements(arch: Architecture) -> list[str]:
     """Return the distributions that the file of `arch` imports, besides torch and safetensors. Raises ExportError."""
     layers = trace(arch)
-    return [] if all(is_ours(layer.spec.op) for layer in layers) else _bundle_of(layers)[2]
+    return [] if all(is_ours(layer.spec.op) for layer in layers) else _bundle_of(arch)[2]
 
 
-def _bundle_of(layers: tuple[Layer, ...]) -> tuple[SourceBundle, dict[str, str], list[str]]:
+def _is_plain(arch: Architecture) -> bool:
+    """Return whether a network has neither taps nor a neck: a series of blocks with one output."""
+    return not arch.taps and not arch.neck
+
+
+def _main(arch: Architecture) -> str:
+    """Return the end of the file. Of several outputs, some values are compared."""
+    one = "network(check_input()).double()"
+    return MAIN if _is_plain(arch) else MAIN.replace(one, "compared(network(check_input())).double()")
+
+
+def _bundle_of(arch: Architecture) -> tuple[SourceBundle, dict[str, str], list[str]]:
     """Return the bundle of a network, the expression for the class of each block, and what the network imports.
 
     The packages that only `preprocess` imports are not among them.
     """
-    ops = list(dict.fromkeys(layer.spec.op for layer in layers))
+    ops = list(dict.fromkeys(layer.spec.op for layer in trace(arch)))
     bundle = make_bundle(ops, RESERVED, MAIN_IMPORTS)
-    own = [Definition(item.__module__, item.__name__) for item in (Network, with_first_weights, prepare)]
+    networks: list[Any] = [Network] if _is_plain(arch) else [Network, MultiMapNetwork, EachMap, compared]
+    own = [Definition(item.__module__, item.__name__) for item in (*networks, with_first_weights, prepare)]
     for definition in own:
         bundle.reserve(definition)
     names = {op: add_block(bundle, op) for op in ops}
@@ -156,16 +168,31 @@ def spaced(texts: Iterable[str]) -> list[str]:
     return [f"\n{text}" if text.startswith(("class ", "def ", "@")) else text for text in texts]
 
 
-def _build_function(arch: Architecture, layers: tuple[Layer, ...], names: dict[str, str]) -> str:
-    remaining = iter(layers)
+def _build_function(arch: Architecture, names: dict[str, str]) -> str:
+    slots: list[list[str]] = [[] for _ in arch.slots]
+    for number, block in walk(arch):
+        slots[number].append(_placed_call(block, names))
     about = "Return the network with first weights from torch's default generator."
-    lines = ["", "def build() -> Network:", f'    """{about}"""', "    stages = ["]
-    for stage in arch.stages:
-        lines.append("        [")
-        lines += [f"            {block_call(next(remaining), names)}," for _ in stage]
-        lines.append("        ],")
-    lines += ["    ]", f"    return with_first_weights(Network(stages, {block_call(next(remaining), names)}))", ""]
-    return "\n".join(lines)
+    lines = ["", "def build() -> Network:", f'    """{about}"""', *_listed("stages", slots[: len(arch.stages)])]
+    made = f"Network(stages, {slots[-1][0]})"
+    if not _is_plain(arch):
+        lines += _listed("neck", slots[len(arch.stages) : -1])
+        made = f"MultiMapNetwork(stages, {slots[-1][0]}, {arch.taps!r}, neck)"
+    return "\n".join([*lines, f"    return with_first_weights({made})", ""])
+
+
+def _listed(name: str, slots: list[list[str]]) -> list[str]:
+    """Return the lines that assign the blocks of some slots."""
+    lines = [f"    {name} = ["]
+    for calls in slots:
+        lines += ["        [", *(f"            {call}," for call in calls), "        ],"]
+    return [*lines, "    ]"]
+
+
+def _placed_call(block: Placed, names: dict[str, str]) -> str:
+    """Return the expression that makes a block at its place."""
+    calls = [block_call(layer, names) for layer in block.layers]
+    return f"EachMap([{', '.join(calls)}])" if block.for_each_map else calls[0]
 
 
 def block_call(layer: Layer, names: dict[str, str]) -> str:

@@ -255,8 +255,6 @@ def find_in_space(arch: Architecture, space: Space, name: str, flag: str = "--st
     try:
         if arch.resolution not in space.resolution:
             raise SpaceError(f"offers no resolution of {arch.resolution} px", where=space.name)
-        if len(arch.stages) != len(space.stages):
-            raise SpaceError(f"has {len(space.stages)} stages, this network {len(arch.stages)}", where=space.name)
         choices = choices_for(space, arch)
     except SpaceError as error:
         raise UsageError(str(error), where=f"{flag} {name}") from error

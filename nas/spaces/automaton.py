@@ -12,19 +12,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from nas.architecture import Architecture, BlockSpec, Scalar, Shape
+from nas.architecture import Architecture, BlockSpec, Scalar
 from nas.errors import SpaceError
-from nas.networks.network import IMAGE_CHANNELS, Layer, canonical, traced
+from nas.networks.block_schema import Role
+from nas.networks.network import IMAGE_CHANNELS, Layer, Maps, Placed, after_stage, canonical, placed, slot_role
 from nas.spaces.search_space import Choose, Space, StageSpec, Values, ask_once, enumerate_choices
 
 Cost = Callable[[Layer], float]
 Choices = dict[str, Scalar]
-State = tuple[Shape, frozenset[int]]
-"""The shape, and the numbers of the stage options that fit the layers so far; no options: the stage is complete."""
+State = tuple[Maps, frozenset[int]]
+"""The live feature maps, and the numbers of the stage options that fit the layers so far; none: it is complete."""
 
 RESOLUTION = -1
 """The `slot` of the first position, which chooses the resolution."""
 _COMPLETE: frozenset[int] = frozenset()
+MOST_STATES = 50_000
+"""A space whose layers have more different combinations of live feature maps is refused: they take minutes to list."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ class Step:
     """A transition of the automaton.
 
     Attributes:
-        layer: The layer that it adds; None if the stage has no more layers, and for the resolution.
+        spec: The block that it adds; None if the stage has no more layers, and for the resolution.
+        layers: The layers of the block: several for a block of the neck that reads one map.
         after: The state after it.
     """
 
-    layer: Layer | None
+    spec: BlockSpec | None
+    layers: tuple[Layer, ...]
     after: int
 
 
@@ -45,12 +50,14 @@ class LayerPosition:
     """The position of one layer. A row is the number of a step when the steps of all states are concatenated.
 
     Attributes:
-        slot: The stage's number; for the head the number of stages, for the resolution `RESOLUTION`.
+        slot: The number of the stage, of the stage of the neck or of the head in `Space.slots`; `RESOLUTION` for it.
         steps: The steps from each state, all different.
+        maps: The live feature maps of each state.
     """
 
     slot: int
     steps: tuple[tuple[Step, ...], ...]
+    maps: tuple[Maps, ...] = ()
 
     @cached_property
     def rows(self) -> tuple[Step, ...]:
@@ -60,9 +67,7 @@ class LayerPosition:
     @cached_property
     def row_of(self) -> dict[tuple[int, BlockSpec | None], int]:
         """The row of each pair (state, canonical block or None)."""
-        keys = (
-            (state, step.layer.spec if step.layer else None) for state, steps in enumerate(self.steps) for step in steps
-        )
+        keys = ((state, step.spec) for state, steps in enumerate(self.steps) for step in steps)
         return {key: row for row, key in enumerate(keys)}
 
 
@@ -85,23 +90,23 @@ class SpaceAutomaton:
 
     def architecture(self, rows: Sequence[int]) -> Architecture:
         """Return the canonical architecture of a path. `rows` holds the row of each position."""
-        stages: list[list[BlockSpec]] = [[] for _ in (*self.space.stages, self.space.head)]
+        slots: list[list[BlockSpec]] = [[] for _ in self.space.slots]
         for position, row in zip(self.positions[1:], rows[1:], strict=True):
-            layer = position.rows[row].layer
-            if layer is not None:
-                stages[position.slot].append(layer.spec)
+            spec = position.rows[row].spec
+            if spec is not None:
+                slots[position.slot].append(spec)
+        stages, count = tuple(map(tuple, slots)), len(self.space.stages)
         resolution = self.space.resolution[rows[0]]
-        return Architecture(resolution, tuple(map(tuple, stages[:-1])), stages[-1][0])
+        return Architecture(resolution, stages[:count], stages[-1][0], self.space.taps, stages[count:-1])
 
     def path(self, arch: Architecture) -> list[int]:
         """Return the row of each position on the path of `arch`. Raises SpaceError if it is not in the space."""
         if arch.resolution not in self.space.resolution:
             raise SpaceError(f"offers no resolution of {arch.resolution} px", where=self.space.name)
-        if len(arch.stages) != len(self.space.stages):
-            raise SpaceError(f"has {len(self.space.stages)} stages", where=self.space.name, value=len(arch.stages))
+        check_form(self.space, arch)
         arch = canonical(arch)
         rows = [self.space.resolution.index(arch.resolution)]
-        stages = [iter(stage) for stage in (*arch.stages, (arch.head,))]
+        stages = [iter(stage) for stage in arch.slots]
         state = self.positions[0].rows[rows[0]].after
         for position in self.positions[1:]:
             spec = next(stages[position.slot], None)
@@ -118,51 +123,70 @@ class SpaceAutomaton:
 
 def unroll(space: Space) -> SpaceAutomaton:
     """Return the automaton of `space`. Raises SpaceError, with the stage and layer, if a layer cannot be built."""
-    shapes: list[Shape] = [(IMAGE_CHANNELS, size, size) for size in space.resolution]
-    positions = [LayerPosition(RESOLUTION, (tuple(Step(None, state) for state in range(len(shapes))),))]
-    for number, stage in enumerate(space.stages):
-        options = stage_options(stage)
-        states = [(shape, frozenset(range(len(options)))) for shape in shapes]
+    live: list[Maps] = [((IMAGE_CHANNELS, size, size),) for size in space.resolution]
+    start = tuple(Step(None, (), state) for state in range(len(live)))
+    positions = [LayerPosition(RESOLUTION, (start,), ((),))]
+    for number, stage in enumerate(space.slots):
+        options, (of, _) = stage_options(stage), _role(space, number)
+        states = [(maps, frozenset(range(len(options)))) for maps in live]
         for index in range(max(stage.depth)):
-            steps, states = _layer_steps(options, states, index, f"{_place(space, number)}, layer {index}")
-            positions.append(LayerPosition(number, steps))
-        shapes = [shape for shape, _ in states]
-    heads = []
-    for shape in shapes:
-        layers = (
-            traced(spec, (shape,), _place(space, len(space.stages))) for (spec,) in enumerate_choices(space.head.layers)
-        )
-        heads.append(tuple(Step(layer, 0) for layer in {layer.spec: layer for layer in layers}.values()))
-    return SpaceAutomaton(space, (*positions, LayerPosition(len(space.stages), tuple(heads))))
+            where = _place(space, number) + ("" if of == "head" else f", layer {index}")
+            steps, after = _layer_steps(options, states, index, of, where)
+            positions.append(LayerPosition(number, steps, tuple(maps for maps, _ in states)))
+            states = after
+        live = [maps for maps, _ in states]
+        if of == "block":
+            live = [after_stage(maps, stage.tap, number == len(space.stages) - 1) for maps in live]
+    return SpaceAutomaton(space, tuple(positions))
 
 
 def _layer_steps(
-    options: Sequence[StageOption], states: Iterable[State], index: int, where: str
+    options: Sequence[StageOption], states: Iterable[State], index: int, of: Role, where: str
 ) -> tuple[tuple[tuple[Step, ...], ...], list[State]]:
     """Return the steps of a stage's layer `index` from each state, and the states after them."""
     after: dict[State, int] = {}
 
-    def state_after(shape: Shape, fitting: frozenset[int]) -> int:
+    def state_after(maps: Maps, fitting: frozenset[int]) -> int:
         is_complete = all(len(options[number].layers) == index + 1 for number in fitting)
-        return after.setdefault((shape, _COMPLETE if is_complete else fitting), len(after))
+        return after.setdefault((maps, _COMPLETE if is_complete else fitting), len(after))
 
     found = []
-    for shape, fitting in states:
+    for maps, fitting in states:
         steps = []
         if not fitting or any(len(options[number].layers) == index for number in fitting):
-            steps.append(Step(None, state_after(shape, _COMPLETE)))
-        groups: dict[BlockSpec, tuple[Layer, set[int]]] = {}
-        for number in sorted(fitting):
-            layers = options[number].layers
-            for _, spec in layers[index] if index < len(layers) else ():
-                layer = traced(spec, shape, where)
-                if len(layer.out_shape) != 3:
-                    raise SpaceError(f"{spec.op} returns no feature map", where=where)
-                groups.setdefault(layer.spec, (layer, set()))[1].add(number)
-        for layer, group in groups.values():
-            steps.append(Step(layer, state_after(layer.out_shape, frozenset(group))))  # type: ignore[arg-type]
+            steps.append(Step(None, (), state_after(maps, _COMPLETE)))
+        for block, group in _blocks(options, maps, fitting, index, of, where):
+            steps.append(Step(block.spec, block.layers, state_after(block.maps, group)))
         found.append(tuple(steps))
+        if len(after) > MOST_STATES:
+            rule = f"has more than {MOST_STATES:,} combinations of the feature maps that neck and head read"
+            raise SpaceError(f"{rule}; offer fewer widths in the stages with a tap, or fewer resolutions", where=where)
     return tuple(found), list(after)
+
+
+def _blocks(
+    options: Sequence[StageOption], maps: Maps, fitting: Iterable[int], index: int, of: Role, where: str
+) -> list[tuple[Placed, frozenset[int]]]:
+    """Return each different block that a layer can be, with the numbers of the stage options that give it."""
+    groups: dict[BlockSpec, tuple[Placed, set[int]]] = {}
+    for number in sorted(fitting):
+        layers = options[number].layers
+        for _, spec in layers[index] if index < len(layers) else ():
+            block = placed(spec, maps, where, of)
+            if of == "block" and len(block.maps[-1]) != 3:
+                raise SpaceError(f"{spec.op} returns no feature map", where=where)
+            groups.setdefault(block.spec, (block, set()))[1].add(number)
+    return [(block, frozenset(group)) for block, group in groups.values()]
+
+
+def check_form(space: Space, arch: Architecture) -> None:
+    """Raise SpaceError if a network has other numbers of stages, other taps or another neck than those of a space."""
+    if len(arch.stages) != len(space.stages):
+        raise SpaceError(f"has {len(space.stages)} stages", where=space.name, value=len(arch.stages))
+    if len(arch.neck) != len(space.neck):
+        raise SpaceError(f"has {len(space.neck)} stages in its neck", where=space.name, value=len(arch.neck))
+    if arch.taps != space.taps:
+        raise SpaceError(f"has taps at the stages {list(space.taps)}", where=space.name, value=list(arch.taps))
 
 
 @dataclass(frozen=True)
@@ -203,38 +227,36 @@ def _stage_option(stage: StageSpec, choose: Choose) -> StageOption:
 
 
 def choices_for(space: Space, arch: Architecture) -> Choices:
-    """Return active choices that decode to the network of `arch`.
-
-    `arch` must have the space's number of stages. Raises SpaceError if it is not in the space.
-    """
+    """Return active choices that decode to the network of `arch`. Raises SpaceError if it is not in the space."""
+    check_form(space, arch)
     arch = canonical(arch)
     choices: Choices = {"resolution": arch.resolution} if len(space.resolution) > 1 else {}
-    shape: Shape = (IMAGE_CHANNELS, arch.resolution, arch.resolution)
-    pairs = zip((*space.stages, space.head), (*arch.stages, (arch.head,)), strict=True)
-    for number, (stage, blocks) in enumerate(pairs):
-        is_head = number == len(space.stages)
-        found = _stage_choices(stage, blocks, shape, is_head)
+    maps: Maps = ((IMAGE_CHANNELS, arch.resolution, arch.resolution),)
+    for number, (stage, blocks) in enumerate(zip(space.slots, arch.slots, strict=True)):
+        of, _ = _role(space, number)
+        found = _stage_choices(stage, blocks, maps, of)
         if found is None:
             raise SpaceError(f"cannot have {', '.join(map(str, blocks))}", where=_place(space, number))
         choices |= found
-        for spec in () if is_head else blocks:
-            shape = traced(spec, shape).out_shape  # type: ignore[assignment]
+        for spec in blocks:
+            maps = placed(spec, maps, of=of).maps
+        if of == "block":
+            maps = after_stage(maps, stage.tap, number == len(space.stages) - 1)
     return choices
 
 
 @lru_cache(maxsize=100_000)
-def _stage_choices(stage: StageSpec, blocks: tuple[BlockSpec, ...], shape: Shape, is_head: bool) -> Choices | None:
-    """Return active choices of `stage` that give `blocks` for the input shape, None if there are none."""
-    inputs: list[Shape | tuple[Shape]] = [(shape,)] if is_head else [shape]
-    for spec in blocks if not is_head else ():
-        inputs.append(traced(spec, shape).out_shape)  # type: ignore[arg-type]
-        shape = inputs[-1]  # type: ignore[assignment]
+def _stage_choices(stage: StageSpec, blocks: tuple[BlockSpec, ...], maps: Maps, of: Role) -> Choices | None:
+    """Return active choices of `stage` that give `blocks` for the feature maps before it, None if there are none."""
+    inputs = [maps]
+    for spec in blocks:
+        inputs.append(placed(spec, inputs[-1], of=of).maps)
     for option in stage_options(stage):
         if len(option.layers) != len(blocks):
             continue
         choices = dict(option.shared)
-        for layer, spec, in_shape in zip(option.layers, blocks, inputs, strict=False):
-            fitting = (chosen for chosen, given in layer if traced(given, in_shape).spec == spec)
+        for layer, spec, before in zip(option.layers, blocks, inputs, strict=False):
+            fitting = (chosen for chosen, given in layer if placed(given, before, of=of).spec == spec)
             if (own := next(fitting, None)) is None:
                 break  # the next layers need not fit the shapes of this option
             choices |= own
@@ -244,9 +266,8 @@ def _stage_choices(stage: StageSpec, blocks: tuple[BlockSpec, ...], shape: Shape
 
 
 def block_names(space: Space) -> tuple[str, ...]:
-    """Return the names of the blocks that the stages and the head of a space offer, each once."""
-    slots = (*space.stages, space.head)
-    return tuple(dict.fromkeys(operator.block for slot in slots for operator in slot.operators))
+    """Return the names of the blocks that the stages, the neck and the head of a space offer, each once."""
+    return tuple(dict.fromkeys(operator.block for slot in space.slots for operator in slot.operators))
 
 
 def reachable(space: Space) -> list[Layer]:
@@ -255,7 +276,7 @@ def reachable(space: Space) -> list[Layer]:
     Raises SpaceError, with the stage and layer, if one of them cannot be built.
     """
     steps = (step for position in unroll(space).positions for step in position.rows)
-    return list({(step.layer.spec, step.layer.in_shape): step.layer for step in steps if step.layer}.values())
+    return list({(layer.spec, layer.in_shape): layer for step in steps for layer in step.layers}.values())
 
 
 def best_path(space: Space, cost: Cost, largest: bool = False) -> tuple[float, Architecture]:
@@ -269,7 +290,7 @@ def best_path(space: Space, cost: Cost, largest: bool = False) -> tuple[float, A
         for state, steps in enumerate(position.steps):
             total, rows = best[state]
             for step in steps:
-                here = total + (sign * cost(step.layer) if step.layer else 0.0)
+                here = total + sign * sum(map(cost, step.layers))
                 if step.after not in reached or here < reached[step.after][0]:
                     reached[step.after] = (here, (*rows, row))
                 row += 1
@@ -278,5 +299,9 @@ def best_path(space: Space, cost: Cost, largest: bool = False) -> tuple[float, A
     return sign * total, automaton.architecture(rows)
 
 
+def _role(space: Space, number: int) -> tuple[Role, str]:
+    return slot_role(number, len(space.stages), len(space.neck))
+
+
 def _place(space: Space, number: int) -> str:
-    return f"{space.name}, " + (f"stage {number}" if number < len(space.stages) else "head")
+    return f"{space.name}, {_role(space, number)[1]}"

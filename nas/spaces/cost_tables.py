@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError
-from nas.networks.network import traced
+from nas.networks.network import placed, slot_role
 from nas.spaces.automaton import RESOLUTION, Cost, LayerPosition, SpaceAutomaton, choices_for, unroll
 from nas.spaces.search_space import Space, ask_once
 
@@ -238,7 +238,7 @@ def tabulate_automaton(automaton: SpaceAutomaton, cost: Cost, constant: float = 
 def _table(position: LayerPosition, cost: Cost) -> Table:
     first = np.cumsum([0, *map(len, position.steps)]).astype(np.intp)
     after = np.array([step.after for step in position.rows], np.intp)
-    costs = np.array([cost(step.layer) if step.layer else 0.0 for step in position.rows], np.float64)
+    costs = np.array([sum(map(cost, step.layers)) for step in position.rows], np.float64)
     return Table(position.slot, first, after, costs, np.arange(len(after), dtype=np.int32)[None], ())
 
 
@@ -284,9 +284,9 @@ def _paths(automaton: SpaceAutomaton, encodings: Integers) -> Integers:
         raise SpaceError("an encoding holds an index that is out of range for its choice", where=space.name)
     paths = np.empty((len(automaton.positions), len(encodings)), np.intp)
     states = np.zeros(len(encodings), np.intp)
-    for slot in range(-1, len(space.stages) + 1):
+    for slot in range(-1, len(space.slots)):
         places = [place for place, position in enumerate(automaton.positions) if position.slot == slot]
-        name = "resolution" if slot < 0 else (*space.stages, space.head)[slot].name
+        name = "resolution" if slot < 0 else space.slots[slot].name
         columns = [column for column, key in enumerate(space.choices) if key == name or key.startswith(f"{name}.")]
         inputs = np.column_stack([states, encodings[:, columns]])
         first, inverse = _unique_rows(inputs, (1, *(sizes[columns] + 1)))
@@ -346,12 +346,12 @@ def _slot_rows(
     if slot == RESOLUTION:
         chosen = [space.resolution.index(int(pick("resolution", space.resolution)))] if places else []
         return chosen, automaton.positions[0].rows[chosen[0]].after if places else state
-    specs = iter((*space.stages, space.head)[slot].layers(pick))
+    specs = iter(space.slots[slot].layers(pick))
+    of, _ = slot_role(slot, len(space.stages), len(space.neck))
     rows: list[int] = []
     for place in places:
         position, spec = automaton.positions[place], next(specs, None)
-        layer = next((step.layer for step in position.steps[state] if step.layer), None)
-        canonical = traced(spec, layer.in_shape).spec if spec and layer else None
+        canonical = placed(spec, position.maps[state], of=of).spec if spec else None
         rows.append(position.row_of[state, canonical])
         state = position.rows[rows[-1]].after
     return rows, state

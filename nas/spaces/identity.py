@@ -41,6 +41,10 @@ class StageLike(Protocol):
     def alternate(self) -> tuple[tuple[str, Any], ...]:
         """Return the keywords whose values the layers take in turn."""
 
+    @property
+    def tap(self) -> bool:
+        """Return whether neck and head read the stage's last feature map."""
+
 
 def hex_digest(text: str, digits: int = 16) -> str:
     """Return the first `digits` hex digits of the SHA-256 of `text`."""
@@ -75,6 +79,7 @@ def stage_text(stage: StageLike) -> str:
         for op in stage.operators
     )
     names = ", ".join(map(repr, sorted(stage.per_layer)))
+    tapped = {"tap": "True"} if stage.tap else {}
     return record_text(
         "Slot",
         name=repr(stage.name),
@@ -83,4 +88,5 @@ def stage_text(stage: StageLike) -> str:
         args=repr(stage.args),
         per_layer=f"frozenset({{{names}}})" if names else "frozenset()",
         alternate=repr(stage.alternate),
+        **tapped,
     )

@@ -46,17 +46,18 @@ class Operator:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage or the head: the choices that its layers share, and the choices that each layer makes for itself.
+    """A stage, a stage of the neck, or the head: the choices that its layers share, and those that each layer makes.
 
     By default the layers share every choice (the factorized hierarchical space of MnasNet, section 4.1).
 
     Attributes:
-        name: "stage0", "stage1", ... or "head".
+        name: "stage0", "stage1", ..., "neck0", ... or "head".
         operators: The blocks to choose from.
         depth: The numbers of layers to choose from.
         args: Keywords that apply to all operators, with their values.
         per_layer: Keywords, or "block", that each layer chooses for itself.
         alternate: Keywords whose values the layers take in turn. They are not choices.
+        tap: Whether neck and head read the stage's last feature map.
     """
 
     name: str
@@ -65,6 +66,7 @@ class StageSpec:
     args: tuple[tuple[str, Values], ...] = ()
     per_layer: frozenset[str] = frozenset()
     alternate: tuple[tuple[str, Values], ...] = ()
+    tap: bool = False
 
     def layers(self, choose: Choose) -> tuple[BlockSpec, ...]:
         """Return the stage's blocks. Only the first one has the stage's stride."""
@@ -158,7 +160,9 @@ class Space:
         about: One line that describes the space.
         source: The publication that the space comes from.
         published_top1: For a single network: its published top-1 accuracy on ImageNet, in percent.
+        published_ap: For a single detector: its published average precision on COCO, in percent.
         published_source: Where that accuracy was published.
+        neck: The stages of the neck in order.
     """
 
     name: str
@@ -172,6 +176,13 @@ class Space:
     source: str = ""
     published_top1: float | None = None
     published_source: str = ""
+    published_ap: float | None = None
+    neck: tuple[StageSpec, ...] = ()
+
+    @property
+    def slots(self) -> tuple[StageSpec, ...]:
+        """The stages, the stages of the neck, and the head."""
+        return (*self.stages, *self.neck, self.head)
 
     @cached_property
     def choices(self) -> dict[str, Values]:
@@ -179,7 +190,7 @@ class Space:
         found: dict[str, Values] = {}
         if len(self.resolution) > 1:
             found["resolution"] = self.resolution
-        for stage in (*self.stages, self.head):
+        for stage in self.slots:
             found |= stage.choices()
         return found
 
@@ -189,7 +200,7 @@ class Space:
 
         An example: "stage3.layer2.kernel_size": (("stage3.depth", {3, 4}),).
         """
-        found = {key: needed for stage in (*self.stages, self.head) for key, needed in stage.conditions().items()}
+        found = {key: needed for stage in self.slots for key, needed in stage.conditions().items()}
         return {key: found[key] for key in self.choices if key in found}
 
     @cached_property
@@ -199,7 +210,9 @@ class Space:
         The number of classes is left out, so that a latency table serves every data set.
         """
         head = replace(self.head, args=_without_classes(self.head.args))
-        text = tuple_text([repr(self.resolution), tuple_text(map(stage_text, self.stages)), stage_text(head)])
+        text = tuple_text(
+            [repr(self.resolution), tuple_text(map(stage_text, self.stages)), stage_text(head), *self._neck_text]
+        )
         return f"{self.name}@{hex_digest(text, 8)}"
 
     @cached_property
@@ -211,10 +224,16 @@ class Space:
             repr(self.resolution),
             tuple_text(map(stage_text, self.stages)),
             stage_text(self.head),
+            *self._neck_text,
             settings_text("Proxy", proxy, "resolution", "epochs", "images"),
             settings_text("FinalTraining", final, "epochs", "images", *(["full_epochs"] if final.full_epochs else [])),
         ]
         return hex_digest(tuple_text(texts))
+
+    @property
+    def _neck_text(self) -> tuple[str, ...]:
+        """The text of the neck in digests: without one, nothing."""
+        return (tuple_text(map(stage_text, self.neck)),) if self.neck else ()
 
     @property
     def is_network(self) -> bool:
@@ -224,7 +243,12 @@ class Space:
     @property
     def size(self) -> int:
         """The exact number of combinations of active choices."""
-        return len(self.resolution) * prod(stage.size for stage in self.stages) * self.head.size
+        return len(self.resolution) * prod(stage.size for stage in self.slots)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The numbers of the stages whose last feature maps neck and head read."""
+        return tuple(number for number, stage in enumerate(self.stages) if stage.tap)
 
     def walk(self, choose: Choose) -> tuple[Architecture, dict[str, Scalar]]:
         """Return the architecture that `choose` selects, and the active choices."""
@@ -232,7 +256,8 @@ class Space:
         pick = ask_once(choose, chosen)
         resolution = int(pick("resolution", self.resolution))
         stages = tuple(stage.layers(pick) for stage in self.stages)
-        return Architecture(resolution, stages, self.head.layers(pick)[0]), chosen
+        neck = tuple(stage.layers(pick) for stage in self.neck)
+        return Architecture(resolution, stages, self.head.layers(pick)[0], self.taps, neck), chosen
 
     def decode(self, choices: Choices) -> Architecture:
         """Return the architecture of `choices`; inactive choices are ignored.

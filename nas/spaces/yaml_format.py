@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError, located
-from nas.networks.block_schema import block_spec, keywords, takes_maps
+from nas.networks.block_schema import Role, block_spec, keywords, role
 from nas.networks.blocks import find_block
 from nas.spaces.search_space import Operator, Space, StageSpec, Values
 from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """The endings of files of spaces and networks. JSON is read as YAML."""
-_SPACE_KEYS = ("about", "source", "resolution", "stages", "head", "proxy", "final", "supernet", "published")
-_STAGE_KEYS = ("block", "depth", "per_layer", "alternate")
+_SPACE_KEYS = ("about", "source", "resolution", "stages", "neck", "head", "proxy", "final", "supernet", "published")
+_STAGE_KEYS = ("block", "depth", "per_layer", "alternate", "tap")
 
 
 def space_names() -> list[str]:
@@ -77,41 +77,44 @@ def parse_space(name: str, data: object, where: str) -> Space:
     """
     data = _mapping(data, where, _SPACE_KEYS)
     _require(data, ("resolution", "stages", "head"), where)
-    stages = data["stages"]
-    if not isinstance(stages, list) or not stages:
-        raise SpaceError("must be a list with at least one stage", where=where, key="stages", value=stages)
-    top1, published_source = None, ""
-    if "published" in data:
-        top1, published_source = _published(data["published"], f"{where}, published")
+    for key in ("stages", "neck"):
+        if key in data and (not isinstance(data[key], list) or not data[key]):
+            raise SpaceError("must be a list with at least one stage", where=where, key=key, value=data[key])
+    stages = tuple(_stage(f"stage{at}", stage, f"{where}, stage {at}") for at, stage in enumerate(data["stages"]))
+    _check_taps(stages, where)
+    published = _published(data["published"], f"{where}, published") if "published" in data else {}
     space = Space(
         name=name,
         resolution=_integers(data["resolution"], where, "resolution", minimum=1),
-        stages=tuple(_stage(f"stage{index}", stage, f"{where}, stage {index}") for index, stage in enumerate(stages)),
+        stages=stages,
+        neck=tuple(
+            _stage(f"neck{at}", stage, f"{where}, neck {at}", "neck") for at, stage in enumerate(data.get("neck", ()))
+        ),
         head=_head(data["head"], f"{where}, head"),
         proxy=_section(Proxy, data.get("proxy", {}), f"{where}, proxy"),
         final=_section(FinalTraining, data.get("final", {}), f"{where}, final"),
         supernet=_section(SupernetTraining, data.get("supernet", {}), f"{where}, supernet"),
         about=str(data.get("about", "")),
         source=str(data.get("source", "")),
-        published_top1=top1,
-        published_source=published_source,
+        **published,
     )
-    if top1 is not None and not space.is_network:
+    if published and not space.is_network:
         rule = "is allowed for a single network only; number of choices"
         raise SpaceError(rule, where=where, key="published", value=len(space.choices))
     return space
 
 
-def _published(data: object, where: str) -> tuple[float, str]:
-    """Return the published top-1 accuracy in percent, and its source."""
-    given = _mapping(data, where, ("top1", "source"))
-    _require(given, ("top1", "source"), where)
-    top1, source = given["top1"], given["source"]
-    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 < top1 <= 100:
-        raise SpaceError("must be a percentage above 0 and at most 100", where=where, key="top1", value=top1)
+def _published(data: object, where: str) -> dict[str, Any]:
+    """Return the published top-1 accuracy of a classifier, or AP of a detector, in percent, and its source."""
+    given = _mapping(data, where, ("top1", "ap", "source"))
+    measure = "ap" if "ap" in given else "top1"
+    _require(given, (measure, "source"), where)
+    value, source = given[measure], given["source"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 100:
+        raise SpaceError("must be a percentage above 0 and at most 100", where=where, key=measure, value=value)
     if not isinstance(source, str) or not source:
         raise SpaceError("must name the publication of the accuracy", where=where, key="source", value=source)
-    return float(top1), source
+    return {f"published_{measure}": float(value), "published_source": source}
 
 
 def _mapping(data: object, where: str, known: tuple[str, ...] | None = None) -> Mapping[str, Any]:
@@ -173,23 +176,32 @@ def _head(data: object, where: str) -> StageSpec:
     data = _mapping(data, where)
     if "alternate" in data:
         raise SpaceError("is allowed in a stage only", where=where, key="alternate", value=data["alternate"])
-    head = _stage("head", data, where, is_head=True)
+    head = _stage("head", data, where, "head")
     if head.depth != (1,):
         raise SpaceError("must be 1", where=where, key="depth", value=data["depth"])
     return head
 
 
-def _stage(name: str, data: object, where: str, is_head: bool = False) -> StageSpec:
+def _check_taps(stages: tuple[StageSpec, ...], where: str) -> None:
+    """Raise SpaceError if stages are tapped, but not the last one: nothing would read it."""
+    taps = [number for number, stage in enumerate(stages) if stage.tap]
+    if taps and taps[-1] < len(stages) - 1:
+        rule = (
+            "nothing reads it: with taps, neck and head read the tapped stages only, so the last stage must be tapped"
+        )
+        raise SpaceError(rule, where=f"{where}, stage {len(stages) - 1}")
+
+
+def _stage(name: str, data: object, where: str, of: Role = "block") -> StageSpec:
     data = _mapping(data, where)
     _require(data, ("block",), where)
     operators = _operators(data["block"], where)
     for operator in operators:
-        if takes_maps(operator.block) != is_head:
-            rule = "belongs in a stage, not in the head" if is_head else "is a head and does not belong in a stage"
-            raise SpaceError(f"'{operator.block}' {rule}", where=where)
+        _check_role(operator.block, of, where)
     shared = {key: value for key, value in data.items() if key not in _STAGE_KEYS}
     args = _arguments(shared, operators, where)
-    depth = _integers(data.get("depth", 1), where, "depth", minimum=1 if is_head else 0)
+    depth = _integers(data.get("depth", 1), where, "depth", minimum=1 if of == "head" else 0)
+    tap = _tap(data, of, depth, where)
     strides = dict(args).get("stride", (1,))
     if 0 in depth and any(stride != 1 for stride in strides):
         rule = f"must not be 0 in a stage with stride {strides[0]}"
@@ -197,7 +209,30 @@ def _stage(name: str, data: object, where: str, is_head: bool = False) -> StageS
     alternate = _alternate(data.get("alternate", {}), shared, operators, where)
     _check_blocks({**{key: values[0] for key, values in alternate}, **shared}, operators, where)
     per_layer = _per_layer(data.get("per_layer", []), shared, operators, where)
-    return StageSpec(name, operators, depth, args, per_layer, alternate)
+    return StageSpec(name, operators, depth, args, per_layer, alternate, tap)
+
+
+def _check_role(op: str, of: Role, where: str) -> None:
+    """Raise SpaceError if a block does not belong to the part of a network that it is in."""
+    own, places = role(op), {"block": "a stage", "neck": "the neck", "head": "the head"}
+    if own == of or (own, of) == ("block", "neck"):
+        return
+    rule = f"is a {own} and does not belong in {places[of]}"
+    raise SpaceError(f"'{op}' {rule if own != 'block' else 'belongs in a stage, not in the head'}", where=where)
+
+
+def _tap(data: Mapping[str, Any], of: Role, depth: tuple[int, ...], where: str) -> bool:
+    """Return whether a stage is tapped. Raises SpaceError if it cannot be."""
+    tap = data.get("tap", False)
+    if not isinstance(tap, bool):
+        raise SpaceError("must be true or false", where=where, key="tap", value=tap)
+    if tap and of != "block":
+        raise SpaceError("is allowed in a stage of the backbone only", where=where, key="tap", value=tap)
+    if tap and 0 in depth:
+        raise SpaceError(
+            "must not be 0 in a stage with a tap: neck and head read it", where=where, key="depth", value=list(depth)
+        )
+    return tap
 
 
 def _alternate(

@@ -12,7 +12,8 @@ from nas.devices.client import Graph, local_worker
 from nas.devices.energy_and_memory import energy_meter, peak_memory
 from nas.devices.runtimes import RUNTIMES
 from nas.devices.timing import Protocol, Sample, measure_energy
-from nas.networks.network import build, deploy
+from nas.networks.deployment import deploy
+from nas.networks.network import build
 from nas.spaces.yaml_format import load_architecture
 
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")

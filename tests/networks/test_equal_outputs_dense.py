@@ -9,7 +9,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from nas.networks.network import build, deploy
+from nas.networks.deployment import deploy
+from nas.networks.network import build
 from nas.spaces.yaml_format import load_architecture
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nas.networks.cost_counter import CostCounter
-from nas.networks.network import build, canonical, deploy, totals, trace
+from nas.networks.deployment import deploy
+from nas.networks.network import build, canonical, totals, trace
 from nas.spaces.yaml_format import load_architecture, load_space, space_names
 
 # Parameters and MACs of independent implementations: torchvision 0.29.1, timm 1.0.31, megvii-model.

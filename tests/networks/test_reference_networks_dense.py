@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from nas.networks.network import build, deploy, trace
+from nas.networks.deployment import deploy
+from nas.networks.network import build, trace
 from nas.networks.standalone_source import standalone_source
 from nas.spaces.yaml_format import load_architecture, load_space, space_path
 

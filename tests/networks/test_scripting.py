@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nas.networks.network import build, deploy
+from nas.networks.deployment import deploy
+from nas.networks.network import build
 from nas.spaces.yaml_format import load_architecture
 
 NETWORKS = [

@@ -60,6 +60,6 @@ class ExecuTorchRuntime:
 
         def run() -> Sequence[Any]:
             outputs = module.run_method("forward", tensors, clone_outputs=False)
-            return [DeviceArray(outputs[0].numpy, owner=module)]
+            return [DeviceArray(output.numpy, owner=module) for output in outputs]
 
         return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,19 @@ class LiteRtRuntime:
         ordered = sorted(interpreter.get_input_details(), key=lambda detail: _number(detail["name"]))
         for detail, array in zip(ordered, inputs):
             interpreter.set_tensor(detail["index"], array)
-        output = interpreter.get_output_details()[0]["index"]
+        # So are the outputs: StatefulPartitionedCall:1.
+        details = sorted(interpreter.get_output_details(), key=lambda detail: _last_number(detail["name"]))
+        outputs = [DeviceArray(partial(interpreter.get_tensor, detail["index"])) for detail in details]
 
         def run() -> Sequence[Any]:
             interpreter.invoke()
-            return [DeviceArray(lambda: interpreter.get_tensor(output))]
+            return outputs
 
         return run
+
+
+def _last_number(name: str) -> int:
+    return int((re.findall(r"\d+", name) or ["0"])[-1])
 
 
 def _number(name: str) -> int:

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +75,14 @@ class NcnnRuntime:
             extractor = net.create_extractor()
             for index, values in enumerate(maps):
                 extractor.input(f"in{index}", values)
-            _, output = extractor.extract("out0")
-            return [DeviceArray(lambda: np.array(output)[np.newaxis])]
+            # ncnn computes only what is extracted.
+            outputs = [extractor.extract(f"out{index}")[1] for index in range(count)]
+            return [DeviceArray(partial(with_batch, output)) for output in outputs]
 
+        def with_batch(output: Any) -> Any:
+            return np.array(output)[np.newaxis]
+
+        count = len(net.output_names())
         return run
 
 

@@ -7,11 +7,12 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nas.devices.runtimes.support import DeviceArray, converting
+from nas.devices.runtimes.support import DeviceArray, converting, output_count
 from nas.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class OnnxRuntime:
         return f"{onnxruntime.__version__}-{_gpu_name(name)}"
 
     def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
-        """Write an ONNX file with inputs "input0", ... and the output "output0". Raises ExportError."""
+        """Write an ONNX file with inputs "input0", ... and outputs "output0", ... Raises ExportError."""
         import torch
 
         names = [f"input{index}" for index in range(len(inputs))]
@@ -62,7 +63,7 @@ class OnnxRuntime:
                 tuple(inputs),
                 str(path),
                 input_names=names,
-                output_names=["output0"],
+                output_names=[f"output{index}" for index in range(output_count(model))],
                 opset_version=OPSET,
                 dynamo=False,
             )
@@ -84,9 +85,14 @@ class OnnxRuntime:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array, self.device, 0) for array in inputs]
         for index, node in enumerate(session.get_inputs()):
             binding.bind_ortvalue_input(node.name, values[index])
-        binding.bind_output(session.get_outputs()[0].name, self.device)
-        # The binding does not keep the inputs alive, the array does.
-        outputs = [DeviceArray(lambda: binding.get_outputs()[0].numpy(), owner=values)]  # noqa: PLW0108
+        for node in session.get_outputs():
+            binding.bind_output(node.name, self.device)
+
+        def fetch(index: int) -> Any:
+            return binding.get_outputs()[index].numpy()
+
+        # The binding does not keep the inputs alive, the arrays do.
+        outputs = [DeviceArray(partial(fetch, index), owner=values) for index in range(len(session.get_outputs()))]
 
         def run() -> Sequence[Any]:
             session.run_with_iobinding(binding)

@@ -35,14 +35,19 @@ class OpenVinoRuntime:
         import openvino
 
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        request = _core().compile_model(path, "CPU", settings).create_infer_request()
+        compiled = _core().compile_model(path, "CPU", settings)
+        request, count = compiled.create_infer_request(), len(compiled.outputs)
         for index, array in enumerate(inputs):
             request.set_input_tensor(index, openvino.Tensor(array))
 
         def run() -> Sequence[Any]:
             request.infer()
-            return [DeviceArray(lambda: request.get_output_tensor(0).data)]
+            return outputs
 
+        def fetch(index: int) -> Any:
+            return request.get_output_tensor(index).data
+
+        outputs = [DeviceArray(functools.partial(fetch, index)) for index in range(count)]
         return run
 
 

@@ -109,6 +109,16 @@ def exported_program(model: nn.Module, inputs: Sequence[Tensor]) -> ExportedProg
         return torch.export.export(model, tuple(inputs), strict=False)
 
 
+def output_count(model: nn.Module) -> int:
+    """Return the number of a model's outputs. A model with several says so in its attribute `outputs`."""
+    return int(getattr(model, "outputs", 1))
+
+
+def tensors_of(output: Any) -> list[Any]:
+    """Return the outputs of a torch model, one tensor or several, as a list."""
+    return list(output) if isinstance(output, list | tuple) else [output]
+
+
 @contextlib.contextmanager
 def quick_decompositions() -> Iterator[None]:
     """Halve the time of `ExportedProgram.run_decompositions`, which converters call three times per model.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.devices.runtimes.support import DeviceArray, converting, exported_program
+from nas.devices.runtimes.support import DeviceArray, converting, exported_program, tensors_of
 from nas.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class TorchRuntime:
             with torch.inference_mode():
                 output = model(*tensors)
             synchronize()
-            return [DeviceArray(lambda: output.numpy(force=True))]
+            return [DeviceArray(partial(each.numpy, force=True)) for each in tensors_of(output)]
 
         return run
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.devices.runtimes.support import tensors_of
 from nas.devices.runtimes.torch import TorchRuntime
 from nas.errors import DeviceError
 
@@ -50,7 +51,7 @@ class TorchCompileRuntime:
 
         def run() -> Sequence[Any]:
             with torch.inference_mode():
-                return [compiled(*tensors).numpy()]
+                return [each.numpy() for each in tensors_of(compiled(*tensors))]
 
         run()
         return run

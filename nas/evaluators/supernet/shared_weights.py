@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nas.architecture import Architecture
 from nas.errors import WeightsError
 from nas.networks.first_weights import initialize
-from nas.networks.network import Layer, Network, build, in_channels, make_block, trace
+from nas.networks.network import Layer, Network, assemble, build, in_channels, make_block, module_names, walk
 from nas.spaces.automaton import SpaceAutomaton, unroll
 from nas.spaces.search_space import Space
 from nas.utils.files import write_bytes
@@ -127,13 +127,15 @@ class Child(nn.Module):
 
     def __init__(self, supernet: Supernet, arch: Architecture):
         super().__init__()
-        layers = iter(trace(arch))
-        blocks = [
-            [supernet.shared_block(_place(stage, layer), next(layers)) for layer in range(len(specs))]
-            for stage, specs in enumerate((*arch.stages, (arch.head,)))
-        ]
-        self.network = Network([[shared.block for shared in stage] for stage in blocks[:-1]], blocks[-1][0].block)
-        self._borrowed = [pair for stage in blocks for shared in stage for pair in shared.parameters]
+        shared: list[SharedBlock] = []
+        place_of = module_places(arch)
+
+        def share(name: str, layer: Layer) -> nn.Module:
+            shared.append(supernet.shared_block(place_of[name], layer))
+            return shared[-1].block
+
+        self.network = assemble(arch, share)
+        self._borrowed = [pair for block in shared for pair in block.parameters]
 
     def forward(self, x: Tensor) -> Any:
         """(B, 3, H, W) -> the output of the head."""
@@ -184,21 +186,27 @@ def load_bank(supernet: Supernet, path: Path) -> None:
 
 def places(arch: Architecture, network: Network) -> dict[str, str]:
     """Return the place in the bank of each parameter of a network, by the name of the parameter."""
-    named = [
-        (f"stages.{stage}.{layer}", f"{_place(stage, layer)}/{spec.op}")
-        for stage, specs in enumerate(arch.stages)
-        for layer, spec in enumerate(specs)
-    ]
-    named.append(("head", f"{_place(len(arch.stages), 0)}/{arch.head.op}"))
+    blocks = zip(walk(arch), module_names(arch), strict=True)
+    ops = {name: block.spec.op for (_, block), names in blocks for name in names}
     return {
-        f"{module}.{name}": f"{place}/{name}"
-        for module, place in named
+        f"{module}.{name}": f"{place}/{ops[module]}/{name}"
+        for module, place in module_places(arch).items()
         for name, _ in network.get_submodule(module).named_parameters()
     }
 
 
-def _place(stage: int, layer: int) -> str:
-    return f"stage{stage}/layer{layer}"
+def module_places(arch: Architecture) -> dict[str, str]:
+    """Return the place in the bank of each module of a network, by the name of the module."""
+    found, last, layer = dict[str, str](), -1, 0
+    for (slot, _), names in zip(walk(arch), module_names(arch), strict=True):
+        layer, last = (layer + 1 if slot == last else 0), slot
+        found |= {name: _place(slot, layer, number, len(names)) for number, name in enumerate(names)}
+    return found
+
+
+def _place(slot: int, layer: int, number: int = 0, maps: int = 1) -> str:
+    """Return the place of a layer; several layers of one block, one for each feature map, have places of their own."""
+    return f"stage{slot}/layer{layer}" + (f"/map{number}" if maps > 1 else "")
 
 
 def _dotted(prefix: str, name: str) -> str:
@@ -206,14 +214,14 @@ def _dotted(prefix: str, name: str) -> str:
 
 
 def _layers(automaton: SpaceAutomaton) -> Iterator[tuple[str, Layer]]:
-    """Yield every possible layer of the space with its place. The head counts as the stage after the last one."""
+    """Yield every possible layer of the space with its place. The neck and the head count as stages after the last."""
     position: dict[int, int] = {}
     for segment in automaton.positions[1:]:
         layer_number = position.setdefault(segment.slot, 0)
         position[segment.slot] += 1
         for step in segment.rows:
-            if step.layer is not None:
-                yield f"{_place(segment.slot, layer_number)}/{step.layer.spec.op}", step.layer
+            for number, layer in enumerate(step.layers):
+                yield f"{_place(segment.slot, layer_number, number, len(step.layers))}/{layer.spec.op}", layer
 
 
 def _largest_parameters(automaton: SpaceAutomaton) -> dict[str, nn.Parameter]:

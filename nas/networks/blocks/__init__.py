@@ -12,26 +12,32 @@ from pathlib import Path
 from torch import nn
 
 from nas.errors import SpaceError
+from nas.networks.blocks.bifpn import BiFPN
 from nas.networks.blocks.classifier import Classifier
 from nas.networks.blocks.condense import Condense
 from nas.networks.blocks.condensed import Condensed
 from nas.networks.blocks.conv import Conv
 from nas.networks.blocks.conv_classifier import ConvClassifier
 from nas.networks.blocks.dense import DenseLayer
+from nas.networks.blocks.efficientdet_head import EfficientDetHead
 from nas.networks.blocks.fbnet_block import FBNetBlock
 from nas.networks.blocks.features import Features
 from nas.networks.blocks.fire import Fire
+from nas.networks.blocks.fpn import FPN
 from nas.networks.blocks.fused_mbconv import FusedMBConv
 from nas.networks.blocks.mbconv import MBConv
 from nas.networks.blocks.norm_classifier import NormClassifier
 from nas.networks.blocks.osa import OSA
+from nas.networks.blocks.panet import PANet
 from nas.networks.blocks.pelee_stem import PeleeStem
 from nas.networks.blocks.plain_conv import PlainConv
 from nas.networks.blocks.pool import Pool
+from nas.networks.blocks.residual_prediction import ResidualPrediction
 from nas.networks.blocks.separable import Separable
 from nas.networks.blocks.shufflenet_v1 import ShuffleNetV1Unit
 from nas.networks.blocks.shufflenet_v2 import ShuffleNetV2Unit
 from nas.networks.blocks.squeezenext import SqueezeNext
+from nas.networks.blocks.ssd_head import SSDHead
 from nas.networks.blocks.transition import Transition
 from nas.networks.blocks.two_way_dense import TwoWayDense
 from nas.utils.imports import find_file, import_callable
@@ -60,6 +66,12 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "conv_classifier": ConvClassifier,
     "norm_classifier": NormClassifier,
     "features": Features,
+    "residual_prediction": ResidualPrediction,
+    "bifpn": BiFPN,
+    "fpn": FPN,
+    "panet": PANet,
+    "efficientdet_head": EfficientDetHead,
+    "ssd_head": SSDHead,
 }
 
 

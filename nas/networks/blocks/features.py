@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 
 class Features(nn.Module):
-    """Return the last feature map unchanged."""
+    """Return the feature maps unchanged; the last one of a network without taps."""
 
     def __init__(self, in_channels: tuple[int, ...]):
         super().__init__()
         self.channels = in_channels[-1]
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """[(B, C, H, W), ...] -> (B, C, H, W) of the last."""
-        return maps[-1]
+    def forward(self, maps: list[Tensor]) -> Tensor | list[Tensor]:
+        """[(B, C, H, W), ...] -> the same, or (B, C, H, W) if there is one."""
+        return maps if len(maps) > 1 else maps[0]

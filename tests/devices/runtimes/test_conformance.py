@@ -23,7 +23,8 @@ from nas.devices.runtimes.torch import TorchRuntime
 from nas.devices.timing import Protocol
 from nas.errors import DeviceError, ExportError, UsageError
 from nas.latency.profiler import measure_networks
-from nas.networks.network import build, deploy
+from nas.networks.deployment import deploy
+from nas.networks.network import build
 from nas.spaces.yaml_format import load_architecture, parse_space
 from nas.utils.reporting import Reporter
 

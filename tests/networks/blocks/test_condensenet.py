@@ -14,7 +14,8 @@ from nas.networks.blocks.condense import Condense, LearnedGroupConv
 from nas.networks.blocks.condensed import Condensed
 from nas.networks.blocks.norm_classifier import NormClassifier
 from nas.networks.condensenet import group_lasso, learned_groups, set_progress
-from nas.networks.network import build, deploy, traced
+from nas.networks.deployment import deploy
+from nas.networks.network import build, traced
 from nas.spaces.yaml_format import load_architecture
 
 FORMS = [(4, 4), (8, 8), (4, 8), (8, 4), (4, 1), (1, 4)]

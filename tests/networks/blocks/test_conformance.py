@@ -15,7 +15,8 @@ from nas.errors import SpaceError
 from nas.networks.block_schema import Keyword, block_spec, keywords, takes_maps
 from nas.networks.blocks import BLOCKS
 from nas.networks.cost_counter import CostCounter
-from nas.networks.network import deploy, make_block, traced
+from nas.networks.deployment import deploy
+from nas.networks.network import make_block, traced
 
 REQUIRED = {"out_channels": 24, "mid_channels": 8, "growth_rate": 8, "squeeze_channels": 8, "expand_channels": 16}
 OTHERS: dict[str, list[Any]] = {

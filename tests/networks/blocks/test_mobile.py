@@ -15,7 +15,8 @@ from nas.networks.blocks.fused_mbconv import FusedMBConv
 from nas.networks.blocks.layers import DropConnect, SqueezeExcite, channel_shuffle, make_divisible
 from nas.networks.blocks.mbconv import MBConv
 from nas.networks.blocks.shufflenet_v1 import ShuffleNetV1Unit
-from nas.networks.network import build, deploy, set_drop_connect
+from nas.networks.deployment import deploy
+from nas.networks.network import build, set_drop_connect
 from nas.spaces.yaml_files import read_yaml
 from nas.spaces.yaml_format import load_architecture, load_space
 
