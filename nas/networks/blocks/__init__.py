@@ -19,6 +19,7 @@ from nas.networks.blocks.condensed import Condensed
 from nas.networks.blocks.conv import Conv
 from nas.networks.blocks.conv_classifier import ConvClassifier
 from nas.networks.blocks.dense import DenseLayer
+from nas.networks.blocks.dsod_neck import DSODNeck
 from nas.networks.blocks.efficientdet_head import EfficientDetHead
 from nas.networks.blocks.fbnet_block import FBNetBlock
 from nas.networks.blocks.features import Features
@@ -70,6 +71,7 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "bifpn": BiFPN,
     "fpn": FPN,
     "panet": PANet,
+    "dsod_neck": DSODNeck,
     "efficientdet_head": EfficientDetHead,
     "ssd_head": SSDHead,
 }

@@ -13,11 +13,13 @@ def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
         raise ValueError(f"groups must divide the channels: {in_channels} -> {out_channels}, groups {groups}")
 
 
-def bn_relu_conv(in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1) -> list[nn.Module]:
-    """Return batch norm, ReLU and a convolution without bias: (B, in, H, W) -> (B, out, H, W)."""
+def bn_relu_conv(
+    in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1, stride: int = 1
+) -> list[nn.Module]:
+    """Return batch norm, ReLU and a convolution without bias: (B, in, H, W) -> (B, out, ceil(H / stride), ...)."""
     check_groups(in_channels, out_channels, groups)
     padding = same_padding(kernel_size)
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, groups=groups, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
     return [nn.BatchNorm2d(in_channels), nn.ReLU(inplace=True), conv]
 
 
