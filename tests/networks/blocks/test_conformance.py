@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 
 from nas.devices.runtimes import make_runtime
 from nas.errors import SpaceError
-from nas.networks.block_schema import Keyword, block_spec, keywords, takes_maps
+from nas.latency.profiler import LayerGraph
+from nas.networks.block_schema import Keyword, block_spec, keywords, role, takes_maps
 from nas.networks.blocks import BLOCKS
 from nas.networks.cost_counter import CostCounter
 from nas.networks.deployment import deploy
-from nas.networks.network import make_block, traced
+from nas.networks.network import make_block, output_shapes, traced
 
 REQUIRED = {"out_channels": 24, "mid_channels": 8, "growth_rate": 8, "squeeze_channels": 8, "expand_channels": 16}
 OTHERS: dict[str, list[Any]] = {
@@ -60,9 +62,19 @@ def buildable(op: str, args: dict[str, Any]) -> bool:
     return True
 
 
+def sizes(op: str) -> tuple[int, ...]:
+    """Return the sizes of the maps that a block reads: two for necks and for heads of detectors."""
+    returned = typing.get_origin(typing.get_type_hints(BLOCKS[op].forward)["return"])
+    return (SIZE, SIZE // 2) if role(op) == "neck" or returned is tuple else (SIZE,)
+
+
 def shape(op: str) -> Any:
-    single = (IN_CHANNELS, SIZE, SIZE)
-    return (single,) if takes_maps(op) else single
+    shapes = tuple((IN_CHANNELS, size, size) for size in sizes(op))
+    return shapes if takes_maps(op) else shapes[0]
+
+
+def tensors(y: Any) -> list[torch.Tensor]:
+    return [y] if isinstance(y, torch.Tensor) else list(y)
 
 
 CASES = [(op, args) for op in BLOCKS for args in variants(op)]
@@ -70,15 +82,15 @@ CASES = [(op, args) for op in BLOCKS for args in variants(op)]
 
 def module_and_input(op: str, args: dict[str, Any], batch: int = 2) -> tuple[torch.nn.Module, Any]:
     torch.manual_seed(0)
-    module = make_block(block_spec(op, args), (IN_CHANNELS,))
+    module = make_block(block_spec(op, args), (IN_CHANNELS,) * len(sizes(op)))
     for layer in module.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
             torch.nn.init.uniform_(layer.bias, -0.5, 0.5)
             layer.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
             layer.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    x = torch.randn(batch, IN_CHANNELS, SIZE, SIZE)
-    return module, ([x] if takes_maps(op) else x)
+    maps = [torch.randn(batch, IN_CHANNELS, size, size) for size in sizes(op)]
+    return module, (maps if takes_maps(op) else maps[0])
 
 
 @pytest.mark.parametrize("op", BLOCKS)
@@ -92,12 +104,12 @@ def test_the_meta_trace_equals_a_real_run(op: str, args: dict[str, Any]) -> None
     module, x = module_and_input(op, args, batch=1)
     with torch.no_grad(), CostCounter() as cost:
         y = module.eval()(x)
-    assert tuple(y.shape[1:]) == layer.out_shape
+    assert tuple(tuple(each.shape[1:]) for each in tensors(y)) == output_shapes(layer)
     assert (cost.macs, cost.memory_access) == (layer.macs, layer.memory_access)
     assert (cost.activations, cost.element_wise_access) == (layer.activations, layer.element_wise_access)
     assert (cost.peak_activation, tuple(cost.convolutions)) == (layer.peak_activation, layer.convolutions)
     assert sum(p.numel() for p in module.parameters()) == layer.params
-    if "out_channels" in args:
+    if "out_channels" in args and role(op) == "block":
         assert layer.out_shape[0] == args["out_channels"]
     stride = args.get("stride", keywords(op)["stride"].default) if "stride" in keywords(op) else None
     if stride is not None and not {"padding", "kernel_size", "ceil_mode"} & set(args):
@@ -107,10 +119,11 @@ def test_the_meta_trace_equals_a_real_run(op: str, args: dict[str, Any]) -> None
 @pytest.mark.parametrize(("op", "args"), CASES, ids=str)
 def test_every_parameter_gets_a_gradient(op: str, args: dict[str, Any]) -> None:
     module, x = module_and_input(op, args)
-    image = x[0] if takes_maps(op) else x
-    image.requires_grad_()
-    module.train()(x).square().sum().backward()
-    assert image.grad is not None and image.grad.abs().sum() > 0
+    for image in tensors(x):
+        image.requires_grad_()
+    torch.stack([each.square().sum() for each in tensors(module.train()(x))]).sum().backward()
+    for image in tensors(x):
+        assert image.grad is not None and image.grad.abs().sum() > 0
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -122,7 +135,8 @@ def test_the_deployed_block_computes_the_same(op: str, args: dict[str, Any]) -> 
     with torch.no_grad():
         expected = module.eval()(x)
         deployed = deploy(module)
-        torch.testing.assert_close(deployed(x), expected, rtol=1e-5, atol=1e-5)
+        for own, other in zip(tensors(deployed(x)), tensors(expected), strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
     for sequence in deployed.modules():
         if isinstance(sequence, torch.nn.Sequential):
             pairs = itertools.pairwise(sequence)
@@ -134,19 +148,12 @@ def test_a_block_exports(op: str, tmp_path: Path) -> None:
     module, x = module_and_input(op, variants(op)[0], batch=1)
     runtime = make_runtime("onnxruntime")
 
-    class Wrapped(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.block = deploy(module)
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            y: torch.Tensor = self.block([image] if takes_maps(op) else image)
-            return y
-
-    image = x[0] if takes_maps(op) else x
-    runtime.export(Wrapped().eval(), [image], tmp_path / "block.onnx")
-    (output,) = runtime.load(str(tmp_path / "block.onnx"), [image.numpy()], 1)()
-    torch.testing.assert_close(torch.from_numpy(np.asarray(output)), Wrapped()(image), rtol=1e-4, atol=1e-5)
+    layer = traced(block_spec(op, variants(op)[0]), shape(op))
+    graph = LayerGraph(deploy(module), takes_maps(op), len(output_shapes(layer)))
+    runtime.export(graph.eval(), tensors(x), tmp_path / "block.onnx")
+    outputs = runtime.load(str(tmp_path / "block.onnx"), [each.numpy() for each in tensors(x)], 1)()
+    for output, expected in zip(outputs, tensors(graph(*tensors(x))), strict=True):
+        torch.testing.assert_close(torch.from_numpy(np.asarray(output)), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
