@@ -40,16 +40,19 @@ def _files(networks: bool) -> list[dict[str, Any]]:
 
 
 def _network(space: Any) -> dict[str, Any]:
-    from nas.networks.network import totals, trace
+    from nas.networks.network import output_shapes, totals, trace
 
-    whole = totals(trace(space.decode({})))
+    layers = trace(space.decode({}))
+    whole = totals(layers)
     return {
         "name": space.name,
+        "kind": "detector" if len(output_shapes(layers[-1])) > 1 else "classifier",
         "params": whole.params,
         "macs": whole.macs,
         "memory_access": whole.memory_access,
         "resolution": space.resolution[0],
         "published_top1": space.published_top1,
+        "published_ap": space.published_ap,
         "published_source": space.published_source,
         "about": space.about,
         "source": space.source,
@@ -133,9 +136,10 @@ def _networks_table(result: list[dict[str, Any]]) -> Any:
 
     from nas.utils.units import format_count
 
-    table = Table("network", "px", "parameters", "MACs", "memory access", "published top-1", "source")
+    table = Table("network", "kind", "px", "parameters", "MACs", "memory access", "published", "source")
     for row in result:
         counts = (format_count(row[key]) for key in ("params", "macs", "memory_access"))
-        published = "" if row["published_top1"] is None else f"{row['published_top1']:.1f} %"
-        table.add_row(row["name"], str(row["resolution"]), *counts, published, row["published_source"])
+        published = "" if row["published_top1"] is None else f"top-1 {row['published_top1']:.1f} %"
+        published = published if row["published_ap"] is None else f"AP {row['published_ap']:.1f} %"
+        table.add_row(row["name"], row["kind"], str(row["resolution"]), *counts, published, row["published_source"])
     return table

@@ -22,7 +22,8 @@ SMALLEST = {  # the smallest network of each family
     "efficientnet": "efficientnet_b0", "mnasnet": "mnasnet_small", "mobilenet_v1": "mobilenet_v1_0.25",
     "mobilenet_v2": "mobilenet_v2_0.35", "mobilenet_v3": "mobilenet_v3_small_1.0", "peleenet": "peleenet",
     "shufflenet_v1": "shufflenet_v1_g3_0.25", "shufflenet_v2": "shufflenet_v2_0.5", "squeezenet": "squeezenet_1.1",
-    "squeezenext": "squeezenext_1.0_23", "vovnet": "vovnet27_slim",
+    "squeezenext": "squeezenext_1.0_23", "vovnet": "vovnet27_slim", "efficientdet": "efficientdet_d0",
+    "ssd": "mobilenet_v3_small_ssdlite_reducedtail_r320",
 }  # fmt: skip
 COUNTERPARTS = {  # ours -> (torchvision's or timm's, the largest factor between the standard deviations of logits)
     "squeezenet_1.0": ("squeezenet1_0", 3),

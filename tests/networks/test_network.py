@@ -11,6 +11,7 @@ from nas.networks.cost_counter import CostCounter
 from nas.networks.deployment import deploy
 from nas.networks.network import build, canonical, totals, trace
 from nas.spaces.yaml_format import load_architecture, load_space, space_names
+from tests.helpers.reference_facts import foreground
 
 # Parameters and MACs of independent implementations: torchvision 0.29.1, timm 1.0.31, megvii-model.
 GOLDEN = {
@@ -81,7 +82,7 @@ def test_activations_equal_the_reference_material(shared: Path) -> None:
     differing = {}
     for name, model in reference.items():
         space = load_space(name)
-        space = space.for_classes(model["num_classes"]) if model["num_classes"] > 1 else space
+        space = space.for_classes(foreground(model)) if model["num_classes"] > 1 else space
         whole = totals(trace(space.decode({}).at(model["input"][2])))
         if whole.activations != model[key]:
             differing[name] = (whole.activations, model[key])

@@ -9,6 +9,7 @@ import pytest
 
 from nas.networks.network import trace
 from nas.spaces.yaml_format import load_architecture, load_space, space_names, space_path
+from tests.helpers.reference_facts import foreground
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "facts" / "reference_models.json"
 
@@ -113,7 +114,7 @@ def test_reference_models_are_equal(capsys: pytest.CaptureFixture[str]) -> None:
     ours = [model for model in models if model["id"] in space_names()]
     found = {}
     for model in ours:
-        classes = model["num_classes"] if model["num_classes"] > 1 else None
+        classes = foreground(model) if model["num_classes"] > 1 else None
         found[model["id"]] = counts(model["id"], model["input"][2], classes)
     expected = {model["id"]: (model["params"], model["macs"]) for model in ours}
     with capsys.disabled():

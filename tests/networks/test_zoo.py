@@ -13,8 +13,8 @@ from nas.networks.blocks import BLOCKS
 from nas.spaces.yaml_format import load_space
 
 BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "zoo_check.py"))
-ELSEWHERE = {"pool", "plain_conv", "transition", "pelee_stem", "condensed"}
-"""Stems, what stands between dense stages, and what a trained `condense` becomes."""
+ELSEWHERE = {"pool", "plain_conv", "transition", "pelee_stem", "condensed", "residual_prediction"}
+"""Stems, what stands between dense stages or before heads, and what a trained `condense` becomes."""
 
 
 def test_each_stage_offers_every_family() -> None:
