@@ -115,7 +115,8 @@ class Setup:
         context = self.evaluator_context(len(self.task.data.train), folder)
         training = replace(self.space.supernet, epochs=epochs)
         begun = time.process_time()
-        made = SupernetEvaluator(replace(context, space=replace(context.space, supernet=training)))
+        proxy = context.space.proxy
+        made = SupernetEvaluator(replace(context, space=replace(self.space, proxy=proxy, supernet=training)))
         return made, time.process_time() - begun
 
 
@@ -229,6 +230,10 @@ class Replay:
         predicted[at] += 0.5 * residual
         return self.pool[int(np.argmax(predicted))]
 
+    def shared(self, kind: str, needed_s: float, _: Sequence[str], seconds: float) -> str | None:
+        """Return the choice of values that all networks get at once, if the time suffices for them."""
+        return self.best(kind, self.pool) if needed_s <= seconds else None
+
     def methods(self) -> dict[str, Callable[[Sequence[str], float], str | None]]:
         """Return each method as a function of an order of the networks and a time."""
         found: dict[str, Callable[[Sequence[str], float], str | None]] = {}
@@ -239,12 +244,10 @@ class Replay:
             found[f"surrogate {level}"] = partial(self.surrogate, level, ())
         for kind in self.supernets:
             needed = self.before_s[kind] + sum(self.seconds[kind][digest] for digest in self.pool)
-            found[kind] = lambda _, seconds, kind=kind, needed=needed: (
-                self.best(kind, self.pool) if needed <= seconds else None
-            )
+            found[kind] = partial(self.shared, kind, needed)
             found[f"surrogate {self.levels[0]} + {kind}"] = partial(self.surrogate, self.levels[0], (kind,))
         for kind in (SCORE, "macs", "params"):
-            found[kind] = lambda _, __, kind=kind: self.best(kind, self.pool)
+            found[kind] = partial(self.shared, kind, 0.0)
         return found
 
     def value(self, choose: Callable[[Sequence[str], float], str | None], seconds: float) -> float | None:

@@ -372,7 +372,7 @@ def output_shapes(layer: Layer) -> tuple[tuple[int, ...], ...]:
 
 def output_maps(layer: Layer) -> Maps:
     """Return the shapes of the feature maps that a layer outputs."""
-    return tuple(shape for shape in output_shapes(layer) if len(shape) == 3)  # type: ignore[misc]
+    return tuple(shape for shape in output_shapes(layer) if len(shape) == 3)
 
 
 def as_shapes(in_shape: Any) -> tuple[Shape, ...]:

@@ -16,7 +16,7 @@ from nas.architecture import Architecture, BlockSpec, Shape
 from nas.errors import SpaceError
 from nas.networks.block_schema import arguments, traits, widths
 from nas.networks.blocks.layers import make_divisible
-from nas.networks.network import IMAGE_CHANNELS, in_channels, trace, traced
+from nas.networks.network import IMAGE_CHANNELS, in_channels, trace, traced, walk
 
 DIMENSIONS = ("depth", "width", "resolution")
 MAX_STEP_MULTIPLE = 32
@@ -79,6 +79,8 @@ def scale(arch: Architecture, factors: Factors, rounding: Rounding | None = None
         factor = getattr(factors, dimension)
         if not 0 < factor < math.inf:
             raise SpaceError("the factor must be above zero and finite", key=dimension, value=factor)
+    if arch.taps or arch.neck:
+        raise SpaceError("cannot be scaled: it has taps or a neck, and only classifiers can", where=arch.digest)
     for dimension, reason in missing_dimensions(arch).items():
         if getattr(factors, dimension) != 1:
             raise SpaceError(f"this network has no {dimension} to scale: {reason}", key=dimension)
@@ -105,7 +107,8 @@ def missing_dimensions(arch: Architecture) -> dict[str, str]:
 
 def total_stride(arch: Architecture) -> int:
     """Return the factor by which the stages reduce the resolution."""
-    size = trace(arch)[-2].out_shape[1] if any(arch.stages) else arch.resolution
+    blocks = [block for number, block in walk(arch) if number < len(arch.stages)]
+    size = blocks[-1].maps[-1][1] if blocks else arch.resolution
     return max(1, round(arch.resolution / size))
 
 

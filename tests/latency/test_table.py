@@ -14,7 +14,7 @@ from nas.errors import TableError
 from nas.latency.calibration import Calibration, certify
 from nas.latency.rows import CALIBRATION, MeasuredNetwork, RepeatedLayer, boundary_layer, row_key
 from nas.latency.table import LatencyTable
-from nas.networks.network import trace
+from nas.networks.network import output_maps, output_shapes, trace
 from nas.spaces.yaml_format import load_architecture
 
 HEADER: dict[str, Any] = {
@@ -89,7 +89,7 @@ def test_networks_and_calibration_are_read_back(table: LatencyTable) -> None:
 
 
 def test_a_calibrated_prediction_adds_up_over_layers_and_seams(table: LatencyTable) -> None:
-    shapes = {layer.out_shape for layer in LAYERS if len(layer.out_shape) == 3}
+    shapes = {shape for layer in LAYERS for shape in output_maps(layer)}
     seams = [boundary_layer(shape) for shape in shapes]
     certificate = certify([1.0, 2.0], [1.0, 2.1], 0.01)
     table.append_calibration("mobile", Calibration(2.0, 0.5, 0.01, 0.1, 8, 0.02), certificate)
@@ -100,9 +100,9 @@ def test_a_calibrated_prediction_adds_up_over_layers_and_seams(table: LatencyTab
     again = LatencyTable.open(table.path)
     assert again.rows == table.rows
     assert again.sample_count(RepeatedLayer(seams[0])) == 1
-    saved = [again.boundary_saving_ms(layer.out_shape) for layer in trace(ARCH)[:-1]]
+    saved = [again.boundary_saving_ms(shape) for layer in trace(ARCH) for shape in output_maps(layer)]
     assert saved[0] == pytest.approx(2 * again.latency_ms(boundary_layer((32, 112, 112))) - 1.5, rel=0.05)
-    elements = sum(prod(layer.out_shape) for layer in trace(ARCH))
+    elements = sum(prod(shape) for layer in trace(ARCH) for shape in output_shapes(layer))
     expected = 2.0 * again.predictor("other").predict(ARCH) - 0.5 * sum(saved)
     expected += 0.01 * len(trace(ARCH)) + 0.1 * elements / 1e6
     assert again.predictor("mobile").predict(ARCH) == pytest.approx(expected)

@@ -16,7 +16,7 @@ from nas.architecture import Architecture, BlockSpec
 from nas.errors import SpaceError
 from nas.networks.block_schema import arguments
 from nas.networks.blocks.layers import make_divisible
-from nas.networks.network import build, in_channels, totals, trace
+from nas.networks.network import build, in_channels, output_shapes, totals, trace
 from nas.scaling.scale import (
     DIMENSIONS,
     Factors,
@@ -371,7 +371,12 @@ def test_the_least_input_is_built_or_refused_by_name(name: str) -> None:
             assert str(error).startswith("resolution: ")
             assert size < 2 * stride
         else:
-            assert trace(arch)[-2].out_shape[1] >= 1
+            assert output_shapes(trace(arch)[-2])[0][1] >= 1
+
+
+def test_a_detector_is_refused() -> None:
+    with pytest.raises(SpaceError, match="cannot be scaled: it has taps or a neck, and only classifiers can"):
+        scale(load_architecture("efficientdet_d0"), Factors(width=1.1), Rounding())
 
 
 FACTOR = st.floats(0.3, 3.0)

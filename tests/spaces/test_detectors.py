@@ -105,7 +105,7 @@ def test_every_layer_is_reachable_and_the_neck_has_a_row_for_each_map(space: Spa
     assert {(layer.spec, layer.in_shape) for layer in reachable(space)} == layers
     lateral = [layer for layer in trace(every[0]) if layer.spec.kwargs.get("kernel_size") == 1]
     assert len(lateral) == 2
-    assert lateral[0].in_shape[1] > lateral[1].in_shape[1]
+    assert output_shapes(lateral[0])[0][1] > output_shapes(lateral[1])[0][1]
 
 
 def test_the_size_counts_the_neck(space: Space) -> None:

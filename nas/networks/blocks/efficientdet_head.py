@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -25,6 +27,7 @@ class Tower(nn.Module):
 
     def __init__(self, channels: int, outputs: int, levels: int, num_layers: int, activation: str):
         super().__init__()
+        self.levels = levels
         self.convs = nn.ModuleList(separable(channels, channels) for _ in range(num_layers))
         self.norms = nn.ModuleList(
             nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(levels)) for _ in range(num_layers)
@@ -34,20 +37,28 @@ class Tower(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """[(B, C, H, W), ...] -> [(B, outputs, H, W), ...]."""
-        levels = list(maps)
+        found = []
+        for level, x in enumerate(maps):
+            y = x
+            for conv, norms in self._layers():
+                y = self.activation(norms[level](conv(y)))
+            found.append(self.predict(y))
+        return found
+
+    def _layers(self) -> Iterator[tuple[nn.Sequential, nn.ModuleList]]:
+        """Yield each convolution with the batch norms of all levels."""
         for conv, norms in zip(self.convs, self.norms, strict=True):
-            levels = [self.activation(norm(conv(x))) for norm, x in zip(norms, levels, strict=True)]
-        return [self.predict(x) for x in levels]
+            yield cast(nn.Sequential, conv), cast(nn.ModuleList, norms)
 
     def deploy(self) -> nn.Module:
         """Return the tower with the batch norms of each level in a copy of the 1x1 convolutions."""
-        levels = len(self.norms[0]) if len(self.norms) else 0
-        return DeployedTower([self._level(level) for level in range(levels)], self.predict)
+        return DeployedTower([self._level(level) for level in range(self.levels)], self.predict)
 
     def _level(self, level: int) -> nn.Sequential:
         layers: list[nn.Module] = []
-        for conv, norms in zip(self.convs, self.norms, strict=True):
-            layers += [copy.deepcopy(conv[0]), fuse_conv_bn_eval(conv[1], norms[level]), copy.deepcopy(self.activation)]
+        for conv, norms in self._layers():
+            fused = fuse_conv_bn_eval(cast(nn.Conv2d, conv[1]), cast(nn.BatchNorm2d, norms[level]))
+            layers += [copy.deepcopy(conv[0]), fused, copy.deepcopy(self.activation)]
         return nn.Sequential(*layers)
 
 
@@ -60,8 +71,7 @@ class DeployedTower(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """[(B, C, H, W), ...] -> [(B, outputs, H, W), ...]."""
-        levels = [layers(x) for layers, x in zip(self.levels, maps, strict=True)] if len(self.levels) else maps
-        return [self.predict(x) for x in levels]
+        return [self.predict(layers(x)) for layers, x in zip(self.levels, maps, strict=True)]
 
 
 class EfficientDetHead(nn.Module):
