@@ -25,6 +25,7 @@ from nas.searching.settings import AUTO
 from nas.searching.table_selection import SelectedTable
 from nas.searching.winner_training import Finalist, WinnerTraining, train_winner
 from nas.study.objectives import Goal
+from nas.training.tasks.metrics import named
 
 if TYPE_CHECKING:
     from nas.searching.winners import FinishedSearch
@@ -81,9 +82,8 @@ class Comparison:
             "resolution": self.architecture.resolution,
             "published_top1": self.reference.published_top1,
             "metric": report.metric,
-            "test_accuracy": report.accuracy,
-            f"test_{report.metric}": report.value,
-            "accuracies": {str(self.seed): report.value},
+            **named("test", report.accuracy, report.metric, report.metric_value),
+            "accuracies": {str(self.seed): report.metric_value},
             "latency_ms": _times(self.predicted_ms, self.measured),
             "winner_latency_ms": _times(None, self.winner),
             "holds_target": None if latency_ms is None else latency_ms <= self.target_ms,

@@ -14,7 +14,7 @@ from nas.searching.winner_training import winner_recipe
 from nas.study.objectives import Goal
 from nas.study.study import Study
 from nas.training.speed import TrainingSpeed, measure_speed
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.utils.units import format_duration
 
 FINAL = "final"
@@ -33,7 +33,7 @@ class _Share:
     """The speeds of the networks that are trained with the same number of epochs, on the same images."""
 
     speeds: Sequence[TrainingSpeed]
-    task: Classification
+    task: Task
     images: int
     validation: int
 

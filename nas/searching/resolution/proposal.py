@@ -7,7 +7,7 @@ from statistics import median
 from nas.errors import SpaceError
 from nas.networks.network import trace
 from nas.spaces.search_space import Space
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.training.tasks.fit import sampled_sizes
 
 STEP, LEAST = 32, 64
@@ -31,7 +31,7 @@ def proposed(own: Sizes, image_px: float) -> Sizes:
     return tuple(size for size in own if size <= max(limit, min(own)))
 
 
-def image_side(task: Classification) -> float | None:
+def image_side(task: Task) -> float | None:
     """Return the median side in pixels of the training images after a crop or a pad; None if none is readable."""
     sizes = sampled_sizes(task.data.train.images, MOST_READ)
     side = max if task.fit == "pad" else min
