@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from nas.errors import DataError, SpaceError, UsageError
-from nas.networks.block_schema import keywords
+from nas.networks.block_schema import keywords, takes_maps
+from nas.networks.blocks import BLOCKS
 from nas.networks.preprocessing import normalize
 from nas.training.recipe import Recipe
 from nas.training.tasks.base import Batch, Guessing
@@ -25,7 +26,7 @@ from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_i
 from nas.training.tasks.metrics import METRICS, chance
 from nas.training.tasks.photographs import are_photographs
 from nas.training.tasks.splits import ImageData, describe_classes
-from nas.utils.registry import lookup
+from nas.utils.registry import lookup, nearest
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import FORMER_VALUES
 
@@ -135,7 +136,8 @@ class Classification:
     def check_head(self, op: str) -> None:
         """Raise SpaceError if the block `op` is no head with a number of classes."""
         if "num_classes" not in keywords(op):
-            raise SpaceError(f"'{op}' has no classes: image classification needs a classifier", where="head")
+            heads = [name for name in BLOCKS if takes_maps(name) and "num_classes" in keywords(name)]
+            raise SpaceError("must be a classifier", where="head", key="block", value=op, nearest=nearest(op, heads))
 
     def check_outputs(self, outputs: Any, name: str) -> None:
         """Raise DataError, in which `name` stands for the network, if outputs are not logits (B, num_classes)."""
