@@ -105,7 +105,7 @@ class Setup:
             model = build(arch)
             for _ in train(model, task, train_set, validation, recipe, 0):
                 pass
-            return task.report(model, test_set, pick_device()).value
+            return task.evaluate(model, test_set, pick_device()).metric_value
 
         return accuracy
 

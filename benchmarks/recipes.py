@@ -87,7 +87,7 @@ def trained(args: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]
             model = build(load_architecture(network).at(args.resolution).for_classes(task.num_classes))
             curve = list(train(model, task, *sets, recipe_of(name, epochs), seed))
             seconds = time.process_time() - begun
-            report = task.report(model, test_set, torch.device("cpu"))
+            report = task.evaluate(model, test_set, torch.device("cpu"))
             yield {
                 "key": key, "accuracy": report.accuracy, "balanced": balanced_accuracy(report.confusion),
                 "curve": curve, "cpu_s": seconds,
@@ -122,7 +122,7 @@ def ranked(args: argparse.Namespace, done: set[str]) -> Iterator[dict[str, Any]]
 @torch.no_grad()
 def measured(model: torch.nn.Module, task: Classification, images: ImageDataset) -> tuple[float, float]:
     """Return the mean cross-entropy and the accuracy of a network on some images."""
-    logits = torch.cat([task.logits(model.eval(), batch) for batch, _ in DataLoader(images, 256)])
+    logits = torch.cat([task.outputs(model.eval(), batch) for batch, _ in DataLoader(images, 256)])
     labels = torch.tensor(images.labels)
     right = (logits.argmax(1) == labels).float().mean()
     return torch.nn.functional.cross_entropy(logits, labels).item(), right.item()

@@ -10,18 +10,19 @@ def print_accuracy(result: Mapping[str, Any], tested_on: str, other: str) -> Non
     """Print the metric and the accuracy of a test, and the classes far below.
 
     Args:
-        result: A dict with the keys of `ClassReport.to_dict`. Results from before have only the accuracy.
+        result: A dict with the keys of `Report.to_dict`. Results from before have only the accuracy.
         tested_on: The test images, in words.
         other: The metric on other images, in words.
     """
     from nas.training.tasks.class_report import describe_worst
     from nas.training.tasks.metrics import spell
 
-    metric, tested = result.get("metric", "accuracy"), f"{result['test_accuracy']:.1%} {tested_on}"
+    metric = result.get("metric", "accuracy")
     if metric == "accuracy":
-        print(f"accuracy      {tested}, {other}")
+        print(f"accuracy      {result['test_accuracy']:.1%} {tested_on}, {other}")
     else:
         print(f"metric        {spell(metric)} {result[f'test_{metric}']:.1%} {tested_on}, {other}")
-        print(f"accuracy      {tested}")
+        if "test_accuracy" in result:  # not every task has one
+            print(f"accuracy      {result['test_accuracy']:.1%} {tested_on}")
     if worst := describe_worst(result):
         print(f"worst classes {worst}")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.spaces.search_space import Searched
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.utils.reporting import Reporter
 
 
@@ -26,7 +26,7 @@ class EvaluatorContext:
         reporter: Prints progress and warnings.
     """
 
-    task: Classification
+    task: Task
     space: Searched
     folder: Path
     source: Path | None = None

@@ -15,7 +15,7 @@ from nas.networks.network import build
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, pick_device, train
 from nas.training.recipe import CANDIDATES, suited
 from nas.training.stuck import chance_loss, constant_output
-from nas.training.tasks.image_datasets import ImageDataset
+from nas.training.tasks.base import TaskDataset
 
 MAX_RESOLUTIONS = 3
 """For how many further resolutions the images are kept."""
@@ -40,7 +40,7 @@ class ProxyTraining:
         self._train_set = task.train_set(proxy.resolution, proxy.images, context.reporter)
         self._validation = task.validation_set(proxy.resolution, 0, context.reporter)
         self._has_warned = False
-        self._sets: OrderedDict[int, tuple[ImageDataset, ImageDataset]] = OrderedDict()
+        self._sets: OrderedDict[int, tuple[TaskDataset, TaskDataset]] = OrderedDict()
 
     @staticmethod
     def epochs(context: EvaluatorContext) -> int:
@@ -95,7 +95,7 @@ class ProxyTraining:
             self._has_warned = True
             self._context.reporter.warn(f"{arch.digest}: {reason}; later candidates like this are not reported")
 
-    def _sets_at(self, resolution: int) -> tuple[ImageDataset, ImageDataset]:
+    def _sets_at(self, resolution: int) -> tuple[TaskDataset, TaskDataset]:
         """Return the training and validation images at a resolution. Those of the last few resolutions are cached."""
         if resolution == self._train_set.resolution:
             return self._train_set, self._validation

@@ -19,6 +19,7 @@ from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.zero_cost_scores import SIZES, ZERO_COST, draw_batch, score
 from nas.spaces.sampling import sample_networks
 from nas.training.loop import TrainingError
+from nas.training.tasks.base import Task
 from nas.utils.files import write_json
 
 REFERENCE = 64
@@ -49,8 +50,8 @@ class ZeroCost:
         return {
             "evaluator": self._name,
             "resolution": self._proxy.resolution,
-            "images": len(self._batch.labels),
-            **self._task.fit_setting,
+            "images": len(self._batch.items),
+            **_fit(self._task),
             "value": f"place of the score among {len(self._reference)} random networks of the space",
         }
 
@@ -70,7 +71,7 @@ class ZeroCost:
             "space": context.space.key,
             "data": context.task.data.name,
             "train_images": len(context.task.data.train),
-            **self._task.fit_setting,
+            **_fit(self._task),
             "resolution": self._proxy.resolution,
             "reference": REFERENCE,
             "torch": torch.__version__,
@@ -101,6 +102,11 @@ class ZeroCost:
             rule = f"no random network of the space '{context.space.name}' has a finite score ({reason})"
             raise UsageError(rule, key="evaluator", value=self._name)
         return scores
+
+
+def _fit(task: Task) -> dict[str, str]:
+    """Return the fit of a task, if it differs from its default: a score depends on no other setting."""
+    return {key: value for key, value in task.settings.items() if key == "fit"}
 
 
 def zero_cost_evaluator(name: str) -> Callable[[EvaluatorContext], ZeroCost]:

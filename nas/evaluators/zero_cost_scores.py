@@ -8,17 +8,18 @@ means the weights of convolutions and linear layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.networks.network import Totals, build, totals, trace
+from nas.networks.preprocessing import normalize
 from nas.training.loop import TrainingError, pick_device
-from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import normalize
+from nas.training.tasks.base import Task
 from nas.utils.registry import lookup
 
 BATCH = 64
@@ -34,13 +35,21 @@ class Batch:
 
     Attributes:
         images: (B, 3, R, R), uint8.
-        labels: (B,).
+        items: The same images with their targets, as the data set holds them.
         task: The task, which defines the loss.
     """
 
     images: Tensor
-    labels: Tensor
-    task: Classification
+    items: list[tuple[Tensor, Any]]
+    task: Task
+
+    def losses(self, network: nn.Module, parts: int = 1) -> Iterator[Tensor]:
+        """Yield the mean loss of each of `parts` consecutive parts of the batch."""
+        size = math.ceil(len(self.items) / parts)
+        for first in range(0, len(self.items), size):
+            batch = self.task.collate(self.items[first : first + size])
+            images, targets = self.task.move(batch, self.images.device)
+            yield self.task.loss(self.task.outputs(network, images), targets)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Probe:
         return network
 
 
-def draw_batch(task: Classification, resolution: int, seed: int) -> Batch:
+def draw_batch(task: Task, resolution: int, seed: int) -> Batch:
     """Draw BATCH training images (or all, if there are fewer) onto the training device.
 
     The same seed draws the same images with the same augmentation. torch's global random state is not changed.
@@ -80,9 +89,7 @@ def draw_batch(task: Classification, resolution: int, seed: int) -> Batch:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         items = [train_set[int(index)] for index in torch.randperm(len(train_set))[:BATCH]]
-    device = pick_device()
-    images = torch.stack([image for image, _ in items]).to(device)
-    return Batch(images, torch.tensor([label for _, label in items], device=device), task)
+    return Batch(task.move(task.collate(items), pick_device())[0], items, task)
 
 
 def score(name: str, arch: Architecture, batch: Batch, seed: int) -> float:
@@ -125,16 +132,15 @@ def naswot(probe: Probe) -> float:
 def zico(probe: Probe) -> float:
     """Log ratio of gradient means to their deviations between batches, summed over layers (Li et al. 2023, eq. 10)."""
     batch, network = probe.batch, probe.network()
-    parts = zip(batch.images.chunk(ZICO_BATCHES), batch.labels.chunk(ZICO_BATCHES), strict=True)
-    gradients = [_gradients(network, batch.task.loss(network, images, labels)) for images, labels in parts]
+    gradients = [_gradients(network, loss) for loss in batch.losses(network, ZICO_BATCHES)]
     return sum_of_log_ratios([torch.stack(layer) for layer in zip(*gradients, strict=True)])
 
 
 def grad_norm(probe: Probe) -> float:
     """Euclidean norm of the loss's gradient in each layer, summed over layers (Abdelfattah et al. 2021, section 3)."""
-    batch, network = probe.batch, probe.network()
-    gradients = _gradients(network, batch.task.loss(network, batch.images, batch.labels))
-    return sum(float(gradient.norm()) for gradient in gradients)
+    network = probe.network()
+    (loss,) = probe.batch.losses(network)
+    return sum(float(gradient.norm()) for gradient in _gradients(network, loss))
 
 
 def jacob_cov(probe: Probe) -> float:

@@ -26,7 +26,7 @@ from nas.searching.identity import plugin_identity, source_identity
 from nas.searching.settings import SearchSettings
 from nas.spaces.trainings import Proxy
 from nas.study.storage import stored_settings
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task, for_task
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
@@ -51,7 +51,7 @@ class CoefficientSearch:
     """
 
     settings: ScaleSettings
-    task: Classification
+    task: Task
     images: ImageRecord
     base: Architecture
     grid: Grid
@@ -91,7 +91,7 @@ def prepare_search(settings: ScaleSettings, reporter: Reporter) -> CoefficientSe
     check_settings(settings, resource, objective)
     place = RunPlace(settings.folder, "--run", stored_settings(settings.folder))
     task, images = load_for_run(experiment, place, reporter)
-    base = read_base(settings.network).architecture.for_classes(task.num_classes)
+    base = for_task(read_base(settings.network).architecture, task)
     grid = make_search_grid(settings, base, resource)
     controller: Any = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
     with reporter.task("listing the grid", grid.size) as advance:

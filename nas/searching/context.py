@@ -36,7 +36,7 @@ from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import make_goals
 from nas.study.objectives import Objective
 from nas.study.storage import stored_settings
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task, for_task
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
@@ -73,7 +73,7 @@ class SearchContext:
     settings: SearchSettings
     recorded: dict[str, Any]
     space: Space
-    task: Classification
+    task: Task
     images: ImageRecord
     objective: Objective
     rungs: Rungs
@@ -131,7 +131,7 @@ def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
     space = with_resolution(own, settings, task, place.stored, reporter)
     task.check_part(space.final.images, "final_images")
     images.check_supernet(settings.supernet)
-    space = space.for_classes(task.num_classes)
+    space = for_task(space, task)
     with located(settings.space):
         check_space(space, controller)
     budget_s = choose_budget(settings, stored, len(task.data.train), max(space.resolution))
@@ -223,7 +223,7 @@ def check_space(space: Space, controller: Callable[[Problem], Controller]) -> No
         check(EncodedSpace(space.choices, no_costs, space.conditions))
 
 
-def make_early_stopping(settings: SearchSettings, task: Classification, space: Space) -> Rungs:
+def make_early_stopping(settings: SearchSettings, task: Task, space: Space) -> Rungs:
     """Return when trainings stop early. Raises UsageError when the evaluator has no epochs."""
     if settings.fidelity == "full":
         return make_rungs("full", settings.eta, settings.min_epochs, 1)

@@ -16,25 +16,23 @@ from nas.evaluators.executors.ray import RayBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.searching.settings import SearchSettings
 from nas.spaces.search_space import Searched
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.utils.reporting import Reporter
 
 
 def make_evaluator_context(
-    settings: SearchSettings, task: Classification, space: Searched, reporter: Reporter
+    settings: SearchSettings, task: Task, space: Searched, reporter: Reporter
 ) -> EvaluatorContext:
     """Return what the search's evaluator is made from."""
     return EvaluatorContext(task, space, settings.folder, settings.source, settings.seed, reporter)
 
 
-def make_evaluator(settings: SearchSettings, task: Classification, space: Searched, reporter: Reporter) -> Evaluator:
+def make_evaluator(settings: SearchSettings, task: Task, space: Searched, reporter: Reporter) -> Evaluator:
     """Return the search's evaluator. It may load or train what all evaluations share."""
     return find_evaluator(settings.evaluator)(make_evaluator_context(settings, task, space, reporter))
 
 
-def make_executor(
-    settings: SearchSettings, task: Classification, space: Searched, reporter: Reporter
-) -> Executor | None:
+def make_executor(settings: SearchSettings, task: Task, space: Searched, reporter: Reporter) -> Executor | None:
     """Return the executor that evaluates the candidates, or None to evaluate them in this process.
 
     Call this after `make_evaluator`: the evaluators of other processes find in the run folder what that one has
@@ -52,9 +50,7 @@ def make_executor(
     return WorkerPoolExecutor(backend, settings.limit_s, reporter.warn)
 
 
-def make_remote_evaluator(
-    settings: SearchSettings, task: Classification, space: Searched, state: Path | None
-) -> Evaluator:
+def make_remote_evaluator(settings: SearchSettings, task: Task, space: Searched, state: Path | None) -> Evaluator:
     """Return the evaluator in another process.
 
     Args:

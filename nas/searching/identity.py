@@ -22,14 +22,14 @@ from nas.study.multi_goal import listed_ms
 from nas.study.objectives import DEFAULT_AXES, OBJECTIVES
 from nas.study.study import JOURNAL
 from nas.study.trial_store import find
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.utils.registry import plugin_module
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import RETRIED_SOURCE, TABLE_DIGEST, TABLE_FILE, content_digest, difference
 from nas.utils.source_code import source_digests
 
 
-def settings_identity(settings: SearchSettings, space: Space, task: Classification) -> dict[str, Any]:
+def settings_identity(settings: SearchSettings, space: Space, task: Task) -> dict[str, Any]:
     """Return the part of a run's identity that its settings, space and data decide.
 
     A value is None where older run folders lack the key.

@@ -21,7 +21,7 @@ from nas.study.objectives import DEFAULT_AXES, Goal, Metrics, Objective
 from nas.study.pareto import growth
 from nas.study.ranking import ReferencePoint, front, gains
 from nas.study.study import RESULT, Repeat, Study, Trial
-from nas.training.tasks.class_report import ClassReport
+from nas.training.tasks.base import Report
 from nas.utils.files import read_json, write_json
 
 FINALIST_SETTINGS = ("finalists", "finalist_seeds", "train_finalists")
@@ -186,7 +186,7 @@ class GoalResult:
     finalists: tuple[FinalistRecord, ...]
     noise_model: NoiseModel | None
     verdict: Verdict
-    report: ClassReport
+    report: Report
     training: list[dict[str, Any]]
     model: Path
     table: SelectedTable

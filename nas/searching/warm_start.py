@@ -12,7 +12,7 @@ from nas.spaces.sampling import distinct_networks
 from nas.spaces.search_space import Choices, Space
 from nas.study.trials import Trial
 from nas.training.loop import TrainingError
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.utils.reporting import Reporter
 
 ATTEMPTS = 50
@@ -47,7 +47,7 @@ class WarmStart:
 def best_of_random(
     name: str,
     space: Space,
-    task: Classification,
+    task: Task,
     is_feasible: Callable[[Architecture], bool],
     samples: int,
     keep: int,

@@ -21,10 +21,8 @@ from nas.study.study import Trial
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
 from nas.training.recipe import ONECYCLE, WINNERS, suited
 from nas.training.stuck import constant_output
-from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Report, Task
 from nas.training.tasks.metrics import named
-from nas.training.tasks.photographs import describe_augmentation, suited_to_images
 
 BATCH = 4
 """Candidates that are measured together, at least."""
@@ -154,14 +152,14 @@ class WinnerTraining:
         tests: The tests of the trainings with all seeds, of which this is the best by validation.
     """
 
-    report: ClassReport
+    report: Report
     validation: dict[str, float]
     training: list[dict[str, Any]]
     problem: str = ""
-    tests: Mapping[int, ClassReport] = field(default_factory=dict)
+    tests: Mapping[int, Report] = field(default_factory=dict)
 
     @property
-    def reports(self) -> list[ClassReport]:
+    def reports(self) -> list[Report]:
         """The tests of all seeds, in their order."""
         return list(self.tests.values()) or [self.report]
 
@@ -173,7 +171,7 @@ class WinnerTraining:
     @property
     def accuracies(self) -> dict[str, float]:
         """The metric on the test images by seed."""
-        return {str(seed): report.value for seed, report in self.tests.items()}
+        return {str(seed): report.metric_value for seed, report in self.tests.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as the model card holds them. A problem is called "training_problem"."""
@@ -186,13 +184,13 @@ GROWS_FROM = 8
 """With fewer epochs, a network would see too few images at its own resolution (experiments/recipes.md)."""
 
 
-def winner_recipe(task: Classification, epochs: int) -> Recipe:
+def winner_recipe(task: Task, epochs: int) -> Recipe:
     """Return the recipe of a winner's full training: that of `nas train`, as it suits the images.
 
     In a training of few epochs, the resolution does not grow.
     """
     first_size = WINNERS.first_size if epochs >= GROWS_FROM else 1.0
-    return suited_to_images(replace(WINNERS, epochs=epochs, first_size=first_size), task)
+    return task.suited(replace(WINNERS, epochs=epochs, first_size=first_size))
 
 
 def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
@@ -257,7 +255,7 @@ def train_winner(
     trained: list[dict[str, Any]] = []
     for index, phase in enumerate(planned(context, arch)):
         if full:
-            reporter.say(f"augmentation of the winner's training: {describe_augmentation(phase.recipe, task)}")
+            reporter.say(f"augmentation of the winner's training: {task.describe_augmentation(phase.recipe)}")
         images = task.train_set(phase.resolution, phase.images, reporter)
         validation = task.validation_set(phase.resolution, phase.images, reporter)
         recipe = suited(phase.recipe, model)
@@ -273,9 +271,9 @@ def train_winner(
         trained.append({**record, **recipe.to_dict()})
     test_set = task.test_set(arch.resolution, reporter)
     with reporter.task(f"testing {called} once on {len(test_set)} images", 1) as advance:
-        report = task.report(model, test_set, pick_device())
+        report = task.evaluate(model, test_set, pick_device())
         advance(1)
-    warn_about_hidden_classes(report, reporter)
+    report.warn(reporter)
     if problem := constant_output(model, task, test_set, pick_device()):
         reporter.warn(f"{arch.digest}: {problem}")
     return WinnerTraining(report, validated, trained, problem)

@@ -33,7 +33,6 @@ from nas.searching.winner_training import (
 )
 from nas.study.objectives import Goal
 from nas.study.study import Study
-from nas.training.plots import draw_confusion
 from nas.training.tasks.metrics import spell
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
@@ -120,8 +119,8 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         study.evaluated, finalists, context.objective, goal, picture, search.progress, context.task.metric, stars
     )
     title = f"{winner.trial.digest} on {context.task.data.name}: test {spell(training.report.metric)} "
-    title += f"{training.report.value:.1%}"
-    draw_confusion(training.report, title, study.folder / f"{file_name('confusion', goal)}.png")
+    title += f"{training.report.metric_value:.1%}"
+    training.report.draw(title, study.folder / f"{file_name('confusion', goal)}.png")
     return GoalResult(
         goal=goal,
         finalists=tuple(FinalistRecord.of(finalist, study) for finalist in finalists),
@@ -257,11 +256,11 @@ def tested_networks(
 ) -> list[TestedNetwork]:
     """Return what the picture shows of the tests: the winner and its references; nothing without a reference."""
     points = [
-        TestedNetwork(each.reference.name, each.latency_ms, each.training.report.value)
+        TestedNetwork(each.reference.name, each.latency_ms, each.training.report.metric_value)
         for each in comparisons
         if each.latency_ms is not None
     ]
-    return [TestedNetwork("winner", winner.latency_ms, training.report.value), *points] if points else []
+    return [TestedNetwork("winner", winner.latency_ms, training.report.metric_value), *points] if points else []
 
 
 def file_name(kind: str, goal: Goal) -> str:

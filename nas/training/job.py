@@ -22,15 +22,13 @@ from nas.networks.network import build, canonical, trace
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
-from nas.training.plots import draw_confusion, draw_training
+from nas.training.plots import draw_training
 from nas.training.recipe import ADDED, Recipe, suited
 from nas.training.stuck import advice, training_problem
-from nas.training.tasks.class_report import ClassReport, warn_about_hidden_classes
-from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import ImageDataset, check_images
+from nas.training.tasks.base import Report, Task, TaskDataset, for_task
+from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.image_record import RunPlace, load_for_run
 from nas.training.tasks.metrics import named, spell
-from nas.training.tasks.photographs import describe_augmentation, suited_to_images
 from nas.utils.files import check_writable, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import check_same_settings, content_digest
@@ -108,7 +106,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     task.check_part(job.images, "images")
     with located(job.network):
         given = canonical(arch).head
-        arch = canonical(arch.at(job.resolution or arch.resolution).for_classes(task.num_classes))
+        arch = canonical(for_task(arch.at(job.resolution or arch.resolution), task))
     if arch.head != given:
         reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
     job = _adapted(_continued(job, stored, reporter), arch, task, reporter)
@@ -119,7 +117,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         return done
     check_writable(job.folder)
     task.report_data(reporter)
-    reporter.say(f"augmentation: {describe_augmentation(job.recipe, task)}")
+    reporter.say(f"augmentation: {task.describe_augmentation(job.recipe)}")
     check_images((task.data.train, task.data.validation, task.data.test), reporter)
     check_blocks(trace(arch))
     model, started_from = initial_weights(arch, job)
@@ -137,9 +135,9 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             "curve": [epoch.to_dict() for epoch in curve],
         }
         card = _export(job, arch, model, facts, task.fit)
-        title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.value:.1%}"
+        title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.metric_value:.1%}"
         draw_training(curve, title, job.folder / "curve.png", task.metric)
-        draw_confusion(report, title, job.folder / "confusion.png")
+        report.draw(title, job.folder / "confusion.png")
         result = {
             "network": job.network,
             "model": str(job.folder / "model"),
@@ -164,10 +162,10 @@ def _train_and_test(
     job: TrainJob,
     model: nn.Module,
     teacher: nn.Module | None,
-    task: Classification,
-    sets: tuple[ImageDataset, ImageDataset],
+    task: Task,
+    sets: tuple[TaskDataset, TaskDataset],
     reporter: Reporter,
-) -> tuple[list[Epoch], ClassReport, dict[str, Any]]:
+) -> tuple[list[Epoch], Report, dict[str, Any]]:
     """Train and test, and return the curve, the test and the facts for the result and the exported card."""
     epochs, (train_set, validation) = job.recipe.epochs, sets
     curve: dict[int, Epoch] = {}
@@ -187,9 +185,9 @@ def _train_and_test(
             pass
     test_set = task.test_set(validation.resolution, reporter)
     with reporter.task(f"testing on {len(test_set)} images", 1) as advance:
-        tested = task.report(model, test_set, pick_device())
+        tested = task.evaluate(model, test_set, pick_device())
         advance(1)
-    warn_about_hidden_classes(tested, reporter)
+    tested.warn(reporter)
     finished = [curve[number] for number in sorted(curve)]
     problem = training_problem(model, task, validation, [] if teacher else finished, pick_device())
     if problem:
@@ -223,10 +221,10 @@ def _has_recipe(stored: Mapping[str, Any], recipe: Recipe, adapts: bool) -> bool
     return all(stored.get(key, ADDED.get(key)) == expected[key] for key in expected.keys() - adapted)
 
 
-def _adapted(job: TrainJob, arch: Architecture, task: Classification, reporter: Reporter) -> TrainJob:
+def _adapted(job: TrainJob, arch: Architecture, task: Task, reporter: Reporter) -> TrainJob:
     """Return the job with a recipe that suits the images and the network, if the job adapts."""
     if job.adapts_crops:
-        job = replace(job, recipe=suited_to_images(job.recipe, task))
+        job = replace(job, recipe=task.suited(job.recipe))
     if not job.adapts:
         return job
     with torch.device("meta"):
@@ -294,9 +292,12 @@ def initial_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
         raise WeightsError(str(error), where="--init-from") from error
 
 
-def _teacher(job: TrainJob, task: Classification, resolution: int) -> nn.Module | None:
+def _teacher(job: TrainJob, task: Task, resolution: int) -> nn.Module | None:
     if job.teacher is None:
         return None
+    if not task.can_distill:
+        rule = f"the task of '{task.data.name}' cannot learn from the outputs of a teacher"
+        raise UsageError(rule, key="teacher", value=job.teacher)
     teacher = read_exported(Path(job.teacher).expanduser(), "--teacher")[1]
     some_images = task.validation_set(resolution, 2 * task.num_classes)
     check_fit(teacher, task, some_images, torch.device("cpu"), f"the teacher in '{job.teacher}'")
@@ -317,7 +318,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
         raise RunError(rule, where=folder)
 
 
-def _settings(job: TrainJob, arch: Architecture, task: Classification) -> dict[str, Any]:
+def _settings(job: TrainJob, arch: Architecture, task: Task) -> dict[str, Any]:
     """Return the settings that identify a training."""
     return {
         "architecture": arch.digest,

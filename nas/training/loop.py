@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from nas.errors import DataError, NasError
 from nas.networks.blocks.layers import ClassifierConv2d, UnnormalizedConv2d
 from nas.networks.condensenet import group_lasso, learned_groups, set_progress
 from nas.networks.network import Network, set_drop_connect
+from nas.networks.preprocessing import normalize
 from nas.training.checkpoint import RENEWED, fingerprint, save_checkpoint
 from nas.training.recipe import Recipe, batch_size, size_at
 from nas.training.state import Epoch, TrainingState, half_type, restore_state, start_state, state_to_dict
-from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import ImageDataset, augmentation, mixing, normalize, rand_augment, resized
+from nas.training.tasks.base import Task, TaskDataset, make_loader
 
 __all__ = [
     "Epoch",
@@ -64,9 +63,9 @@ class Watch:
 class _Job:
     """The constants of a training, see `train`."""
 
-    task: Classification
-    train_set: ImageDataset
-    validation: ImageDataset
+    task: Task
+    train_set: TaskDataset
+    validation: TaskDataset
     recipe: Recipe
     seed: int
     teacher: nn.Module | None
@@ -83,9 +82,9 @@ def pick_device() -> torch.device:
 
 def train(
     model: nn.Module,
-    task: Classification,
-    train_set: ImageDataset,
-    validation: ImageDataset,
+    task: Task,
+    train_set: TaskDataset,
+    validation: TaskDataset,
     recipe: Recipe,
     seed: int,
     *,
@@ -132,11 +131,7 @@ def train(
     renewed = any(isinstance(module, UnnormalizedConv2d | ClassifierConv2d) for module in model.modules())
     settings = (fresh, task, train_set, validation, recipe, seed, teacher, renewed)
     identity = {} if checkpoint is None else _identity(*settings)
-    if recipe.crop_scale:
-        crops = augmentation(train_set.resolution, task.flips, recipe.crop_scale)
-        train_set = train_set.with_augmentation(crops)
-    if recipe.randaugment:
-        train_set = train_set.also(rand_augment(recipe.randaugment))
+    train_set = task.augmented(train_set, recipe)
     job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch(), device, identity)
     yield from _train_within_memory(model, job, fresh)
 
@@ -193,8 +188,7 @@ def _epochs(state: TrainingState, job: _Job) -> Iterator[float]:
     for number in range(len(state.curve), job.recipe.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(job.seed * 1_000_003 + number)
-            workers = job.train_set.workers
-            loader = DataLoader(job.train_set, state.batch_size, shuffle=True, drop_last=True, num_workers=workers)
+            loader = make_loader(job.task, job.train_set, state.batch_size, shuffle=True, drop_last=True)
             loss, images_per_s = _train_epoch(state, job, loader, number)
             recalibrate(state.best, loader, job.device)
         rate = float(state.optimizer.param_groups[0]["lr"])
@@ -208,8 +202,8 @@ def _epochs(state: TrainingState, job: _Job) -> Iterator[float]:
 
 def _validated(model: nn.Module, job: _Job, epoch: Epoch) -> Epoch:
     """Return the epoch with the accuracy on the validation images and, if it is another one, the task's metric."""
-    report = job.task.report(model, job.validation, job.device)
-    value = None if report.metric == "accuracy" else report.value
+    report = job.task.evaluate(model, job.validation, job.device)
+    value = None if report.metric == "accuracy" else report.metric_value
     return replace(epoch, accuracy=report.accuracy, metric_value=value)
 
 
@@ -220,9 +214,9 @@ def _train_epoch(state: TrainingState, job: _Job, loader: Any, number: int) -> t
     loss_of = _make_loss(model, job)
     size = size_at(job.recipe, job.train_set.resolution, number)
     begun, total, seen = time.perf_counter(), 0.0, 0
-    for step, (images, labels) in enumerate(loader):
-        inputs = resized(images, size).to(device, memory_format=torch.channels_last)
-        loss = loss_of(inputs, labels.to(device))
+    for step, batch in enumerate(loader):
+        images, targets = job.task.move(batch, device, size)
+        loss = loss_of(images.contiguous(memory_format=torch.channels_last), targets)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(f"the loss is {value} in epoch {number}, step {step}")
@@ -237,8 +231,8 @@ def _train_epoch(state: TrainingState, job: _Job, loader: Any, number: int) -> t
         set_progress(model, state.schedule.last_epoch / state.steps)
         if state.average is not None:
             state.average.update_parameters(model)
-        total, seen = total + value, seen + len(labels)
-        _report_images(state, job, len(labels))
+        total, seen = total + value, seen + len(images)
+        _report_images(state, job, len(images))
     _report_images(state, job, len(job.train_set) - seen)
     return total / len(loader), seen / (time.perf_counter() - begun)
 
@@ -248,24 +242,24 @@ def _report_images(state: TrainingState, job: _Job, images: int) -> None:
     job.watch.images(images)
 
 
-def _make_loss(model: nn.Module, job: _Job) -> Callable[[Tensor, Tensor], Tensor]:
+def _make_loss(model: nn.Module, job: _Job) -> Callable[[Tensor, Any], Tensor]:
     task, recipe, teacher = job.task, job.recipe, job.teacher
-    mix = mixing(task.num_classes, recipe.mixup, recipe.cutmix)
+    mix = task.mixing(recipe)
     half = half_type(recipe, job.device)
     weights = task.loss_weights(job.train_set)
     weights = None if weights is None else weights.to(job.device)
     condensing = any(True for _ in learned_groups(model))
 
-    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+    def loss_of(images: Tensor, targets: Any) -> Tensor:
         if mix is not None:
-            images, labels = mix(images.float(), labels)
+            images, targets = mix(images.float(), targets)
         with contextlib.nullcontext() if half is None else torch.autocast(job.device.type, half):
-            logits = task.logits(model, images)
-        loss = task.criterion(logits, labels, recipe.label_smoothing, weights)
+            outputs = task.outputs(model, images)
+        loss = task.loss(outputs, targets, recipe.label_smoothing, weights)
         if teacher is not None:
             with torch.no_grad(), contextlib.nullcontext() if half is None else torch.autocast(job.device.type, half):
-                taught = task.logits(teacher, images)
-            divergence = task.distillation(logits, taught, recipe.distill_temperature)
+                taught = task.outputs(teacher, images)
+            divergence = task.distillation(outputs, taught, recipe.distill_temperature)
             loss = (1 - recipe.distill_weight) * loss + recipe.distill_weight * divergence
         return loss + recipe.group_lasso * group_lasso(model) if condensing else loss
 
@@ -293,9 +287,9 @@ def recalibrate(model: nn.Module, loader: Any, device: torch.device, batches: in
 
 @torch.no_grad()
 def check_fit(
-    model: nn.Module, task: Classification, images: ImageDataset, device: torch.device, name: str = "the network"
+    model: nn.Module, task: Task, images: TaskDataset, device: torch.device, name: str = "the network"
 ) -> None:
-    """Check that the channels of a model's first convolution and its number of classes fit the data.
+    """Check that the channels of a model's first convolution and its outputs fit the data.
 
     Leaves the model in eval mode. Raises DataError, in which `name` stands for the model.
     """
@@ -304,16 +298,14 @@ def check_fit(
     if first is not None and first.in_channels != image.shape[1]:
         rule = f"the images of '{task.data.name}' have {image.shape[1]} channels, {name} needs {first.in_channels}"
         raise DataError(rule, where="--data")
-    classes = task.logits(model.eval(), image).shape[-1]
-    if classes != task.num_classes:
-        raise DataError(f"'{task.data.name}' has {task.num_classes} classes, {name} has {classes}", where="--data")
+    task.check_outputs(task.outputs(model.eval(), image), name)
 
 
 def _identity(
     fresh: Mapping[str, Tensor],
-    task: Classification,
-    train_set: ImageDataset,
-    validation: ImageDataset,
+    task: Task,
+    train_set: TaskDataset,
+    validation: TaskDataset,
     recipe: Recipe,
     seed: int,
     teacher: nn.Module | None,

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from nas.architecture import Architecture
 from nas.networks.network import build
 from nas.training.loop import RECALIBRATION_BATCHES, Watch, pick_device, recalibrate, train
 from nas.training.recipe import Recipe, batch_size, size_at
-from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import ImageDataset, fits_memory
+from nas.training.tasks.base import Task, TaskDataset, make_loader
+from nas.training.tasks.image_datasets import fits_memory
 
 WARM_UP = 3
 """Steps before the measurement."""
@@ -92,7 +91,7 @@ class TrainingSpeed:
 
 
 def measure_speed(
-    arch: Architecture, task: Classification, recipe: Recipe, seconds: float = 3.0, clock: Clock = time.perf_counter
+    arch: Architecture, task: Task, recipe: Recipe, seconds: float = 3.0, clock: Clock = time.perf_counter
 ) -> TrainingSpeed:
     """Measure how fast an architecture trains at its resolution, on real images and after a warm-up.
 
@@ -117,18 +116,18 @@ def measure_speed(
         steps_s[size] = _Steps(at_size, seconds, clock).measure(copy.deepcopy(model), task, sets)
     device = pick_device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loader = DataLoader(train_set, min(recipe.batch_size, len(train_set)), num_workers=train_set.workers)
-    task.report(model, validation, device)
+    loader = make_loader(task, train_set, min(recipe.batch_size, len(train_set)))
+    task.evaluate(model, validation, device)
     return TrainingSpeed(
         resolution=arch.resolution,
         step_s=steps_s,
         recalibration_s=_timed(lambda: recalibrate(model, loader, device), clock)
         / min(len(train_set), RECALIBRATION_BATCHES * recipe.batch_size),
-        validation_s=_timed(lambda: task.report(model, validation, device), clock) / len(validation),
+        validation_s=_timed(lambda: task.evaluate(model, validation, device), clock) / len(validation),
     )
 
 
-def _sets(task: Classification, resolution: int, recipe: Recipe) -> tuple[ImageDataset, ImageDataset]:
+def _sets(task: Task, resolution: int, recipe: Recipe) -> tuple[TaskDataset, TaskDataset]:
     """Return training and validation images: some, or all training images if they are too many to decode first."""
     images = max(task.num_classes, BATCHES * recipe.batch_size) if fits_memory(len(task.data.train), resolution) else 0
     return task.train_set(resolution, images), task.validation_set(resolution, max(task.num_classes, VALIDATED))
@@ -151,7 +150,7 @@ class _Steps:
         self._recipe, self._limit, self._clock = recipe, seconds, clock
         self._batch, self._steps, self._images, self._spent, self._last = 0, 0, 0, 0.0, 0.0
 
-    def measure(self, model: nn.Module, task: Classification, sets: tuple[ImageDataset, ImageDataset]) -> float:
+    def measure(self, model: nn.Module, task: Task, sets: tuple[TaskDataset, TaskDataset]) -> float:
         """Train for a while and return the seconds of a step for one image."""
         watch = Watch(images=self._stepped, epoch=lambda epoch: self._begin())
         self._batch = batch_size(self._recipe, len(sets[0]))

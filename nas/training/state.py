@@ -25,7 +25,7 @@ class Epoch:
     Attributes:
         number: The epoch, from 0.
         loss: The mean training loss.
-        accuracy: The validation accuracy in [0, 1].
+        accuracy: The validation accuracy in [0, 1]; None if the task has none.
         learning_rate: The learning rate after the epoch.
         images_per_s: Training images per second.
         metric_value: The metric on the validation images; None if the metric is the accuracy.
@@ -33,7 +33,7 @@ class Epoch:
 
     number: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     learning_rate: float
     images_per_s: float
     metric_value: float | None = None
@@ -41,10 +41,12 @@ class Epoch:
     @property
     def value(self) -> float:
         """The metric on the validation images."""
-        return self.accuracy if self.metric_value is None else self.metric_value
+        value = self.accuracy if self.metric_value is None else self.metric_value
+        assert value is not None  # an epoch has one of them
+        return value
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name. The metric is left out if it is the accuracy."""
+        """Return the fields by name, without those that are None."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -161,7 +163,7 @@ def restore_state(
             state = start_state(state.model, recipe, images, found["batch_size"], device)
         for name, part in state.parts().items():
             part.load_state_dict(found[name])
-        state.curve = [Epoch(**epoch) for epoch in found["curve"]]
+        state.curve = [Epoch(**{"accuracy": None, **epoch}) for epoch in found["curve"]]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())[:160]
         raise WeightsError(f"does not hold the state of this training: {reason}", where=path) from error

@@ -57,7 +57,9 @@ def test_several_seeds_also_cover_their_deviation() -> None:
     winner, reference = ([test[place] for test in tests] for place in (0, 1))
     several = paired_difference(winner, reference)
     alone = paired_difference(winner[1:2], reference[1:2])
-    assert several.mean == pytest.approx(sum(a.value - b.value for a, b in zip(winner, reference, strict=True)) / 3)
+    assert several.mean == pytest.approx(
+        sum(a.metric_value - b.metric_value for a, b in zip(winner, reference, strict=True)) / 3
+    )
     assert several.plus_minus is not None
     assert alone.plus_minus is not None
     assert several.plus_minus > 4.3 * 0.09 / sqrt(3) > alone.plus_minus  # Student's t with two degrees of freedom

@@ -94,7 +94,7 @@ def plain(model: nn.Module, task: Classification, sets: Sets, recipe: Recipe, se
         loader = DataLoader(sets[0], recipe.batch_size, shuffle=True, drop_last=True)
         model.train()
         for images, labels in loader:
-            loss = task.loss(model, images.to(memory_format=torch.channels_last), labels)
+            loss = task.loss(task.outputs(model, images.to(memory_format=torch.channels_last)), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -122,7 +122,7 @@ def test_a_recipe_repeats_itself_and_differs_from_the_default(name: str, task: C
     assert same(*models)
     assert not same(models[0], default)
     assert all(torch.isfinite(value).all() for value in models[0].state_dict().values())
-    assert task.accuracy(models[0], sets[1], torch.device("cpu")) == curves[0][-1]
+    assert task.evaluate(models[0], sets[1], torch.device("cpu")).accuracy == curves[0][-1]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
@@ -202,7 +202,7 @@ def test_the_resolution_grows_and_the_last_epochs_are_at_the_full_one(task: Clas
     recipe = Recipe(6, batch_size=50, first_size=0.3)
     *_, accuracy = train(model, task, *sets, recipe, 0)
     assert sizes[::2] == sizes[1::2] == [size_at(recipe, 48, epoch) for epoch in range(6)] == [16, 16, 32, 32, 48, 48]
-    assert accuracy == task.accuracy(model, sets[1], torch.device("cpu"))
+    assert accuracy == task.evaluate(model, sets[1], torch.device("cpu")).accuracy
 
 
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(task: Classification, sets: Sets) -> None:
@@ -232,7 +232,8 @@ def test_a_student_comes_near_its_teacher(task: Classification, sets: Sets) -> N
         recipe = replace(RECIPE, epochs=6, distill_weight=weight, distill_temperature=2.0)
         list(train(student, task, *sets, recipe, 0, teacher=teacher))
         with torch.no_grad():
-            apart[weight] = task.distillation(task.logits(student, images), task.logits(teacher, images), 2.0).item()
+            outputs = task.outputs(student, images), task.outputs(teacher, images)
+            apart[weight] = task.distillation(*outputs, 2.0).item()
     assert apart[1.0] < 0.8 * apart[0.0]
     assert same(teacher, known)
     alone = network()
@@ -363,7 +364,7 @@ def test_without_memory_the_training_starts_over_with_half_the_batch(
     images: list[int] = []
     curve: dict[int, float] = {}
     model, expected = Hungry(12, FULL[kind], after), Hungry(99, FULL[kind])
-    watch = Watch(images.append, lambda epoch: curve.update({epoch.number: epoch.accuracy}), said.append)
+    watch = Watch(images.append, lambda epoch: curve.update({epoch.number: epoch.value}), said.append)
     found = list(train(model, task, *sets, RECIPE, 0, watch=watch))
     halved = list(train(expected, task, *sets, replace(RECIPE, batch_size=12), 0))
     assert said == ["out of memory with 25 images per batch: the training restarts with 12"]

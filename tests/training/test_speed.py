@@ -69,13 +69,13 @@ def test_only_steps_after_the_warm_up_are_measured(monkeypatch: pytest.MonkeyPat
         calls.append((is_step, images.shape[-1]))
         clock.now += 0.001 * len(images) * (images.shape[-1] / 32) ** 2 * (1 if is_step and len(calls) > 4 else 50)
 
-    whole = Classification.logits
+    whole = Classification.outputs
 
-    def logits(task: Classification, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def outputs(task: Classification, model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         forward(images)
         return whole(task, model, images)
 
-    monkeypatch.setattr(Classification, "logits", logits)
+    monkeypatch.setattr(Classification, "outputs", outputs)
     task = Classification.load("digits")
     state = torch.random.get_rng_state()
     found = measure_speed(arch(), task, Recipe(7, batch_size=16, first_size=0.5), seconds=0.5, clock=clock)

@@ -18,7 +18,8 @@ from nas.errors import UsageError
 from nas.evaluators import find_evaluator
 from nas.evaluators.accuracy_table import read_accuracies
 from nas.evaluators.base import Evaluator, EvaluatorContext
-from nas.evaluators.executors.base import Task, evaluate_all
+from nas.evaluators.executors.base import Task as Evaluation
+from nas.evaluators.executors.base import evaluate_all
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.rank_check.plots import draw_agreement
@@ -39,7 +40,7 @@ from nas.spaces.automaton import block_names
 from nas.spaces.search_space import Space
 from nas.spaces.trainings import Proxy
 from nas.spaces.yaml_format import load_space
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task, for_task
 from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.files import check_writable, locked, write_json
@@ -198,7 +199,7 @@ def _result(
     }
 
 
-def _load(check: Check, reporter: Reporter) -> tuple[Space, Classification, ImageRecord]:
+def _load(check: Check, reporter: Reporter) -> tuple[Space, Task, ImageRecord]:
     """Check the settings, and return the space with its proxy settings, the task and the record of its images."""
     for name, minimum in (("networks", MIN_NETWORKS), ("seeds", 1), ("jobs", 1), ("seed", 0)):
         if getattr(check, name) < minimum:
@@ -215,7 +216,7 @@ def _load(check: Check, reporter: Reporter) -> tuple[Space, Classification, Imag
     supernet = replace(space.supernet, epochs=check.supernet_epochs or space.supernet.epochs)
     place = RunPlace(check.folder, "--run", stored_settings(check.folder / REFERENCE))
     task, images = load_for_run(check, place, reporter)
-    space = replace(space, proxy=proxy, supernet=supernet).for_classes(task.num_classes)
+    space = for_task(replace(space, proxy=proxy, supernet=supernet), task)
     images.check_supernet(check.supernet)
     if check.supernet:
         find_folder(Path(check.supernet).expanduser())
@@ -237,7 +238,7 @@ def _train_missing(
     archs: Sequence[Architecture],
     seeds: Sequence[int],
     space: Space,
-    task: Classification,
+    task: Task,
     check: Check,
     reporter: Reporter,
 ) -> None:
@@ -252,9 +253,7 @@ def _train_missing(
             advance(1)
 
 
-def _make_evaluators(
-    check: Check, task: Classification, space: Space, reporter: Reporter
-) -> Iterator[tuple[str, Evaluator]]:
+def _make_evaluators(check: Check, task: Task, space: Space, reporter: Reporter) -> Iterator[tuple[str, Evaluator]]:
     sources = {"supernet": check.supernet, "tabular": check.accuracies}
     for name in evaluator_names(check):
         source = Path(given).expanduser() if (given := sources.get(name)) else None
@@ -266,7 +265,7 @@ def _score_networks(
 ) -> tuple[list[float], float, dict[str, Any]]:
     """Return the final value of each network, the median processor seconds of an evaluation, and the settings."""
     outcomes = []
-    for outcome in evaluate_all(InProcessExecutor(evaluator), [Task(arch, seed) for arch in archs]):
+    for outcome in evaluate_all(InProcessExecutor(evaluator), [Evaluation(arch, seed) for arch in archs]):
         if outcome.error:
             rule = f"cannot evaluate {outcome.task.architecture.digest} ({outcome.error})"
             raise UsageError(rule, key="evaluator", value=name)

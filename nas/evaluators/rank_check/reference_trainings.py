@@ -28,7 +28,7 @@ from nas.networks.network import totals, trace
 from nas.spaces.sampling import one_per_stratum, sample_networks
 from nas.spaces.search_space import Space
 from nas.training.loop import TrainingError
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.registry import load_task
 from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import FORMER_VALUES, IMAGES_KEY, SOURCE_CODE, difference
@@ -196,7 +196,7 @@ def train_reference(
         data_root: The folder of named data sets, or None for the default.
         jobs: How many trainings run at once, each with `threads_per_job(jobs)` threads.
         reporter: Prints warnings.
-        task_settings: `Classification.settings`.
+        task_settings: `Task.settings`.
 
     Raises:
         TrainingError: A training failed. No further training is started; the running ones are yielded first.
@@ -226,5 +226,5 @@ def make_trainer(
     import torch
 
     torch.set_num_threads(threads)
-    task = Classification.load(data, data_root, **{**FORMER_VALUES, **task_settings})
+    task = load_task(data, data_root, {**FORMER_VALUES, **task_settings})
     return ProxyTraining(EvaluatorContext(task, space, Path()), keeps_stuck=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from nas.architecture import Architecture
 from nas.errors import RunError, UsageError, WeightsError
@@ -20,6 +19,7 @@ from nas.evaluators.supernet.shared_weights import Supernet, load_bank, save_ban
 from nas.evaluators.supernet.training import SupernetRecipe, train_supernet
 from nas.spaces.search_space import Space
 from nas.training.loop import pick_device, recalibrate
+from nas.training.tasks.base import make_loader
 from nas.utils.files import write_json
 from nas.utils.run_identity import FORMER_VALUES
 
@@ -78,7 +78,7 @@ class SupernetEvaluator:
 
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield one value: the task's metric on the validation images, in [0, 1], with shared weights."""
-        yield self._task.report(self.trained(arch), self._validation, self._device).value
+        yield self._task.evaluate(self.trained(arch), self._validation, self._device).metric_value
 
     def trained(self, arch: Architecture) -> nn.Module:
         """Return the network with its shared weights. The training of the winner starts from it."""
@@ -140,7 +140,7 @@ class SupernetEvaluator:
     def _recalibration_batches(self) -> list[Any]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            loader = DataLoader(self._images, RECALIBRATION_BATCH, shuffle=True, num_workers=self._images.workers)
+            loader = make_loader(self._task, self._images, RECALIBRATION_BATCH, shuffle=True)
             return list(itertools.islice(loader, RECALIBRATION_BATCHES))
 
 

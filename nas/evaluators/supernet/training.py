@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 
 from nas.architecture import Architecture, Scalar
 from nas.errors import WeightsError
@@ -35,8 +34,7 @@ from nas.spaces.trainings import SupernetTraining
 from nas.training.checkpoint import load_checkpoint, save_checkpoint
 from nas.training.loop import TrainingError, no_memory, pick_device
 from nas.training.recipe import one_cycle
-from nas.training.tasks.classification import Classification
-from nas.training.tasks.image_datasets import ImageDataset
+from nas.training.tasks.base import Batch, Task, TaskDataset, make_loader
 
 
 @dataclass(frozen=True)
@@ -138,8 +136,8 @@ class _State:
 
 def train_supernet(
     supernet: Supernet,
-    task: Classification,
-    images: ImageDataset,
+    task: Task,
+    images: TaskDataset,
     recipe: SupernetRecipe,
     seed: int,
     *,
@@ -180,7 +178,7 @@ def train_supernet(
     for epoch in range(len(state.losses), training.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(seed * 1_000_003 + epoch)
-            loader = DataLoader(images, batch_size, shuffle=True, drop_last=True, num_workers=images.workers)
+            loader = make_loader(task, images, batch_size, shuffle=True, drop_last=True)
             rng = random.Random(f"{seed}, {epoch}")
             try:
                 state.losses.append(_train_epoch(state, sampler, task, loader, recipe, rng, weights, watch))
@@ -203,7 +201,7 @@ def _begin(supernet: Supernet, recipe: SupernetRecipe, steps: int) -> _State:
 def _train_epoch(
     state: _State,
     sampler: SubnetSampler,
-    task: Classification,
+    task: Task,
     loader: Any,
     recipe: SupernetRecipe,
     rng: random.Random,
@@ -212,12 +210,13 @@ def _train_epoch(
 ) -> float:
     training, losses, device = recipe.training, [], pick_device()
     warmup = training.warmup_epochs / training.epochs
-    for images, labels in loader:
+    for batch in loader:
         done = state.schedule.last_epoch / state.total_steps
         archs = sampler.sample(training.children, rng, max(0.0, 1 - done / warmup) if warmup else 0.0)
         state.optimizer.zero_grad(set_to_none=True)
-        batch = images.to(device, memory_format=torch.channels_last), labels.to(device)
-        losses.append(_step(state.supernet, sampler, archs, task, batch, weights, training))
+        images, targets = task.move(batch, device)
+        moved = images.contiguous(memory_format=torch.channels_last), targets
+        losses.append(_step(state.supernet, sampler, archs, task, moved, weights, training))
         if not math.isfinite(losses[-1]):
             raise TrainingError(f"the supernet's loss is {losses[-1]} after {state.schedule.last_epoch} steps")
         if recipe.clip:
@@ -232,28 +231,25 @@ def _step(
     supernet: Supernet,
     sampler: SubnetSampler,
     archs: list[Architecture],
-    task: Classification,
-    batch: tuple[Tensor, Tensor],
+    task: Task,
+    batch: Batch,
     weights: Tensor | None,
     training: SupernetTraining,
 ) -> float:
     """Add up the gradients of the subnets of a step. Return the mean loss of all subnets except the largest."""
-    images, labels = batch
-    soft_labels: Tensor | None = None
+    images, targets = batch
+    taught: Any = None
     if training.sandwich:
         largest = supernet.child(sampler.largest).train()
-        logits = task.logits(largest, images)
-        largest.backward(task.criterion(logits, labels, weights=weights))
-        soft_labels = logits.detach().softmax(1) if training.distill else None
+        outputs = task.outputs(largest, images)
+        largest.backward(task.loss(outputs, targets, weights=weights))
+        taught = task.soft_targets(outputs) if training.distill and task.can_distill else None
         archs = [sampler.smallest, *archs]
     total = 0.0
     for arch in archs:
         child = supernet.child(arch).train()
-        logits = task.logits(child, images)
-        if soft_labels is None:
-            loss = task.criterion(logits, labels, weights=weights)
-        else:
-            loss = task.criterion(logits, soft_labels, 0.0)
+        outputs = task.outputs(child, images)
+        loss = task.loss(outputs, targets, weights=weights) if taught is None else task.loss(outputs, taught, 0.0)
         child.backward(loss)
         total += loss.item()
     return total / len(archs)

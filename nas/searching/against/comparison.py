@@ -25,6 +25,7 @@ from nas.searching.settings import AUTO
 from nas.searching.table_selection import SelectedTable
 from nas.searching.winner_training import Finalist, WinnerTraining, train_seeds
 from nas.study.objectives import Goal
+from nas.training.tasks.metrics import named
 
 if TYPE_CHECKING:
     from nas.searching.winners import FinishedSearch
@@ -81,8 +82,7 @@ class Comparison:
             "resolution": self.architecture.resolution,
             "published_top1": self.reference.published_top1,
             "metric": report.metric,
-            "test_accuracy": report.accuracy,
-            f"test_{report.metric}": report.value,
+            **named("test", report.accuracy, report.metric, report.metric_value),
             "accuracies": self.training.accuracies,
             "epochs": self.training.epochs,
             "winner_epochs": self.winner_epochs,

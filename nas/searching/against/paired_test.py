@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 import torch
 from torch import Tensor
 
+from nas.training.tasks.base import Report
 from nas.training.tasks.class_report import ClassReport
 from nas.training.tasks.metrics import METRICS
 
@@ -33,7 +34,7 @@ class Difference:
     basis: str
 
 
-def paired_difference(winner: Sequence[ClassReport], reference: Sequence[ClassReport]) -> Difference:
+def paired_difference(winner: Sequence[Report], reference: Sequence[Report]) -> Difference:
     """Return the difference between two networks that were tested on the same images.
 
     The interval covers the choice of the test images, because both networks saw the same ones. For the accuracy of
@@ -46,12 +47,13 @@ def paired_difference(winner: Sequence[ClassReport], reference: Sequence[ClassRe
     """
     from scipy.stats import norm, t
 
-    values = [one.value - other.value for one, other in zip(winner, reference, strict=True)]
+    values = [one.metric_value - other.metric_value for one, other in zip(winner, reference, strict=True)]
     mean, seeds = fmean(values), len(values)
-    pairs = [(one.pairs, other.pairs) for one, other in zip(winner, reference, strict=True)]
+    pairs = [(_pairs(one), _pairs(other)) for one, other in zip(winner, reference, strict=True)]
     known = [(one, other) for one, other in pairs if one is not None and other is not None and len(one) == len(other)]
     if len(known) < seeds:
         return Difference(mean, None, "the predictions of the test images are not known")
+    assert isinstance(winner[0], ClassReport)
     images, classes = len(known[0][0]), len(winner[0].classes)
     if winner[0].metric == "accuracy":
         deviation, method = _deviation_of_accuracy(known, classes), "paired test (McNemar)"
@@ -63,6 +65,11 @@ def paired_difference(winner: Sequence[ClassReport], reference: Sequence[ClassRe
         return Difference(mean, half, f"{basis}; one seed each, without the deviation between seeds")
     of_seeds = float(t.ppf(0.5 + CONFIDENCE / 2, seeds - 1)) * stdev(values) / sqrt(seeds)
     return Difference(mean, sqrt(half**2 + of_seeds**2), f"{basis} and of the deviation between {seeds} seeds")
+
+
+def _pairs(report: Report) -> Tensor | None:
+    """Return the true and the predicted class of each image; None if they are not known, or no classes were tested."""
+    return report.pairs if isinstance(report, ClassReport) else None
 
 
 def _deviation_of_accuracy(pairs: Sequence[tuple[Tensor, Tensor]], classes: int) -> float:

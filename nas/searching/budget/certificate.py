@@ -10,7 +10,6 @@ from nas.searching.budget.pilot import SATURATED
 from nas.searching.context import SearchContext
 from nas.study.reliability import POOR, Reliability, measure_reliability
 from nas.study.study import Study
-from nas.training.tasks.metrics import chance
 
 
 def certificate_of(context: SearchContext, study: Study, evaluator: Evaluator) -> dict[str, Any] | None:
@@ -41,7 +40,7 @@ def certificate_of(context: SearchContext, study: Study, evaluator: Evaluator) -
         **found.to_dict(),
         "wanted": wanted,
         "suffices": found.reliability >= wanted,
-        "chance": chance(task.metric, task.data.validation.labels),
+        "chance": task.chance,
         "budget": _budget(evaluator.settings),
     }
 

@@ -18,7 +18,7 @@ from nas.searching.winner_training import winner_recipe
 from nas.study.objectives import Goal
 from nas.study.study import Study
 from nas.training.speed import TrainingSpeed, measure_speed
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.utils.units import format_duration
 
 FINAL = "final"
@@ -66,7 +66,7 @@ class Timed:
 
     winner: TrainingSpeed
     references: Mapping[str, TrainingSpeed]
-    task: Classification
+    task: Task
 
     def seconds(self, speed: TrainingSpeed, epochs: int) -> float:
         """Return the seconds of a training."""

@@ -27,7 +27,7 @@ from nas.spaces.identity import hex_digest
 from nas.spaces.trainings import Proxy
 from nas.study.reliability import POOR, Reliability
 from nas.study.study import Repeat, Study
-from nas.training.tasks.metrics import chance, spell
+from nas.training.tasks.metrics import spell
 from nas.utils.paths import user_cache
 from nas.utils.units import format_duration
 
@@ -138,7 +138,7 @@ def _pilot(context: SearchContext, study: Study, plan: Plan, networks: Sequence[
         context.reporter.warn(f"{len(networks)} random networks hold the target: too few for a pilot")
         evaluation_s = max((plan.cost.training_s(arch, plan.levels[-1]) for arch, _ in networks), default=1.0)
         return Pilot(plan.levels[-1], {}, evaluation_s, {})
-    base = chance(task.metric, task.data.validation.labels)
+    base = task.chance
 
     def make_level(proxy: Proxy) -> LevelSetup:
         leveled = replace(context, space=replace(context.space, proxy=proxy))

@@ -15,7 +15,7 @@ from nas.networks.network import build, totals, trace
 from nas.spaces.trainings import Proxy
 from nas.training.loop import RECALIBRATION_BATCHES, pick_device
 from nas.training.recipe import Recipe, batch_size, make_optimizer
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 
 MEASURE_S = 0.8
 """How long each network is timed."""
@@ -66,7 +66,7 @@ def elements(arch: Architecture) -> int:
     return totals(trace(arch)).memory_access
 
 
-def measure_training_cost(archs: Sequence[Architecture], proxy: Proxy, task: Classification) -> TrainingCost:
+def measure_training_cost(archs: Sequence[Architecture], proxy: Proxy, task: Task) -> TrainingCost:
     """Time the training of some networks at the proxy's resolution and return the fitted cost.
 
     Weights and images are random. Both coefficients are at least 0 and minimize the squared relative errors.

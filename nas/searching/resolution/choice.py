@@ -19,14 +19,14 @@ from nas.spaces.resolutions import at_resolutions, build_problem
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.storage import stored_settings
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import RESOLUTION
 from nas.utils.units import parse_resolutions
 
 
 def with_resolution(
-    own: Space, settings: SearchSettings, task: Classification, stored: Mapping[str, Any] | None, reporter: Reporter
+    own: Space, settings: SearchSettings, task: Task, stored: Mapping[str, Any] | None, reporter: Reporter
 ) -> Space:
     """Return a space with the resolutions of the search.
 
@@ -69,7 +69,7 @@ def stored_resolution(own: Space, stored: Mapping[str, Any]) -> Sizes:
 
 
 def _selected(
-    own: Space, settings: SearchSettings, task: Classification, stored: Mapping[str, Any] | None, reporter: Reporter
+    own: Space, settings: SearchSettings, task: Task, stored: Mapping[str, Any] | None, reporter: Reporter
 ) -> Sizes:
     """Return the resolutions that "auto" stands for. Report them, unless they are what the space's file has anyway."""
     if stored is not None and RESOLUTION in stored:

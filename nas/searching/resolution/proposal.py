@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task
 from nas.training.tasks.fit import sampled_sizes
 
 STEP, LEAST = 32, 64
@@ -28,7 +28,7 @@ def proposed(own: Sizes, image_px: float) -> Sizes:
     return tuple(size for size in own if size <= max(limit, min(own)))
 
 
-def image_side(task: Classification) -> float | None:
+def image_side(task: Task) -> float | None:
     """Return the median side in pixels of the training images after a crop or a pad; None if none is readable."""
     sizes = sampled_sizes(task.data.train.images, MOST_READ)
     side = max if task.fit == "pad" else min

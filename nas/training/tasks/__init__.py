@@ -1,1 +1,1 @@
-"""Tasks: data, loss and metric. Image classification is the only one."""
+"""Tasks: data, loss and metric, behind the protocol in `base`. Image classification is the only one."""

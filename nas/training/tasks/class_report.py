@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from nas.training.tasks.confusion_plot import draw_confusion
 from nas.training.tasks.metrics import METRICS, accuracy, named
 from nas.utils.reporting import Reporter
 
@@ -43,8 +45,8 @@ class ClassReport:
         return accuracy(self.confusion)
 
     @property
-    def value(self) -> float:
-        """The metric."""
+    def metric_value(self) -> float:
+        """The metric, in [0, 1]."""
         return METRICS[self.metric](self.confusion)
 
     def by_class(self) -> dict[str, dict[str, Any]]:
@@ -69,7 +71,7 @@ class ClassReport:
         rows = self.confusion.tolist()
         return {
             "metric": self.metric,
-            **named("test", self.accuracy, self.metric, self.value),
+            **named("test", self.accuracy, self.metric, self.metric_value),
             "test_images": int(self.confusion.sum()),
             "by_class": self.by_class(),
             "confusion": {
@@ -77,6 +79,18 @@ class ClassReport:
                 for name, row in zip(self.classes, rows, strict=True)
             },
         }
+
+    def warn(self, reporter: Reporter) -> None:
+        """Warn if the metric is the accuracy and some class is far below it."""
+        if self.metric == "accuracy" and (worst := describe_worst(self.to_dict())):
+            reporter.warn(
+                f"the accuracy of {self.accuracy:.1%} hides classes of which few images are recognized: {worst}; "
+                f"consider --metric balanced_accuracy or --class-weights balanced"
+            )
+
+    def draw(self, title: str, path: Path) -> None:
+        """Draw the confusion matrix to a PNG file."""
+        draw_confusion(self.confusion, self.classes, title, path)
 
 
 def describe_worst(result: Mapping[str, Any]) -> str:
@@ -87,6 +101,8 @@ def describe_worst(result: Mapping[str, Any]) -> str:
     Args:
         result: A dict with the keys of `ClassReport.to_dict`. Results from before have no "by_class".
     """
+    if "by_class" not in result:
+        return ""
     level = max(result["test_accuracy"], result[f"test_{result.get('metric', 'accuracy')}"])
 
     def is_judged(support: int) -> bool:
@@ -94,7 +110,7 @@ def describe_worst(result: Mapping[str, Any]) -> str:
 
     found = [
         (each["recall"], name, each["support"])
-        for name, each in result.get("by_class", {}).items()
+        for name, each in result["by_class"].items()
         if is_judged(each["support"]) and each["recall"] is not None and each["recall"] < FAR_BELOW * level
     ]
     shown = [f"'{name}' ({recall * support:.0f} of {support} found)" for recall, name, support in sorted(found)]
@@ -105,12 +121,3 @@ def list_some(words: list[str]) -> str:
     """Return the first words as a list, and the number of the others."""
     more = len(words) - NAMED_CLASSES
     return ", ".join(words[:NAMED_CLASSES]) + (f" and {more} more" if more > 0 else "")
-
-
-def warn_about_hidden_classes(report: ClassReport, reporter: Reporter) -> None:
-    """Warn if the metric is the accuracy and some class is far below it."""
-    if report.metric == "accuracy" and (worst := describe_worst(report.to_dict())):
-        reporter.warn(
-            f"the accuracy of {report.accuracy:.1%} hides classes of which few images are recognized: {worst}; "
-            f"consider --metric balanced_accuracy or --class-weights balanced"
-        )

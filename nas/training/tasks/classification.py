@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
-from nas.errors import UsageError
+from nas.errors import DataError, SpaceError, UsageError
+from nas.networks.block_schema import keywords, takes_maps
+from nas.networks.blocks import BLOCKS
 from nas.networks.preprocessing import normalize
+from nas.training.recipe import Recipe
+from nas.training.tasks.base import Batch, Guessing
 from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.class_report import ClassReport
 from nas.training.tasks.class_weights import CLASS_WEIGHTS
 from nas.training.tasks.fit import AUTO, DEFAULT_FIT, choose_fit, describe_fit
-from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images
-from nas.training.tasks.metrics import METRICS
-from nas.training.tasks.metrics import accuracy as accuracy_of
+from nas.training.tasks.image_datasets import ImageDataset, augmentation, load_images, mixing, rand_augment, resized
+from nas.training.tasks.metrics import METRICS, chance
+from nas.training.tasks.photographs import are_photographs
 from nas.training.tasks.splits import ImageData, describe_classes
-from nas.utils.registry import lookup
+from nas.utils.registry import lookup, nearest
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import FORMER_VALUES
 
@@ -25,6 +34,8 @@ EVALUATION_BATCH = 256
 LABEL_SMOOTHING = 0.1
 FLIPS = ("auto", "on", "off")
 """Whether training images are mirrored at random. "auto": all but those of `digits`."""
+CONSTANT = 1e-6
+"""Outputs count as constant if no logit's standard deviation over images exceeds this share of the largest logit."""
 
 
 class Classification:
@@ -37,6 +48,8 @@ class Classification:
         fit: How images that are not square become square: a key of `FITS`.
         flip: Whether training images are mirrored: one of `FLIPS`.
     """
+
+    can_distill = True
 
     def __init__(
         self,
@@ -78,6 +91,10 @@ class Classification:
         data = load_images(name, root)
         return cls(data, metric, class_weights, choose_fit(fit, data), flip)
 
+    def renamed(self, name: str) -> Classification:
+        """Return the same task, with another name for its data set."""
+        return Classification(replace(self.data, name=name), self.metric, self.class_weights, self.fit, self.flip)
+
     def report_data(self, reporter: Reporter) -> None:
         """Report the images per class, the files that are not used, the fit, and classes that have few images."""
         for line in (describe_classes(self.data), *self.data.notes, *describe_fit(self.fit, self.data)):
@@ -91,11 +108,6 @@ class Classification:
         return {key: value for key, value in settings.items() if value != FORMER_VALUES[key]}
 
     @property
-    def fit_setting(self) -> dict[str, str]:
-        """The fit alone, if it differs from its default."""
-        return {key: value for key, value in self.settings.items() if key == "fit"}
-
-    @property
     def flips(self) -> bool:
         """Whether training images are mirrored at random."""
         return self.data.flip if self.flip == "auto" else self.flip == "on"
@@ -105,11 +117,35 @@ class Classification:
         """The number of classes."""
         return len(self.data.classes)
 
+    @property
+    def chance(self) -> float:
+        """The metric on the validation images, in [0, 1], of a network that names the most frequent class."""
+        return chance(self.metric, self.data.validation.labels)
+
+    @property
+    def guessing(self) -> Guessing:
+        """What a network reaches that gives all classes the same chance."""
+        return Guessing(math.log(self.num_classes), 1 / self.num_classes, f"ln({self.num_classes})")
+
     def check_part(self, images: int, key: str) -> None:
         """Raise UsageError for the setting `key` if a part of `images` training images cannot hold all classes."""
         if 0 < images < self.num_classes:
             rule = f"must be at least the number of classes, {self.num_classes}, or 0"
             raise UsageError(rule, key=key, value=images)
+
+    def check_head(self, op: str) -> None:
+        """Raise SpaceError if the block `op` is no head with a number of classes."""
+        if "num_classes" not in keywords(op):
+            heads = [name for name in BLOCKS if takes_maps(name) and "num_classes" in keywords(name)]
+            raise SpaceError("must be a classifier", where="head", key="block", value=op, nearest=nearest(op, heads))
+
+    def check_outputs(self, outputs: Any, name: str) -> None:
+        """Raise DataError, in which `name` stands for the network, if outputs are not logits (B, num_classes)."""
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            raise DataError(f"'{self.data.name}' needs a classifier, {name} has other outputs", where="--data")
+        classes = outputs.shape[-1]
+        if classes != self.num_classes:
+            raise DataError(f"'{self.data.name}' has {self.num_classes} classes, {name} has {classes}", where="--data")
 
     def train_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
         """Return the augmented training images.
@@ -130,63 +166,95 @@ class Classification:
         """Return the test images, which are used only once, at the end."""
         return ImageDataset(self.data.test, resolution, None, reporter, self.fit)
 
-    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
+    def suited(self, recipe: Recipe) -> Recipe:
+        """Return the recipe without random resized crops if the images are no photographs, or must not be mirrored.
+
+        A part of a digit or of another sign may be a different one.
+        """
+        if not recipe.crop_scale or (self.flips and are_photographs(self.data.train.images)):
+            return recipe
+        return replace(recipe, crop_scale=0.0)
+
+    def describe_augmentation(self, recipe: Recipe) -> str:
+        """Return how training images are changed at random, in words."""
+        crops = "crops after padding by an eighth"
+        if recipe.crop_scale:
+            crops = f"random resized crops of at least {recipe.crop_scale:.0%} of the area"
+        steps = [crops, *(["mirroring"] if self.flips else [])]
+        settings = {"RandAugment": recipe.randaugment, "mixup": recipe.mixup, "CutMix": recipe.cutmix}
+        return ", ".join([*steps, *(f"{name} {value:g}" for name, value in settings.items() if value)])
+
+    def augmented(self, train_set: ImageDataset, recipe: Recipe) -> ImageDataset:
+        """Return the training images with the random crops and the RandAugment of a recipe."""
+        if recipe.crop_scale:
+            train_set = train_set.with_augmentation(augmentation(train_set.resolution, self.flips, recipe.crop_scale))
+        return train_set.also(rand_augment(recipe.randaugment)) if recipe.randaugment else train_set
+
+    def mixing(self, recipe: Recipe) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+        """Return the recipe's mixup or CutMix of float32 images and labels (B,) into class shares; None without."""
+        return mixing(self.num_classes, recipe.mixup, recipe.cutmix)
+
+    @staticmethod
+    def collate(items: list[tuple[Tensor, int]]) -> Batch:
+        """Return images (B, 3, R, R) and labels (B,)."""
+        images, labels = default_collate(items)
+        return images, labels
+
+    def move(self, batch: Batch, device: torch.device, size: int | None = None) -> Batch:
+        """Return a batch on a device, with images of `size` pixels; None: of their own size."""
+        images, labels = batch
+        images = images if size is None else resized(images, size)
+        return images.to(device), labels.to(device)
+
+    def outputs(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return the float32 logits (B, num_classes) of images (B, 3, H, W) with values from 0 to 255."""
         logits: Tensor = model(normalize(images))
         return logits.float()
 
-    def loss_weights(self, images: ImageDataset) -> Tensor | None:
+    def loss_weights(self, train_set: ImageDataset) -> Tensor | None:
         """Return the weights (num_classes,) of the classes of training images; None without weights."""
-        weights = CLASS_WEIGHTS[self.class_weights](images.labels, self.num_classes)
+        weights = CLASS_WEIGHTS[self.class_weights](train_set.labels, self.num_classes)
         return None if weights is None else torch.tensor(weights)
 
-    def criterion(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        label_smoothing: float = LABEL_SMOOTHING,
-        weights: Tensor | None = None,
+    def loss(
+        self, outputs: Tensor, targets: Tensor, label_smoothing: float | None = None, weights: Tensor | None = None
     ) -> Tensor:
         """Return the mean loss of logits (B, num_classes).
 
         Args:
-            logits: The outputs of the network.
-            labels: Classes (B,), or class shares (B, num_classes).
-            label_smoothing: The share of each label that is spread over all classes.
+            outputs: The logits.
+            targets: Classes (B,), or class shares (B, num_classes).
+            label_smoothing: The share of each label that is spread over all classes; None: LABEL_SMOOTHING.
             weights: The weights (num_classes,) of the classes; None: all count the same.
         """
+        smoothing = LABEL_SMOOTHING if label_smoothing is None else label_smoothing
         if weights is None:
-            return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        return weighted_cross_entropy(logits, labels, label_smoothing, weights)
+            return F.cross_entropy(outputs, targets, label_smoothing=smoothing)
+        return weighted_cross_entropy(outputs, targets, smoothing, weights)
 
-    def distillation(self, logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    def distillation(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
         """Return the mean divergence of softened outputs from a teacher's (Hinton et al. 2015, section 2).
 
         Both logits are (B, num_classes). The factor temperature^2 keeps the gradients at the same scale.
         """
-        student, teacher = (F.log_softmax(each / temperature, 1) for each in (logits, teacher_logits))
+        student, teacher = (F.log_softmax(each / temperature, 1) for each in (outputs, teacher_outputs))
         return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss of uint8 images (B, 3, H, W) with labels (B,)."""
-        return self.criterion(self.logits(model, images), labels)
+    def soft_targets(self, outputs: Tensor) -> Tensor:
+        """Return the class shares (B, num_classes) of logits, without their gradient."""
+        return outputs.detach().softmax(1)
 
-    def accuracy(self, model: nn.Module, images: ImageDataset, device: torch.device) -> float:
-        """Return the share, in [0, 1], of correctly classified images. Leaves the model in eval mode."""
-        return accuracy_of(self.confusion(model, images, device))
-
-    def report(self, model: nn.Module, images: ImageDataset, device: torch.device) -> ClassReport:
+    def evaluate(self, model: nn.Module, images: ImageDataset, device: torch.device) -> ClassReport:
         """Return the metric, the accuracy and the results by class. Leaves the model in eval mode."""
         pairs = self.class_pairs(model, images, device)
-        return ClassReport(self.metric, self.data.classes, self._counts(pairs), pairs)
-
-    def confusion(self, model: nn.Module, images: ImageDataset, device: torch.device) -> Tensor:
-        """Return the number (C, C) of images by true and by predicted class. Leaves the model in eval mode."""
-        return self._counts(self.class_pairs(model, images, device))
-
-    def _counts(self, pairs: Tensor) -> Tensor:
         counts = torch.bincount(pairs, minlength=self.num_classes**2)
-        return counts.reshape(self.num_classes, self.num_classes)
+        return ClassReport(self.metric, self.data.classes, counts.reshape(self.num_classes, self.num_classes), pairs)
+
+    def is_constant(self, outputs: Tensor) -> bool:
+        """Return whether logits (B, num_classes) are the same for all images, see CONSTANT."""
+        logits = outputs.double()
+        spread, largest = logits.std(0).max().item(), logits.abs().max().item()
+        return spread <= CONSTANT * largest
 
     @torch.no_grad()
     def class_pairs(self, model: nn.Module, images: ImageDataset, device: torch.device) -> Tensor:

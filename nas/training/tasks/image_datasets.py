@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from nas.errors import DataError
 from nas.networks.preprocessing import decode, deep_values, is_deep, normalize, to_square
+from nas.training.tasks.base import DataPart
 from nas.training.tasks.image_files import opened, read_image
 from nas.training.tasks.image_folders import load_folder
 from nas.training.tasks.splits import ImageData, Split, split_validation, stratified
@@ -223,7 +224,7 @@ def load_images(name: str, root: str | None = None) -> ImageData:
     raise DataError(f"unknown data set or folder '{name}'", where="--data", nearest=nearest(name, DATA_SETS))
 
 
-def check_images(splits: Iterable[Split], reporter: Reporter) -> None:
+def check_images(splits: Iterable[DataPart], reporter: Reporter) -> None:
     """Decode the image files of each split, up to CHECKED_IMAGES. Raises DataError for the first broken one.
 
     Reports files with several frames, and warns if images of more than 8 bits are nearly black.

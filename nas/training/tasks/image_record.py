@@ -6,16 +6,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from nas.errors import RunError
-from nas.training.tasks.classification import Classification
+from nas.training.tasks.base import Task, TaskData
 from nas.training.tasks.fit import continued_fit
 from nas.training.tasks.image_datasets import shown_progress
 from nas.training.tasks.image_files import file_digest
-from nas.training.tasks.splits import ImageData
+from nas.training.tasks.registry import load_task
 from nas.utils.files import IMAGE_RECORD, read_json, write_bytes
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import IMAGES_KEY
@@ -34,7 +34,7 @@ class ImageRecord:
     digests: dict[str, str]
 
     @classmethod
-    def read(cls, data: ImageData, reporter: Reporter) -> ImageRecord:
+    def read(cls, data: TaskData, reporter: Reporter) -> ImageRecord:
         """Return the record of a data set. Raises DataError for a file that cannot be read."""
         if data.folder is None:
             return cls(data.name, {})
@@ -153,7 +153,7 @@ class DataSettings(Protocol):
         """Whether training images are mirrored: "auto", "on" or "off"."""
 
 
-def load_for_run(settings: DataSettings, place: RunPlace, reporter: Reporter) -> tuple[Classification, ImageRecord]:
+def load_for_run(settings: DataSettings, place: RunPlace, reporter: Reporter) -> tuple[Task, ImageRecord]:
     """Return the task of a new or continued run, and the record of its images.
 
     Args:
@@ -166,9 +166,12 @@ def load_for_run(settings: DataSettings, place: RunPlace, reporter: Reporter) ->
         UsageError: The metric, the class weights, the fit or the flip is unknown.
         RunError: The images of the run were replaced.
     """
-    fit = continued_fit(settings.fit, place.stored)
-    how = settings.metric, settings.class_weights, fit, settings.flip
-    task = Classification.load(settings.data, settings.data_root, *how)
+    how = {
+        "metric": settings.metric,
+        "class_weights": settings.class_weights,
+        "fit": continued_fit(settings.fit, place.stored),
+        "flip": settings.flip,
+    }
+    task = load_task(settings.data, settings.data_root, how)
     record = ImageRecord.read(task.data, reporter)
-    data = replace(task.data, name=record.check(place.folder, place.flag))  # a copy of the images is the same data
-    return Classification(data, task.metric, task.class_weights, task.fit, task.flip), record
+    return task.renamed(record.check(place.folder, place.flag)), record  # a copy of the images is the same data

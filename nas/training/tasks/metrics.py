@@ -60,9 +60,9 @@ def spell(metric: str) -> str:
     return metric.replace("_", " ")
 
 
-def named(part: str, accuracy: float, metric: str, value: float) -> dict[str, float]:
+def named(part: str, accuracy: float | None, metric: str, value: float) -> dict[str, float]:
     """Return the accuracy and the metric on one part of the data as results hold them.
 
-    The keys are "test_accuracy" and, for another metric, also for example "test_balanced_accuracy".
+    The keys are "test_accuracy", unless the task has no accuracy, and for another metric "test_balanced_accuracy".
     """
-    return {f"{part}_accuracy": accuracy, f"{part}_{metric}": value}
+    return {**({} if accuracy is None else {f"{part}_accuracy": accuracy}), f"{part}_{metric}": value}

@@ -97,12 +97,12 @@ def test_a_run_continues_with_its_own_fit() -> None:
 
 def test_all_parts_of_a_task_have_its_fit(tmp_path: Path) -> None:
     task = Classification.load(str(write_classes(tmp_path / "pets", shape=(8, 24))))
-    assert task.fit_setting == {"fit": "pad"}
+    assert task.settings == {"fit": "pad"}
     for images in (task.train_set(8), task.validation_set(8), task.test_set(8)):
         assert images.fit == "pad"
         augmented: Any = images._cache
         assert augmented[0, :, 0, 0].tolist() == list(PAD_COLOR)
-    assert Classification.load("digits").fit_setting == {}
+    assert Classification.load("digits").settings == {}
 
 
 def test_the_digest_of_cropped_images_is_as_before() -> None:

@@ -16,7 +16,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from nas.training.plots import draw_confusion
 from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.class_report import ClassReport, describe_worst
 from nas.training.tasks.class_weights import balanced
@@ -126,12 +125,12 @@ def test_a_task_counts_the_images_by_true_and_predicted_class(metric: str) -> No
             bright = x.mean((1, 2, 3)) > 0
             return F.one_hot(2 * bright.long(), 3).float()
 
-    report = task.report(Brightness(), task.test_set(8), torch.device("cpu"))
+    report = task.evaluate(Brightness(), task.test_set(8), torch.device("cpu"))
     assert report.confusion.tolist() == [[3, 0, 1], [1, 0, 0], [0, 0, 1]]
-    assert report.value == pytest.approx(
+    assert report.metric_value == pytest.approx(
         {"accuracy": 4 / 6, "balanced_accuracy": 1.75 / 3, "macro_f1": (6 / 8 + 2 / 3) / 3}[metric]
     )
-    assert task.accuracy(Brightness(), task.test_set(8), torch.device("cpu")) == 4 / 6
+    assert report.accuracy == 4 / 6
 
 
 def test_a_report_has_recall_precision_and_support_by_name() -> None:
@@ -197,7 +196,7 @@ def test_classes_with_few_images_to_validate_or_test_on_are_reported(capsys: pyt
 @pytest.mark.filterwarnings("error")
 def test_names_that_look_like_formulas_or_lack_a_glyph_are_drawn(tmp_path: Path) -> None:
     report = ClassReport("accuracy", ("$_$", "\u65e5\u672c"), torch.eye(2, dtype=torch.long))
-    draw_confusion(report, "net on $_$", tmp_path / "confusion.png")
+    report.draw("net on $_$", tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").stat().st_size > 1000
 
 
@@ -206,7 +205,7 @@ def test_a_confusion_matrix_is_drawn_for_any_number_of_classes(classes: int, tmp
     confusion = torch.eye(classes, dtype=torch.long) * 9
     confusion[0, -1], confusion[1, 1] = 5, 0
     report = ClassReport("accuracy", tuple(f"class {index}" for index in range(classes)), confusion)
-    draw_confusion(report, "title", tmp_path / "confusion.png")
+    report.draw("title", tmp_path / "confusion.png")
     with Image.open(tmp_path / "confusion.png") as image:
         assert min(image.size) > 300
 

@@ -1,0 +1,32 @@
+"""The tasks by name. This is the only place that makes one from settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from nas.training.tasks.base import Task
+from nas.training.tasks.classification import Classification
+from nas.utils.registry import lookup
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": Classification.load,
+}
+"""What makes a task: it takes the name of a data set, the folder of the named data sets or None, and its settings."""
+FORMER_TASK = "classification"
+"""The task of settings that name none."""
+
+
+def load_task(data: str, root: str | None, settings: Mapping[str, str]) -> Task:
+    """Return the task on a data set.
+
+    Args:
+        data: A named data set or a folder.
+        root: The folder of the named data sets; None: the user's cache.
+        settings: The settings of the task by name, and "task", a key of `TASKS`. Missing ones have their defaults.
+
+    Raises:
+        DataError: The data set is unknown or invalid.
+        UsageError: The task or a setting is unknown.
+    """
+    make = lookup(TASKS, settings.get("task", FORMER_TASK), "task", "task")
+    return make(data, root, **{key: value for key, value in settings.items() if key != "task"})
