@@ -218,6 +218,9 @@ def _difference(search: FinishedSearch, winner: WinnerTraining, reference: Winne
     if winner is reference:
         return Difference(0.0, 0.0, SAME_NETWORK)
     difference = paired_difference(winner.reports, reference.reports)
+    if reference.epochs < winner.epochs:
+        same = f"in the same time, the reference trained {reference.epochs} epochs and the winner {winner.epochs}"
+        difference = replace(difference, basis=f"{difference.basis}; {same}")
     if not hasattr(search.evaluator, SHARED_WEIGHTS):
         return difference
     search.context.reporter.warn(FAVORS_WINNER)
