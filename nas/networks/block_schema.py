@@ -148,6 +148,13 @@ def role(op: str) -> Role:
     return "neck" if typing.get_origin(_hints(block.forward).get("return")) is list else "head"
 
 
+@cache
+def is_classifier(op: str) -> bool:
+    """Whether `op` is a head with a number of classes and one output; heads of detectors return a tuple."""
+    returned = typing.get_origin(_hints(find_block(op).forward).get("return"))
+    return role(op) == "head" and returned is not tuple and "num_classes" in keywords(op)
+
+
 def takes_maps(op: str) -> bool:
     """Whether `op` reads several feature maps, as necks and heads do."""
     return role(op) != "block"

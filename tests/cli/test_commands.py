@@ -305,6 +305,8 @@ def test_everything_that_can_be_named_is_listed(kind: str, capsys: pytest.Captur
         (["show", "mobilenet_v2"], "did you mean 'mobilenet_v2"),
         (["show", "mnasnet", "--resolution", "8"], "--resolution: networks of 'mnasnet' cannot be built for it (stage"),
         (["profile", "--resolution", "8"], "--resolution: networks of 'mnasnet' cannot be built for it (stage"),
+        (["train", "efficientdet_d0", "--data", "digits", "--out", "x"], "head: block: must be a classifier: '"),
+        (["search", "--space", "detector", "--target-latency", "9ms"], "head: block: must be a classifier: '"),
         (["profile", "--resolution", "96px"], "--resolution: must be auto, or whole numbers of pixels from 1 to 4096"),
         (["profile", "--resolution", "96", "--bundle", "x"], "--resolution: cannot be combined with --bundle"),
         (["show", "mnasnet", "--svg", "x.svg"], "--svg: applies to networks only, and 'mnasnet'"),

@@ -221,6 +221,7 @@ def test_the_last_lines_compare_and_advise(capsys: pytest.CaptureFixture[str]) -
         (["absent.yaml"], "--against absent.yaml: no such file"),
         (["folder"], "--against folder: folder: not an exported network"),
         (["odd.yaml"], "--against odd.yaml: stage 2, layer 0"),
+        (["efficientdet_d0"], "--against efficientdet_d0: head: is no classifier, as the networks of this search are"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_written(

@@ -10,6 +10,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
+from nas.networks.block_schema import is_classifier
 from nas.networks.network import canonical, trace
 from nas.searching.prior_runs import PriorSource, find_in_space
 from nas.searching.settings import AUTO, NONE, SearchSettings
@@ -143,6 +144,8 @@ def make_reference(name: str, space: Space, published_top1: float | None = None)
     where = f"--against {name}"
     try:
         arch = read_architecture(name)
+        if not is_classifier(arch.head.op) and all(is_classifier(op.block) for op in space.head.operators):
+            raise SpaceError("is no classifier, as the networks of this search are", key="head", value=arch.head.op)
         classes = dict(space.head.args).get("num_classes", (1000,))[0]
         arch, own = arch.for_classes(int(classes)), arch.resolution
         for size in space.resolution:

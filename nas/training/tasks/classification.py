@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from nas.errors import DataError, SpaceError, UsageError
-from nas.networks.block_schema import keywords, takes_maps
+from nas.networks.block_schema import is_classifier
 from nas.networks.blocks import BLOCKS
 from nas.networks.preprocessing import normalize
 from nas.training.recipe import Recipe
@@ -134,10 +134,10 @@ class Classification:
             raise UsageError(rule, key=key, value=images)
 
     def check_head(self, op: str) -> None:
-        """Raise SpaceError if the block `op` is no head with a number of classes."""
-        if "num_classes" not in keywords(op):
-            heads = [name for name in BLOCKS if takes_maps(name) and "num_classes" in keywords(name)]
-            raise SpaceError("must be a classifier", where="head", key="block", value=op, nearest=nearest(op, heads))
+        """Raise SpaceError if the block `op` is no classifier."""
+        if not is_classifier(op):
+            known = nearest(op, filter(is_classifier, BLOCKS))
+            raise SpaceError("must be a classifier", where="head", key="block", value=op, nearest=known)
 
     def check_outputs(self, outputs: Any, name: str) -> None:
         """Raise DataError, in which `name` stands for the network, if outputs are not logits (B, num_classes)."""
