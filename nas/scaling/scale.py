@@ -79,7 +79,7 @@ def scale(arch: Architecture, factors: Factors, rounding: Rounding | None = None
         factor = getattr(factors, dimension)
         if not 0 < factor < math.inf:
             raise SpaceError("the factor must be above zero and finite", key=dimension, value=factor)
-    if arch.taps or arch.neck:
+    if (arch.taps or arch.neck) and factors != Factors():
         raise SpaceError("cannot be scaled: it has taps or a neck, and only classifiers can", where=arch.digest)
     for dimension, reason in missing_dimensions(arch).items():
         if getattr(factors, dimension) != 1:

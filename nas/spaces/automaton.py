@@ -182,9 +182,10 @@ def _blocks(
 def check_form(space: Space, arch: Architecture) -> None:
     """Raise SpaceError if a network has other numbers of stages, other taps or another neck than those of a space."""
     if len(arch.stages) != len(space.stages):
-        raise SpaceError(f"has {len(space.stages)} stages", where=space.name, value=len(arch.stages))
+        raise SpaceError(f"has {len(space.stages)} stages, this network {len(arch.stages)}", where=space.name)
     if len(arch.neck) != len(space.neck):
-        raise SpaceError(f"has {len(space.neck)} stages in its neck", where=space.name, value=len(arch.neck))
+        rule = f"has {len(space.neck)} stages in its neck, this network {len(arch.neck)}"
+        raise SpaceError(rule, where=space.name)
     if arch.taps != space.taps:
         raise SpaceError(f"has taps at the stages {list(space.taps)}", where=space.name, value=list(arch.taps))
 

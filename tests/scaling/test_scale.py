@@ -27,12 +27,13 @@ from nas.scaling.scale import (
     scale,
     total_stride,
 )
-from nas.spaces.yaml_format import load_architecture, space_names
+from nas.spaces.yaml_format import load_architecture, load_space, space_names
 
 SPACES = {"cifar", "fbnet", "mnasnet", "mobile", "nb_macro", "ofa", "proxylessnas", "single_path_nas", "zoo"}
 DEEP = {"condensenet86", "condensenet98", "condensenet110", "condensenet122", "condensenet182"}
 """Of the same blocks as the shallower ones, and slow."""
-NETWORKS = sorted(name for name in space_names() if name not in SPACES and name.partition("_")[0] not in DEEP)
+DETECTORS = {name for name in space_names() if load_space(name).taps}
+NETWORKS = sorted({name for name in space_names() if name.partition("_")[0] not in DEEP} - SPACES - DETECTORS)
 FAMILIES = [
     "condensenet50_cifar10_test", "condensenet50_cifar10_train", "densenet67_k48_backbone", "efficientnet_b0",
     "ese_vovnet39b", "mnasnet_small", "mobilenet_v1_0.25", "mobilenet_v2_0.35", "mobilenet_v3_small_1.0", "peleenet",
@@ -377,6 +378,7 @@ def test_the_least_input_is_built_or_refused_by_name(name: str) -> None:
 def test_a_detector_is_refused() -> None:
     with pytest.raises(SpaceError, match="cannot be scaled: it has taps or a neck, and only classifiers can"):
         scale(load_architecture("efficientdet_d0"), Factors(width=1.1), Rounding())
+    assert scale(load_architecture("efficientdet_d0"), Factors()) == load_architecture("efficientdet_d0")
 
 
 FACTOR = st.floats(0.3, 3.0)

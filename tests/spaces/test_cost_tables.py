@@ -211,7 +211,7 @@ def test_an_architecture_of_another_space_is_refused() -> None:
     arch = compiled.architecture(compiled.cheapest)
     with pytest.raises(SpaceError, match="offers no resolution of 48 px"):
         compiled.automaton.path(arch.at(48))
-    with pytest.raises(SpaceError, match="has 2 stages: 3"):
+    with pytest.raises(SpaceError, match="has 2 stages, this network 3"):
         compiled.automaton.path(Architecture(arch.resolution, (*arch.stages, ()), arch.head))
     with pytest.raises(SpaceError, match="stage 0: has no place for conv"):
         compiled.automaton.path(Architecture(arch.resolution, (arch.stages[0] * 2, *arch.stages[1:]), arch.head))
