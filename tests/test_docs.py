@@ -53,8 +53,9 @@ def test_the_python_of_the_readme_runs() -> None:
     exec(compile(code, "README.md", "exec"), {})
 
 
-def test_the_space_of_the_documents_can_be_searched() -> None:
-    (text,) = snippets(PAGES["search-space.md"], "yaml")
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_spaces_of_the_documents_can_be_searched(number: int) -> None:
+    text = snippets(PAGES["search-space.md"], "yaml")[number]
     space = parse_space("readme", yaml.safe_load(text), "README.md")
     assert space.size > 100
     assert reachable(space)
