@@ -22,7 +22,7 @@ def light_conv(
 class LightPAN(nn.Module):
     """A top-down and a bottom-up path; every node concatenates two maps.
 
-    Each added level is the sum of a strided convolution of the coarsest input and one of the coarsest output.
+    The added level is the sum of a strided convolution of the coarsest input and one of the coarsest output.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class LightPAN(nn.Module):
         in_channels: tuple[int, ...],
         *,
         out_channels: int = 96,
-        levels: int = 4,
+        added_levels: int = 1,
         kernel_size: int = 5,
         activation: Activation = "hard_swish",
     ):
         super().__init__()
         count = len(in_channels)
-        if not 2 <= count <= levels <= count + 1:
-            raise ValueError(f"needs two maps or more and at most one level more than maps: {count} and {levels}")
+        if count < 2 or added_levels > 1:
+            raise ValueError(f"needs two maps or more, and adds at most one level: {count} and {added_levels}")
         shape = kernel_size, activation
         self.lateral = nn.ModuleList(conv_bn_act(each, out_channels, activation=activation) for each in in_channels)
         self.top_down, self.bottom_up = (
@@ -45,7 +45,7 @@ class LightPAN(nn.Module):
         )
         self.halve = nn.ModuleList(light_conv(out_channels, out_channels, *shape, stride=2) for _ in range(count - 1))
         self.added = nn.ModuleList(
-            light_conv(out_channels, out_channels, *shape, stride=2) for _ in range(2 * (levels - count))
+            light_conv(out_channels, out_channels, *shape, stride=2) for _ in range(2 * added_levels)
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
