@@ -26,6 +26,8 @@ from nas.networks.blocks.features import Features
 from nas.networks.blocks.fire import Fire
 from nas.networks.blocks.fpn import FPN
 from nas.networks.blocks.fused_mbconv import FusedMBConv
+from nas.networks.blocks.gfl_head import GFLHead
+from nas.networks.blocks.light_pan import LightPAN
 from nas.networks.blocks.mbconv import MBConv
 from nas.networks.blocks.norm_classifier import NormClassifier
 from nas.networks.blocks.osa import OSA
@@ -72,8 +74,10 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "fpn": FPN,
     "panet": PANet,
     "dsod_neck": DSODNeck,
+    "light_pan": LightPAN,
     "efficientdet_head": EfficientDetHead,
     "ssd_head": SSDHead,
+    "gfl_head": GFLHead,
 }
 
 
