@@ -20,6 +20,8 @@ class GFLHead(nn.Module):
     four means, in strides. Classes are logits of the quality of the box, the intersection over union with the object.
     """
 
+    steps: Tensor
+
     def __init__(
         self,
         in_channels: tuple[int, ...],
