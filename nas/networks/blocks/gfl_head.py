@@ -47,7 +47,7 @@ class GFLHead(nn.Module):
         """Return the logits of distances (B, N, 4, bins + 1) and of classes (B, N, num_classes)."""
         found = [predict(tower(x)) for tower, predict, x in zip(self.towers, self.predict, maps, strict=True)]
         both = rows(found, self.num_classes + 4 * (self.bins + 1))
-        classes, distances = both.split([self.num_classes, 4 * (self.bins + 1)], 2)
+        classes, distances = both[..., : self.num_classes], both[..., self.num_classes :]
         return distances.reshape(both.shape[0], both.shape[1], 4, self.bins + 1), classes
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
