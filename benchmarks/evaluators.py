@@ -8,7 +8,7 @@ candidates of a search are trained; scores it without training; scores it with t
 trains it long, as a winner is trained: its accuracy on the test images is the truth. Each result is a JSON line with
 its processor time, and a run continues where it was killed.
 
-`table` replays, for each total time, what each method would have chosen among networks in random order:
+`table` replays, for each total time, what each method would have chosen from random halves of the networks:
 
 * `proxy N`: trainings on N images each, of as many networks as fit. The best one is chosen.
 * `halving`: trainings on the fewest images; the better half is trained on twice as many, and so on.
@@ -217,10 +217,10 @@ class Replay:
         if len(found) < 3:
             return None
         features = np.array(
-            [[self.values[name][digest] for name in ("macs", "params", SCORE, *more)] for digest in self.pool]
+            [[self.values[name][digest] for name in ("macs", "params", SCORE, *more)] for digest in order]
         )
         features = (features - features.mean(0)) / (features.std(0) + 1e-9)
-        at = [self.pool.index(digest) for digest in found]
+        at = list(range(len(found)))
         known = np.array([self.values[kind][digest] for digest in found])
         centred, x = known - known.mean(), features[at]
         slope = np.linalg.solve(x.T @ x + PENALTY * np.eye(x.shape[1]), x.T @ centred)
@@ -228,11 +228,11 @@ class Replay:
         residual = centred - predicted[at]
         # what the features do not explain counts half: part of it is noise
         predicted[at] += 0.5 * residual
-        return self.pool[int(np.argmax(predicted))]
+        return order[int(np.argmax(predicted))]
 
-    def shared(self, kind: str, needed_s: float, _: Sequence[str], seconds: float) -> str | None:
+    def shared(self, kind: str, needed_s: float, order: Sequence[str], seconds: float) -> str | None:
         """Return the choice of values that all networks get at once, if the time suffices for them."""
-        return self.best(kind, self.pool) if needed_s <= seconds else None
+        return self.best(kind, order) if needed_s <= seconds else None
 
     def methods(self) -> dict[str, Callable[[Sequence[str], float], str | None]]:
         """Return each method as a function of an order of the networks and a time."""
@@ -251,16 +251,18 @@ class Replay:
         return found
 
     def value(self, choose: Callable[[Sequence[str], float], str | None], seconds: float) -> float | None:
-        """Return the mean true accuracy of the choices over many orders, minus that of all networks, in points."""
+        """Return the mean true accuracy of the choices minus that of the networks to choose from, in points.
+
+        Each order is a random half of the networks, so that the result does not depend on one network.
+        """
         rng, truth = random.Random(0), self.values["truth"]
         found = []
         for _ in range(ORDERS):
-            order = list(self.pool)
-            rng.shuffle(order)
+            order = rng.sample(self.pool, len(self.pool) // 2)
             if (chosen := choose(order, seconds)) is None:
                 return None
-            found.append(truth[chosen])
-        return 100 * (statistics.fmean(found) - statistics.fmean(truth[digest] for digest in self.pool))
+            found.append(truth[chosen] - statistics.fmean(truth[digest] for digest in order))
+        return 100 * statistics.fmean(found)
 
     def agreement(self, kind: str) -> float:
         """Return Kendall's tau of a kind of value with the truth."""
