@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Run the search that the experiment file and the flags describe, and return its result."""
+    import time
+
+    started = time.monotonic()  # the import of torch counts
     from nas.searching.job import run_search
 
     settings = read_settings(args.experiment) if args.experiment else {}
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     settings |= {name: value for name, value in flags.items() if value is not None}
     made = make_settings(settings)
     with naming_file(made.space):
-        return run_search(made, reporter)
+        return run_search(made, reporter, started)
 
 
 def print_result(result: dict[str, Any]) -> None:

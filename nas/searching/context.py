@@ -109,12 +109,17 @@ class SearchContext:
         return make_executor(self.settings, self.task, self.space, self.reporter)
 
 
-def resolve(settings: SearchSettings, reporter: Reporter) -> SearchContext:
+def resolve(settings: SearchSettings, reporter: Reporter, started: float | None = None) -> SearchContext:
     """Return the context of a search. Raises NasError for the first invalid setting, and writes nothing.
 
     Settings are checked before data and spaces are loaded.
+
+    Args:
+        settings: The settings.
+        reporter: Prints messages and progress.
+        started: When the command began, by `time.monotonic`; None: now.
     """
-    started = time.monotonic()
+    started = time.monotonic() if started is None else started
     check_fields(settings)
     check_combinations(settings)
     objective = make_goals(settings.objective, settings.targets, settings.alpha, settings.beta, settings.front_axes)

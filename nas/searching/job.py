@@ -49,9 +49,9 @@ WARM_SHARE = 16
 """A warm start evaluates the best sixteenth of its samples, at least one. The share does not depend on --trials."""
 
 
-def run_search(settings: SearchSettings, reporter: Reporter) -> dict[str, Any]:
+def run_search(settings: SearchSettings, reporter: Reporter, started: float | None = None) -> dict[str, Any]:
     """Run a whole search and return what `result.json` holds. Raises NasError for bad input."""
-    context = resolve(settings, reporter)
+    context = resolve(settings, reporter, started)
     settings = context.settings
     check_run(settings.folder, {**context.identity, **given_tables_identity(settings, context.space)}, settings.storage)
     if finished := read_finished(settings, settings.trials):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,28 @@ def copy_cell(fpn: Any, cell: Any, own: Any) -> None:
         copy_in_order(nodes[index].combine.resample[str(level)], own.lateral[level])
     copy_in_order(nodes[4].combine.resample["1"], own.second[0])
     copy_in_order(nodes[5].combine.resample["2"], own.second[1])
+
+
+@torch.no_grad()
+def test_ssdlite_computes_what_torchvisions_computes() -> None:
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    torch.manual_seed(0)
+    theirs: Any = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=91).eval()
+    arch = load_architecture("mobilenet_v3_large_ssdlite_reducedtail_r320")
+    head = arch.head.with_args({"first_anchors": 6})  # torchvision has six anchors on the first map too
+    ours: Any = build(replace(arch, head=head)).eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-5
+            module.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    copy_in_order(theirs.backbone, ours.stages)
+    copy_in_order(theirs.head.regression_head, ours.head.boxes)
+    copy_in_order(theirs.head.classification_head, ours.head.classes)
+    x = torch.randn(1, 3, 320, 320)
+    expected = theirs.head(list(theirs.backbone(x).values()))
+    boxes, classes = ours(x)
+    for own, other in ((boxes, expected["bbox_regression"]), (classes, expected["cls_logits"])):
+        assert own.shape == other.shape
+        assert (own - other).abs().max().item() <= 1e-4 * other.abs().max().item()
