@@ -57,6 +57,17 @@ class Features:
     params: int
     measured_ms: float = 0.0
 
+    def __add__(self, other: Features) -> Features:
+        """Return the features of two parts of a network together."""
+        return Features(
+            self.table_ms + other.table_ms,
+            self.boundary_saving_ms + other.boundary_saving_ms,
+            self.layers + other.layers,
+            self.elements + other.elements,
+            self.params + other.params,
+            self.measured_ms + other.measured_ms,
+        )
+
     def terms(self) -> dict[str, float]:
         """Return the factor of each coefficient of a `Calibration`."""
         return {

@@ -79,7 +79,7 @@ def network_features(table: LatencyTable, network: MeasuredNetwork) -> Features:
     return Features(
         sum(layer.table_ms for layer in layers),
         sum(layer.boundary_saving_ms for layer in layers),
-        len(layers),
+        sum(layer.layers for layer in layers),
         sum(layer.elements for layer in layers),
         sum(layer.params for layer in layers),
         table.network_ms(network),

@@ -44,12 +44,11 @@ from nas.networks.network import (
     IMAGE_CHANNELS,
     Layer,
     build,
-    in_channels,
     input_shapes,
-    make_block,
     output_maps,
     output_shapes,
 )
+from nas.networks.post_processing import is_detector, layer_module, with_post_processing
 from nas.spaces.automaton import reachable
 from nas.spaces.search_space import Space
 from nas.utils.paths import user_cache
@@ -131,7 +130,7 @@ def profile(
         DeviceError: The device or the runtime failed.
     """
     protocol = protocol or Protocol()
-    layers = reachable(space)
+    layers = table.measured_layers(reachable(space))
     boundaries = boundary_layers(layers)
     missing_repeated = table.missing(list(map(RepeatedLayer, boundaries)), protocol.visits)
     is_calibrated = space.key in table.calibrations and not missing_repeated
@@ -217,7 +216,7 @@ def _export(runtime: Runtime, item: Measurable, folder: Path) -> Graph:
     """Export an item, with weights from a fixed seed, and return its graph."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build(item.arch) if isinstance(item, MeasuredNetwork) else _layer_graph(item)
+        model = _whole_network(item.arch, runtime) if isinstance(item, MeasuredNetwork) else _layer_graph(item)
     set_progress(model, 1.0)
     graph = Graph(_graph_key(item), str(folder / f"{_graph_key(item)}{runtime.suffix}"), _batch_shapes(item))
     try:
@@ -229,9 +228,15 @@ def _export(runtime: Runtime, item: Measurable, folder: Path) -> Graph:
     return graph
 
 
+def _whole_network(arch: Architecture, runtime: Runtime) -> nn.Module:
+    """Return a network with fresh weights; a detector with its post-processing, if the runtime can run it."""
+    network = build(arch)
+    return with_post_processing(arch, network) if runtime.selects_boxes and is_detector(arch) else network
+
+
 def _layer_graph(item: Layer | RepeatedLayer) -> nn.Module:
     layer = item.layer if isinstance(item, RepeatedLayer) else item
-    blocks = [make_block(layer.spec, in_channels(layer)) for _ in range(2 if isinstance(item, RepeatedLayer) else 1)]
+    blocks = [layer_module(layer) for _ in range(2 if isinstance(item, RepeatedLayer) else 1)]
     many_inputs = isinstance(layer.in_shape[0], tuple)
     block = blocks[0] if len(blocks) == 1 else nn.Sequential(*blocks)
     return LayerGraph(block, many_inputs, len(output_shapes(layer)))

@@ -140,6 +140,9 @@ def _numbers(values: Any, name: str, least: float) -> list[float]:
     return found
 
 
-def _shape(data: Sequence[Any]) -> tuple[int, int, int]:
-    channels, height, width = (int(size) for size in data)
-    return channels, height, width
+def _shape(data: Sequence[Any]) -> Any:
+    """Return the shape of a feature map (C, H, W), or of the predictions (N, C) of a detector's head."""
+    shape = tuple(int(size) for size in data)
+    if len(shape) not in (2, 3):
+        raise ValueError(f"a shape must have three sizes, or two for predictions: {list(data)}")
+    return shape

@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any, TypeVar
 
 from nas.architecture import Architecture
+from nas.devices.runtimes import selects_boxes
 from nas.errors import SpaceError, TableError
 from nas.latency.calibration import Calibration, Certificate, Features
 from nas.latency.robust_estimation import estimate
@@ -33,6 +34,7 @@ from nas.latency.rows import (
     row_to_dict,
 )
 from nas.networks.network import Layer, output_maps, output_shapes, trace
+from nas.networks.post_processing import post_layer, with_post_layers
 from nas.spaces.identity import json_digest
 from nas.utils.files import append_rows
 
@@ -170,7 +172,7 @@ class LatencyTable:
 
         The sum is meaningful for size_bytes and energy_mj; peak memory is not a sum over layers.
         """
-        costs = [self.cost(column, layer) for layer in trace(arch)]
+        costs = [self.cost(column, layer) for layer in self.measured_layers(trace(arch))]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     def boundary_saving_ms(self, shape: Any) -> float:
@@ -198,8 +200,21 @@ class LatencyTable:
         """Return the predictor for the space with this key. Without a calibration it sums layer latencies."""
         return LatencyPredictor(self, self.calibrations.get(space, Calibration()))
 
+    def measured_layers(self, layers: Iterable[Layer]) -> list[Layer]:
+        """Return what the table measures of some layers: also the post-processing of detectors, if its runtime can."""
+        return with_post_layers(layers) if selects_boxes(self.header["runtime"]) else list(dict.fromkeys(layers))
+
     def features_of(self, layer: Layer, boundaries: bool = True) -> Features:
-        """Return the calibration features of a layer. Raises TableError if the table lacks it."""
+        """Return the calibration features of a layer, for a detector's head with those of its post-processing.
+
+        Raises TableError if the table lacks it.
+        """
+        found = self.features_alone(layer, boundaries)
+        after = post_layer(layer) if selects_boxes(self.header["runtime"]) else None
+        return found if after is None else found + self.features_alone(after, boundaries)
+
+    def features_alone(self, layer: Layer, boundaries: bool = True) -> Features:
+        """Return the calibration features of a layer without post-processing, or of post-processing alone."""
         boundary_saving_ms = sum(map(self.boundary_saving_ms, output_maps(layer))) if boundaries else 0.0
         elements = sum(map(prod, output_shapes(layer)))
         return Features(self.latency_ms(layer), boundary_saving_ms, 1, elements, layer.params)
@@ -221,9 +236,8 @@ class LatencyTable:
 
         The digest does not change if the table grows by layers or calibrations of other spaces.
         """
-        measured = {
-            json.dumps(row_to_dict(item, [], {})): self.rows.get(row_key(item), []) for item in _rows_of(layers)
-        }
+        items = _rows_of(self.measured_layers(layers))
+        measured = {json.dumps(row_to_dict(item, [], {})): self.rows.get(row_key(item), []) for item in items}
         rows = {
             row: [(round(at, 3), round(ms, 6)) for at, ms in samples] for row, samples in measured.items() if samples
         }
@@ -235,7 +249,7 @@ class LatencyTable:
 
     def check_covers(self, layers: Iterable[Layer]) -> None:
         """Raise TableError, with the nearest row, for the first layer that the table lacks."""
-        for layer in self.missing(layers)[:1]:
+        for layer in self.missing(self.measured_layers(layers))[:1]:
             self.latency_ms(layer)
 
     def differences(self, header: dict[str, Any]) -> dict[str, str]:
@@ -271,8 +285,13 @@ class LatencyPredictor:
         return self.calibration.latency_ms(self.table.features_of(layer, boundaries=bool(self.calibration.seam)))
 
     def predict(self, arch: Architecture) -> float:
-        """Return the network's latency in ms. Raises TableError as `layer_ms`."""
+        """Return the network's latency in ms, with post-processing. Raises TableError as `layer_ms`."""
         return sum(map(self.layer_ms, trace(arch)))
+
+    def post_ms(self, arch: Architecture) -> float:
+        """Return the share of the post-processing in ms; 0 for a classifier. Raises TableError as `layer_ms`."""
+        after = post_layer(trace(arch)[-1]) if selects_boxes(self.table.header["runtime"]) else None
+        return 0.0 if after is None else self.calibration.latency_ms(self.table.features_alone(after, False))
 
 
 def _rows_of(layers: Iterable[Layer]) -> Iterator[Measurable]:

@@ -24,8 +24,10 @@ from nas.devices.runtimes import find_runtime, make_runtime
 from nas.errors import DeviceError, ExportError, RunError, SpaceError, located, one_line, reason
 from nas.networks.blocks import is_ours, module_file
 from nas.networks.deployment import deploy
+from nas.networks.detector_export import check_detector, check_scores, describe_detector, write_detector
 from nas.networks.network import build, totals, trace
 from nas.networks.outputs import compared
+from nas.networks.post_processing import SELECT
 from nas.networks.preprocessing import FITS, describe_preprocessing
 from nas.networks.standalone_source import requirements, standalone_source
 from nas.utils.files import write_json
@@ -79,7 +81,7 @@ def export_folder(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()
-    card = {**_card(arch, _output(model, arch), fit), **facts}
+    card = {**_card(arch, model, fit), **facts}
     try:
         _write_weights(model, partial, card)
         if needed := requirements(arch):
@@ -115,7 +117,7 @@ def export_again(folder: Path, runtime: str) -> dict[str, Any]:
 
 def facts_of(card: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of a card that a new export does not write itself."""
-    rewritten = ("architecture", "blocks", "check", "macs", "params", "preprocessing", "requires")
+    rewritten = ("architecture", "blocks", "check", "macs", "notes", "params", "preprocessing", "requires", SELECT)
     return {key: value for key, value in card.items() if key not in (*rewritten, "resolution", "versions")}
 
 
@@ -135,13 +137,13 @@ def _write_and_check(arch: Architecture, model: nn.Module, folder: Path, runtime
         structure = folder / "structure"
         structure.mkdir()
         calibrated = calibrate(model, arch.resolution)
-        checked = {**card, "check": {"output": _output(calibrated, arch).tolist()}}
+        checked = {**card, "check": _check_values(arch, calibrated)}
         _write_weights(calibrated, structure, checked)
         _write(arch, calibrated, structure, runtime, checked)
-        _check(arch, structure, runtime, checked, STRUCTURE_TOLERANCE)
+        _check(arch, calibrated, structure, runtime, checked, STRUCTURE_TOLERANCE)
         shutil.rmtree(structure)
     _write(arch, model, folder, runtime, card)
-    _check(arch, folder, runtime, card, TOLERANCE)
+    _check(arch, model, folder, runtime, card, TOLERANCE)
 
 
 @torch.no_grad()
@@ -247,7 +249,12 @@ def check_input(resolution: int) -> Tensor:
     return torch.linspace(-1, 1, 3 * resolution**2).reshape(1, 3, resolution, resolution)
 
 
-def _card(arch: Architecture, output: Tensor, fit: str) -> dict[str, Any]:
+def _check_values(arch: Architecture, model: nn.Module) -> dict[str, Any]:
+    """Return the outputs of a network for the input of the check, of a detector also the scores of its boxes."""
+    return {"output": _output(model, arch).tolist(), **check_scores(arch, model, check_input(arch.resolution))}
+
+
+def _card(arch: Architecture, model: nn.Module, fit: str) -> dict[str, Any]:
     whole = totals(trace(arch))
     return {
         "architecture": arch.digest,
@@ -256,7 +263,8 @@ def _card(arch: Architecture, output: Tensor, fit: str) -> dict[str, Any]:
         "params": whole.params,
         "macs": whole.macs,
         "preprocessing": describe_preprocessing(fit),
-        "check": {"input": "torch.linspace(-1, 1, 3 * R * R).reshape(1, 3, R, R)", "output": output.tolist()},
+        **describe_detector(arch),
+        "check": {"input": "torch.linspace(-1, 1, 3 * R * R).reshape(1, 3, R, R)", **_check_values(arch, model)},
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -288,14 +296,20 @@ def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, car
     for name in dict.fromkeys(["onnxruntime", runtime]):
         target = find_runtime(name)
         target.export(deployed, inputs, folder / f"model{target.suffix}")
+    if notes := write_detector(arch, model, folder, dict.fromkeys(["onnxruntime", runtime])):
+        card["notes"] = notes
+        write_json(folder / CARD, card)
     for path in folder.iterdir():  # some libraries write files that only the owner can read
         path.chmod((folder / "card.json").stat().st_mode)
 
 
-def _check(arch: Architecture, folder: Path, runtime: str, card: dict[str, Any], tolerance: float) -> None:
+def _check(
+    arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any], tolerance: float
+) -> None:
     _check_python(folder)
     for name in dict.fromkeys(["onnxruntime", runtime]):
         _check_runtime(folder, name, arch, torch.tensor(card["check"]["output"]), tolerance)
+        check_detector(arch, model, folder, name, check_input(arch.resolution))
 
 
 def _check_python(folder: Path) -> None:

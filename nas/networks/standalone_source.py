@@ -12,10 +12,12 @@ from nas.architecture import Architecture
 from nas.errors import ExportError
 from nas.networks.block_schema import takes_maps
 from nas.networks.blocks import find_block, is_ours
+from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.first_weights import with_first_weights
 from nas.networks.module_source import Definition, Outside
 from nas.networks.network import EachMap, Layer, MultiMapNetwork, Network, Placed, in_channels, trace, walk
 from nas.networks.outputs import compared
+from nas.networks.post_processing import Detector, is_detector, post_of
 from nas.networks.preprocessing import prepare
 from nas.networks.source_bundle import SourceBundle, own_packages
 
@@ -57,6 +59,20 @@ def main() -> None:
 if __name__ == "__main__":
     main()
 '''
+LOAD_DETECTOR = '''
+
+def load_detector(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Detector:
+    """Return the network with its post-processing: corners in pixels, scores, classes, and how many of them count."""
+    return Detector(load(path), {select}, {sizes}, RESOLUTION).eval()
+'''
+CHECK_DETECTOR = """
+    with torch.no_grad():
+        _, scores, _, count = load_detector()(check_input())
+    difference = (scores[0].double() - torch.tensor(card["check"]["scores"], dtype=torch.float64)).abs().max().item()
+    print(f"{int(count)} boxes; largest difference of their scores: {difference:.2g}")
+    if not difference <= 1e-3:
+        raise SystemExit("the scores differ from the exported network's")
+"""
 MAIN_IMPORTS = (
     Outside("json", "", "json"),
     Outside("pathlib", "Path", "Path"),
@@ -66,7 +82,7 @@ MAIN_IMPORTS = (
     Outside("torch", "nn", "nn"),
     Outside("safetensors.torch", "load_file", "load_file"),
 )
-RESERVED = ("RESOLUTION", "FIT", "build", "load", "check_input", "preprocess", "main")
+RESERVED = ("RESOLUTION", "FIT", "build", "load", "load_detector", "check_input", "preprocess", "main")
 
 
 def standalone_source(arch: Architecture, title: str, fit: str = "crop") -> str:
@@ -106,9 +122,18 @@ def _is_plain(arch: Architecture) -> bool:
 
 
 def _main(arch: Architecture) -> str:
-    """Return the end of the file. Of several outputs, some values are compared."""
-    one = "network(check_input()).double()"
-    return MAIN if _is_plain(arch) else MAIN.replace(one, "compared(network(check_input())).double()")
+    """Return the end of the file. Of several outputs, some values are compared, and of a detector its scores."""
+    if _is_plain(arch):
+        return MAIN
+    main = MAIN.replace("network(check_input()).double()", "compared(network(check_input())).double()")
+    if not is_detector(arch):
+        return main
+    post, sizes = post_of(arch)
+    arguments = ", ".join([repr(in_channels(post)), *(f"{key}={value!r}" for key, value in post.spec.args)])
+    loader = LOAD_DETECTOR.format(select=f"{SelectBoxes.__name__}({arguments})", sizes=sizes)
+    before, after = main.split("\n\ndef preprocess", 1)
+    body, end = after.split("\n\n\nif __name__", 1)
+    return f"{before}{loader}\n\ndef preprocess{body}{CHECK_DETECTOR}\n\nif __name__{end}"
 
 
 def _bundle_of(arch: Architecture) -> tuple[SourceBundle, dict[str, str], list[str]]:
@@ -119,6 +144,8 @@ def _bundle_of(arch: Architecture) -> tuple[SourceBundle, dict[str, str], list[s
     ops = list(dict.fromkeys(layer.spec.op for layer in trace(arch)))
     bundle = make_bundle(ops, RESERVED, MAIN_IMPORTS)
     networks: list[Any] = [Network] if _is_plain(arch) else [Network, MultiMapNetwork, EachMap, compared]
+    if is_detector(arch):
+        networks += [SelectBoxes, Detector]
     own = [Definition(item.__module__, item.__name__) for item in (*networks, with_first_weights, prepare)]
     for definition in own:
         bundle.reserve(definition)

@@ -32,9 +32,11 @@ class Runtime(Protocol):
 
     Attributes:
         suffix: Suffix of exported files.
+        selects_boxes: Whether it has the operators of a detector's post-processing.
     """
 
     suffix: str
+    selects_boxes: bool
 
     def version(self) -> str:
         """Return the version that runs on the device. Raises DeviceError if it is not installed."""
@@ -76,6 +78,11 @@ RUNTIMES: dict[str, Callable[[], Runtime]] = {
     "ncnn": NcnnRuntime,
     "null": NullRuntime,
 }
+
+
+def selects_boxes(name: str) -> bool:
+    """Return whether a runtime has the operators of a detector's post-processing; True for unknown ones."""
+    return name not in RUNTIMES or RUNTIMES[name]().selects_boxes
 
 
 def find_runtime(name: str) -> Runtime:

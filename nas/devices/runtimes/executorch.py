@@ -27,6 +27,7 @@ class ExecuTorchRuntime:
     """
 
     suffix = ".pte"
+    selects_boxes = True
 
     def version(self) -> str:
         """Return executorch's version."""

@@ -21,6 +21,7 @@ class LiteRtRuntime:
     """
 
     suffix = ".tflite"
+    selects_boxes = True
 
     def version(self) -> str:
         """Return ai-edge-litert's version."""

@@ -29,6 +29,7 @@ class NcnnRuntime:
     """
 
     suffix = ".ncnn.zip"
+    selects_boxes = False
 
     def version(self) -> str:
         """Return ncnn's version."""

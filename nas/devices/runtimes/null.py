@@ -23,6 +23,7 @@ class NullRuntime:
     """
 
     suffix = ".json"
+    selects_boxes = True
 
     def __init__(self) -> None:
         self._now_ns = 0

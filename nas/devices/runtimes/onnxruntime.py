@@ -32,6 +32,7 @@ class OnnxRuntime:
     """
 
     suffix = ".onnx"
+    selects_boxes = True
 
     def __init__(self, device: str = "cpu"):
         self.device = device

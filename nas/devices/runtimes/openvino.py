@@ -21,6 +21,7 @@ class OpenVinoRuntime:
     """
 
     suffix = ".onnx"
+    selects_boxes = True
 
     def version(self) -> str:
         """Return openvino's version."""

@@ -24,6 +24,7 @@ class TorchRuntime:
     """
 
     suffix = ".pt2"
+    selects_boxes = True
 
     def __init__(self, device: str = "cpu"):
         self.device = device

@@ -22,6 +22,7 @@ class TorchCompileRuntime:
     """
 
     suffix = ".pt2"
+    selects_boxes = True
 
     def version(self) -> str:
         """Return torch's version."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nas.networks.blocks.anchors import Size, octave_anchors
 from nas.networks.blocks.layers import Activation, activation_layer
 from nas.networks.blocks.predictions import rows
 from nas.networks.blocks.pyramid import separable
+from nas.networks.blocks.select_boxes import Coding
 
 
 class Tower(nn.Module):
@@ -77,6 +79,8 @@ class DeployedTower(nn.Module):
 class EfficientDetHead(nn.Module):
     """A tower for classes and one for boxes. A box is (dy, dx, dh, dw) relative to its anchor; classes are logits."""
 
+    coding: Coding = "efficientdet"
+
     def __init__(
         self,
         in_channels: tuple[int, ...],
@@ -91,7 +95,7 @@ class EfficientDetHead(nn.Module):
             raise ValueError(f"all levels must have the same channels: {in_channels}")
         if num_classes < 1 or anchors < 1:
             raise ValueError(f"num_classes and anchors must be at least 1: {num_classes}, {anchors}")
-        self.num_classes = num_classes
+        self.num_classes, self.count = num_classes, anchors
         shape = len(in_channels), num_layers, activation
         self.classes = Tower(in_channels[0], anchors * num_classes, *shape)
         self.boxes = Tower(in_channels[0], anchors * 4, *shape)
@@ -99,3 +103,7 @@ class EfficientDetHead(nn.Module):
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """[(B, C, H, W), ...] -> boxes (B, N, 4) and classes (B, N, num_classes), level by level, row by row."""
         return rows(self.boxes(maps), 4), rows(self.classes(maps), self.num_classes)
+
+    def anchors(self, sizes: Sequence[Size], resolution: int) -> Tensor:
+        """Return the anchor (N, 4) of each row, given the height and width of each level, see `octave_anchors`."""
+        return octave_anchors(sizes, resolution, self.count)

@@ -5,12 +5,16 @@ It has the form of NanoDet-Plus and PicoDet (Yu et al. 2021, section 3.3): light
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from nas.networks.blocks.anchors import Size, points
 from nas.networks.blocks.layers import Activation
 from nas.networks.blocks.light_pan import light_conv
 from nas.networks.blocks.predictions import rows
+from nas.networks.blocks.select_boxes import Coding
 
 
 class GFLHead(nn.Module):
@@ -20,6 +24,7 @@ class GFLHead(nn.Module):
     four means, in strides. Classes are logits of the quality of the box, the intersection over union with the object.
     """
 
+    coding: Coding = "distances"
     steps: Tensor
 
     def __init__(
@@ -54,3 +59,7 @@ class GFLHead(nn.Module):
         """[(B, C_i, H_i, W_i), ...] -> boxes (B, N, 4) in strides and classes (B, N, num_classes)."""
         distances, classes = self.distributions(maps)
         return (distances.softmax(3) * self.steps).sum(3), classes
+
+    def anchors(self, sizes: Sequence[Size], resolution: int) -> Tensor:
+        """Return the point (N, 4) of each row, given the height and width of each level, see `points`."""
+        return points(sizes, resolution)

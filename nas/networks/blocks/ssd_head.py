@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas.networks.blocks.anchors import Size, default_boxes
 from nas.networks.blocks.layers import Activation, conv_bn_act
 from nas.networks.blocks.predictions import rows
+from nas.networks.blocks.select_boxes import Coding
 
 FIRST_SCALE = 20.0
 """First scale of a normalized map (SSD, section 3.1)."""
@@ -38,6 +41,8 @@ class SSDHead(nn.Module):
     last two maps (0: as many as of the others), fit.
     """
 
+    coding: Coding = "ssd"
+
     def __init__(
         self,
         in_channels: tuple[int, ...],
@@ -60,7 +65,7 @@ class SSDHead(nn.Module):
         counts[0] = first_anchors or anchors
         if last_anchors and len(in_channels) > 2:
             counts[-2:] = [last_anchors] * 2
-        pairs = list(zip(in_channels, counts, strict=True))
+        self.counts, pairs = counts, list(zip(in_channels, counts, strict=True))
         scaled = form == "normalized"
         self.norms = nn.ModuleList(L2Norm(channels) if scaled else nn.Identity() for channels in in_channels)
         self.boxes, self.classes = (
@@ -76,6 +81,10 @@ class SSDHead(nn.Module):
         boxes = [predict(x) for predict, x in zip(self.boxes, levels, strict=True)]
         classes = [predict(x) for predict, x in zip(self.classes, levels, strict=True)]
         return rows(boxes, 4), rows(classes, self.num_classes)
+
+    def anchors(self, sizes: Sequence[Size], resolution: int) -> Tensor:
+        """Return the anchor (N, 4) of each row, given the height and width of each map, see `default_boxes`."""
+        return default_boxes(sizes, resolution, self.counts)
 
 
 def predictor(in_channels: int, outputs: int, kernel_size: int, form: str, activation: str) -> nn.Module:
