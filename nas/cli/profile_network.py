@@ -14,7 +14,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Measure an ONNX file, or the network of an exported folder, and return the latency. Raises NasError."""
     from nas.cli.show_exported import find_exported
     from nas.errors import UsageError
-    from nas.latency.graph_latency import measure_exported, measure_onnx
+    from nas.latency.graph_latency import measure_detector, measure_exported, measure_onnx
     from nas.latency.profiler import table_header
 
     found = find_exported(args.network)
@@ -24,10 +24,14 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     measure = measure_exported if found.name == "card.json" else measure_onnx
     place = found.parent if found.name == "card.json" else found
     measured = measure(place, args.runtime, args.threads, args.device, reporter)
+    parts = None
+    if found.name == "card.json":
+        parts = measure_detector(place, args.runtime, args.threads, args.device, reporter)
     return {
         "network": str(place),
         "latency_ms": measured.latency.median,
         "latency": asdict(measured.latency),
+        **({"network_ms": parts.network, "post_ms": parts.post, "both_ms": parts.both} if parts else {}),
         "nodes": list(measured.nodes),
         "notes": list(measured.notes),
         "settings": table_header(args.runtime, args.threads, args.device),
@@ -54,6 +58,8 @@ def print_result(result: dict[str, Any]) -> None:
     low, high = format_latency(latency["p10"]), format_latency(latency["p90"])
     print(f"network  {Path(result['network'])}")
     print(f"latency  {format_latency(latency['median'])} ({low} to {high} in 80% of {latency['samples']} calls)")
+    if "both_ms" in result:
+        print(f"latency  {spell_parts(result)}, measured alternately")
     threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
     runtime = f"{settings['runtime']} {settings['runtime_version']}"
     print(f"device   {settings.get('host') or settings['device']['processor']}, {runtime}, {threads}, batch size 1")
@@ -61,3 +67,11 @@ def print_result(result: dict[str, Any]) -> None:
         print("nodes    measured one by one by the runtime's profiler, which slows them down")
     for note in result["notes"]:
         print(f"note     {note}")
+
+
+def spell_parts(result: dict[str, Any]) -> str:
+    """Return the three latencies of a detector in words."""
+    from nas.utils.units import format_latency
+
+    network, post, both = (format_latency(result[f"{part}_ms"]) for part in ("network", "post", "both"))
+    return f"network {network} | post-processing {post} | both {both}"

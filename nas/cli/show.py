@@ -101,6 +101,7 @@ _COSTS = ("params", "macs", "activations", "memory_access", "element_wise_access
 
 
 def _network(name: str, about: str, source: str, arch: Any) -> dict[str, Any]:
+    from nas.networks.detectors.export import describe_detector
     from nas.networks.guidelines import guidelines
     from nas.networks.network import input_shapes, layer_slots, output_shapes, totals, trace
 
@@ -113,6 +114,7 @@ def _network(name: str, about: str, source: str, arch: Any) -> dict[str, Any]:
         "architecture": arch.digest,
         "resolution": arch.resolution,
         **({"taps": list(arch.taps)} if arch.taps else {}),
+        **describe_detector(arch),
         **{key: getattr(whole, key) for key in _COSTS},
         "arithmetic_intensity": whole.arithmetic_intensity,
         "guidelines": [{**asdict(rule), "verdict": rule.verdict} for rule in guidelines(layers)],
@@ -201,6 +203,12 @@ def _print_network(result: dict[str, Any], console: Any) -> None:
         f"architecture {result['architecture']}"
     )
     console.print(text, highlight=False)
+    if select := result.get("select_boxes"):
+        console.print(
+            f"post-processing: the {select['candidates']} most likely of {select['predictions']:,} boxes, "
+            f"at most {select['kept']} without overlaps above {select['overlap']:g}; it has no parameters",
+            highlight=False,
+        )
     table = Table("guideline", "value", "limit", "verdict", "meaning of the value", box=SIMPLE_HEAD)
     for rule in result["guidelines"]:
         numbers = (f"{rule['value']:.3f}", f"{rule['threshold']:.3f}")

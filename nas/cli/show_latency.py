@@ -68,7 +68,9 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     if is_published(table):
         for note in complete(table, reachable(space)):
             reporter.say(f"{table.path.stem}: {note}")
-    space_costs = tabulate_costs(space, table.predictor(space.key).layer_ms)
+    predictor = table.predictor(space.key)
+    space_costs = tabulate_costs(space, predictor.layer_ms)
+    post = [predictor.post_share_ms(layer) for layer in reachable(space)]
     distribution = latency_distribution(space_costs)
     header = table.header
     found = {
@@ -82,6 +84,8 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
         "histogram": _histogram(distribution, space_costs.max_cost, BINS),
         "shown": _histogram(distribution, distribution.quantile(SHOWN_SHARE), COLUMNS),
     }
+    if any(post):
+        found["post_ms"] = [min(ms for ms in post if ms), max(post)]
     if target_ms is not None:
         found["target"] = _within(space_costs, target_ms)
     if plot is not None:
@@ -145,6 +149,9 @@ def print_result(result: dict[str, Any], console: Any) -> None:
         highlight=False,
     )
     console.print(table)
+    if "post_ms" in result:
+        low, high = map(format_latency, result["post_ms"])
+        console.print(f"of it, post-processing takes {low} to {high}", highlight=False)
     _print_histogram(result["shown"], console)
     if "target" in result:
         target = result["target"]

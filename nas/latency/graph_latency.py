@@ -15,6 +15,7 @@ from nas.devices.runtimes import RUNTIMES, find_runtime, make_runtime
 from nas.devices.timing import Latency, Protocol, summarize
 from nas.errors import DeviceError, ExportError, LostError, UsageError, one_line
 from nas.networks.deployment import deploy
+from nas.networks.detectors.export import file_of
 from nas.networks.export import load_exported
 from nas.networks.network import IMAGE_CHANNELS
 from nas.networks.onnx_graph import OnnxGraph, read_graph
@@ -98,6 +99,49 @@ def measure_exported(folder: Path, runtime: str, threads: int, device: str, repo
             file = Path(place) / file.name
             target.export(deploy(model), [torch.zeros(shape)], file)
         return GraphLatency(_measure(file, (shape,), runtime, threads, device, reporter), (), tuple(notes))
+
+
+@dataclass(frozen=True)
+class DetectorLatency:
+    """The latency of a detector in ms, measured alternately without and with post-processing.
+
+    Attributes:
+        network: Of the network alone.
+        both: Of the network and its post-processing.
+    """
+
+    network: float
+    both: float
+
+    @property
+    def post(self) -> float:
+        """The latency that the post-processing adds."""
+        return self.both - self.network
+
+
+def measure_detector(
+    folder: Path, runtime: str, threads: int, device: str, reporter: Reporter
+) -> DetectorLatency | None:
+    """Return the latency of an exported detector without and with post-processing; None without such files.
+
+    Raises DeviceError if the runtime cannot run them.
+    """
+    files = folder / f"model{find_runtime(runtime).suffix}", file_of(folder, runtime)
+    if not all(file.is_file() for file in files):
+        return None
+    arch, _, _ = load_exported(folder)
+    shapes = ((1, IMAGE_CHANNELS, arch.resolution, arch.resolution),)
+    graphs = [Graph(file.stem, str(file), shapes) for file in files]
+    with (
+        open_worker(device, runtime, threads, reporter.say) as worker,
+        reporter.task("measuring with and without post-processing", len(graphs) * PROTOCOL.visits) as advance,
+    ):
+        times: dict[str, list[Any]] = {graph.key: [] for graph in graphs}
+        for sample in worker.measure(graphs, PROTOCOL, 0):
+            times[sample.key].append(sample.ms)
+            advance(1)
+    network, both = (summarize(times[graph.key]).median for graph in graphs)
+    return DetectorLatency(network, both)
 
 
 def _write_one_file(graph: OnnxGraph, file: Path, source: Path) -> None:

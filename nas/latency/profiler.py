@@ -40,6 +40,7 @@ from nas.latency.rows import (
 from nas.latency.table import LatencyTable
 from nas.networks.condensenet import set_progress
 from nas.networks.deployment import deploy
+from nas.networks.detectors.post_processing import is_detector, layer_module, with_post_processing
 from nas.networks.network import (
     IMAGE_CHANNELS,
     Layer,
@@ -48,7 +49,6 @@ from nas.networks.network import (
     output_maps,
     output_shapes,
 )
-from nas.networks.post_processing import is_detector, layer_module, with_post_processing
 from nas.spaces.automaton import reachable
 from nas.spaces.search_space import Space
 from nas.utils.paths import user_cache
@@ -130,7 +130,7 @@ def profile(
         DeviceError: The device or the runtime failed.
     """
     protocol = protocol or Protocol()
-    layers = table.measured_layers(reachable(space))
+    layers = list(dict.fromkeys(table.measured_layers(reachable(space))))
     boundaries = boundary_layers(layers)
     missing_repeated = table.missing(list(map(RepeatedLayer, boundaries)), protocol.visits)
     is_calibrated = space.key in table.calibrations and not missing_repeated

@@ -33,8 +33,8 @@ from nas.latency.rows import (
     row_key,
     row_to_dict,
 )
+from nas.networks.detectors.post_processing import post_layer, with_post_layers
 from nas.networks.network import Layer, output_maps, output_shapes, trace
-from nas.networks.post_processing import post_layer, with_post_layers
 from nas.spaces.identity import json_digest
 from nas.utils.files import append_rows
 
@@ -202,7 +202,7 @@ class LatencyTable:
 
     def measured_layers(self, layers: Iterable[Layer]) -> list[Layer]:
         """Return what the table measures of some layers: also the post-processing of detectors, if its runtime can."""
-        return with_post_layers(layers) if selects_boxes(self.header["runtime"]) else list(dict.fromkeys(layers))
+        return with_post_layers(layers) if selects_boxes(self.header["runtime"]) else list(layers)
 
     def features_of(self, layer: Layer, boundaries: bool = True) -> Features:
         """Return the calibration features of a layer, for a detector's head with those of its post-processing.
@@ -290,7 +290,11 @@ class LatencyPredictor:
 
     def post_ms(self, arch: Architecture) -> float:
         """Return the share of the post-processing in ms; 0 for a classifier. Raises TableError as `layer_ms`."""
-        after = post_layer(trace(arch)[-1]) if selects_boxes(self.table.header["runtime"]) else None
+        return self.post_share_ms(trace(arch)[-1])
+
+    def post_share_ms(self, layer: Layer) -> float:
+        """Return the latency in ms of the post-processing after a layer; 0 if there is none."""
+        after = post_layer(layer) if selects_boxes(self.table.header["runtime"]) else None
         return 0.0 if after is None else self.calibration.latency_ms(self.table.features_alone(after, False))
 
 

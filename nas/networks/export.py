@@ -24,10 +24,10 @@ from nas.devices.runtimes import find_runtime, make_runtime
 from nas.errors import DeviceError, ExportError, RunError, SpaceError, located, one_line, reason
 from nas.networks.blocks import is_ours, module_file
 from nas.networks.deployment import deploy
-from nas.networks.detector_export import check_detector, check_scores, describe_detector, write_detector
+from nas.networks.detectors.export import check_detector, check_scores, describe_detector, write_detector
+from nas.networks.detectors.post_processing import SELECT
 from nas.networks.network import build, totals, trace
 from nas.networks.outputs import compared
-from nas.networks.post_processing import SELECT
 from nas.networks.preprocessing import FITS, describe_preprocessing
 from nas.networks.standalone_source import requirements, standalone_source
 from nas.utils.files import write_json

@@ -13,11 +13,11 @@ from nas.errors import ExportError
 from nas.networks.block_schema import takes_maps
 from nas.networks.blocks import find_block, is_ours
 from nas.networks.blocks.select_boxes import SelectBoxes
+from nas.networks.detectors.post_processing import Detector, is_detector, post_of
 from nas.networks.first_weights import with_first_weights
 from nas.networks.module_source import Definition, Outside
 from nas.networks.network import EachMap, Layer, MultiMapNetwork, Network, Placed, in_channels, trace, walk
 from nas.networks.outputs import compared
-from nas.networks.post_processing import Detector, is_detector, post_of
 from nas.networks.preprocessing import prepare
 from nas.networks.source_bundle import SourceBundle, own_packages
 

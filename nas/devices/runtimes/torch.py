@@ -63,7 +63,8 @@ class TorchRuntime:
             program = passes.move_to_device_pass(torch.export.load(path), self.device)
             model: Any = program.module()
         model = model.to(memory_format=torch.channels_last)
-        tensors = [torch.from_numpy(array).to(self.device, memory_format=torch.channels_last) for array in inputs]
+        tensors = [torch.from_numpy(array).to(self.device) for array in inputs]
+        tensors = [each.to(memory_format=torch.channels_last) if each.ndim == 4 else each for each in tensors]
         synchronize: Callable[[], object] = torch.cuda.synchronize if self.device == "cuda" else lambda: None
 
         def run() -> Sequence[Any]:

@@ -48,7 +48,8 @@ class TorchCompileRuntime:
             model = torch.export.load(path).module()
         model = model.to(memory_format=torch.channels_last)
         compiled = torch.compile(model, dynamic=False)
-        tensors = [torch.from_numpy(array).contiguous(memory_format=torch.channels_last) for array in inputs]
+        tensors = [torch.from_numpy(array) for array in inputs]
+        tensors = [each.contiguous(memory_format=torch.channels_last) if each.ndim == 4 else each for each in tensors]
 
         def run() -> Sequence[Any]:
             with torch.inference_mode():

@@ -35,7 +35,7 @@ class SelectBoxes(nn.Module):
     """
 
     anchors: Tensor
-    before: Tensor
+    after: Tensor
     limit: Tensor
 
     def __init__(
@@ -58,7 +58,7 @@ class SelectBoxes(nn.Module):
         self.candidates = min(candidates, predictions[0])
         self.kept = min(kept, self.candidates)
         self.register_buffer("anchors", torch.ones(1, predictions[0], 4), persistent=False)
-        self.register_buffer("before", torch.ones(self.candidates, self.candidates).triu(1), persistent=False)
+        self.register_buffer("after", torch.ones(self.candidates, self.candidates).tril(-1), persistent=False)
         self.register_buffer("limit", torch.ones(()), persistent=False)
 
     def place(self, anchors: Tensor, resolution: int) -> None:
@@ -72,26 +72,26 @@ class SelectBoxes(nn.Module):
         Corners are (left, top, right, bottom) in pixels of the network's input.
         """
         boxes, classes = outputs
-        scores, labels = most_likely(classes, self.coding)
-        scores, index = scores.topk(self.candidates, 1)
-        labels = labels.gather(1, index)
+        scores, index = best_scores(classes, self.coding).topk(self.candidates, 1)
+        if self.coding != "ssd":
+            scores = scores.sigmoid()
+        likely = classes.gather(1, index.unsqueeze(2).expand(-1, -1, classes.shape[2]))
+        labels = (likely[:, :, 1:] if self.coding == "ssd" else likely).argmax(2)
         rows = index.unsqueeze(2).expand(-1, -1, 4)
         anchors = self.anchors.expand(boxes.shape[0], -1, -1)
         corners = decoded(boxes.gather(1, rows), anchors.gather(1, rows), self.coding)
         corners = torch.minimum(corners.clamp(min=0.0), self.limit)
-        scores = scores * kept_boxes(corners, labels, self.before, self.overlap, self.steps)
+        scores = scores * kept_boxes(corners, labels, self.after, self.overlap, self.steps)
         scores, index = scores.topk(self.kept, 1)
         corners = corners.gather(1, index.unsqueeze(2).expand(-1, -1, 4))
         return corners, scores, labels.gather(1, index), (scores >= self.least_score).sum(1)
 
 
-def most_likely(classes: Tensor, coding: str) -> tuple[Tensor, Tensor]:
-    """Return the score in [0, 1] and the number of the most likely class of each box, (B, N) each."""
+def best_scores(classes: Tensor, coding: str) -> Tensor:
+    """Return the score of the most likely class of each box (B, N); a logit where classes are sigmoids."""
     if coding == "ssd":
-        scores, labels = classes[:, :, 1:].max(2)
-        return (scores - classes.logsumexp(2)).exp(), labels
-    scores, labels = classes.max(2)
-    return scores.sigmoid(), labels
+        return classes.softmax(2)[:, :, 1:].amax(2)
+    return classes.amax(2)
 
 
 def decoded(boxes: Tensor, anchors: Tensor, coding: str) -> Tensor:
@@ -109,28 +109,30 @@ def decoded(boxes: Tensor, anchors: Tensor, coding: str) -> Tensor:
     return torch.cat([middle - half, middle + half], -1)
 
 
-def kept_boxes(corners: Tensor, labels: Tensor, before: Tensor, overlap: float, steps: int) -> Tensor:
+def kept_boxes(corners: Tensor, labels: Tensor, after: Tensor, overlap: float, steps: int) -> Tensor:
     """Return 1.0 for boxes that Cluster-NMS keeps, else 0.0, (B, K).
 
     Args:
         corners: Corners (B, K, 4), the most likely box first.
         labels: Classes (B, K).
-        before: 1.0 where the row's box comes before the column's, else 0.0, (K, K).
+        after: 1.0 where the row's box comes after the column's, else 0.0, (K, K).
         overlap: The largest intersection over union that two boxes of one class may have.
         steps: The number of iterations.
     """
     same = (labels.unsqueeze(2) == labels.unsqueeze(1)).to(corners.dtype)
-    suppresses = (overlaps(corners, corners) > overlap).to(corners.dtype) * same * before
-    keep = torch.ones_like(suppresses[:, 0])
+    suppressed_by = (overlaps(corners, corners) > overlap).to(corners.dtype) * same * after
+    keep = torch.ones_like(corners[:, :, :1])
     for _ in range(steps):
-        keep = 1.0 - (suppresses * keep.unsqueeze(2)).amax(1)
-    return keep
+        keep = 1.0 - (suppressed_by @ keep).clamp(max=1.0)
+    return keep.squeeze(2)
 
 
 def overlaps(first: Tensor, second: Tensor) -> Tensor:
     """Return the intersection over union of each pair of corners (B, K, 4) and (B, M, 4): (B, K, M)."""
-    a, b = first.unsqueeze(2), second.unsqueeze(1)
-    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0.0)
-    common = size[..., 0] * size[..., 1]
-    areas = [(x[..., 2] - x[..., 0]) * (x[..., 3] - x[..., 1]) for x in (a, b)]
-    return common / (areas[0] + areas[1] - common).clamp(min=1e-9)
+    left, top, right, bottom = (first[:, :, side].unsqueeze(2) for side in range(4))
+    others = [second[:, :, side].unsqueeze(1) for side in range(4)]
+    width = (torch.minimum(right, others[2]) - torch.maximum(left, others[0])).clamp(min=0.0)
+    height = (torch.minimum(bottom, others[3]) - torch.maximum(top, others[1])).clamp(min=0.0)
+    common = width * height
+    area, other = (right - left) * (bottom - top), (others[2] - others[0]) * (others[3] - others[1])
+    return common / (area + other - common).clamp(min=1e-9)

@@ -37,9 +37,9 @@ def _post_layer(coding: str, shapes: tuple[tuple[int, ...], ...]) -> Layer:
 
 
 def with_post_layers(layers: Iterable[Layer]) -> list[Layer]:
-    """Return the layers, each head of a detector followed by its post-processing, without repetitions."""
+    """Return the layers, each head of a detector followed by its post-processing."""
     pairs = ((layer, post_layer(layer)) for layer in layers)
-    return list(dict.fromkeys(layer for pair in pairs for layer in pair if layer is not None))
+    return [layer for pair in pairs for layer in pair if layer is not None]
 
 
 def layer_module(layer: Layer) -> nn.Module:

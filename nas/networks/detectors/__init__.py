@@ -1,0 +1,1 @@
+"""Detectors: their post-processing, and their export with it."""
