@@ -96,12 +96,15 @@ def print_result(result: dict[str, Any]) -> None:
         _print_search(result, console)
     if result["coefficients"]:
         coefficients = ", ".join(f"{key} {value:.4g}" for key, value in result["coefficients"].items())
-        growth = Coefficients(**result["coefficients"]).at(1).growth
-        console.print(f"rule          {result['rule']}: {coefficients}; {growth:.3g} times the MACs for each phi")
+        if "alpha" in result["coefficients"]:
+            growth = Coefficients(**result["coefficients"]).at(1).growth
+            coefficients += f"; {growth:.3g} times the MACs for each phi"
+        console.print(f"rule          {result['rule']}: {coefficients}")
     rounding = result["rounding"]
     console.print(
         f"rounding      channels to multiples of {rounding['divisor']}, repeats by {rounding['repeats']}, "
         f"input to multiples of {rounding['resolution_step']} px, head {rounding['head']}"
+        + (", stem and the repeats of both ends fixed" if rounding.get("ends") == "fixed" else "")
     )
     for dimension, reason in result["missing_dimensions"].items():
         console.print(f"no {dimension:<10} {reason}")
@@ -123,6 +126,9 @@ def _print_family(family: list[dict[str, Any]], console: Any) -> None:
         table.add_column(title, no_wrap=True)
     for title in ("params", "MACs", "x base", "by rule", *(["latency"] if is_timed else [])):
         table.add_column(title, justify="right", no_wrap=True)
+    has_neck = any(entry.get("detector") for entry in family)
+    if has_neck:
+        table.add_column("neck, head", no_wrap=True)
     table.add_column("repeats", overflow="fold")
     for entry in family:
         factors, latency = entry["factors"], entry["latency_ms"]
@@ -133,6 +139,8 @@ def _print_family(family: list[dict[str, Any]], console: Any) -> None:
         ]  # fmt: skip
         if is_timed:
             cells.append(f"{format_latency(latency)}{_verdict(entry)}" if latency else "")
+        if has_neck:
+            cells.append(_neck_and_head(entry["detector"]))
         table.add_row(*cells, "-".join(map(str, entry["repeats"])))
     console.print(table, highlight=True)
     for entry in family:
@@ -144,9 +152,17 @@ def _verdict(entry: dict[str, Any]) -> str:
     return "" if entry.get("target_latency_ms") is None or entry["holds_target"] else " OVER"
 
 
+def _neck_and_head(sizes: dict[str, int | None]) -> str:
+    """Return "cells x channels, layers" with "-" for a size that the network does not have."""
+    cells, channels, layers = (sizes[key] or "-" for key in ("neck_cells", "neck_channels", "head_layers"))
+    return f"{cells} x {channels}, {layers}"
+
+
 def _notes(entry: dict[str, Any]) -> list[str]:
-    """Return remarks on a network: dimensions with their own phi, a missed target, or an equal network."""
-    notes = [f"{dimension} is scaled with phi {phi:.3g}" for dimension, phi in entry.get("strays", {}).items()]
+    """Return remarks on a network: what differs from the rule, a missed target, or an equal network."""
+    leaves = [f"{key} {own} instead of {by_rule}" for key, (own, by_rule) in entry.get("deviations", {}).items()]
+    notes = [f"leaves the rule: {', '.join(leaves)}"] if leaves else []
+    notes += [f"{dimension} is scaled with phi {phi:.3g}" for dimension, phi in entry.get("strays", {}).items()]
     if entry.get("within_5_percent") is False and entry["holds_target"]:
         notes.append("the rule has no network closer to the target")
     return [*notes, *([f"rounds to the same network as {entry['same_as']}"] if entry["same_as"] else [])]

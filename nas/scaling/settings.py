@@ -12,6 +12,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
 from nas.networks.network import trace
+from nas.scaling.detectors import check_sizes_apply
 from nas.scaling.family import Member, last_valid_phi, members_by_phi, members_by_points
 from nas.scaling.parsing import (
     DEFAULT_PRESET,
@@ -23,8 +24,8 @@ from nas.scaling.parsing import (
     parse_phis,
     parse_points,
 )
-from nas.scaling.presets import Coefficients
-from nas.scaling.scale import DIMENSIONS, Rounding
+from nas.scaling.presets import Coefficients, DetectorRule
+from nas.scaling.sizes import DIMENSIONS, Rounding
 from nas.searching.settings import SearchSettings, with_implied
 from nas.training.job import read_architecture
 from nas.utils.files import read_json
@@ -200,7 +201,9 @@ def make_rule(settings: ScaleSettings, base: BaseNetwork) -> Rule:
         return _checked_rule(Rule(name, rounding, found or preset.coefficients), base.architecture, settings)
     if preset.points and not settings.phi and not settings.latency:
         _check_no_resolution_step(settings)
-        return Rule(settings.preset, exact, points=preset.points, reference=preset.reference)
+        return Rule(
+            settings.preset, exact, points=preset.points, reference=preset.reference, compared=preset.coefficients
+        )
     if preset.coefficients is None:
         advice = "it is a table: omit --phi and --latency" if preset.points else "--search finds them"
         raise UsageError(f"'{settings.preset}' has no coefficients: {advice}", key="preset")
@@ -219,6 +222,11 @@ def _checked_rule(rule: Rule, base: Architecture, settings: ScaleSettings) -> Ru
     assert rule.coefficients is not None
     key = next((key for key in ("coefficients", "preset") if getattr(settings, key)), "")
     check_dimensions(base, rule.coefficients, key=key, where="" if key else settings.network)
+    if isinstance(rule.coefficients, DetectorRule):
+        try:
+            check_sizes_apply(base)
+        except SpaceError as error:
+            raise UsageError(str(error), key=key) from error
     return rule
 
 
@@ -226,7 +234,7 @@ def make_members(settings: ScaleSettings, rule: Rule, base: Architecture) -> lis
     """Return the networks of the rule's points or of the phis. Raises UsageError if one is invalid."""
     if rule.points:
         try:
-            return members_by_points(base, rule.points, rule.rounding, rule.reference)
+            return members_by_points(base, rule.points, rule.rounding, rule.reference, rule.compared)
         except SpaceError as error:
             if settings.preset:
                 raise UsageError(str(error), key="preset") from error

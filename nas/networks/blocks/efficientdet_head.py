@@ -77,6 +77,8 @@ class DeployedTower(nn.Module):
 class EfficientDetHead(nn.Module):
     """A tower for classes and one for boxes. A box is (dy, dx, dh, dw) relative to its anchor; classes are logits."""
 
+    depth_keywords = ("num_layers",)
+
     def __init__(
         self,
         in_channels: tuple[int, ...],

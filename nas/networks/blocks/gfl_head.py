@@ -20,6 +20,7 @@ class GFLHead(nn.Module):
     four means, in strides. Classes are logits of the quality of the box, the intersection over union with the object.
     """
 
+    depth_keywords = ("num_layers",)
     steps: Tensor
 
     def __init__(
