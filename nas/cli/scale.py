@@ -126,9 +126,6 @@ def _print_family(family: list[dict[str, Any]], console: Any) -> None:
         table.add_column(title, no_wrap=True)
     for title in ("params", "MACs", "x base", "by rule", *(["latency"] if is_timed else [])):
         table.add_column(title, justify="right", no_wrap=True)
-    has_neck = any(entry.get("detector") for entry in family)
-    if has_neck:
-        table.add_column("neck, head", no_wrap=True)
     table.add_column("repeats", overflow="fold")
     for entry in family:
         factors, latency = entry["factors"], entry["latency_ms"]
@@ -139,13 +136,11 @@ def _print_family(family: list[dict[str, Any]], console: Any) -> None:
         ]  # fmt: skip
         if is_timed:
             cells.append(f"{format_latency(latency)}{_verdict(entry)}" if latency else "")
-        if has_neck:
-            cells.append(_neck_and_head(entry["detector"]))
-        table.add_row(*cells, "-".join(map(str, entry["repeats"])))
+        table.add_row(*cells, "-".join(map(str, entry["repeats"])) + _neck_and_head(entry.get("detector") or {}))
     console.print(table, highlight=True)
     for entry in family:
         for note in _notes(entry):
-            console.print(f"{entry['name']}: {note}")
+            console.print(f"{entry['name']}: {note}", soft_wrap=True)
 
 
 def _verdict(entry: dict[str, Any]) -> str:
@@ -153,9 +148,10 @@ def _verdict(entry: dict[str, Any]) -> str:
 
 
 def _neck_and_head(sizes: dict[str, int | None]) -> str:
-    """Return "cells x channels, layers" with "-" for a size that the network does not have."""
-    cells, channels, layers = (sizes[key] or "-" for key in ("neck_cells", "neck_channels", "head_layers"))
-    return f"{cells} x {channels}, {layers}"
+    """Return those sizes of neck and head that the network has, such as ", neck 3 x 64, head 3"."""
+    neck = [str(sizes[key]) for key in ("neck_cells", "neck_channels") if sizes.get(key)]
+    parts = [f", neck {' x '.join(neck)}"] if neck else []
+    return "".join([*parts, *([f", head {sizes['head_layers']}"] if sizes.get("head_layers") else [])])
 
 
 def _notes(entry: dict[str, Any]) -> list[str]:

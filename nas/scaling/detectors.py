@@ -56,8 +56,8 @@ def sizes_of(arch: Architecture) -> dict[str, int | None] | None:
     }
 
 
-def check_sizes_apply(arch: Architecture) -> None:
-    """Raise SpaceError unless neck and head have the sizes of `DetectorSizes`. `key` is the part."""
+def detector_sizes(arch: Architecture) -> DetectorSizes:
+    """Return the sizes of neck and head. Raises SpaceError if the network lacks one; `key` is the part."""
     if not arch.neck:
         raise SpaceError("this network has no neck to scale; a detector such as 'efficientdet_d0' has one", key="neck")
     if len(cell_stages(arch)) != 1 or not any(widths(spec) for stage in arch.neck for spec in stage):
@@ -66,6 +66,18 @@ def check_sizes_apply(arch: Architecture) -> None:
     if len(head_layers(arch.head)) != 1:
         rule = "must have a number of layers, as 'efficientdet_head' has"
         raise SpaceError(rule, key="head", value=arch.head.op)
+    return DetectorSizes(**{key: value for key, value in (sizes_of(arch) or {}).items() if value is not None})
+
+
+def check_resolution(arch: Architecture, resolution: int) -> None:
+    """Raise SpaceError, with the stage, if a detector cannot be built at a resolution in pixels.
+
+    Its total stride does not decide: the last maps of SSD are made by convolutions without padding.
+    """
+    try:
+        trace(arch.at(resolution))
+    except SpaceError as error:
+        raise SpaceError(f"{resolution} px cannot be built: {error}", key="resolution") from error
 
 
 def scale_neck_and_head(base: Architecture, scaled: Architecture, factors: Factors, rounding: Rounding) -> Architecture:
@@ -82,13 +94,20 @@ def scale_neck_and_head(base: Architecture, scaled: Architecture, factors: Facto
     """
     cells = cell_stages(base)
     if factors.detector:
-        check_sizes_apply(base)
+        detector_sizes(base)  # raises
         neck, head = _with_sizes(base, cells[0], factors.detector)
     else:
         neck, head = _deeper(base, cells, factors.depth, rounding)
         if factors.width != 1:
             neck = tuple(tuple(widen_block(spec, factors.width, rounding.divisor) for spec in stage) for stage in neck)
-    return _checked(replace(scaled, neck=neck, head=head), base.resolution, factors)
+    result = replace(scaled, neck=neck, head=head)
+    try:
+        trace(result)
+    except SpaceError as error:
+        dimension = "width" if factors.width != 1 or factors.detector else "depth"
+        rule = f"{getattr(factors, dimension):g} times the base cannot be built: {error}"
+        raise SpaceError(rule, key=dimension) from error
+    return result
 
 
 def _deeper(base: Architecture, cells: Sequence[int], factor: float, rounding: Rounding) -> tuple[Stages, BlockSpec]:
@@ -120,18 +139,3 @@ def _with_sizes(base: Architecture, cell: int, sizes: DetectorSizes) -> tuple[St
 def _repeated(stage: tuple[BlockSpec, ...], count: int) -> tuple[BlockSpec, ...]:
     """Return `count` cells: the given ones, then repeats of the last one."""
     return (*stage[:count], *(stage[-1] for _ in range(count - len(stage))))
-
-
-def _checked(arch: Architecture, base_resolution: int, factors: Factors) -> Architecture:
-    """Return the network. Raises SpaceError with the dimension and the stage if it cannot be built."""
-    try:
-        trace(arch)
-    except SpaceError as error:
-        dimension = "width" if factors.width != 1 else "depth"
-        with contextlib.suppress(SpaceError):
-            trace(arch.at(base_resolution))
-            dimension = "resolution"
-        value = arch.resolution if dimension == "resolution" else getattr(factors, dimension)
-        unit = "px" if dimension == "resolution" else "times the base"
-        raise SpaceError(f"{value:g} {unit} cannot be built: {error}", key=dimension) from error
-    return arch

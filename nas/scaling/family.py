@@ -10,7 +10,7 @@ from nas.architecture import Architecture, BlockSpec, Scalar
 from nas.errors import SpaceError
 from nas.networks.block_schema import arguments, widths
 from nas.networks.network import Totals, canonical, totals, trace
-from nas.scaling.detectors import sizes_of
+from nas.scaling.detectors import is_detector, sizes_of
 from nas.scaling.presets import Point, ScalingRule
 from nas.scaling.scale import scale
 from nas.scaling.sizes import Factors, Rounding
@@ -78,14 +78,17 @@ def members_by_points(
     """Return the network of each point of a table, with the arguments of neck and head that the table gives.
 
     The resolutions of the points hold for a base of `reference` pixels and are not rounded further. `rule` is the rule
-    of the table; the members name what differs from it.
+    of the table; the members name what differs from it. The head of a detector gets only those arguments of a
+    classifier's table that it has.
     """
     members = []
     for point in points:
         member = make_member(base, point.factors(reference), replace(rounding, resolution_step=1), point.name)
         arch = member.architecture
         neck = tuple(tuple(_with_known(spec, dict(point.neck)) for spec in stage) for stage in arch.neck)
-        arch = canonical(replace(arch, neck=neck, head=arch.head.with_args(dict(point.head))))
+        args = dict(point.head)
+        head = _with_known(arch.head, args) if is_detector(arch) else arch.head.with_args(args)
+        arch = canonical(replace(arch, neck=neck, head=head))
         members.append(replace(member, architecture=arch, deviations=deviations(point, rule, base, reference)))
     return members
 

@@ -37,37 +37,49 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class DetectorRule:
-    """EfficientDet's compound scaling of a network such as D0 (Tan et al. 2020, section 4.3, equations 1 to 3).
+    """EfficientDet's compound scaling (Tan et al. 2020, section 4.3, equations 1 to 3); the defaults are D0's sizes.
 
-    The neck has 64 * 1.35^phi channels and 3 + phi cells, the head 3 + floor(phi / 3) layers, and the input
-    512 + 128 * phi pixels. The backbone is EfficientNet-B_phi. Between two of them, and beyond B0 and B7, its factors
-    are linear in phi.
+    At phi, the neck of D0 has 64 * 1.35^phi channels and 3 + phi cells, its head 3 + floor(phi / 3) layers, and its
+    input 512 + 128 * phi pixels. The backbone is EfficientNet-B_phi. Between two of them, and beyond B0 and B7, its
+    factors are linear in phi.
 
     Attributes:
+        neck_channels: Channels of the base's neck.
+        neck_cells: Cells of the base's neck.
+        head_layers: Layers of the base's head.
         neck_growth: Factor of the neck's channels for one unit of phi.
-        input_step: Pixels that one unit of phi adds to the input.
+        input_growth: The share of the base's input that one unit of phi adds.
     """
 
+    neck_channels: int = 64
+    neck_cells: int = 3
+    head_layers: int = 3
     neck_growth: float = 1.35
-    input_step: int = 128
+    input_growth: float = 0.25
 
     def at(self, phi: float) -> Factors:
         """Return the factors at phi. Raises SpaceError above the upper limit of the channels.
 
-        Channels of the neck are multiples of 8 up to phi 1, of 16 up to phi 2 and of 32 above, as released.
+        Channels of the neck are multiples of 8 up to phi 1, of 16 up to phi 2 and of 32 above, as released; of less if
+        the base has less channels than D0.
         """
-        channels, step = 64 * _power(self.neck_growth, phi), 8 if phi <= 1 else 16 if phi <= 2 else 32
+        channels = self.neck_channels * _power(self.neck_growth, phi)
         if channels > MAX_SIZES["width"]:
             raise SpaceError(f"{channels:.3g} channels of the neck are over {MAX_SIZES['width']:,}", key="width")
-        sizes = DetectorSizes(int(channels / step + 0.5) * step, math.floor(3 + phi), 3 + math.floor(phi / 3))
+        released = 8 if phi <= 1 else 16 if phi <= 2 else 32
+        step = max(8, min(released, released * self.neck_channels // 64 // 8 * 8)) if phi else 1
         first = min(max(math.floor(phi), 0), len(EFFICIENTNET) - 2)
         (width, depth, _), (next_width, next_depth, _) = EFFICIENTNET[first : first + 2]
         share = phi - first
         return Factors(
             depth + share * (next_depth - depth),
             width + share * (next_width - width),
-            1 + self.input_step * phi / 512,
-            sizes,
+            1 + self.input_growth * phi,
+            DetectorSizes(
+                max(step, int(channels / step + 0.5) * step),
+                math.floor(self.neck_cells + phi),
+                self.head_layers + math.floor(phi / 3),
+            ),
         )
 
     @property
@@ -234,7 +246,6 @@ PRESETS: dict[str, Preset] = {
             _detector("d7x", 7, 1536, (384, 8, 5), 7, levels=6, fusion="sum"),
         ),
         reference=512,
-        rounding=Rounding(resolution_step=128),
     ),
     "efficientdet_lite": Preset(
         "Lite0 to Lite4 as released, from Lite0: the stem and the repeats of the first and the last stage are fixed",

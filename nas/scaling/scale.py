@@ -17,7 +17,7 @@ from nas.errors import SpaceError
 from nas.networks.block_schema import arguments, traits, widths
 from nas.networks.blocks.layers import make_divisible
 from nas.networks.network import IMAGE_CHANNELS, in_channels, trace, traced, walk
-from nas.scaling.detectors import cell_stages, head_layers, is_detector, scale_neck_and_head
+from nas.scaling.detectors import cell_stages, check_resolution, head_layers, is_detector, scale_neck_and_head
 from nas.scaling.sizes import DIMENSIONS, Factors, Rounding, can_repeat, checked_product, scaled_count, widen_block
 
 MAX_STEP_MULTIPLE = 32
@@ -161,7 +161,9 @@ def _scale_resolution(arch: Architecture, factor: float, rounding: Rounding) -> 
         return arch.resolution
     step, stride = rounding.resolution_step or default_resolution_step(arch.resolution), total_stride(arch)
     resolution = int(checked_product("resolution", factor, arch.resolution, "px") / step + 0.5) * step
-    if resolution < stride:
+    if is_detector(arch):
+        check_resolution(arch, resolution)
+    elif resolution < stride:
         raise SpaceError(
             f"{resolution} px ({factor:.3g} times {arch.resolution}, in steps of {step}) is below the total stride of "
             f"{stride}: must be at least {stride} px",

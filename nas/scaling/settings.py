@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
 from nas.networks.network import trace
-from nas.scaling.detectors import check_sizes_apply
+from nas.scaling.detectors import detector_sizes
 from nas.scaling.family import Member, last_valid_phi, members_by_phi, members_by_points
 from nas.scaling.parsing import (
     DEFAULT_PRESET,
@@ -218,15 +218,19 @@ def _check_no_resolution_step(settings: ScaleSettings) -> None:
 
 
 def _checked_rule(rule: Rule, base: Architecture, settings: ScaleSettings) -> Rule:
-    """Return the rule. Raises UsageError if the network lacks a dimension that the rule scales."""
+    """Return the rule, with the sizes of the base if it scales those of a neck and a head.
+
+    Raises UsageError if the network lacks a dimension that the rule scales.
+    """
     assert rule.coefficients is not None
     key = next((key for key in ("coefficients", "preset") if getattr(settings, key)), "")
     check_dimensions(base, rule.coefficients, key=key, where="" if key else settings.network)
     if isinstance(rule.coefficients, DetectorRule):
         try:
-            check_sizes_apply(base)
+            sizes = asdict(detector_sizes(base))
         except SpaceError as error:
             raise UsageError(str(error), key=key) from error
+        return replace(rule, coefficients=replace(rule.coefficients, **sizes))
     return rule
 
 

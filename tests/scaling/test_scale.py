@@ -367,10 +367,11 @@ def test_the_least_input_is_built_or_refused_by_name(name: str) -> None:
             assert output_shapes(trace(arch)[-2])[0][1] >= 1
 
 
-def test_a_detector_is_refused() -> None:
-    with pytest.raises(SpaceError, match="cannot be scaled: it has taps or a neck, and only classifiers can"):
-        scale(load_architecture("efficientdet_d0"), Factors(width=1.1), Rounding())
-    assert scale(load_architecture("efficientdet_d0"), Factors()) == load_architecture("efficientdet_d0")
+def test_a_detector_is_scaled_and_factors_of_one_change_nothing() -> None:
+    base = load_architecture("efficientdet_d0")
+    assert scale(base, Factors()) == base
+    wide = scale(base, Factors(width=1.5))
+    assert {widths(spec)["out_channels"] for stage in wide.neck for spec in stage} == {96}
 
 
 FACTOR = st.floats(0.3, 3.0)
