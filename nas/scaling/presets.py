@@ -60,8 +60,8 @@ class DetectorRule:
     def at(self, phi: float) -> Factors:
         """Return the factors at phi. Raises SpaceError above the upper limit of the channels.
 
-        Channels of the neck are multiples of 8 up to phi 1, of 16 up to phi 2 and of 32 above, as released; of less if
-        the base has less channels than D0.
+        Channels of the neck are multiples of 8 up to phi 1, of 16 up to phi 2 and of 32 above, as released; of fewer if
+        the base has fewer channels than D0.
         """
         channels = self.neck_channels * _power(self.neck_growth, phi)
         if channels > MAX_SIZES["width"]:
