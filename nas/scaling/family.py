@@ -125,7 +125,8 @@ def describe_member(member: Member, base: Architecture) -> dict[str, Any]:
 
     `growth` is the exact depth * width^2 * resolution^2, and `macs_ratio` the real growth of the MACs. `rounding` is
     their relative difference: rounding, plus what the formula ignores, such as a stem that is not repeated or layers
-    that read all previous layers.
+    that read all previous layers. Only detectors have `detector`, the sizes of neck and head. Only networks of a table
+    that leaves its rule have `deviations`: [table, rule] by size.
     """
     arch, own, first = member.architecture, _totals(member.architecture), _totals(base)
     ratio = own.macs / first.macs
@@ -140,13 +141,13 @@ def describe_member(member: Member, base: Architecture) -> dict[str, Any]:
         "params": own.params,
         "macs": own.macs,
         "activations": own.activations,
-        "detector": sizes_of(arch),
-        "deviations": {key: list(pair) for key, pair in member.deviations.items()},
         "macs_ratio": ratio,
         "params_ratio": own.params / first.params,
         "activations_ratio": own.activations / first.activations,
         "growth": member.factors.growth,
         "rounding": ratio / member.factors.growth - 1,
+        **({"detector": sizes_of(arch)} if is_detector(arch) else {}),
+        **({"deviations": {key: list(pair) for key, pair in member.deviations.items()}} if member.deviations else {}),
     }
 
 
