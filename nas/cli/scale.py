@@ -96,12 +96,15 @@ def print_result(result: dict[str, Any]) -> None:
         _print_search(result, console)
     if result["coefficients"]:
         coefficients = ", ".join(f"{key} {value:.4g}" for key, value in result["coefficients"].items())
-        growth = Coefficients(**result["coefficients"]).at(1).growth
-        console.print(f"rule          {result['rule']}: {coefficients}; {growth:.3g} times the MACs for each phi")
+        if "alpha" in result["coefficients"]:
+            growth = Coefficients(**result["coefficients"]).at(1).growth
+            coefficients += f"; {growth:.3g} times the MACs for each phi"
+        console.print(f"rule          {result['rule']}: {coefficients}")
     rounding = result["rounding"]
     console.print(
         f"rounding      channels to multiples of {rounding['divisor']}, repeats by {rounding['repeats']}, "
         f"input to multiples of {rounding['resolution_step']} px, head {rounding['head']}"
+        + (", stem and the repeats of both ends fixed" if rounding.get("ends") == "fixed" else "")
     )
     for dimension, reason in result["missing_dimensions"].items():
         console.print(f"no {dimension:<10} {reason}")
@@ -133,20 +136,29 @@ def _print_family(family: list[dict[str, Any]], console: Any) -> None:
         ]  # fmt: skip
         if is_timed:
             cells.append(f"{format_latency(latency)}{_verdict(entry)}" if latency else "")
-        table.add_row(*cells, "-".join(map(str, entry["repeats"])))
+        table.add_row(*cells, "-".join(map(str, entry["repeats"])) + _neck_and_head(entry.get("detector") or {}))
     console.print(table, highlight=True)
     for entry in family:
         for note in _notes(entry):
-            console.print(f"{entry['name']}: {note}")
+            console.print(f"{entry['name']}: {note}", soft_wrap=True)
 
 
 def _verdict(entry: dict[str, Any]) -> str:
     return "" if entry.get("target_latency_ms") is None or entry["holds_target"] else " OVER"
 
 
+def _neck_and_head(sizes: dict[str, int | None]) -> str:
+    """Return those sizes of neck and head that the network has, such as ", neck 3 x 64, head 3"."""
+    neck = [str(sizes[key]) for key in ("neck_cells", "neck_channels") if sizes.get(key)]
+    parts = [f", neck {' x '.join(neck)}"] if neck else []
+    return "".join([*parts, *([f", head {sizes['head_layers']}"] if sizes.get("head_layers") else [])])
+
+
 def _notes(entry: dict[str, Any]) -> list[str]:
-    """Return remarks on a network: dimensions with their own phi, a missed target, or an equal network."""
-    notes = [f"{dimension} is scaled with phi {phi:.3g}" for dimension, phi in entry.get("strays", {}).items()]
+    """Return remarks on a network: what differs from the rule, a missed target, or an equal network."""
+    leaves = [f"{key} {own} instead of {by_rule}" for key, (own, by_rule) in entry.get("deviations", {}).items()]
+    notes = [f"leaves the rule: {', '.join(leaves)}"] if leaves else []
+    notes += [f"{dimension} is scaled with phi {phi:.3g}" for dimension, phi in entry.get("strays", {}).items()]
     if entry.get("within_5_percent") is False and entry["holds_target"]:
         notes.append("the rule has no network closer to the target")
     return [*notes, *([f"rounds to the same network as {entry['same_as']}"] if entry["same_as"] else [])]

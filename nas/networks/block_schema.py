@@ -75,6 +75,7 @@ class BlockTraits:
         width_keywords: The keywords that a width factor multiplies. Default: all that end in "_channels".
         alternating_keywords: Keywords whose values alternate from layer to layer. When a stage of two layers that
             differ only in these is repeated, both layers are repeated in turn.
+        depth_keywords: Keywords of a head that a depth factor multiplies: its numbers of layers.
         repeatable: Whether a depth factor may repeat the block. False for blocks between stages.
         repeats_alone: Whether a depth factor may repeat a stage that consists of one such block without a skip.
     """
@@ -82,6 +83,7 @@ class BlockTraits:
     width_keywords: tuple[str, ...]
     canonical_args: Callable[[int, Mapping[str, Any]], dict[str, Scalar]] = _default_canonical_args
     alternating_keywords: tuple[str, ...] = ()
+    depth_keywords: tuple[str, ...] = ()
     repeatable: bool = True
     repeats_alone: bool = True
 

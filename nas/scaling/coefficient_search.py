@@ -30,9 +30,10 @@ from nas.scaling.network_latency import NETWORKS_FILE
 from nas.scaling.parsing import Rule, parse_latencies, parse_phis
 from nas.scaling.plots import draw_scaling
 from nas.scaling.presets import Coefficients
-from nas.scaling.scale import DIMENSIONS, missing_dimensions
+from nas.scaling.scale import missing_dimensions
 from nas.scaling.search_setup import CoefficientSearch, admitted_points, make_budget, point_cost, prepare_search
 from nas.scaling.settings import SCALE_RESULT, ScaleSettings
+from nas.scaling.sizes import DIMENSIONS
 from nas.searching.early_stopping import make_rungs
 from nas.searching.evaluation import make_evaluator, make_executor
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists

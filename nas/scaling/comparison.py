@@ -18,7 +18,7 @@ from nas.networks.network import totals, trace
 from nas.scaling.family import BASE
 from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, meet_targets
 from nas.scaling.presets import Coefficients
-from nas.scaling.scale import DIMENSIONS, Rounding
+from nas.scaling.sizes import DIMENSIONS, Rounding
 from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
 

@@ -24,8 +24,9 @@ from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, TargetR
 from nas.scaling.network_latency import NETWORKS_FILE, MeasuredLatency, NetworkLatency, PredictedLatency
 from nas.scaling.parsing import Rule, parse_latencies
 from nas.scaling.plots import draw_family
-from nas.scaling.scale import Factors, missing_dimensions
+from nas.scaling.scale import missing_dimensions
 from nas.scaling.settings import FAMILY_FOLDER, FAMILY_RESULT, ScaleSettings, make_members, make_rule, read_base
+from nas.scaling.sizes import Factors
 from nas.study.storage import JOURNAL
 from nas.utils.files import LOCK, locked, read_json, write_json
 from nas.utils.reporting import Reporter

@@ -15,7 +15,8 @@ from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.scaling.presets import Coefficients
-from nas.scaling.scale import DIMENSIONS, Factors, Rounding, missing_dimensions, scale
+from nas.scaling.scale import missing_dimensions, scale
+from nas.scaling.sizes import DIMENSIONS, Factors, Rounding
 from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.spaces.identity import hex_digest, record_text, tuple_text
 from nas.spaces.search_space import Choices, Values
@@ -49,7 +50,7 @@ class Grid:
     @cached_property
     def key(self) -> str:
         """The name, and 8 hex digits of base, values and rounding."""
-        rounding = record_text("Rounding", **{key: repr(value) for key, value in vars(self.rounding).items()})
+        rounding = record_text("Rounding", **{key: repr(value) for key, value in self.rounding.to_dict().items()})
         text = tuple_text([repr(self.base.digest), repr(self.values), rounding])
         return f"{self.name}@{hex_digest(text, 8)}"
 

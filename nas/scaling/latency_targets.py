@@ -14,8 +14,8 @@ from nas.errors import SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.scaling.family import Member, make_member
 from nas.scaling.network_latency import NetworkLatency
-from nas.scaling.presets import Coefficients
-from nas.scaling.scale import DIMENSIONS, Rounding
+from nas.scaling.presets import ScalingRule
+from nas.scaling.sizes import DIMENSIONS, Rounding
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
 
@@ -128,7 +128,7 @@ class LatencyTarget:
         of_base: Whether `latency` is relative to the latency of the base, as measured so far.
     """
 
-    coefficients: Coefficients
+    coefficients: ScalingRule
     latency: float
     key: str = "latency"
     of_base: bool = False

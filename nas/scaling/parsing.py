@@ -10,8 +10,9 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import UsageError
-from nas.scaling.presets import PRESETS, Coefficients, Point, Preset
-from nas.scaling.scale import DIMENSIONS, Factors, Rounding, default_resolution_step, missing_dimensions
+from nas.scaling.presets import PRESETS, Coefficients, Point, Preset, ScalingRule
+from nas.scaling.scale import default_resolution_step, missing_dimensions
+from nas.scaling.sizes import DIMENSIONS, Factors, Rounding
 from nas.utils.registry import lookup, nearest
 from nas.utils.units import parse_latency
 
@@ -30,23 +31,25 @@ class Rule:
     Attributes:
         name: The origin of the rule in result files: a preset's name, "given", "searched" or "by hand".
         rounding: How scaled sizes are rounded.
-        coefficients: Coefficients of a compound scaling rule; None for a table of points.
+        coefficients: The compound scaling rule; None for a table of points.
         points: The points of a table; empty for a compound scaling rule.
         reference: The base resolution, in pixels, for which the points' resolutions hold.
+        compared: The rule that the sizes of the points are compared with; None if there is none.
     """
 
     name: str
     rounding: Rounding
-    coefficients: Coefficients | None = None
+    coefficients: ScalingRule | None = None
     points: tuple[Point, ...] = ()
     reference: int = 0
+    compared: ScalingRule | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rule's part of a result file."""
         return {
             "rule": self.name,
             "coefficients": asdict(self.coefficients) if self.coefficients else None,
-            "rounding": asdict(self.rounding),
+            "rounding": self.rounding.to_dict(),
         }
 
 
@@ -133,7 +136,7 @@ def parse_points(given: Mapping[str, str | None], base: Architecture) -> tuple[P
     )
 
 
-def check_dimensions(base: Architecture, coefficients: Coefficients, *, key: str = "", where: str = "") -> None:
+def check_dimensions(base: Architecture, coefficients: ScalingRule, *, key: str = "", where: str = "") -> None:
     """Raise UsageError if the rule scales a dimension that the network does not have.
 
     `key` is the setting that gives the rule; `where` is the network, for a rule that no setting gives.

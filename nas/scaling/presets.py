@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from nas.architecture import Scalar
-from nas.scaling.scale import DIMENSIONS, Factors, Rounding
+from nas.errors import SpaceError
+from nas.scaling.sizes import DIMENSIONS, MAX_SIZES, DetectorSizes, Factors, Rounding
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,68 @@ class Coefficients:
 
     def at(self, phi: float) -> Factors:
         """Return the factors alpha^phi, beta^phi and gamma^phi (EfficientNet, section 3.3, equation 3)."""
-        return Factors(*(_power(base, phi) for base in (self.alpha, self.beta, self.gamma)))
+        return Factors(_power(self.alpha, phi), _power(self.beta, phi), _power(self.gamma, phi))
 
     @property
     def dimensions(self) -> list[str]:
         """The dimensions that the rule scales."""
         return [name for name in DIMENSIONS if getattr(self.at(1), name) != 1]
+
+
+@dataclass(frozen=True)
+class DetectorRule:
+    """EfficientDet's compound scaling (Tan et al. 2020, section 4.3, equations 1 to 3); the defaults are D0's sizes.
+
+    At phi, the neck of D0 has 64 * 1.35^phi channels and 3 + phi cells, its head 3 + floor(phi / 3) layers, and its
+    input 512 + 128 * phi pixels. The backbone is EfficientNet-B_phi. Between two of them, and beyond B0 and B7, its
+    factors are linear in phi.
+
+    Attributes:
+        neck_channels: Channels of the base's neck.
+        neck_cells: Cells of the base's neck.
+        head_layers: Layers of the base's head.
+        neck_growth: Factor of the neck's channels for one unit of phi.
+        input_growth: The share of the base's input that one unit of phi adds.
+    """
+
+    neck_channels: int = 64
+    neck_cells: int = 3
+    head_layers: int = 3
+    neck_growth: float = 1.35
+    input_growth: float = 0.25
+
+    def at(self, phi: float) -> Factors:
+        """Return the factors at phi. Raises SpaceError above the upper limit of the channels.
+
+        Channels of the neck are multiples of 8 up to phi 1, of 16 up to phi 2 and of 32 above, as released; of fewer if
+        the base has fewer channels than D0.
+        """
+        channels = self.neck_channels * _power(self.neck_growth, phi)
+        if channels > MAX_SIZES["width"]:
+            raise SpaceError(f"{channels:.3g} channels of the neck are over {MAX_SIZES['width']:,}", key="width")
+        released = 8 if phi <= 1 else 16 if phi <= 2 else 32
+        step = max(8, min(released, released * self.neck_channels // 64 // 8 * 8)) if phi else 1
+        first = min(max(math.floor(phi), 0), len(EFFICIENTNET) - 2)
+        (width, depth, _), (next_width, next_depth, _) = EFFICIENTNET[first : first + 2]
+        share = phi - first
+        return Factors(
+            depth + share * (next_depth - depth),
+            width + share * (next_width - width),
+            1 + self.input_growth * phi,
+            DetectorSizes(
+                max(step, int(channels / step + 0.5) * step),
+                math.floor(self.neck_cells + phi),
+                self.head_layers + math.floor(phi / 3),
+            ),
+        )
+
+    @property
+    def dimensions(self) -> list[str]:
+        """The dimensions that the rule scales: all."""
+        return list(DIMENSIONS)
+
+
+ScalingRule = Coefficients | DetectorRule
 
 
 def _power(base: float, exponent: float) -> float:
@@ -51,6 +108,9 @@ class Point:
         width: Factor of the width.
         resolution: The input in pixels.
         head: Arguments of the head that differ from the base.
+        neck: Arguments of the neck's blocks that differ from the base.
+        detector: The sizes of neck and head; None for a classifier.
+        phi: The phi at which the rule of the preset is compared with this network; None if it is not.
     """
 
     name: str
@@ -58,6 +118,13 @@ class Point:
     width: float
     resolution: int
     head: tuple[tuple[str, Scalar], ...] = ()
+    neck: tuple[tuple[str, Scalar], ...] = ()
+    detector: DetectorSizes | None = None
+    phi: float | None = None
+
+    def factors(self, reference: int) -> Factors:
+        """Return the factors for a base of `reference` pixels."""
+        return Factors(self.depth, self.width, self.resolution / reference, self.detector)
 
 
 @dataclass(frozen=True)
@@ -77,7 +144,7 @@ class Preset:
 
     about: str
     source: str
-    coefficients: Coefficients | None = None
+    coefficients: ScalingRule | None = None
     points: tuple[Point, ...] = ()
     reference: int = 224
     rounding: Rounding = field(default_factory=Rounding)
@@ -88,6 +155,13 @@ class Preset:
 EXACT_PIXELS = Rounding(resolution_step=1)
 MOBILENET = Rounding(resolution_step=1, head="never narrower")
 FAST_SCALING = Rounding(repeats="round", resolution_step=4)
+
+
+EFFICIENTNET = (
+    (1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 300),
+    (1.4, 1.8, 380), (1.6, 2.2, 456), (1.8, 2.6, 528), (2.0, 3.1, 600),
+)  # fmt: skip
+"""Factors of width and depth, and pixels, of EfficientNet-B0 to B7 as released."""
 
 
 def from_exponents(depth: float, width: float, resolution: float) -> Coefficients:
@@ -110,6 +184,14 @@ def _numbered_points(name: str, rows: str, dropout: str = "") -> tuple[Point, ..
     return tuple(found)
 
 
+def _detector(
+    name: str, backbone: int, resolution: int, sizes: tuple[int, int, int], phi: float | None = None, **neck: Scalar
+) -> Point:
+    """Return a point with the backbone EfficientNet-B<backbone>, and the channels, cells and head layers `sizes`."""
+    width, depth, _ = EFFICIENTNET[backbone]
+    return Point(name, depth, width, resolution, (), tuple(neck.items()), DetectorSizes(*sizes), phi)
+
+
 def _multiplied(widths: tuple[float, ...], resolutions: tuple[int, ...]) -> tuple[Point, ...]:
     return tuple(Point(f"{width:g}-{size}", 1.0, width, size) for width, size in product(widths, resolutions))
 
@@ -120,9 +202,7 @@ PRESETS: dict[str, Preset] = {
         "https://arxiv.org/abs/1905.11946, section 3.3; tensorflow/tpu efficientnet_builder.py",
         Coefficients(1.2, 1.1, 1.15),
         _numbered_points(
-            "b",
-            "1,1,224 1,1.1,240 1.1,1.2,260 1.2,1.4,300 1.4,1.8,380 1.6,2.2,456 1.8,2.6,528 2,3.1,600",
-            ".2 .2 .3 .3 .4 .4 .5 .5",
+            "b", " ".join(f"{width},{depth},{size}" for width, depth, size in EFFICIENTNET), ".2 .2 .3 .3 .4 .4 .5 .5"
         ),
         rounding=EXACT_PIXELS,
         budget="macs",
@@ -149,6 +229,36 @@ PRESETS: dict[str, Preset] = {
             ".2 .2 .3 .3 .4 .4 .5 .5",
         ),
         rounding=EXACT_PIXELS,
+    ),
+    "efficientdet": Preset(
+        "D0 to D7x as released, from D0; with --phi, the paper's rule (D5 to D7x leave it)",
+        "https://arxiv.org/abs/1911.09070, section 4.3, table 1; google/automl efficientdet hparams_config.py",
+        DetectorRule(),
+        (
+            _detector("d0", 0, 512, (64, 3, 3), 0),
+            _detector("d1", 1, 640, (88, 4, 3), 1),
+            _detector("d2", 2, 768, (112, 5, 3), 2),
+            _detector("d3", 3, 896, (160, 6, 4), 3),
+            _detector("d4", 4, 1024, (224, 7, 4), 4),
+            _detector("d5", 5, 1280, (288, 7, 4), 5),
+            _detector("d6", 6, 1280, (384, 8, 5), 6, fusion="sum"),
+            _detector("d7", 6, 1536, (384, 8, 5), 7, fusion="sum"),
+            _detector("d7x", 7, 1536, (384, 8, 5), 7, levels=6, fusion="sum"),
+        ),
+        reference=512,
+    ),
+    "efficientdet_lite": Preset(
+        "Lite0 to Lite4 as released, from Lite0: the stem and the repeats of the first and the last stage are fixed",
+        "https://arxiv.org/abs/1911.09070; google/automl efficientdet hparams_config.py, lite models",
+        points=(
+            _detector("lite0", 0, 320, (64, 3, 3)),
+            _detector("lite1", 1, 384, (88, 4, 3)),
+            _detector("lite2", 2, 448, (112, 5, 3)),
+            _detector("lite3", 3, 512, (160, 6, 4)),
+            _detector("lite4", 4, 640, (224, 7, 4)),
+        ),
+        reference=320,
+        rounding=Rounding(resolution_step=1, ends="fixed"),
     ),
     "latency_aware": Preset(
         "latency-aware compound scaling: no rule, but a search with a budget for the device's latency",

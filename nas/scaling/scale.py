@@ -1,65 +1,27 @@
 """Scaling of an architecture: multiply its depth, width and resolution by given factors.
 
 Repeats, channels and pixels are whole numbers. `Rounding` sets how each is rounded, and `nas.scaling.family` reports
-the effect. A factor of 1 changes nothing, so the first network of a family equals the base to the bit.
+the effect. A factor of 1 changes nothing, so the first network of a family equals the base to the bit. Neck and head
+of a detector are scaled with its backbone, see `nas.scaling.detectors`; a tapped map stays the last of its group.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
 
 from nas.architecture import Architecture, BlockSpec, Shape
 from nas.errors import SpaceError
 from nas.networks.block_schema import arguments, traits, widths
 from nas.networks.blocks.layers import make_divisible
 from nas.networks.network import IMAGE_CHANNELS, in_channels, trace, traced, walk
+from nas.scaling.detectors import cell_stages, check_resolution, head_layers, is_detector, scale_neck_and_head
+from nas.scaling.sizes import DIMENSIONS, Factors, Rounding, can_repeat, checked_product, scaled_count, widen_block
 
-DIMENSIONS = ("depth", "width", "resolution")
 MAX_STEP_MULTIPLE = 32
 """Channel steps up to this multiple of the divisor are tried until the blocks can be built."""
-MAX_SIZES = {"depth": 1_000, "width": 100_000, "resolution": 20_000}
-"""Upper limits for layers of a stage, channels of a block and pixels of the input; larger factors are typing errors."""
-SLACK = 1e-9
-"""Tolerance when rounding up: floating-point error must not add a layer."""
-
-Head = Literal["scaled", "never narrower", "fixed"]
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """How scaled sizes become whole numbers.
-
-    Attributes:
-        divisor: Channels are multiples of it, and at most 10 % below the exact value (TF-slim's make_divisible). A
-            multiple of the divisor is used where the groups of a block need it.
-        repeats: "ceil" rounds the repeats of a stage up (EfficientNet), "round" to the nearest (Dollar et al. 2021).
-        resolution_step: The input is a multiple of it, in pixels; 0 selects `default_resolution_step`.
-        head: What happens to the last channels before the classifier: "scaled", "never narrower" than in the base
-            (MobileNetV2 and V3) or "fixed".
-    """
-
-    divisor: int = 8
-    repeats: Literal["ceil", "round"] = "ceil"
-    resolution_step: int = 0
-    head: Head = "scaled"
-
-
-@dataclass(frozen=True)
-class Factors:
-    """Factors of depth, width and resolution, relative to the base."""
-
-    depth: float = 1.0
-    width: float = 1.0
-    resolution: float = 1.0
-
-    @property
-    def growth(self) -> float:
-        """The growth of the MACs before rounding: depth * width^2 * resolution^2 (EfficientNet, section 3.3)."""
-        return self.depth * self.width**2 * self.resolution**2
 
 
 def scale(arch: Architecture, factors: Factors, rounding: Rounding | None = None) -> Architecture:
@@ -72,21 +34,21 @@ def scale(arch: Architecture, factors: Factors, rounding: Rounding | None = None
 
     Raises:
         SpaceError: If the network lacks a dimension, if rounding leaves no layers or channels, if no multiple of the
-            divisor gives valid blocks, or if the input is smaller than the total stride. `key` is the dimension.
+            divisor gives valid blocks, or if the input is smaller than the total stride. `key` is the dimension. Sizes
+            of a neck or a head that the network does not have are an error too.
     """
     rounding = rounding or Rounding()
     for dimension in DIMENSIONS:
         factor = getattr(factors, dimension)
         if not 0 < factor < math.inf:
             raise SpaceError("the factor must be above zero and finite", key=dimension, value=factor)
-    if (arch.taps or arch.neck) and factors != Factors():
-        raise SpaceError("cannot be scaled: it has taps or a neck, and only classifiers can", where=arch.digest)
     for dimension, reason in missing_dimensions(arch).items():
         if getattr(factors, dimension) != 1:
             raise SpaceError(f"this network has no {dimension} to scale: {reason}", key=dimension)
-    deeper = replace(arch, stages=_scale_depth(arch.stages, factors.depth, rounding))
+    deeper = replace(arch, stages=_scale_depth(arch, factors.depth, rounding))
     resolution = _scale_resolution(arch, factors.resolution, rounding)
-    return _scale_width(deeper, resolution, factors.width, rounding)
+    scaled = _scale_width(deeper, resolution, factors.width, rounding)
+    return scale_neck_and_head(arch, scaled, factors, rounding) if is_detector(arch) or factors.detector else scaled
 
 
 def default_resolution_step(resolution: int) -> int:
@@ -97,7 +59,9 @@ def default_resolution_step(resolution: int) -> int:
 def missing_dimensions(arch: Architecture) -> dict[str, str]:
     """Return the dimensions that a network does not have, each with the reason. Most networks have all three."""
     missing = {}
-    if not any(_repeatable(arch.stages, group) for group in repeat_groups(arch.stages)):
+    groups = repeat_groups(arch.stages, arch.taps)
+    has_cells = bool(arch.neck and cell_stages(arch)) or any(head_layers(arch.head).values())
+    if not has_cells and not any(_repeatable(arch.stages, group) for group in groups):
         ops = ", ".join(dict.fromkeys(spec.op for spec in arch.blocks()))
         missing["depth"] = f"no stage can be repeated ({ops})"
     if not any(widths(spec) for spec in (*arch.blocks(), arch.head)):
@@ -112,17 +76,20 @@ def total_stride(arch: Architecture) -> int:
     return max(1, round(arch.resolution / size))
 
 
-def repeat_groups(stages: Sequence[Sequence[BlockSpec]]) -> list[tuple[int, ...]]:
+def repeat_groups(stages: Sequence[Sequence[BlockSpec]], taps: Sequence[int] = ()) -> list[tuple[int, ...]]:
     """Return the indices of the stages that repeat together.
 
-    A first unit and its repeats may be written as two stages; they form one group.
+    A first unit and its repeats may be written as two stages; they form one group. A group ends at a tap, so that the
+    tapped map stays the last one of its group.
     """
     found: list[tuple[int, ...]] = []
     for index, stage in enumerate(stages):
         if not stage:
             continue
-        previous = stages[found[-1][-1]] if found else ()
-        if len(previous) == 1 and _is_repeat(previous[0], stage[0]):
+        last = found[-1][-1] if found else 0
+        previous = stages[last] if found else ()
+        is_split = any(last <= tap < index for tap in taps)
+        if not is_split and len(previous) == 1 and _is_repeat(previous[0], stage[0]):
             found[-1] = (*found[-1], index)
         else:
             found.append((index,))
@@ -139,28 +106,20 @@ def _repeatable(stages: Sequence[Sequence[BlockSpec]], group: Sequence[int]) -> 
     """Whether the depth may repeat a group: not the stem, and not a layer that only connects two stages."""
     if group[0] == next(index for index, stage in enumerate(stages) if stage):
         return False
-    layers = [spec for index in group for spec in stages[index]]
-    if not all(traits(spec.op).repeatable for spec in layers):
-        return False
-    has_skip = layers[0].kwargs.get("skip", "none") != "none"
-    return len(layers) > 1 or has_skip or traits(layers[0].op).repeats_alone
+    return can_repeat([spec for index in group for spec in stages[index]])
 
 
-def _scale_depth(
-    stages: tuple[tuple[BlockSpec, ...], ...], factor: float, rounding: Rounding
-) -> tuple[tuple[BlockSpec, ...], ...]:
+def _scale_depth(arch: Architecture, factor: float, rounding: Rounding) -> tuple[tuple[BlockSpec, ...], ...]:
     """Return the stages with the repeats of each group times `factor`; layers are added or dropped at its end."""
+    stages = arch.stages
     if factor == 1:
         return stages
-    scaled = list(stages)
-    for group in repeat_groups(stages):
+    scaled, groups = list(stages), repeat_groups(stages, arch.taps)
+    for group in groups[2:-1] if rounding.ends == "fixed" else groups:
         if not _repeatable(stages, group):
             continue
         layers = [spec for index in group for spec in stages[index]]
-        exact = _checked_product("depth", factor, len(layers), "layers")
-        count = math.ceil(exact - SLACK) if rounding.repeats == "ceil" else int(exact + 0.5)
-        if count < 1:
-            raise SpaceError(f"{factor:g} times the {len(layers)} layers of stage {group[0]} leaves none", key="depth")
+        count = scaled_count(factor, len(layers), f"stage {group[0]}", rounding)
         extended = iter(_extend_pattern(layers, count))
         for index in group[:-1]:
             scaled[index] = tuple(islice(extended, len(stages[index])))
@@ -197,19 +156,14 @@ def _without_stride(spec: BlockSpec) -> BlockSpec:
     return BlockSpec.of(spec.op, {key: value for key, value in spec.args if key != "stride"})
 
 
-def _checked_product(dimension: str, factor: float, value: int, unit: str) -> float:
-    """Return `factor * value`. Raises SpaceError above the dimension's upper limit."""
-    if factor * value > MAX_SIZES[dimension]:
-        raise SpaceError(f"{factor:g} times {value} {unit} is over {MAX_SIZES[dimension]:,}", key=dimension)
-    return factor * value
-
-
 def _scale_resolution(arch: Architecture, factor: float, rounding: Rounding) -> int:
     if factor == 1:
         return arch.resolution
     step, stride = rounding.resolution_step or default_resolution_step(arch.resolution), total_stride(arch)
-    resolution = int(_checked_product("resolution", factor, arch.resolution, "px") / step + 0.5) * step
-    if resolution < stride:
+    resolution = int(checked_product("resolution", factor, arch.resolution, "px") / step + 0.5) * step
+    if is_detector(arch):
+        check_resolution(arch, resolution)
+    elif resolution < stride:
         raise SpaceError(
             f"{resolution} px ({factor:.3g} times {arch.resolution}, in steps of {step}) is below the total stride of "
             f"{stride}: must be at least {stride} px",
@@ -225,8 +179,10 @@ def _scale_width(arch: Architecture, resolution: int, factor: float, rounding: R
     read = iter([in_channels(layer)[0] for layer in trace(arch)])
     groups = [
         _ChannelGroup([(spec, next(read)) for index in group for spec in arch.stages[index]], f"stage {group[0]}")
-        for group in repeat_groups(arch.stages)
+        for group in repeat_groups(arch.stages, arch.taps)
     ]
+    if rounding.ends == "fixed":
+        groups[0] = replace(groups[0], is_fixed=True)
     widened = iter(_widen_groups(groups, (IMAGE_CHANNELS, resolution, resolution), factor, rounding, {}))
     stages = tuple(tuple(next(widened) for _ in stage) for stage in arch.stages)
     return replace(arch, stages=stages, head=_widen_head(arch.head, factor, rounding), resolution=resolution)
@@ -239,10 +195,12 @@ class _ChannelGroup:
     Attributes:
         layers: Each block with its number of input channels in the base.
         where: The stage, for error messages.
+        is_fixed: Whether the channels remain.
     """
 
     layers: Sequence[tuple[BlockSpec, int]]
     where: str
+    is_fixed: bool = False
 
 
 def _widen_groups(
@@ -286,41 +244,17 @@ def _widen_group(
     """Return a group's layers with channels in steps of `multiple` times the divisor, and their output shape."""
     widened = []
     for spec, base_channels in group.layers:
-        wide = _widen_block(spec, factor, rounding.divisor * multiple, nearest=multiple > 1)
+        fixed = widths(spec) if group.is_fixed else ()
+        wide = widen_block(spec, factor, rounding.divisor * multiple, fixed, nearest=multiple > 1)
         widened.append(_round_expansion(wide, spec, base_channels, shape[0], rounding.divisor))
         shape = traced(widened[-1], shape).out_shape  # type: ignore[assignment]
     return widened, shape
 
 
-def _widen_block(
-    spec: BlockSpec, factor: float, step: int, fixed: Collection[str] = (), nearest: bool = False
-) -> BlockSpec:
-    """Return a block with its channels times `factor`, rounded to multiples of `step`.
-
-    Channels named in `fixed` do not change. `nearest` rounds to the nearest multiple without the 10 % rule, which is
-    meant for small steps.
-    """
-    wide = {}
-    for key, value in widths(spec).items():
-        if key in fixed:
-            continue
-        exact = _checked_product("width", factor, int(value), key)
-        if exact < 1:
-            raise SpaceError(f"{factor:g} times the {value} {key} of '{spec.op}' leaves none", key="width")
-        wide[key] = max(step, int(exact / step + 0.5) * step) if nearest else make_divisible(exact, step)
-        if wide[key] > MAX_SIZES["width"]:
-            raise SpaceError(f"{wide[key]:,} channels are over {MAX_SIZES['width']:,}", key="width")
-        if factor < 1:  # the minimum of one step must not make a narrower network wider
-            wide[key] = min(wide[key], int(value))
-        elif wide[key] < int(value):  # a large step must not make a wider network narrower
-            wide[key] += step
-    return spec.with_args(wide)
-
-
 def _widen_head(head: BlockSpec, factor: float, rounding: Rounding) -> BlockSpec:
     """Return the head with its channels times `factor`; `rounding.head` governs the last of them."""
     keep_last = rounding.head == "fixed" or (rounding.head == "never narrower" and factor < 1)
-    return _widen_block(head, factor, rounding.divisor, list(widths(head))[-1:] if keep_last else ())
+    return widen_block(head, factor, rounding.divisor, list(widths(head))[-1:] if keep_last else ())
 
 
 def _round_expansion(wide: BlockSpec, spec: BlockSpec, base_channels: int, channels: int, divisor: int) -> BlockSpec:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
 from nas.networks.network import trace
+from nas.scaling.detectors import detector_sizes
 from nas.scaling.family import Member, last_valid_phi, members_by_phi, members_by_points
 from nas.scaling.parsing import (
     DEFAULT_PRESET,
@@ -23,8 +24,8 @@ from nas.scaling.parsing import (
     parse_phis,
     parse_points,
 )
-from nas.scaling.presets import Coefficients
-from nas.scaling.scale import DIMENSIONS, Rounding
+from nas.scaling.presets import Coefficients, DetectorRule
+from nas.scaling.sizes import DIMENSIONS, Rounding
 from nas.searching.settings import SearchSettings, with_implied
 from nas.training.job import read_architecture
 from nas.utils.files import read_json
@@ -200,7 +201,9 @@ def make_rule(settings: ScaleSettings, base: BaseNetwork) -> Rule:
         return _checked_rule(Rule(name, rounding, found or preset.coefficients), base.architecture, settings)
     if preset.points and not settings.phi and not settings.latency:
         _check_no_resolution_step(settings)
-        return Rule(settings.preset, exact, points=preset.points, reference=preset.reference)
+        return Rule(
+            settings.preset, exact, points=preset.points, reference=preset.reference, compared=preset.coefficients
+        )
     if preset.coefficients is None:
         advice = "it is a table: omit --phi and --latency" if preset.points else "--search finds them"
         raise UsageError(f"'{settings.preset}' has no coefficients: {advice}", key="preset")
@@ -215,10 +218,19 @@ def _check_no_resolution_step(settings: ScaleSettings) -> None:
 
 
 def _checked_rule(rule: Rule, base: Architecture, settings: ScaleSettings) -> Rule:
-    """Return the rule. Raises UsageError if the network lacks a dimension that the rule scales."""
+    """Return the rule, with the sizes of the base if it scales those of a neck and a head.
+
+    Raises UsageError if the network lacks a dimension that the rule scales.
+    """
     assert rule.coefficients is not None
     key = next((key for key in ("coefficients", "preset") if getattr(settings, key)), "")
     check_dimensions(base, rule.coefficients, key=key, where="" if key else settings.network)
+    if isinstance(rule.coefficients, DetectorRule):
+        try:
+            sizes = asdict(detector_sizes(base))
+        except SpaceError as error:
+            raise UsageError(str(error), key=key) from error
+        return replace(rule, coefficients=replace(rule.coefficients, **sizes))
     return rule
 
 
@@ -226,7 +238,7 @@ def make_members(settings: ScaleSettings, rule: Rule, base: Architecture) -> lis
     """Return the networks of the rule's points or of the phis. Raises UsageError if one is invalid."""
     if rule.points:
         try:
-            return members_by_points(base, rule.points, rule.rounding, rule.reference)
+            return members_by_points(base, rule.points, rule.rounding, rule.reference, rule.compared)
         except SpaceError as error:
             if settings.preset:
                 raise UsageError(str(error), key="preset") from error

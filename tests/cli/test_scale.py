@@ -29,6 +29,17 @@ stages:
   - {block: conv, out_channels: 8, stride: 2}
 head: {block: classifier}
 """
+DETECTOR = """
+resolution: 64
+stages:
+  - {block: conv, out_channels: 8, stride: 2}
+  - {block: mbconv, depth: 2, out_channels: 16, stride: 2}
+  - {block: mbconv, depth: 2, out_channels: 24, stride: 2, tap: true}
+  - {block: mbconv, out_channels: 32, stride: 2, tap: true}
+neck:
+  - {block: bifpn, depth: 2, out_channels: 16, levels: 3}
+head: {block: efficientdet_head, num_classes: 3, num_layers: 1}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +85,34 @@ def test_efficientnet_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["rule"] == result["preset"] == "efficientnet"
     assert result["coefficients"] is None
     assert result["missing_dimensions"] == {}
+
+
+def test_efficientdet_is_exact_and_names_what_leaves_its_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ("efficientdet_d0", "--preset", "efficientdet")
+    family = scaled(capsys, *argv)["family"]
+    assert [entry["name"] for entry in family] == [*(f"d{number}" for number in range(8)), "d7x"]
+    for entry in family:
+        assert entry["architecture"] == canonical(load_architecture(f"efficientdet_{entry['name']}")).digest
+        assert read_architecture(entry["file"]).digest == entry["architecture"]
+    assert family[5]["deviations"] == {"resolution": [1280, 1152], "neck_cells": [7, 8]}
+    assert family[5]["detector"] == {"neck_channels": 288, "neck_cells": 7, "head_layers": 4}
+    assert main(["scale", *argv, "--quiet"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "leaves the rule" in line]
+    assert notes[0] == "d5: leaves the rule: resolution 1280 instead of 1152, neck_cells 7 instead of 8"
+    assert [note.partition(":")[0] for note in notes] == ["d5", "d6", "d7", "d7x"]
+
+
+def test_a_detector_is_scaled_by_a_rule_to_a_latency_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("detector.yaml").write_text(DETECTOR, encoding="utf-8")
+    by_rule = scaled(capsys, "detector.yaml", "--coefficients", "1.2,1.1,1.15", "--phi", "0,2", "--run", "rule")
+    assert by_rule["family"][1]["detector"] == {"neck_channels": 24, "neck_cells": 3, "head_layers": 2}
+    null = ("--runtime", "null")
+    timed = scaled(capsys, "detector.yaml", "--phi", "0,1", "--measure", *null, "--run", "timed")
+    assert timed["family"][0]["latency_ms"] < timed["family"][1]["latency_ms"]
+    target_ms = 2 * timed["family"][0]["latency_ms"]
+    for rule in ((), ("--preset", "efficientdet")):
+        met = scaled(capsys, "detector.yaml", "--latency", f"{target_ms}ms", *rule, *null, "--run", f"met{len(rule)}")
+        assert met["family"][0]["latency_ms"] <= target_ms
 
 
 def test_a_rules_family_is_written_to_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,6 +305,15 @@ BAD = {
     "a step for a table's pixels": (["small.yaml", "--preset", "mobilenet_v2", "--resolution-step", "8"],
                                     "--resolution-step: .* given in pixels: 8"),
     "a preset that cannot be": (["shallow.yaml", "--preset", "efficientnet"], "--preset: b1: depth: this network"),
+    "a detector's rule for a classifier": (["small.yaml", "--preset", "efficientdet", "--phi", "1"],
+                                           "--preset: neck: this network has no neck to scale"),
+    "a detector's table for a classifier": (["small.yaml", "--preset", "efficientdet"], "--preset: d0: neck: .* neck"),
+    "a table of detectors with phi": (["efficientdet_lite0", "--preset", "efficientdet_lite", "--phi", "1"],
+                                      "--preset: 'efficientdet_lite' .* it is a table: omit --phi"),
+    "a detector's input": (["pelee_ssd_voc", "--resolution", "256"],
+                           "--resolution: 256 px cannot be built: stage 15, layer 0: plain_conv"),
+    "search: a detector": (["efficientdet_d0", "--search", "--runtime", "null"],
+                           "head: block: must be a classifier: 'efficientdet_head'"),
     "no such network": (["mobilnet_v2_1.0"], "unknown network 'mobilnet_v2_1.0'; did you mean 'mobilenet_v2_1.0'"),
     "a space's name": (["mnasnet_a1"], "unknown network 'mnasnet_a1'; did you mean 'mnasnet_a1_1"),
     "a result's file": (["other/scale.json"], "other/scale.json: .*give its folder; did you mean 'other'"),

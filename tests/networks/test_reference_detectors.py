@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from nas.architecture import Architecture
+from nas.networks.cost_counter import CostCounter
 from nas.networks.deployment import deploy
 from nas.networks.network import build, totals, trace
 from nas.spaces.yaml_format import load_architecture, shipped_files
@@ -28,6 +29,10 @@ GOLDEN = {
     "efficientdet_d7": (51_871_782, 322_731_636_576),
     "efficientdet_d7x": (77_147_166, 407_628_345_344),
     "efficientdet_lite0": (3_243_470, 973_589_696),
+    "efficientdet_lite1": (4_248_318, 1_966_649_904),
+    "efficientdet_lite2": (5_252_334, 3_371_304_384),
+    "efficientdet_lite3": (8_350_862, 7_480_187_904),
+    "efficientdet_lite4": (15_130_894, 20_168_084_000),
     "mobilenet_v2_ssdlite_c81_r320": (4_337_013, 788_830_144),
     "mobilenet_v2_ssdlite_c91_r320": (4_500_543, 804_397_504),
     "mobilenet_v2_ssdlite_voc21_r320": (3_355_833, 695_425_984),
@@ -59,10 +64,24 @@ def test_the_counts_are_those_of_the_facts(capsys: pytest.CaptureFixture[str]) -
     lists = [value for value in json.loads(FACTS.read_text()).values() if isinstance(value, list)]
     rows = next(rows for rows in lists if rows and isinstance(rows[0], dict) and "id" in rows[0])
     facts = {row["id"]: (row["params"], row["macs"]) for row in rows if "macs" in row}
-    equal = [name for name, counts in GOLDEN.items() if facts[name] == counts]
+    covered = [name for name in GOLDEN if name in facts]
+    equal = [name for name in covered if facts[name] == GOLDEN[name]]
     with capsys.disabled():
-        print(f"\ndetectors: {len(equal)} of {len(GOLDEN)} have the parameters and MACs of the facts")
-    assert len(equal) == len(GOLDEN)
+        rest = f"the facts have {len(covered)} of {len(GOLDEN)} detectors"
+        print(f"\ndetectors: {len(equal)} of {len(covered)} have the parameters and MACs of the facts; {rest}")
+    assert len(equal) == len(covered) >= 21
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith("efficientdet_")])
+def test_the_counts_are_those_of_effdet(name: str) -> None:
+    effdet = pytest.importorskip("effdet", reason="effdet is not installed: pip install effdet")
+    config = effdet.get_efficientdet_config(f"tf_{name}")
+    with torch.device("meta"):
+        model: Any = effdet.EfficientDet(config, pretrained_backbone=False).eval()
+        x = torch.empty(1, 3, *config.image_size)
+    with torch.no_grad(), CostCounter() as cost:
+        model(x)
+    assert (sum(parameter.numel() for parameter in model.parameters()), cost.macs) == GOLDEN[name]
 
 
 @pytest.mark.parametrize(("name", "resolution"), [("efficientdet_d0", 128), ("pelee_ssd_voc", 304)])

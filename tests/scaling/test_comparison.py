@@ -24,7 +24,8 @@ from nas.scaling.comparison import (
 )
 from nas.scaling.latency_targets import LatencyEstimator
 from nas.scaling.presets import Coefficients
-from nas.scaling.scale import DIMENSIONS, Factors, Rounding, scale
+from nas.scaling.scale import scale
+from nas.scaling.sizes import DIMENSIONS, Factors, Rounding
 from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
 from tests.helpers.scaled_networks import BASE, ScriptedLatency, macs
@@ -74,7 +75,7 @@ def test_single_dimensions_grow_the_macs_alike() -> None:
     for name, coefficients in single.items():
         factors = coefficients.at(1)
         assert factors.growth == pytest.approx(3.0)
-        assert replace(factors, **{name: 1.0}) == Factors()
+        assert replace(factors, **{name: 1.0}) == Factors()  # type: ignore[arg-type]
 
 
 def test_base_compound_and_each_dimension_stand_at_the_same_latency() -> None:

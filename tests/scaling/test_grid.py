@@ -21,7 +21,8 @@ from nas.scaling.budget import RESOURCES, Budget, check_budget, make_budget_obje
 from nas.scaling.grid import Grid, GridPoint, encode_grid, make_grid, make_grid_point, make_grid_points
 from nas.scaling.grid_latencies import GridLatencies, check_any_admitted, measure_admitted, measure_grid
 from nas.scaling.presets import Coefficients
-from nas.scaling.scale import Factors, Rounding, scale
+from nas.scaling.scale import scale
+from nas.scaling.sizes import Factors, Rounding
 from nas.searching.loop import derive_seed
 from nas.spaces.trainings import Proxy
 from nas.spaces.yaml_format import parse_space
@@ -71,7 +72,7 @@ def test_points_are_all_of_them_the_last_dimension_fastest_and_decode_as_the_rul
     assert points == [dict(zip(GRID.choices, values, strict=True)) for values in product(*GRID.values)]
     assert len(points) == GRID.size == len(SPOTS)
     for choices in random.Random(0).sample(points, 12):
-        factors = Factors(*(float(choices[key]) for key in ("depth", "width", "resolution")))
+        factors = Factors(*(float(choices[key]) for key in ("depth", "width", "resolution")))  # type: ignore[arg-type]
         assert GRID.decode(choices) == scale(BASE, factors, ROUNDING)
         assert GRID.coefficients(choices).at(1) == factors
     assert GRID.decode(points[0]) == BASE

@@ -20,7 +20,8 @@ from nas.networks.network import trace
 from nas.scaling.latency_targets import MAX_ROUNDS, LatencyEstimator, LatencyTarget, TargetResult, meet_targets
 from nas.scaling.network_latency import MIN_VISITS, NETWORKS_FILE, MeasuredLatency, NetworkLatency, PredictedLatency
 from nas.scaling.presets import Coefficients, from_exponents
-from nas.scaling.scale import Factors, Rounding, scale
+from nas.scaling.scale import scale
+from nas.scaling.sizes import Factors, Rounding
 from nas.utils.reporting import Reporter
 from tests.helpers.scaled_networks import BASE, ScriptedLatency, macs, noise
 
@@ -136,7 +137,7 @@ def test_one_dimension_strays_where_the_common_steps_are_too_coarse_and_it_is_to
         for name, phi in found.own_phis.items():
             assert getattr(factors, name) == getattr(COMPOUND.at(phi), name) != getattr(own, name)
         alike = dict.fromkeys(found.own_phis, 1.0)
-        assert replace(factors, **alike) == replace(own, **alike)
+        assert replace(factors, **alike) == replace(own, **alike)  # type: ignore[arg-type]
         assert min(factors.depth, factors.width, factors.resolution) >= 1
 
 

@@ -23,7 +23,7 @@ from nas.scaling.parsing import (
     parse_points,
 )
 from nas.scaling.presets import PRESETS, Coefficients
-from nas.scaling.scale import Rounding
+from nas.scaling.sizes import Rounding
 from nas.spaces.yaml_format import load_architecture
 
 STEM = BlockSpec.of("conv", {"out_channels": 16, "stride": 2})

@@ -9,7 +9,7 @@ import pytest
 from nas.networks.network import canonical, totals, trace
 from nas.scaling.family import describe_family, make_member, members_by_phi, members_by_points
 from nas.scaling.presets import PRESETS, Coefficients, from_exponents
-from nas.scaling.scale import Factors, Rounding
+from nas.scaling.sizes import Factors, Rounding
 from nas.spaces.yaml_format import load_architecture
 
 B0_TO_B7 = [
@@ -27,6 +27,8 @@ BASES = {
     "efficientnet": "efficientnet_b0",
     "efficientnet_x_tpu": "efficientnet_b0",
     "efficientnet_x_gpu": "efficientnet_b0",
+    "efficientdet": "efficientdet_d0",
+    "efficientdet_lite": "efficientdet_lite0",
     "mobilenet_v1": "mobilenet_v1_1.0",
     "mobilenet_v2": "mobilenet_v2_1.0",
     "mobilenet_v3": "mobilenet_v3_large_1.0",
@@ -122,7 +124,7 @@ def test_shares_of_a_doubling_multiply_to_two(shares: tuple[float, float, float]
 def test_fast_compound_scaling_has_the_published_exponents() -> None:
     """pycls' d1_w8_g8_r1: d = s^0.1, w = s^0.4, r = s^0.05."""
     found = PRESETS["dWr"].coefficients
-    assert found
+    assert isinstance(found, Coefficients)
     assert (found.alpha, found.beta, found.gamma) == pytest.approx((2**0.1, 2**0.4, 2**0.05))
     assert PRESETS["dWr"].rounding == Rounding(repeats="round", resolution_step=4)
 
@@ -152,11 +154,13 @@ def test_every_preset_says_where_it_is_from_and_makes_its_base_first(name: str) 
     base = load_architecture(BASES.get(name, "mobilenet_v2_0.35"))
     if preset.points:
         assert len({point.name for point in preset.points}) == len(preset.points)
-        own = next(point for point in preset.points if (point.depth, point.width, point.resolution) == (1, 1, 224))
-        (made,) = members_by_points(base, [own], preset.rounding)
+        own = next(
+            point for point in preset.points if (point.depth, point.width, point.resolution) == (1, 1, preset.reference)
+        )
+        (made,) = members_by_points(base, [own], preset.rounding, preset.reference)
         assert made.architecture.digest == canonical(base).digest
         least = min(preset.points, key=lambda point: (point.width, point.resolution))
-        (made,) = members_by_points(base, [least], preset.rounding)
+        (made,) = members_by_points(base, [least], preset.rounding, preset.reference)
         assert totals(trace(made.architecture)).macs <= totals(trace(base)).macs
     if preset.coefficients:
         made, larger = members_by_phi(base, preset.coefficients, [0, 1], preset.rounding)

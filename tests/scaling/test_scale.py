@@ -17,16 +17,8 @@ from nas.errors import SpaceError
 from nas.networks.block_schema import arguments
 from nas.networks.blocks.layers import make_divisible
 from nas.networks.network import build, in_channels, output_shapes, totals, trace
-from nas.scaling.scale import (
-    DIMENSIONS,
-    Factors,
-    Rounding,
-    default_resolution_step,
-    missing_dimensions,
-    repeat_groups,
-    scale,
-    total_stride,
-)
+from nas.scaling.scale import default_resolution_step, missing_dimensions, repeat_groups, scale, total_stride
+from nas.scaling.sizes import DIMENSIONS, Factors, Rounding
 from nas.spaces.yaml_format import load_architecture, load_space, space_names
 
 SPACES = {"cifar", "fbnet", "mnasnet", "mobile", "nb_macro", "ofa", "proxylessnas", "single_path_nas", "zoo"}
@@ -329,11 +321,11 @@ def test_dimensions_that_a_network_does_not_have(
     assert missing_dimensions(arch) == missing
     for dimension, why in missing.items():
         with pytest.raises(SpaceError) as caught:
-            scale(arch, replace(Factors(), **{dimension: 1.5}))
+            scale(arch, replace(Factors(), **{dimension: 1.5}))  # type: ignore[arg-type]
         assert str(caught.value) == f"{dimension}: this network has no {dimension} to scale: {why}"
         assert caught.value.key == dimension
     left = {dimension: 1.5 for dimension in DIMENSIONS if dimension not in missing}
-    assert scale(arch, Factors(**left)) != arch
+    assert scale(arch, Factors(**left)) != arch  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -375,10 +367,11 @@ def test_the_least_input_is_built_or_refused_by_name(name: str) -> None:
             assert output_shapes(trace(arch)[-2])[0][1] >= 1
 
 
-def test_a_detector_is_refused() -> None:
-    with pytest.raises(SpaceError, match="cannot be scaled: it has taps or a neck, and only classifiers can"):
-        scale(load_architecture("efficientdet_d0"), Factors(width=1.1), Rounding())
-    assert scale(load_architecture("efficientdet_d0"), Factors()) == load_architecture("efficientdet_d0")
+def test_a_detector_is_scaled_and_factors_of_one_change_nothing() -> None:
+    base = load_architecture("efficientdet_d0")
+    assert scale(base, Factors()) == base
+    wide = scale(base, Factors(width=1.5))
+    assert {widths(spec)["out_channels"] for stage in wide.neck for spec in stage} == {96}
 
 
 FACTOR = st.floats(0.3, 3.0)

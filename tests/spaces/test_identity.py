@@ -12,7 +12,7 @@ import pytest
 
 from nas.networks.network import canonical
 from nas.scaling.grid import make_grid
-from nas.scaling.scale import Rounding
+from nas.scaling.sizes import Rounding
 from nas.searching.prior_runs import PriorNetwork, PriorSource, prior_identity
 from nas.spaces.search_space import Operator, Space, StageSpec
 from nas.spaces.trainings import Proxy

@@ -80,6 +80,7 @@ class EfficientDetHead(nn.Module):
     """A tower for classes and one for boxes. A box is (dy, dx, dh, dw) relative to its anchor; classes are logits."""
 
     coding: Coding = "efficientdet"
+    depth_keywords = ("num_layers",)
 
     def __init__(
         self,

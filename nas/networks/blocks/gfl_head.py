@@ -25,6 +25,7 @@ class GFLHead(nn.Module):
     """
 
     coding: Coding = "distances"
+    depth_keywords = ("num_layers",)
     steps: Tensor
 
     def __init__(
