@@ -1,0 +1,1 @@
+"""Object detection: data, boxes, losses, and the metric."""
