@@ -151,13 +151,13 @@ class _Reader:
                 rule = "the id must be an integer or a text"
                 raise DataError(rule, where=self._path, key=f"images[{index}]", value=_shown(image.get("id")))
             if not isinstance(name, str) or not name:
-                raise DataError("has no file_name", where=self._path, key=f"image {number}", value=_shown(name))
+                raise DataError("has no file_name", where=self._path, key=f"image {number!r}", value=_shown(name))
             if names.setdefault(number, name) != name:
-                rule = f"the id belongs to two files, '{names[number]}' and '{name}'"
-                raise DataError(rule, where=self._path, key=f"image {number}")
+                rule = f"the id belongs to two files, {names[number]!r} and {name!r}"
+                raise DataError(rule, where=self._path, key=f"image {number!r}")
             found = locations.find(name)
             if found is None:
-                missing.append((name, f"image {number}"))
+                missing.append((name, f"image {number!r}"))
                 continue
             self._indices[number] = by_path.setdefault(found, len(self.paths))
             if self._indices[number] < len(self.paths):
@@ -247,7 +247,7 @@ class _Reader:
         if self._merged:
             first = self._merged[0]
             notes.append(
-                f"{name}: {counted(len(self._merged), 'image')} listed again: boxes merged; the first is {first}"
+                f"{name}: {counted(len(self._merged), 'image')} listed again: boxes merged; the first is {first!r}"
             )
         if self._repeated:
             first_id = self._repeated[0]
