@@ -135,6 +135,7 @@ class _Reader:
         self.objects = Objects()
         self._indices: dict[Any, int] = {}  # the image number of each id
         self._merged: list[str] = []
+        self._shared: set[int] = set()  # the numbers of images that are listed again
         self._repeated: list[int] = []
         self._renumbered = 0
 
@@ -162,6 +163,7 @@ class _Reader:
             self._indices[number] = by_path.setdefault(found, len(self.paths))
             if self._indices[number] < len(self.paths):
                 self._merged.append(name)
+                self._shared.add(self._indices[number])
                 continue
             self.paths.append(found)
             width, height = _integer(image.get("width")), _integer(image.get("height"))
@@ -172,7 +174,6 @@ class _Reader:
     def add_annotations(self, annotations: list[dict[str, Any]]) -> None:
         """Add the annotations as objects. Each must have a box, an image and a category."""
         seen: dict[Any, int] = {}
-        is_merged = bool(self._merged)
         same: set[tuple[Any, ...]] = set()
         for index, annotation in enumerate(annotations):
             number = _integer(annotation.get("id"))
@@ -185,7 +186,7 @@ class _Reader:
                     continue
             image, label = self._owner(annotation, number), self._label(annotation, number)
             box = self._box(annotation, number)
-            if is_merged:
+            if image in self._shared:
                 whole = (image, label, *box)
                 if whole in same:
                     continue

@@ -296,6 +296,19 @@ def test_any_json_gives_a_valid_value_or_an_error(pictures: Path, content: Any) 
     check_is_valid(file)
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.lists(st.floats(-1e300, 1e300) | st.integers(-50, 50), min_size=4, max_size=4), max_size=6))
+def test_any_finite_boxes_give_boxes_in_their_image(pictures: Path, boxes: list[list[float]]) -> None:
+    annotations = [annotation(number, bbox=box, area=box[0]) for number, box in enumerate(boxes)]
+    (pictures / "a.json").write_text(
+        json.dumps({"images": [image(1)], "annotations": annotations, "categories": CATEGORIES})
+    )
+    file = read_coco(pictures / "a.json")
+    check_is_valid(file)
+    flat = sum(bool(width <= 0 or height <= 0) for _, _, width, height in boxes)
+    assert len(file.split.boxes[0]) <= len(boxes) - flat
+
+
 def check_is_valid(file: BoxFile) -> None:
     assert len(file.classes) == len(file.category_ids) == len(set(file.classes))
     assert list(file.category_ids) == sorted(set(file.category_ids))
