@@ -92,19 +92,13 @@ def image_sizes(
             if size not in (None, upright):
                 (turned if size == raw else wrong).append(index)
             advance(1)
+    before = "tells the size before the turn of its EXIF orientation; boxes count as pixels of the turned picture"
+    by_reason = {before: turned, "tells a wrong size; boxes count as pixels of the picture": wrong}
     notes = []
-    for indices, reason in (
-        (turned, "tells the size before the turn of its EXIF orientation; boxes count as pixels of the turned picture"),
-        (wrong, "tells a wrong size; boxes count as pixels of the picture"),
-    ):
+    for reason, indices in by_reason.items():
         if indices:
-            first = indices[0]
-            name, (width, height), (told_width, told_height) = (
-                Path(paths[first]).name,
-                sizes[first],
-                told[first] or (0, 0),
-            )
-            example = f"{told_width} x {told_height} instead of {width} x {height} for {name}"
+            told_size, size = (" x ".join(map(str, each[indices[0]] or ())) for each in (told, sizes))
+            example = f"{told_size} instead of {size} for {Path(paths[indices[0]]).name}"
             notes.append(f"{where.name}: of {counted(len(indices), 'image')}, the file {reason}: {example}")
     return sizes, notes
 

@@ -17,8 +17,8 @@ CANVAS_PX = (96, 128)
 DIGIT_PX = (12, 48)
 """The smallest and the largest side of a digit with its margin."""
 MOST_DIGITS = 5
-MOST_IOU = 0.3
-"""Two boxes overlap at most so much: intersection over union."""
+MOST_COVERED = 0.35
+"""The largest share of the smaller of two boxes that the other covers. Their IoU is then below 0.22."""
 NOISE, INK = 40, 48
 """Gray values: those of the background are below NOISE. A box is tight around the pixels of a digit from INK on."""
 ATTEMPTS = 20
@@ -97,14 +97,13 @@ def _place(
     for _ in range(ATTEMPTS):
         top, left = (int(generator.integers(0, size[axis] - ink.shape[axis] + 1)) for axis in (0, 1))
         box = [left, top, left + ink.shape[1], top + ink.shape[0]]
-        if all(_iou(box, other) <= MOST_IOU for other in corners):
+        if all(_covered(box, other) <= MOST_COVERED for other in corners):
             return left, top
     return None
 
 
-def _iou(one: list[int], other: list[int]) -> float:
-    """Return the intersection over union of two boxes x1, y1, x2, y2."""
+def _covered(one: list[int], other: list[int]) -> float:
+    """Return the intersection of two boxes x1, y1, x2, y2 as a share of the smaller one."""
     wide, high = (min(one[axis + 2], other[axis + 2]) - max(one[axis], other[axis]) for axis in (0, 1))
-    both = max(0, wide) * max(0, high)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return both / (sum(areas) - both)
+    return max(0, wide) * max(0, high) / min(areas)
