@@ -97,8 +97,8 @@ def image_sizes(
     notes = []
     for reason, indices in by_reason.items():
         if indices:
-            told_size, size = (" x ".join(map(str, each[indices[0]] or ())) for each in (told, sizes))
-            example = f"{told_size} instead of {size} for {Path(paths[indices[0]]).name}"
+            expected, found = (" x ".join(map(str, each[indices[0]] or ())) for each in (told, sizes))
+            example = f"{expected} instead of {found} for {Path(paths[indices[0]]).name}"
             notes.append(f"{where.name}: of {counted(len(indices), 'image')}, the file {reason}: {example}")
     return sizes, notes
 
