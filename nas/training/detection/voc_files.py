@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from nas.errors import DataError, one_line
-from nas.training.tasks.detection.annotated_images import (
+from nas.training.detection.annotated_images import (
     BoxFile,
     Objects,
     Size,
@@ -23,7 +23,7 @@ from nas.training.tasks.detection.annotated_images import (
     counted,
     image_sizes,
 )
-from nas.training.tasks.detection.image_locations import ImageLocations
+from nas.training.detection.image_locations import ImageLocations
 from nas.training.tasks.unused_files import IMAGE_SUFFIXES, is_image
 from nas.utils.reporting import Reporter
 

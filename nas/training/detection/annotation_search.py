@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import DataError
-from nas.training.tasks.detection.voc_files import IMAGES, is_voc, voc_sets
+from nas.training.detection.voc_files import IMAGES, is_voc, voc_sets
 from nas.training.tasks.image_folders import MOST_NESTED, part_of
 from nas.training.tasks.unused_files import is_system, subfolders
 

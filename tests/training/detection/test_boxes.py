@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.errors import DataError
+from nas.training.detection.boxes import BoxData, Boxes, BoxSplit, describe_boxes, hold_out, hold_out_validation
 from nas.training.tasks.base import TaskData
-from nas.training.tasks.detection.boxes import BoxData, Boxes, BoxSplit, describe_boxes, hold_out, hold_out_validation
 
 Classes = list[list[int]]
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nas.errors import DataError
-from nas.training.tasks.detection.annotated_images import BoxFile, counted
-from nas.training.tasks.detection.annotation_search import WHOLE, Source, find_sources, source_of
-from nas.training.tasks.detection.boxes import BoxData, BoxSplit, hold_out, hold_out_validation
-from nas.training.tasks.detection.canvases import digit_canvases
-from nas.training.tasks.detection.coco_files import read_coco
-from nas.training.tasks.detection.voc_files import describe_voc, read_voc, voc_classes
+from nas.training.detection.annotated_images import BoxFile, counted
+from nas.training.detection.annotation_search import WHOLE, Source, find_sources, source_of
+from nas.training.detection.boxes import BoxData, BoxSplit, hold_out, hold_out_validation
+from nas.training.detection.canvases import digit_canvases
+from nas.training.detection.coco_files import read_coco
+from nas.training.detection.voc_files import describe_voc, read_voc, voc_classes
 from nas.utils.registry import nearest
 from nas.utils.reporting import Reporter
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas.errors import DataError
-from nas.training.tasks.detection.annotation_search import find_sources, part_of_file
-from nas.training.tasks.detection.folders import load_boxes
+from nas.training.detection.annotation_search import find_sources, part_of_file
+from nas.training.detection.folders import load_boxes
 from tests.helpers.box_files import image, voc_object, write_coco, write_image, write_voc
 
 

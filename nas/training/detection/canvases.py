@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.training.tasks.detection.boxes import Array, BoxData, Boxes, BoxSplit
+from nas.training.detection.boxes import Array, BoxData, Boxes, BoxSplit
 from nas.training.tasks.splits import SPLIT_SEED, Split, split_validation, stratified
 
 COUNTS = (600, 150, 150)

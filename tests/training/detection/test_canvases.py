@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from nas.training.tasks.detection.boxes import BoxData, BoxSplit
-from nas.training.tasks.detection.canvases import CANVAS_PX, DIGIT_PX, INK, MOST_COVERED, digit_canvases
+from nas.training.detection.boxes import BoxData, BoxSplit
+from nas.training.detection.canvases import CANVAS_PX, DIGIT_PX, INK, MOST_COVERED, digit_canvases
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas.errors import DataError
-from nas.training.tasks.detection.annotated_images import BoxFile
-from nas.training.tasks.detection.voc_files import describe_voc, parse_xml, read_voc, voc_classes, voc_sets
+from nas.training.detection.annotated_images import BoxFile
+from nas.training.detection.voc_files import describe_voc, parse_xml, read_voc, voc_classes, voc_sets
 from tests.helpers.box_files import voc_object, write_image, write_voc
 
 

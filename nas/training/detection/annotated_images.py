@@ -13,7 +13,7 @@ import numpy as np
 
 from nas.errors import DataError
 from nas.networks.preprocessing import orientation_of
-from nas.training.tasks.detection.boxes import Array, Boxes, BoxSplit
+from nas.training.detection.boxes import Array, Boxes, BoxSplit
 from nas.training.tasks.image_datasets import shown_progress
 from nas.training.tasks.image_files import opened
 from nas.utils.reporting import Reporter

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.errors import DataError
-from nas.training.tasks.detection.annotated_images import BoxFile
-from nas.training.tasks.detection.coco_files import load_coco, read_coco
+from nas.training.detection.annotated_images import BoxFile
+from nas.training.detection.coco_files import load_coco, read_coco
 from tests.helpers.box_files import CATEGORIES, annotation, image, write_coco, write_image
 
 NAN, INFINITE = float("nan"), float("inf")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.training.tasks.detection.average_precision import SURE_SCORE, Found, Truth
+from nas.training.detection.average_precision import SURE_SCORE, Found, Truth
 from nas.training.tasks.image_files import read_image
 from nas.utils.files import write_picture
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from nas.errors import DataError
-from nas.training.tasks.detection.boxes import BoxData
-from nas.training.tasks.detection.folders import load_boxes
+from nas.training.detection.boxes import BoxData
+from nas.training.detection.folders import load_boxes
 from nas.utils.reporting import Reporter
 from tests.helpers.box_files import CATEGORIES, annotation, image, write_coco
 
-BCCD = Path(__file__).parents[5] / "shared" / "data" / "bccd.tar.gz"
+BCCD = Path(__file__).parents[4] / "shared" / "data" / "bccd.tar.gz"
 
 
 def write_part(root: Path, part: str, count: int, first: int, **more: Any) -> None:

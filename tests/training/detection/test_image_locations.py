@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.training.tasks.detection.image_locations import ImageLocations
+from nas.training.detection.image_locations import ImageLocations
 from tests.helpers.box_files import write_image
 
 

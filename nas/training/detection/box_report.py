@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas.training.detection.average_precision import OVERLAP, RECALL_POINTS, SIZES, SURE_SCORE, Precision
 from nas.training.tasks.class_report import FAR_BELOW, FEW_IMAGES, list_some
-from nas.training.tasks.detection.average_precision import OVERLAP, RECALL_POINTS, SIZES, SURE_SCORE, Precision
 from nas.utils.files import write_picture
 from nas.utils.reporting import Reporter
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from nas.errors import DataError
-from nas.training.tasks.detection import detection_pictures
-from nas.training.tasks.detection.average_precision import Found, Truth
-from nas.training.tasks.detection.detection_pictures import FOUND_COLOR, TRUTH_COLOR, draw_detections
+from nas.training.detection import detection_pictures
+from nas.training.detection.average_precision import Found, Truth
+from nas.training.detection.detection_pictures import FOUND_COLOR, TRUTH_COLOR, draw_detections
 
 WIDTH, HEIGHT = 120, 80
 NO_BOXES = Truth(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool), np.zeros(0), WIDTH, HEIGHT)

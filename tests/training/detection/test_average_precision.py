@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nas.errors import DataError
-from nas.training.tasks.detection.average_precision import Found, Precision, Truth, average_precision
+from nas.training.detection.average_precision import Found, Precision, Truth, average_precision
 
 NUMBERS = (
     "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",

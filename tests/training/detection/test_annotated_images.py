@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import DataError
-from nas.training.tasks.detection.annotated_images import Objects, assemble, counted, image_sizes
+from nas.training.detection.annotated_images import Objects, assemble, counted, image_sizes
 from tests.helpers.box_files import write_image
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import DataError, one_line
-from nas.training.tasks.detection.annotated_images import (
+from nas.training.detection.annotated_images import (
     MOST_ID,
     BoxFile,
     Objects,
@@ -26,7 +26,7 @@ from nas.training.tasks.detection.annotated_images import (
     counted,
     image_sizes,
 )
-from nas.training.tasks.detection.image_locations import ImageLocations
+from nas.training.detection.image_locations import ImageLocations
 from nas.utils.reporting import Reporter
 
 LISTS = ("images", "annotations", "categories")

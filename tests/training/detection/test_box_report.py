@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas.training.detection.average_precision import Found, Precision, Truth, average_precision
+from nas.training.detection.box_report import BoxReport
 from nas.training.tasks.base import Report
-from nas.training.tasks.detection.average_precision import Found, Precision, Truth, average_precision
-from nas.training.tasks.detection.box_report import BoxReport
 from nas.utils.reporting import Reporter
 
 
