@@ -21,6 +21,7 @@ _NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
 _REAL: dict[str, Any] = {"type": float, "metavar": "X"}
 _SWITCH: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
 _JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
+    "task": (_TEXT, "classification (default) or detection"),
     "data": (_TEXT, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
     "data-root": (_FOLDER, "folder of the named data sets; missing ones are downloaded to it"),
     **flags_of(SearchSettings, "fit", "flip"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -13,11 +14,18 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def with_first_weights(network: AnyModule) -> AnyModule:
-    """Return `network` with first weights from torch's default generator, set in place."""
+    """Return `network` with first weights from torch's default generator, set in place.
+
+    A module can set its own first biases in a method `set_first_biases`.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             for name, parameter in module.named_parameters(recurse=False):
                 initialize(parameter, type(module), name)
+    for module in network.modules():
+        set_first_biases: Callable[[], None] | None = getattr(module, "set_first_biases", None)
+        if set_first_biases is not None:
+            set_first_biases()
     return network
 
 

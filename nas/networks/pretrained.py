@@ -78,7 +78,7 @@ def load_weights(network: nn.Module, source: str, name: str, *, classifier: bool
         state, eps, loaded = torchvision_weights(name)
     else:
         state, loaded = read_checkpoint(Path(source)), source
-        state, eps = _restore_order(state, network, name, Path(source))
+        state, eps = restore_order(state, network, name, Path(source))
     try:
         copy_weights(state, network, eps=eps, classifier=classifier)
     except WeightsError as error:
@@ -89,8 +89,10 @@ def load_weights(network: nn.Module, source: str, name: str, *, classifier: bool
 def load_fitting(network: nn.Module, source: str, name: str) -> str:
     """Load weights as `load_weights` does, but keep the last layer fresh if only that one differs.
 
+    A detector can take those of a classifier for its backbone, see `load_backbone`.
+
     Returns:
-        A description of the loaded weights, which also reports a fresh classifier.
+        A description of the loaded weights, which also reports what is fresh.
 
     Raises:
         WeightsError: As in `load_weights`.
@@ -98,6 +100,10 @@ def load_fitting(network: nn.Module, source: str, name: str) -> str:
     try:
         return load_weights(network, source, name)
     except WeightsError as error:
+        if hasattr(network, "taps"):
+            from nas.networks.detectors.backbone_weights import load_backbone
+
+            return load_backbone(network, source, name)
         try:
             return f"{load_weights(network, source, name, classifier=False)}, the classifier fresh"
         except WeightsError:
@@ -172,7 +178,7 @@ def copy_weights(
         WeightsError: A layer has no counterpart, a missing or extra tensor, or one of another shape. The error
             names the first such layer. Nothing is copied.
     """
-    theirs, ours = _layers(source), _layers_in_call_order(network)
+    theirs, ours = layers_of(source), layers_in_call_order(network)
     if not classifier:
         theirs, ours = theirs[:-1], ours[:-1]
     pairs = []
@@ -181,13 +187,13 @@ def copy_weights(
             raise WeightsError(f"the checkpoint has no layer for '{mine.name}'")
         if mine is None:
             raise WeightsError(f"the network has no layer for '{other.name}'")
-        pairs += _matched(mine, other, network.get_submodule(mine.name), eps)
+        pairs += matched_tensors(mine, other, network.get_submodule(mine.name), eps)
     with torch.no_grad():
         for target, value in pairs:
             target.copy_(value)
 
 
-def _matched(mine: _Layer, other: _Layer, module: nn.Module, eps: float) -> list[tuple[Tensor, Tensor]]:
+def matched_tensors(mine: _Layer, other: _Layer, module: nn.Module, eps: float) -> list[tuple[Tensor, Tensor]]:
     """Return each tensor of our layer with its new value."""
     for key in mine.tensors:
         if key not in other.tensors:
@@ -215,7 +221,8 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
-def _layers(state: Mapping[str, Tensor]) -> list[_Layer]:
+def layers_of(state: Mapping[str, Tensor]) -> list[_Layer]:
+    """Return the layers of a state dict, in its order."""
     layers: dict[str, _Layer] = {}
     for key, tensor in state.items():
         name, _, kind = key.rpartition(".")
@@ -224,7 +231,7 @@ def _layers(state: Mapping[str, Tensor]) -> list[_Layer]:
     return list(layers.values())
 
 
-def _layers_in_call_order(network: nn.Module) -> list[_Layer]:
+def layers_in_call_order(network: nn.Module) -> list[_Layer]:
     """Return the layers of a network in the order in which a forward pass calls them."""
     shadow = copy.deepcopy(network).to("meta", torch.float32).eval()
     names: dict[str, None] = {}
@@ -233,11 +240,11 @@ def _layers_in_call_order(network: nn.Module) -> list[_Layer]:
             module.register_forward_pre_hook(lambda _, __, name=name: names.setdefault(name))
     with torch.no_grad():
         shadow(torch.empty((1, 3, 224, 224), device="meta"))
-    found = {layer.name: layer for layer in _layers(network.state_dict(keep_vars=True))}
+    found = {layer.name: layer for layer in layers_of(network.state_dict(keep_vars=True))}
     return [found[name] for name in names]
 
 
-def _restore_order(
+def restore_order(
     state: dict[str, Tensor], network: nn.Module, name: str, path: Path
 ) -> tuple[dict[str, Tensor], float]:
     """Return a checkpoint's tensors in the order of its network's layers, and the epsilon of its batch norms.
@@ -245,7 +252,7 @@ def _restore_order(
     A .safetensors file does not keep the order. It is restored by the names, which may be ours, torchvision's
     or timm's.
     """
-    known = [(network, [f"{layer.name}.{kind}" for layer in _layers_in_call_order(network) for kind in layer.tensors])]
+    known = [(network, [f"{layer.name}.{kind}" for layer in layers_in_call_order(network) for kind in layer.tensors])]
     if name in TORCHVISION:
         counterpart = _on_meta(TORCHVISION[name])
         known.append((counterpart, _without_counters(counterpart.state_dict())))

@@ -159,7 +159,8 @@ def _layer_steps(
             steps.append(Step(block.spec, block.layers, state_after(block.maps, group)))
         found.append(tuple(steps))
         if len(after) > MOST_STATES:
-            rule = f"has more than {MOST_STATES:,} combinations of the feature maps that neck and head read"
+            count = f"at least {len(after):,} combinations of the feature maps that neck and head read"
+            rule = f"has {count}, more than the limit of {MOST_STATES:,}"
             raise SpaceError(f"{rule}; offer fewer widths in the stages with a tap, or fewer resolutions", where=where)
     return tuple(found), list(after)
 

@@ -49,6 +49,7 @@ class TrainJob:
         flip: Whether training images are mirrored at random: "auto", "on" or "off".
         resolution: Input resolution in pixels; 0: the network's.
         images: Training images, a stratified part; 0: all of them.
+        task: What is learned: a key of `TASKS`.
         metric: What is reported beside the accuracy: a key of `METRICS`.
         class_weights: How the loss weighs the classes: a key of `CLASS_WEIGHTS`.
         teacher: A run folder or an exported folder to distill from.
@@ -70,6 +71,7 @@ class TrainJob:
     flip: str = "auto"
     resolution: int = 0
     images: int = 0
+    task: str = "classification"
     metric: str = "accuracy"
     class_weights: str = "none"
     teacher: str | None = None
@@ -123,6 +125,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)
     sets = task.train_set(arch.resolution, job.images, reporter), task.validation_set(arch.resolution, 0, reporter)
+    task.report_network(model, sets[0], reporter)
     reporter.say(f"initial weights: {started_from}")
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):

@@ -84,6 +84,9 @@ class BoxTask:
     def report_data(self, reporter: Reporter) -> None:
         reporter.say(f"{len(self.data.train)} images with boxes")
 
+    def report_network(self, model: nn.Module, images: BoxImages, reporter: Reporter) -> None:
+        reporter.say(f"{len(images)} images")
+
     def check_part(self, images: int, key: str) -> None:
         if images == 1:
             raise UsageError("must be at least 2, or 0", key=key, value=images)

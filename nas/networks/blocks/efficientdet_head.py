@@ -6,12 +6,13 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nas.networks.blocks.anchors import Size, octave_anchors
 from nas.networks.blocks.layers import Activation, activation_layer
-from nas.networks.blocks.predictions import rows
+from nas.networks.blocks.predictions import FIRST_LOGIT, rows
 from nas.networks.blocks.pyramid import separable
 from nas.networks.blocks.select_boxes import Coding
 
@@ -104,6 +105,11 @@ class EfficientDetHead(nn.Module):
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """[(B, C, H, W), ...] -> boxes (B, N, 4) and classes (B, N, num_classes), level by level, row by row."""
         return rows(self.boxes(maps), 4), rows(self.classes(maps), self.num_classes)
+
+    @torch.no_grad()
+    def set_first_biases(self) -> None:
+        """Let every class begin with a score of 0.01, see `FIRST_LOGIT`."""
+        cast(nn.Conv2d, self.classes.predict[1]).bias.fill_(FIRST_LOGIT)  # type: ignore[union-attr]
 
     def anchors(self, sizes: Sequence[Size], resolution: int) -> Tensor:
         """Return the anchor (N, 4) of each row, given the height and width of each level, see `octave_anchors`."""

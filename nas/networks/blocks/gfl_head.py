@@ -6,6 +6,7 @@ It has the form of NanoDet-Plus and PicoDet (Yu et al. 2021, section 3.3): light
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from nas.networks.blocks.anchors import Size, points
 from nas.networks.blocks.layers import Activation
 from nas.networks.blocks.light_pan import light_conv
-from nas.networks.blocks.predictions import rows
+from nas.networks.blocks.predictions import FIRST_LOGIT, rows
 from nas.networks.blocks.select_boxes import Coding
 
 
@@ -60,6 +61,12 @@ class GFLHead(nn.Module):
         """[(B, C_i, H_i, W_i), ...] -> boxes (B, N, 4) in strides and classes (B, N, num_classes)."""
         distances, classes = self.distributions(maps)
         return (distances.softmax(3) * self.steps).sum(3), classes
+
+    @torch.no_grad()
+    def set_first_biases(self) -> None:
+        """Let every class begin with a score of 0.01, see `FIRST_LOGIT`."""
+        for predict in self.predict:
+            cast(nn.Conv2d, predict).bias[: self.num_classes].fill_(FIRST_LOGIT)  # type: ignore[index]
 
     def anchors(self, sizes: Sequence[Size], resolution: int) -> Tensor:
         """Return the point (N, 4) of each row, given the height and width of each level, see `points`."""

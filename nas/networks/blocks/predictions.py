@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+FIRST_LOGIT = -math.log(99)
+"""First bias of sigmoid classes: a score of 0.01, so that the background does not swamp the loss (RetinaNet, 3.3)."""
 
 
 def rows(maps: list[Tensor], width: int) -> Tensor:

@@ -168,6 +168,9 @@ class Task(Protocol):
     def report_data(self, reporter: Reporter) -> None:
         """Report the images, and what is to be known about them before a training."""
 
+    def report_network(self, model: nn.Module, images: Any, reporter: Reporter) -> None:
+        """Report, before a training, how a network fits the training images."""
+
     def check_part(self, images: int, key: str) -> None:
         """Raise UsageError for the setting `key` if `images` training images are too few for a part of the data."""
 

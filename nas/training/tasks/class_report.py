@@ -101,7 +101,7 @@ def describe_worst(result: Mapping[str, Any]) -> str:
     Args:
         result: A dict with the keys of `ClassReport.to_dict`. Results from before have no "by_class".
     """
-    if "by_class" not in result:
+    if "by_class" not in result or "test_accuracy" not in result:
         return ""
     level = max(result["test_accuracy"], result[f"test_{result.get('metric', 'accuracy')}"])
 

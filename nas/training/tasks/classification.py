@@ -101,6 +101,9 @@ class Classification:
             reporter.say(line)
         report_balance(self.data, self.metric, reporter)
 
+    def report_network(self, model: nn.Module, images: ImageDataset, reporter: Reporter) -> None:
+        """Report nothing: every classifier fits every image."""
+
     @property
     def settings(self) -> dict[str, str]:
         """The settings that differ from their defaults, by name. The defaults are left out: older runs lack them."""

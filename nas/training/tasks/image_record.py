@@ -15,7 +15,7 @@ from nas.training.tasks.base import Task, TaskData
 from nas.training.tasks.fit import continued_fit
 from nas.training.tasks.image_datasets import shown_progress
 from nas.training.tasks.image_files import file_digest
-from nas.training.tasks.registry import load_task
+from nas.training.tasks.registry import FORMER_TASK, load_task
 from nas.utils.files import IMAGE_RECORD, read_json, write_bytes
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import IMAGES_KEY
@@ -138,7 +138,7 @@ class DataSettings(Protocol):
 
     @property
     def metric(self) -> str:
-        """What ranks networks: a key of `METRICS`."""
+        """What ranks networks, by a name that the task knows."""
 
     @property
     def class_weights(self) -> str:
@@ -167,6 +167,7 @@ def load_for_run(settings: DataSettings, place: RunPlace, reporter: Reporter) ->
         RunError: The images of the run were replaced.
     """
     how = {
+        "task": getattr(settings, "task", FORMER_TASK),  # only some commands know several tasks
         "metric": settings.metric,
         "class_weights": settings.class_weights,
         "fit": continued_fit(settings.fit, place.stored),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from nas.training.detection.detection import Detection
 from nas.training.tasks.base import Task
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import lookup
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classification": Classification.load,
+    "detection": Detection.load,
 }
 """What makes a task: it takes the name of a data set, the folder of the named data sets or None, and its settings."""
 FORMER_TASK = "classification"

@@ -1,0 +1,206 @@
+"""Images with boxes at one resolution, decoded in advance if they fit into memory, and their augmentation."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nas.networks.preprocessing import PAD_COLOR, to_square
+from nas.training.detection.boxes import Boxes, BoxSplit
+from nas.training.tasks.image_datasets import fits_memory, shown_progress
+from nas.training.tasks.image_files import read_image
+from nas.utils.reporting import Reporter
+
+LEAST_SIDE = 1.0
+"""Boxes whose smaller side is below this many pixels of the network's input are not trained on."""
+ZOOM_OUT, ZOOM_SHARE = (1.0, 2.0), 0.3
+"""Range of the canvas around a smaller image, and how often there is one."""
+CROP_SHARE = 0.5
+"""How often a crop keeps a part of the boxes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The boxes of one training image.
+
+    Attributes:
+        corners: Left, top, right, bottom (N, 4) in pixels of the image.
+        classes: Their classes (N,).
+        crowd: Regions (M, 4) that are ignored.
+    """
+
+    corners: Tensor
+    classes: Tensor
+    crowd: Tensor
+
+    def to(self, device: torch.device, scale: float = 1.0) -> Target:
+        """Return the target on a device, with corners times `scale`."""
+        corners, crowd = (each.to(device) * scale for each in (self.corners, self.crowd))
+        return Target(corners, self.classes.to(device), crowd)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image lies in a square input: x -> x * scale_x + left, y -> y * scale_y + top."""
+
+    scale_x: float
+    scale_y: float
+    left: float
+    top: float
+
+    @classmethod
+    def of(cls, width: int, height: int, resolution: int, fit: str) -> Placement:
+        """Return the placement that `to_square` gives an image; `fit` is "pad" or "stretch"."""
+        if fit == "stretch":
+            return cls(resolution / width, resolution / height, 0, 0)
+        high, wide = (max(1, round(resolution * side / max(height, width))) for side in (height, width))
+        return cls(wide / width, high / height, (resolution - wide) // 2, (resolution - high) // 2)
+
+    def inside(self, corners: Tensor) -> Tensor:
+        """Return corners (N, 4) of the original image in the input."""
+        return corners * corners.new_tensor([self.scale_x, self.scale_y] * 2) + corners.new_tensor(
+            [self.left, self.top] * 2
+        )
+
+    def original(self, corners: Tensor) -> Tensor:
+        """Return corners (N, 4) of the input in the original image."""
+        shift, scale = corners.new_tensor([self.left, self.top] * 2), [self.scale_x, self.scale_y] * 2
+        return (corners - shift) / corners.new_tensor(scale)
+
+
+class BoxDataset(Dataset[tuple[Tensor, Target]]):
+    """A split with items (uint8 image (3, R, R), `Target`).
+
+    Args:
+        split: The images and boxes.
+        resolution: The image size R in pixels.
+        augment: Applied to each image and target.
+        reporter: Shows the progress of decoding.
+        fit: How an image that is not square becomes one: "pad" or "stretch".
+    """
+
+    def __init__(
+        self,
+        split: BoxSplit,
+        resolution: int,
+        augment: Callable[[Tensor, Target], tuple[Tensor, Target]] | None = None,
+        reporter: Reporter | None = None,
+        fit: str = "pad",
+    ):
+        self.split, self.resolution, self.fit, self._augment = split, resolution, fit, augment
+        self._cache: Tensor | None = None
+        if fits_memory(len(split), resolution):
+            self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
+            with shown_progress(len(split), reporter, "decoding") as advance:
+                for index in range(len(split)):
+                    self._cache[index] = self._decode(index)
+                    advance(1)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits of resolution, fit, images and boxes. Only the names of files are included."""
+        digest = hashlib.sha256(f"boxes {self.resolution} {self.fit}".encode())
+        for image, boxes in zip(self.split.images, self.split.boxes, strict=True):
+            is_file = isinstance(image, str | Path)
+            digest.update(os.fsencode(Path(image).name) if is_file else np.ascontiguousarray(image).tobytes())
+            for values in (boxes.corners, boxes.classes, boxes.crowd):
+                digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def workers(self) -> int:
+        """The number of processes for decoding; 0 if the images are in memory."""
+        return 0 if self._cache is not None else min(8, os.cpu_count() or 1)
+
+    def with_augmentation(self, augment: Callable[[Tensor, Target], tuple[Tensor, Target]] | None) -> BoxDataset:
+        """Return the same images with another augmentation. Decoded images are shared."""
+        result = copy.copy(self)
+        result._augment = augment
+        return result
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        image = self._decode(index) if self._cache is None else self._cache[index]
+        target = self.target(index)
+        return self._augment(image, target) if self._augment else (image, target)
+
+    def placement(self, index: int) -> Placement:
+        """Return where an image lies in its square."""
+        return Placement.of(*self.split.sizes[index], self.resolution, self.fit)
+
+    def target(self, index: int) -> Target:
+        """Return the boxes of an image in pixels of its square."""
+        boxes: Boxes = self.split.boxes[index]
+        corners = self.placement(index).inside(torch.from_numpy(boxes.corners))
+        crowd = torch.from_numpy(boxes.crowd)
+        plain = ~crowd & ((corners[:, 2:] - corners[:, :2]).amin(1) >= LEAST_SIDE)
+        return Target(corners[plain], torch.from_numpy(boxes.classes)[plain], corners[crowd])
+
+    def _decode(self, index: int) -> Tensor:
+        return to_square(read_image(self.split.images[index]), self.resolution, self.fit)
+
+
+def augmentation(resolution: int, flip: bool) -> Callable[[Tensor, Target], tuple[Tensor, Target]]:
+    """Return the augmentation of SSD (Liu et al. 2016, section 2.2) by torchvision's transforms.
+
+    Colors are distorted, the image is shrunk into a larger one or cropped so that boxes remain, and mirrored.
+
+    Args:
+        resolution: The size of the images in pixels.
+        flip: Whether images are mirrored at random.
+    """
+    from torchvision.transforms import v2
+
+    steps: list[Any] = [
+        v2.RandomPhotometricDistort(p=0.5),
+        v2.RandomZoomOut(fill=list(PAD_COLOR), side_range=ZOOM_OUT, p=ZOOM_SHARE),
+        v2.RandomApply([v2.RandomIoUCrop()], p=CROP_SHARE),
+        *([v2.RandomHorizontalFlip()] if flip else []),
+        v2.Resize((resolution, resolution), antialias=True),
+        v2.ClampBoundingBoxes(),
+        v2.SanitizeBoundingBoxes(min_size=LEAST_SIDE, labels_getter=_labels),
+    ]
+    return _Augment(v2.Compose(steps))
+
+
+def _labels(sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return what belongs to the boxes; a lambda cannot be pickled."""
+    return sample["labels"], sample["crowd"]
+
+
+class _Augment:
+    """Applies torchvision's transforms to an image and its target."""
+
+    def __init__(self, transform: Any):
+        self._transform = transform
+
+    def __call__(self, image: Tensor, target: Target) -> tuple[Tensor, Target]:
+        from torchvision import tv_tensors
+
+        corners = torch.cat([target.corners, target.crowd])
+        is_crowd = torch.arange(len(corners)) >= len(target.corners)
+        labels = torch.cat([target.classes, target.classes.new_zeros(len(target.crowd))])
+        size: Any = tuple(image.shape[-2:])
+        boxes = tv_tensors.BoundingBoxes(corners.reshape(-1, 4), format="XYXY", canvas_size=size)
+        found = self._transform({"image": tv_tensors.Image(image), "boxes": boxes, "labels": labels, "crowd": is_crowd})
+        changed = found["boxes"].as_subclass(Tensor)
+        plain = ~found["crowd"]
+        pixels: Tensor = found["image"].as_subclass(Tensor)
+        return pixels, Target(changed[plain], found["labels"][plain], changed[~plain])
+
+
+def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[Tensor, list[Target]]:
+    """Return images (B, 3, R, R) and the target of each."""
+    return torch.stack([image for image, _ in items]), [target for _, target in items]

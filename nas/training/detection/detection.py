@@ -1,0 +1,304 @@
+"""Object detection: images with boxes, the loss of each head, and the COCO metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from nas.errors import DataError, SpaceError, UsageError
+from nas.networks.blocks import BLOCKS, find_block
+from nas.networks.blocks.select_boxes import SelectBoxes
+from nas.networks.preprocessing import normalize
+from nas.training.detection.average_precision import SIZES, Found, Truth, average_precision
+from nas.training.detection.box_report import METRICS, BoxReport
+from nas.training.detection.boxes import BoxData, BoxSplit, describe_boxes
+from nas.training.detection.dataset import BoxDataset, Target, augmentation, collate
+from nas.training.detection.folders import load_boxes
+from nas.training.detection.losses import LOSSES, matched_share
+from nas.training.recipe import Recipe
+from nas.training.tasks.base import Batch
+from nas.training.tasks.fit import AUTO
+from nas.training.tasks.image_datasets import resized
+from nas.utils.registry import lookup, nearest
+from nas.utils.reporting import Reporter
+
+EVALUATION_BATCH = 32
+FITS = ("pad", "stretch")
+FLIPS = ("auto", "on", "off")
+CONSTANT = 1e-6
+"""Outputs count as constant if no logit's standard deviation over images exceeds this share of the largest logit."""
+FEW_MATCHED = 0.95
+"""If anchors match less of the boxes than this, small or long objects are hardly learned."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The outputs of a detector for a batch of images.
+
+    Attributes:
+        boxes: Boxes (B, N, 4) in the coding of the head.
+        classes: Logits (B, N, C).
+        anchors: What the boxes are relative to, (N, 4).
+        coding: What the numbers mean, see `SelectBoxes`.
+        resolution: The size of the images in pixels.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    anchors: Tensor
+    coding: str
+    resolution: int
+
+
+class Detection:
+    """The detection of the objects in the images of one data set.
+
+    Attributes:
+        data: The data set.
+        metric: What ranks networks: "AP" or "AP50".
+        fit: How images that are not square become square: "pad" or "stretch".
+        flip: Whether training images are mirrored: one of `FLIPS`.
+    """
+
+    can_distill = False
+    chance = 0.0
+    guessing = None
+
+    def __init__(self, data: BoxData, metric: str = "AP", fit: str = "pad", flip: str = "auto"):
+        self.data, self.metric, self.fit, self.flip = data, metric, fit, flip
+        self._anchors: dict[Any, Tensor] = {}
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        root: str | None = None,
+        metric: str = "AP",
+        class_weights: str = "none",
+        fit: str = AUTO,
+        flip: str = "auto",
+    ) -> Detection:
+        """Return the task on a named data set, a folder or a COCO file.
+
+        Args:
+            name: The name or the path.
+            root: The folder of the named data sets.
+            metric: "AP" or "AP50". "accuracy", the default of classification, stands for "AP".
+            class_weights: Only "none".
+            fit: "pad" or "stretch"; "auto" pads, which keeps the shapes of objects.
+            flip: One of `FLIPS`.
+
+        Raises:
+            DataError: The data set is unknown or invalid.
+            UsageError: A setting is unknown, or does not apply to detection.
+        """
+        metric = "AP" if metric == "accuracy" else metric
+        lookup(METRICS, metric, "metric", "--metric")
+        lookup(dict.fromkeys(FLIPS), flip, "flip", "--flip")
+        if class_weights != "none":
+            raise UsageError("applies to classification only", key="class_weights", value=class_weights)
+        if fit not in (AUTO, *FITS):
+            rule = f"must be one of {', '.join(FITS)} for detection: a crop would cut off objects"
+            raise UsageError(rule, key="fit", value=fit, nearest=nearest(fit, FITS))
+        return cls(load_boxes(DEFAULT_DATA if name == "digits" else name, root), metric, fit.replace(AUTO, "pad"), flip)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings by name; without a flip that the data decide."""
+        found = {"task": "detection", "metric": self.metric, "fit": self.fit}
+        return found if self.flip == "auto" else {**found, "flip": self.flip}
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of objects."""
+        return len(self.data.classes)
+
+    @property
+    def flips(self) -> bool:
+        """Whether training images are mirrored at random."""
+        return self.data.flip if self.flip == "auto" else self.flip == "on"
+
+    def renamed(self, name: str) -> Detection:
+        """Return the same task, with another name for its data set."""
+        return Detection(replace(self.data, name=name), self.metric, self.fit, self.flip)
+
+    def report_data(self, reporter: Reporter) -> None:
+        """Report the images and boxes by class, and what the annotations had that is not used."""
+        for line in (describe_boxes(self.data), *self.data.notes):
+            reporter.say(line)
+
+    def report_network(self, model: nn.Module, images: BoxDataset, reporter: Reporter) -> None:
+        """Report the share of the training boxes that an anchor of the network matches, by size."""
+        image = images[0][0][None].to(next(model.parameters()).device)
+        with torch.no_grad():
+            found = self.outputs(model.eval(), image)
+        if found.coding == "distances":
+            return
+        targets = [images.target(index) for index in range(len(images))]
+        limits = [32.0, 96.0]
+        counts = dict(zip(SIZES, matched_share(found.anchors.cpu(), targets, limits), strict=True))
+        whole, matched = (sum(pair[part] for pair in counts.values()) for part in (0, 1))
+        by_size = ", ".join(f"{size} {pair[1] / pair[0]:.0%} of {pair[0]}" for size, pair in counts.items() if pair[0])
+        share = matched / max(1, whole)
+        line = f"an anchor overlaps {share:.1%} of the {whole:,} training boxes by a half at {found.resolution} px"
+        reporter.say(f"{line} ({by_size}); the others learn from their closest anchor")
+        if share < FEW_MATCHED:
+            reporter.warn("boxes that no anchor fits are hardly learned: a higher --resolution helps small objects")
+
+    def check_part(self, images: int, key: str) -> None:
+        """Raise UsageError for the setting `key` if a part of so many training images is too small."""
+        if images == 1:
+            raise UsageError("must be at least 2, or 0 for all", key=key, value=images)
+
+    def check_head(self, op: str) -> None:
+        """Raise SpaceError if the block `op` is not the head of a detector."""
+        if not hasattr(find_block(op), "coding"):
+            known = nearest(op, [name for name, block in BLOCKS.items() if hasattr(block, "coding")])
+            raise SpaceError("must be the head of a detector", where="head", key="block", value=op, nearest=known)
+
+    def check_outputs(self, outputs: Predictions, name: str) -> None:
+        """Raise DataError, in which `name` stands for the network, if its classes are not those of the data."""
+        classes = outputs.classes.shape[-1] - (outputs.coding == "ssd")
+        if classes != self.num_classes:
+            raise DataError(f"'{self.data.name}' has {self.num_classes} classes, {name} has {classes}", where="--data")
+
+    def train_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> BoxDataset:
+        """Return the augmented training images; `images` of them, or all."""
+        augment = augmentation(resolution, self.flips)
+        return BoxDataset(self.data.train.part(images), resolution, augment, reporter, self.fit)
+
+    def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> BoxDataset:
+        """Return the validation images, which rank candidates. Arguments as for `train_set`."""
+        return BoxDataset(self.data.validation.part(images), resolution, None, reporter, self.fit)
+
+    def test_set(self, resolution: int, reporter: Reporter | None = None) -> BoxDataset:
+        """Return the test images, which are used only once, at the end."""
+        return BoxDataset(self.data.test, resolution, None, reporter, self.fit)
+
+    def suited(self, recipe: Recipe) -> Recipe:
+        """Return the recipe without random resized crops: detection has crops of its own, that keep boxes."""
+        return replace(recipe, crop_scale=0.0)
+
+    def describe_augmentation(self, recipe: Recipe) -> str:
+        """Return how training images are changed at random, in words."""
+        return ", ".join(["colors", "zooming out", "crops that keep boxes", *(["mirroring"] if self.flips else [])])
+
+    def augmented(self, train_set: BoxDataset, recipe: Recipe) -> BoxDataset:
+        """Return the training images. Raises UsageError for augmentations of classification."""
+        for key in ("randaugment", "mixup", "cutmix", "crop_scale"):
+            if getattr(recipe, key):
+                raise UsageError("applies to classification only", key=key, value=getattr(recipe, key))
+        return train_set
+
+    def mixing(self, recipe: Recipe) -> Callable[[Tensor, Any], Batch] | None:
+        """Return None: images with boxes are not mixed."""
+        return None
+
+    @staticmethod
+    def collate(items: list[tuple[Tensor, Target]]) -> Batch:
+        """Return images (B, 3, R, R) and the target of each."""
+        return collate(items)
+
+    def move(self, batch: Batch, device: torch.device, size: int | None = None) -> Batch:
+        """Return a batch on a device, with images of `size` pixels; None: of their own size."""
+        images, targets = batch
+        scale = 1.0 if size is None else size / images.shape[-1]
+        images = images if size is None else resized(images, size)
+        return images.to(device), [target.to(device, scale) for target in targets]
+
+    def outputs(self, model: nn.Module, images: Tensor) -> Predictions:
+        """Return the predictions for images (B, 3, R, R) with values from 0 to 255."""
+        head: Any = next((module for module in model.modules() if hasattr(type(module), "coding")), None)
+        if head is None:
+            raise DataError(f"'{self.data.name}' needs a detector, the network has other outputs", where="--data")
+        sizes: list[tuple[int, int]] = []
+
+        def note(_: nn.Module, arguments: Any) -> None:
+            sizes[:] = [(int(x.shape[-2]), int(x.shape[-1])) for x in arguments[0]]
+
+        handle = head.register_forward_pre_hook(note)
+        try:
+            boxes, classes = model(normalize(images))
+        finally:
+            handle.remove()
+        resolution = int(images.shape[-1])
+        anchors = self._anchors_of(head, tuple(sizes), resolution).to(boxes.device)
+        return Predictions(boxes.float(), classes.float(), anchors, head.coding, resolution)
+
+    def _anchors_of(self, head: Any, sizes: tuple[tuple[int, int], ...], resolution: int) -> Tensor:
+        counts = tuple(getattr(head, "counts", [getattr(head, "count", 0)]))
+        key = (type(head), counts, sizes, resolution)
+        if key not in self._anchors:
+            self._anchors[key] = head.anchors(sizes, resolution)
+        return self._anchors[key]
+
+    def loss_weights(self, train_set: BoxDataset) -> None:
+        """Return None: classes are not weighed."""
+        return
+
+    def loss(
+        self,
+        outputs: Predictions,
+        targets: Sequence[Target],
+        label_smoothing: float | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss of a batch by the coding of the head, see `LOSSES`. The last two arguments are not used."""
+        return LOSSES[outputs.coding](outputs.boxes, outputs.classes, outputs.anchors, targets)
+
+    def distillation(self, outputs: Predictions, teacher_outputs: Predictions, temperature: float) -> Tensor:
+        """Raise NotImplementedError: detectors do not learn from a teacher."""
+        raise NotImplementedError
+
+    def soft_targets(self, outputs: Predictions) -> Any:
+        """Raise NotImplementedError: detectors do not learn from a teacher."""
+        raise NotImplementedError
+
+    def evaluate(self, model: nn.Module, images: BoxDataset, device: torch.device) -> BoxReport:
+        """Return the COCO metric of a network with its post-processing. Leaves the model in eval mode."""
+        found = self.detections(model, images, device)
+        return BoxReport(self.metric, average_precision(truths(images.split), found, self.data.classes))
+
+    @torch.no_grad()
+    def detections(self, model: nn.Module, images: BoxDataset, device: torch.device) -> list[Found]:
+        """Return the boxes found in each image, in pixels of the original images. Leaves the model in eval mode."""
+        model.eval()
+        dataset: Any = images
+        loader: DataLoader[Any] = DataLoader(
+            dataset, EVALUATION_BATCH, generator=torch.Generator(), num_workers=images.workers, collate_fn=collate
+        )
+        found: list[Found] = []
+        for batch, _ in loader:
+            outputs = self.outputs(model, batch.to(device).contiguous(memory_format=torch.channels_last))
+            select = SelectBoxes((len(outputs.anchors),) * 2, coding=outputs.coding)  # type: ignore[arg-type]
+            select.to(device).place(outputs.anchors, outputs.resolution)
+            for corners, scores, classes, count in zip(*select([outputs.boxes, outputs.classes]), strict=True):
+                number = int(count)
+                original = images.placement(len(found)).original(corners[:number].cpu())
+                width, height = images.split.sizes[len(found)]
+                limit = torch.tensor([width, height] * 2, dtype=original.dtype)
+                inside = torch.minimum(original.clamp(min=0.0), limit)
+                found.append(Found(inside, scores[:number].cpu(), classes[:number].cpu()))
+        return found
+
+    def is_constant(self, outputs: Predictions) -> bool:
+        """Return whether the logits are the same for all images, see CONSTANT."""
+        logits = outputs.classes.double()
+        return bool(logits.std(0).max() <= CONSTANT * logits.abs().max())
+
+
+DEFAULT_DATA = "digit_canvases"
+"""The data set that detection has instead of `digits`."""
+
+
+def truths(split: BoxSplit) -> list[Truth]:
+    """Return the ground truth of each image."""
+    return [
+        Truth(boxes.corners, boxes.classes, boxes.crowd, boxes.areas, *size)
+        for boxes, size in zip(split.boxes, split.sizes, strict=True)
+    ]
