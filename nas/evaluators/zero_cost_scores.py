@@ -116,6 +116,12 @@ def score(name: str, arch: Architecture, batch: Batch, seed: int) -> float:
     return value
 
 
+def _sum(outputs: Any) -> Any:
+    """Return the sum of all outputs of a network, one tensor or several."""
+    total: Any = sum(each.sum() for each in ([outputs] if isinstance(outputs, Tensor) else outputs))
+    return total
+
+
 def synflow(probe: Probe) -> float:
     """Logarithm of the synaptic flow of an all-ones image (Tanaka et al. 2020; Abdelfattah et al. 2021, section 3)."""
     images = probe.batch.images
@@ -146,7 +152,7 @@ def grad_norm(probe: Probe) -> float:
 def jacob_cov(probe: Probe) -> float:
     """Lack of correlation between input gradients (Mellor et al. 2020; Abdelfattah et al. 2021, section 3)."""
     images = normalize(probe.batch.images).requires_grad_()
-    (jacobian,) = torch.autograd.grad(probe.network()(images).sum(), images)
+    (jacobian,) = torch.autograd.grad(_sum(probe.network()(images)), images)
     return independence(jacobian.flatten(1))
 
 
@@ -188,7 +194,7 @@ def synaptic_flow(network: nn.Module, ones: Tensor) -> Tensor:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_()
-    gradients = _gradients(network, network(ones).sum())
+    gradients = _gradients(network, _sum(network(ones)))
     return torch.stack([(w.detach() * g).sum() for w, g in zip(_weights(network), gradients, strict=True)]).sum()
 
 

@@ -321,11 +321,16 @@ def assemble(arch: Architecture, make: Callable[[str, Layer], nn.Module]) -> Net
         modules = [make(name, layer) for name, layer in zip(names, block.layers, strict=True)]
         slots[number].append(EachMap(modules) if block.for_each_map else modules[0])
     stages, neck, (head,) = slots[: len(arch.stages)], slots[len(arch.stages) : -1], slots[-1]
-    if not arch.taps and not neck:
+    if is_plain(arch):
         return Network(stages, head)
     network = MultiMapNetwork(stages, head, arch.taps, neck)
     network.outputs = len(output_shapes(block.layers[0]))
     return network
+
+
+def is_plain(arch: Architecture) -> bool:
+    """Return whether a network is a series of blocks with one output: it has neither taps nor a neck."""
+    return not arch.taps and not arch.neck and len(output_shapes(trace(arch)[-1])) == 1
 
 
 def module_names(arch: Architecture) -> list[list[str]]:

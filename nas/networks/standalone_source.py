@@ -16,7 +16,7 @@ from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.detectors.post_processing import Detector, is_detector, post_of
 from nas.networks.first_weights import with_first_weights
 from nas.networks.module_source import Definition, Outside
-from nas.networks.network import EachMap, Layer, MultiMapNetwork, Network, Placed, in_channels, trace, walk
+from nas.networks.network import EachMap, Layer, MultiMapNetwork, Network, Placed, in_channels, is_plain, trace, walk
 from nas.networks.outputs import compared
 from nas.networks.preprocessing import prepare
 from nas.networks.source_bundle import SourceBundle, own_packages
@@ -116,14 +116,9 @@ def requirements(arch: Architecture) -> list[str]:
     return [] if all(is_ours(layer.spec.op) for layer in layers) else _bundle_of(arch)[2]
 
 
-def _is_plain(arch: Architecture) -> bool:
-    """Return whether a network has neither taps nor a neck: a series of blocks with one output."""
-    return not arch.taps and not arch.neck
-
-
 def _main(arch: Architecture) -> str:
     """Return the end of the file. Of several outputs, some values are compared, and of a detector its scores."""
-    if _is_plain(arch):
+    if is_plain(arch):
         return MAIN
     main = MAIN.replace("network(check_input()).double()", "compared(network(check_input())).double()")
     if not is_detector(arch):
@@ -143,7 +138,7 @@ def _bundle_of(arch: Architecture) -> tuple[SourceBundle, dict[str, str], list[s
     """
     ops = list(dict.fromkeys(layer.spec.op for layer in trace(arch)))
     bundle = make_bundle(ops, RESERVED, MAIN_IMPORTS)
-    networks: list[Any] = [Network] if _is_plain(arch) else [Network, MultiMapNetwork, EachMap, compared]
+    networks: list[Any] = [Network] if is_plain(arch) else [Network, MultiMapNetwork, EachMap, compared]
     if is_detector(arch):
         networks += [SelectBoxes, Detector]
     own = [Definition(item.__module__, item.__name__) for item in (*networks, with_first_weights, prepare)]
@@ -202,7 +197,7 @@ def _build_function(arch: Architecture, names: dict[str, str]) -> str:
     about = "Return the network with first weights from torch's default generator."
     lines = ["", "def build() -> Network:", f'    """{about}"""', *_listed("stages", slots[: len(arch.stages)])]
     made = f"Network(stages, {slots[-1][0]})"
-    if not _is_plain(arch):
+    if not is_plain(arch):
         lines += _listed("neck", slots[len(arch.stages) : -1])
         made = f"MultiMapNetwork(stages, {slots[-1][0]}, {arch.taps!r}, neck)"
     return "\n".join([*lines, f"    return with_first_weights({made})", ""])

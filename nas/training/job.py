@@ -140,7 +140,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         card = _export(job, arch, model, facts, task.fit)
         title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.metric_value:.1%}"
         draw_training(curve, title, job.folder / "curve.png", task.metric)
-        report.draw(title, job.folder / "confusion.png")
+        report.draw(title, job.folder / report.picture)
         result = {
             "network": job.network,
             "model": str(job.folder / "model"),

@@ -51,6 +51,7 @@ class BoxReport:
     metric_value: float
     metric: str = "closeness"
     accuracy: None = None
+    picture: str = "closeness.png"
 
     def to_dict(self) -> dict[str, Any]:
         return {"metric": self.metric, f"test_{self.metric}": self.metric_value}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.training.detection.average_precision import OVERLAP, RECALL_POINTS, SIZES, SURE_SCORE, Precision
+from nas.training.detection.average_precision import OVERLAP, RECALL_POINTS, SIZES, SURE_SCORE, Found, Precision, Truth
+from nas.training.detection.detection_pictures import draw_detections
 from nas.training.tasks.class_report import FAR_BELOW, FEW_IMAGES, list_some
 from nas.utils.files import write_picture
 from nas.utils.reporting import Reporter
 
+DETECTIONS = "detections.png"
 METRICS = {"AP": "ap", "AP50": "ap50"}
 """The metrics of a report, and the fields of `Precision` that hold them."""
 MOSTLY = 0.5
@@ -36,10 +39,16 @@ class BoxReport:
     Attributes:
         metric: "AP" or "AP50".
         precision: The COCO metric.
+        examples: The images, their truths and their detections, of which some are drawn; None: none are.
     """
+
+    picture = "precision_recall.png"
 
     metric: str
     precision: Precision
+    examples: tuple[Sequence[Any], Sequence[Truth], Sequence[Found]] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def accuracy(self) -> None:
@@ -82,7 +91,10 @@ class BoxReport:
             reporter.warn(f"most boxes of these sizes are missed: {missed}")
 
     def draw(self, title: str, path: Path) -> None:
-        """Draw the curves of precision over recall, and the share of found boxes by size, to a PNG file."""
+        """Draw the curves of precision over recall, and the share of found boxes by size, to a PNG file.
+
+        Some images with truth and detections are drawn to detections.png beside it.
+        """
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9.5, 4.4), dpi=130, layout="constrained")
@@ -91,6 +103,9 @@ class BoxReport:
         _draw_curves(curves, self.precision)
         _draw_sizes(sizes, self.precision)
         write_picture(path, figure)
+        if self.examples is not None:
+            classes = tuple(self.precision.by_class)
+            draw_detections(*self.examples, classes, path.with_name(DETECTIONS), title)
 
     def _worst_classes(self) -> str:
         """Return the classes with less than half of the AP: "'rare' (3.1%, 12 boxes)"; "" if there are none."""

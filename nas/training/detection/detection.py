@@ -261,8 +261,9 @@ class Detection:
 
     def evaluate(self, model: nn.Module, images: BoxDataset, device: torch.device) -> BoxReport:
         """Return the COCO metric of a network with its post-processing. Leaves the model in eval mode."""
-        found = self.detections(model, images, device)
-        return BoxReport(self.metric, average_precision(truths(images.split), found, self.data.classes))
+        found, truth = self.detections(model, images, device), truths(images.split)
+        precision = average_precision(truth, found, self.data.classes)
+        return BoxReport(self.metric, precision, (images.split.images, truth, found))
 
     @torch.no_grad()
     def detections(self, model: nn.Module, images: BoxDataset, device: torch.device) -> list[Found]:

@@ -107,6 +107,10 @@ class Report(Protocol):
         """The name of the metric: "accuracy"."""
 
     @property
+    def picture(self) -> str:
+        """The file name of its picture: "confusion.png"."""
+
+    @property
     def metric_value(self) -> float:
         """The metric in [0, 1]."""
 

@@ -34,6 +34,8 @@ class ClassReport:
         pairs: C * true class + predicted class of each image (N,), in the order of the images; None if unknown.
     """
 
+    picture = "confusion.png"
+
     metric: str
     classes: tuple[str, ...]
     confusion: Tensor

@@ -201,6 +201,7 @@ def test_a_detector_is_trained_from_the_command_line(
     result = json.loads(Path("run/result.json").read_text())
     assert result["metric"] == "AP" and 0 <= result["test_AP"] <= 1 and result["settings"]["task"] == "detection"
     assert {path.name for path in Path("run/model").iterdir()} >= {"detector.onnx", "model.onnx"}
+    assert {"precision_recall.png", "detections.png"} <= {path.name for path in Path("run").iterdir()}
     assert main([*command, "--images", "40", "--out", "run"]) == 0, "the same command returns the finished result"
     assert main(["train", "mobilenet_v2_0.35", "--task", "detection", "--out", "other"]) == 2
     assert main(["train", str(write_small(tmp_path)), "--out", "third"]) == 2
