@@ -26,6 +26,8 @@ SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
 """Settings that point an evaluator at its source, and the evaluator that each one implies."""
 
 AUTO, NONE = "auto", "none"
+DETECTION, DETECTOR_SPACE = "detection", "small_detector"
+"""The task with other defaults, and its search space."""
 """The values of `against` that are not networks: the search chooses the reference, or has none."""
 
 _what = partial(setting, group="what to search")
@@ -57,7 +59,14 @@ class SearchSettings:
         "name of a shipped search space, or a YAML file",
         default_help="the space of --table, otherwise {}",
     )
-    data: str = _what("digits", "digits, cifar10, cifar100, fashion_mnist, or an image folder")
+    task: str = _what(
+        "classification",
+        "what the networks learn: classification or detection",
+        choices=("classification", "detection"),
+    )
+    data: str = _what(
+        "digits", "digits, cifar10, cifar100, fashion_mnist, or an image folder; of detection, a COCO file or folder"
+    )
     data_root: str | None = _what(
         None, "folder with the named data sets; missing ones are downloaded into it", metavar="DIR"
     )
@@ -151,8 +160,9 @@ class SearchSettings:
     proxy_images: int = _accuracy(0, "images of the candidates' short training", minimum=0, default_help=_BY_SPACE)
     metric: str = _accuracy(
         "accuracy",
-        "what ranks networks and is reported on the test images: accuracy, balanced_accuracy or macro_f1",
-        choices=tuple(METRICS),
+        "what ranks networks and is reported on the test images: accuracy, balanced_accuracy or macro_f1; of detection "
+        "AP, its default, or AP50",
+        choices=(*METRICS, "AP", "AP50"),
     )
     class_weights: str = _accuracy(
         "none",
@@ -334,6 +344,8 @@ def make_settings(given: Mapping[str, Any]) -> SearchSettings:
         from nas.latency.catalog import open_named
 
         settings["space"] = str(open_named(table[0]).header.get("space", SearchSettings.space))
+    if settings.get("task") == DETECTION:
+        settings = {"space": DETECTOR_SPACE, "against": NONE, "metric": "AP", **settings}
     return SearchSettings(**settings)
 
 
