@@ -149,10 +149,12 @@ def assemble(
     kept = np.flatnonzero(~is_flat)
     kept = kept[np.argsort(owners[kept], kind="stable")]
     sides = clipped[:, 2:] - clipped[:, :2]
-    areas = np.array(objects.areas, np.float64)
-    areas = np.where(np.isfinite(areas) & (areas > 0), areas, sides[:, 0].astype(np.float64) * sides[:, 1])
+    with np.errstate(over="ignore"):  # a value that float32 cannot hold is replaced by the area of the box
+        areas = np.array(objects.areas, np.float64).astype(np.float32)
+    own = np.maximum(sides[:, 0] * sides[:, 1], np.finfo(np.float32).tiny)
+    areas = np.where(np.isfinite(areas) & (areas > 0), areas, own)
     crowd = np.array(objects.crowd, np.uint8).astype(bool)
-    columns = (clipped, np.array(objects.classes, np.int64), crowd, areas.astype(np.float32), ids)
+    columns = (clipped, np.array(objects.classes, np.int64), crowd, areas, ids)
     ends = np.searchsorted(owners[kept], np.arange(len(images) + 1))
     return BoxSplit(list(images), _by_image(tuple(column[kept] for column in columns), ends), tuple(sizes)), notes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nas.errors import DataError
@@ -297,6 +297,7 @@ def test_any_json_gives_a_valid_value_or_an_error(pictures: Path, content: Any) 
 
 
 @settings(deadline=None, max_examples=100)
+@example([[0.0, 0.0, 1.0, 1.0], [5e-324, 0.0, 1.0, 1.0], [1e300, 0.0, 1.0, 1.0]])
 @given(st.lists(st.lists(st.floats(-1e300, 1e300) | st.integers(-50, 50), min_size=4, max_size=4), max_size=6))
 def test_any_finite_boxes_give_boxes_in_their_image(pictures: Path, boxes: list[list[float]]) -> None:
     annotations = [annotation(number, bbox=box, area=box[0]) for number, box in enumerate(boxes)]
