@@ -59,11 +59,6 @@ class SearchSettings:
         "name of a shipped search space, or a YAML file",
         default_help="the space of --table, otherwise {}",
     )
-    task: str = _what(
-        "classification",
-        "what the networks learn: classification or detection",
-        choices=("classification", "detection"),
-    )
     data: str = _what(
         "digits", "digits, cifar10, cifar100, fashion_mnist, or an image folder; of detection, a COCO file or folder"
     )
@@ -79,6 +74,11 @@ class SearchSettings:
         "auto",
         "mirror training images at random: on, off (if left and right matter), or auto, which is off for digits only",
         choices=("auto", "on", "off"),
+    )
+    task: str = _what(
+        "classification",
+        "what the networks learn: classification or detection",
+        choices=("classification", "detection"),
     )
     objective: str = _what("soft", "soft, hard, constrained or pareto")
     axes: str | None = _what(
