@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -120,7 +121,8 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     )
     title = f"{winner.trial.digest} on {context.task.data.name}: test {spell(training.report.metric)} "
     title += f"{training.report.metric_value:.1%}"
-    training.report.draw(title, study.folder / f"{file_name('confusion', goal)}.png")
+    report = training.report
+    report.draw(title, study.folder / f"{file_name(Path(report.picture).stem, goal)}.png")
     return GoalResult(
         goal=goal,
         finalists=tuple(FinalistRecord.of(finalist, study) for finalist in finalists),
