@@ -70,7 +70,8 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
             reporter.say(f"{table.path.stem}: {note}")
     predictor = table.predictor(space.key)
     space_costs = tabulate_costs(space, predictor.layer_ms)
-    post = [predictor.post_share_ms(layer) for layer in reachable(space)]
+    heads = space_costs.automaton.positions[-1].rows
+    post = [predictor.post_share_ms(layer) for step in heads for layer in step.layers]
     distribution = latency_distribution(space_costs)
     header = table.header
     found = {

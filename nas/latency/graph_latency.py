@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from nas.devices.client import LOCAL, Graph, open_worker
 from nas.devices.example_inputs import example_inputs
 from nas.devices.runtimes import RUNTIMES, find_runtime, make_runtime
-from nas.devices.timing import Latency, Protocol, summarize
+from nas.devices.timing import Latency, Protocol, Sample, summarize
 from nas.errors import DeviceError, ExportError, LostError, UsageError, one_line
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import file_of
@@ -132,15 +133,9 @@ def measure_detector(
     arch, _, _ = load_exported(folder)
     shapes = ((1, IMAGE_CHANNELS, arch.resolution, arch.resolution),)
     graphs = [Graph(file.stem, str(file), shapes) for file in files]
-    with (
-        open_worker(device, runtime, threads, reporter.say) as worker,
-        reporter.task("measuring with and without post-processing", len(graphs) * PROTOCOL.visits) as advance,
-    ):
-        times: dict[str, list[Any]] = {graph.key: [] for graph in graphs}
-        for sample in worker.measure(graphs, PROTOCOL, 0):
-            times[sample.key].append(sample.ms)
-            advance(1)
-    network, both = (summarize(times[graph.key]).median for graph in graphs)
+    verb = "measuring with and without post-processing"
+    samples = _measured(graphs, runtime, threads, device, reporter, verb)
+    network, both = (summarize([sample.ms for sample in samples[graph.key]]).median for graph in graphs)
     return DetectorLatency(network, both)
 
 
@@ -156,20 +151,28 @@ def _measure(
     file: Path, shapes: tuple[tuple[int, ...], ...], runtime: str, threads: int, device: str, reporter: Reporter
 ) -> Latency:
     graph = Graph("graph", str(file), shapes, memory=True)
-    with (
-        open_worker(device, runtime, threads, reporter.say) as worker,
-        reporter.task("measuring", PROTOCOL.visits) as advance,
-    ):
-        samples = []
-        for sample in worker.measure([graph], PROTOCOL, 0):
-            samples.append(sample)
-            advance(1)
+    samples = _measured([graph], runtime, threads, device, reporter)[graph.key]
     memory = next((sample.costs["memory_bytes"] for sample in samples if "memory_bytes" in sample.costs), None)
     summary = summarize([sample.ms for sample in samples])
     return Latency(
         summary.median, summary.p10, summary.p90, summary.samples, summary.repeatability,
         size_bytes=file.stat().st_size, memory_bytes=None if memory is None else int(memory),
     )  # fmt: skip
+
+
+def _measured(
+    graphs: Sequence[Graph], runtime: str, threads: int, device: str, reporter: Reporter, verb: str = "measuring"
+) -> dict[str, list[Sample]]:
+    """Return the samples of each graph by its key, taken alternately."""
+    samples: dict[str, list[Sample]] = {graph.key: [] for graph in graphs}
+    with (
+        open_worker(device, runtime, threads, reporter.say) as worker,
+        reporter.task(verb, len(graphs) * PROTOCOL.visits) as advance,
+    ):
+        for sample in worker.measure(graphs, PROTOCOL, 0):
+            samples[sample.key].append(sample)
+            advance(1)
+    return samples
 
 
 def _node_times(file: Path, graph: OnnxGraph, threads: int) -> list[dict[str, Any]]:

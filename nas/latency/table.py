@@ -33,7 +33,7 @@ from nas.latency.rows import (
     row_key,
     row_to_dict,
 )
-from nas.networks.detectors.post_processing import post_layer, with_post_layers
+from nas.networks.detectors.post_processing import post_layer
 from nas.networks.network import Layer, output_maps, output_shapes, trace
 from nas.spaces.identity import json_digest
 from nas.utils.files import append_rows
@@ -202,7 +202,13 @@ class LatencyTable:
 
     def measured_layers(self, layers: Iterable[Layer]) -> list[Layer]:
         """Return what the table measures of some layers: also the post-processing of detectors, if its runtime can."""
-        return with_post_layers(layers) if selects_boxes(self.header["runtime"]) else list(layers)
+        pairs = ((layer, self.post_layer(layer)) for layer in layers)
+        return [layer for pair in pairs for layer in pair if layer is not None]
+
+    def post_layer(self, layer: Layer) -> Layer | None:
+        """Return the post-processing after a layer; None if there is none, or the runtime cannot run it."""
+        after = post_layer(layer)
+        return after if after is not None and selects_boxes(self.header["runtime"]) else None
 
     def features_of(self, layer: Layer, boundaries: bool = True) -> Features:
         """Return the calibration features of a layer, for a detector's head with those of its post-processing.
@@ -210,7 +216,7 @@ class LatencyTable:
         Raises TableError if the table lacks it.
         """
         found = self.features_alone(layer, boundaries)
-        after = post_layer(layer) if selects_boxes(self.header["runtime"]) else None
+        after = self.post_layer(layer)
         return found if after is None else found + self.features_alone(after, boundaries)
 
     def features_alone(self, layer: Layer, boundaries: bool = True) -> Features:
@@ -294,7 +300,7 @@ class LatencyPredictor:
 
     def post_share_ms(self, layer: Layer) -> float:
         """Return the latency in ms of the post-processing after a layer; 0 if there is none."""
-        after = post_layer(layer) if selects_boxes(self.table.header["runtime"]) else None
+        after = self.table.post_layer(layer)
         return 0.0 if after is None else self.calibration.latency_ms(self.table.features_alone(after, False))
 
 

@@ -139,12 +139,17 @@ def to_square(image: Tensor, resolution: int, fit: str) -> Tensor:
     if fit == "crop":
         cropped: Tensor = functional.center_crop(functional.resize(image, [resolution], antialias=True), square)
         return cropped
-    high, wide = (max(1, round(resolution * side / max(height, width))) for side in (height, width))
-    left, top = (resolution - wide) // 2, (resolution - high) // 2
+    high, wide, left, top = padded_place(height, width, resolution)
     padding = [left, top, resolution - wide - left, resolution - high - top]
     small = functional.resize(image, [high, wide], antialias=True)
     padded: Tensor = functional.pad(small, padding, fill=list(PAD_COLOR))
     return padded
+
+
+def padded_place(height: int, width: int, resolution: int) -> tuple[int, int, int, int]:
+    """Return height, width, left and top, in pixels of a square of R pixels, of an image that "pad" fits into it."""
+    high, wide = (max(1, round(resolution * side / max(height, width))) for side in (height, width))
+    return high, wide, (resolution - wide) // 2, (resolution - high) // 2
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -126,9 +126,8 @@ def _main(arch: Architecture) -> str:
     post, sizes = post_of(arch)
     arguments = ", ".join([repr(in_channels(post)), *(f"{key}={value!r}" for key, value in post.spec.args)])
     loader = LOAD_DETECTOR.format(select=f"{SelectBoxes.__name__}({arguments})", sizes=sizes)
-    before, after = main.split("\n\ndef preprocess", 1)
-    body, end = after.split("\n\n\nif __name__", 1)
-    return f"{before}{loader}\n\ndef preprocess{body}{CHECK_DETECTOR}\n\nif __name__{end}"
+    main = main.replace("\n\ndef preprocess", f"{loader}\n\ndef preprocess")
+    return main.replace("\n\n\nif __name__", f"{CHECK_DETECTOR}\n\nif __name__")
 
 
 def _bundle_of(arch: Architecture) -> tuple[SourceBundle, dict[str, str], list[str]]:

@@ -129,10 +129,19 @@ def kept_boxes(corners: Tensor, labels: Tensor, after: Tensor, overlap: float, s
 
 def overlaps(first: Tensor, second: Tensor) -> Tensor:
     """Return the intersection over union of each pair of corners (B, K, 4) and (B, M, 4): (B, K, M)."""
+    common = intersections(first, second)
+    return common / (areas(first).unsqueeze(2) + areas(second).unsqueeze(1) - common).clamp(min=1e-9)
+
+
+def intersections(first: Tensor, second: Tensor) -> Tensor:
+    """Return the common area of each pair of corners (B, K, 4) and (B, M, 4): (B, K, M)."""
     left, top, right, bottom = (first[:, :, side].unsqueeze(2) for side in range(4))
     others = [second[:, :, side].unsqueeze(1) for side in range(4)]
     width = (torch.minimum(right, others[2]) - torch.maximum(left, others[0])).clamp(min=0.0)
     height = (torch.minimum(bottom, others[3]) - torch.maximum(top, others[1])).clamp(min=0.0)
-    common = width * height
-    area, other = (right - left) * (bottom - top), (others[2] - others[0]) * (others[3] - others[1])
-    return common / (area + other - common).clamp(min=1e-9)
+    return width * height
+
+
+def areas(corners: Tensor) -> Tensor:
+    """Return the areas (...) of corners (..., 4)."""
+    return (corners[..., 2] - corners[..., 0]) * (corners[..., 3] - corners[..., 1])

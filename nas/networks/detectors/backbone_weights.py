@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nas.errors import WeightsError
 from nas.networks.pretrained import (
+    BATCH_NORM_EPS,
     TORCHVISION,
     layers_in_call_order,
     layers_of,
@@ -72,7 +73,7 @@ def _ordered(state: dict[str, Tensor], network: nn.Module, name: str, path: Path
     own = [f"{layer.name}.{kind}" for layer in layers_in_call_order(network) for kind in layer.tensors]
     shared = [key for key in own if key in state]
     if any(key.startswith("stages.") for key in shared):
-        return {key: state[key] for key in shared}, 1e-5
+        return {key: state[key] for key in shared}, BATCH_NORM_EPS
     if name not in TORCHVISION and path.suffix == ".safetensors":
         raise WeightsError("a .safetensors file has no order, and its names are unknown; give a .pth file", where=path)
     return restore_order(state, network, name, path)

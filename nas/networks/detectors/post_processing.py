@@ -6,7 +6,7 @@ It is no block of an architecture: training needs the outputs of the head. It fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -34,12 +34,6 @@ def _post_layer(coding: str, shapes: tuple[tuple[int, ...], ...]) -> Layer:
     select = SelectBoxes(tuple(shape[0] for shape in shapes), coding=coding)  # type: ignore[arg-type]
     out: tuple[tuple[int, ...], ...] = ((select.kept, 4), (select.kept,), (select.kept,), ())
     return Layer(spec, shapes, out, 0, 0, 0, 0, 0, 0, ())  # type: ignore[arg-type]
-
-
-def with_post_layers(layers: Iterable[Layer]) -> list[Layer]:
-    """Return the layers, each head of a detector followed by its post-processing."""
-    pairs = ((layer, post_layer(layer)) for layer in layers)
-    return [layer for pair in pairs for layer in pair if layer is not None]
 
 
 def layer_module(layer: Layer) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nas.networks.blocks.select_boxes import decoded, overlaps
+from nas.networks.blocks.select_boxes import areas, decoded, intersections, overlaps
 from nas.training.detection.dataset import Target
 
 IGNORED = -2
@@ -127,10 +127,6 @@ def _without_crowds(index: Tensor, corners: Tensor, target: Target) -> Tensor:
     """Return an assignment in which predictions of the background inside a crowd region learn nothing."""
     if not len(target.crowd):
         return index
-    first, region = corners[:, None], target.crowd[None]
-    size = (torch.minimum(first[..., 2:], region[..., 2:]) - torch.maximum(first[..., :2], region[..., :2])).clamp(
-        min=0
-    )
-    area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    share = (size[..., 0] * size[..., 1]).amax(1) / area.clamp(min=1e-9)
+    common = intersections(corners[None], target.crowd[None])[0]
+    share = common.amax(1) / areas(corners).clamp(min=1e-9)
     return torch.where((share > CROWDED) & (index == BACKGROUND), torch.full_like(index, IGNORED), index)

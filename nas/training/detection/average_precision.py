@@ -13,8 +13,10 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+import torch
 
 from nas.errors import DataError
+from nas.networks.blocks.select_boxes import overlaps
 
 SIZES = ("small", "medium", "large")
 """The sizes of boxes, as the metric names them."""
@@ -281,19 +283,11 @@ def _is_found(truth: Truth, found: Found) -> Any:
     """Return which boxes of an image are found, bool (N,). The detections choose in the order of their scores."""
     is_found = np.zeros(len(truth.classes), np.bool_)
     is_sure = found.scores >= SURE_SCORE
-    ious = _ious(truth.corners, found.corners[is_sure])
+    corners = (torch.from_numpy(each)[None] for each in (truth.corners, found.corners[is_sure]))
+    ious = overlaps(*corners)[0].numpy()
     ious[truth.crowd] = 0
     ious[truth.classes[:, None] != found.classes[is_sure]] = 0
     for column in np.flatnonzero((ious >= OVERLAP).any(0)):
         free = np.where(is_found, 0, ious[:, column])
         is_found[free.argmax()] |= free.max() >= OVERLAP
     return is_found
-
-
-def _ious(first: Any, second: Any) -> Any:
-    """Return the intersection over union (N, M) of corners (N, 4) and (M, 4). It is 0 for boxes without area."""
-    overlaps = np.minimum(first[:, None, 2:], second[:, 2:]) - np.maximum(first[:, None, :2], second[:, :2])
-    shared = overlaps.clip(0).prod(2)
-    areas = [(corners[:, 2:] - corners[:, :2]).prod(1) for corners in (first, second)]
-    together = areas[0][:, None] + areas[1] - shared
-    return np.divide(shared, together, out=np.zeros_like(shared), where=together > 0)

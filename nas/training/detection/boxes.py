@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nas.errors import DataError
-from nas.training.tasks.splits import SPLIT_SEED
+from nas.training.tasks.splits import SPLIT_SEED, validation_share
 
 Array = np.ndarray[Any, Any]
 
@@ -133,7 +133,7 @@ def hold_out(split: BoxSplit, share: float, where: object = "--data") -> tuple[B
 
 def hold_out_validation(split: BoxSplit, where: object = "--data") -> tuple[BoxSplit, BoxSplit]:
     """Hold out validation images: a fifth of a small data set, a tenth of one with 5,000 images or more."""
-    return hold_out(split, 0.2 if len(split) < 5000 else 0.1, where)
+    return hold_out(split, validation_share(len(split)), where)
 
 
 def describe_boxes(data: BoxData) -> str:

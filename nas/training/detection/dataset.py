@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nas.networks.preprocessing import PAD_COLOR, to_square
+from nas.networks.preprocessing import PAD_COLOR, padded_place
 from nas.training.detection.boxes import Boxes, BoxSplit
-from nas.training.tasks.image_datasets import fits_memory, shown_progress
-from nas.training.tasks.image_files import read_image
+from nas.training.tasks.image_datasets import ImageDataset
+from nas.training.tasks.splits import Split
 from nas.utils.reporting import Reporter
 
 LEAST_SIDE = 1.0
@@ -63,8 +61,8 @@ class Placement:
         """Return the placement that `to_square` gives an image; `fit` is "pad" or "stretch"."""
         if fit == "stretch":
             return cls(resolution / width, resolution / height, 0, 0)
-        high, wide = (max(1, round(resolution * side / max(height, width))) for side in (height, width))
-        return cls(wide / width, high / height, (resolution - wide) // 2, (resolution - high) // 2)
+        high, wide, left, top = padded_place(height, width, resolution)
+        return cls(wide / width, high / height, left, top)
 
     def inside(self, corners: Tensor) -> Tensor:
         """Return corners (N, 4) of the original image in the input."""
@@ -98,21 +96,14 @@ class BoxDataset(Dataset[tuple[Tensor, Target]]):
         fit: str = "pad",
     ):
         self.split, self.resolution, self.fit, self._augment = split, resolution, fit, augment
-        self._cache: Tensor | None = None
-        if fits_memory(len(split), resolution):
-            self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
-            with shown_progress(len(split), reporter, "decoding") as advance:
-                for index in range(len(split)):
-                    self._cache[index] = self._decode(index)
-                    advance(1)
+        numbered = Split(split.images, tuple(range(len(split))))
+        self._images = ImageDataset(numbered, resolution, None, reporter, fit)
 
     @property
     def digest(self) -> str:
         """Sixteen hex digits of resolution, fit, images and boxes. Only the names of files are included."""
-        digest = hashlib.sha256(f"boxes {self.resolution} {self.fit}".encode())
-        for image, boxes in zip(self.split.images, self.split.boxes, strict=True):
-            is_file = isinstance(image, str | Path)
-            digest.update(os.fsencode(Path(image).name) if is_file else np.ascontiguousarray(image).tobytes())
+        digest = hashlib.sha256(f"boxes {self._images.digest}".encode())
+        for boxes in self.split.boxes:
             for values in (boxes.corners, boxes.classes, boxes.crowd):
                 digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()[:16]
@@ -120,7 +111,7 @@ class BoxDataset(Dataset[tuple[Tensor, Target]]):
     @property
     def workers(self) -> int:
         """The number of processes for decoding; 0 if the images are in memory."""
-        return 0 if self._cache is not None else min(8, os.cpu_count() or 1)
+        return self._images.workers
 
     def with_augmentation(self, augment: Callable[[Tensor, Target], tuple[Tensor, Target]] | None) -> BoxDataset:
         """Return the same images with another augmentation. Decoded images are shared."""
@@ -132,8 +123,7 @@ class BoxDataset(Dataset[tuple[Tensor, Target]]):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        image = self._decode(index) if self._cache is None else self._cache[index]
-        target = self.target(index)
+        image, target = self._images[index][0], self.target(index)
         return self._augment(image, target) if self._augment else (image, target)
 
     def placement(self, index: int) -> Placement:
@@ -147,9 +137,6 @@ class BoxDataset(Dataset[tuple[Tensor, Target]]):
         crowd = torch.from_numpy(boxes.crowd)
         plain = ~crowd & ((corners[:, 2:] - corners[:, :2]).amin(1) >= LEAST_SIDE)
         return Target(corners[plain], torch.from_numpy(boxes.classes)[plain], corners[crowd])
-
-    def _decode(self, index: int) -> Tensor:
-        return to_square(read_image(self.split.images[index]), self.resolution, self.fit)
 
 
 def augmentation(resolution: int, flip: bool) -> Callable[[Tensor, Target], tuple[Tensor, Target]]:
@@ -199,8 +186,3 @@ class _Augment:
         plain = ~found["crowd"]
         pixels: Tensor = found["image"].as_subclass(Tensor)
         return pixels, Target(changed[plain], found["labels"][plain], changed[~plain])
-
-
-def collate(items: Sequence[tuple[Tensor, Target]]) -> tuple[Tensor, list[Target]]:
-    """Return images (B, 3, R, R) and the target of each."""
-    return torch.stack([image for image, _ in items]), [target for _, target in items]

@@ -14,14 +14,14 @@ from nas.errors import DataError, SpaceError, UsageError
 from nas.networks.blocks import BLOCKS, find_block
 from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.preprocessing import normalize
-from nas.training.detection.average_precision import SIZES, Found, Truth, average_precision
+from nas.training.detection.average_precision import Found, Truth, average_precision
 from nas.training.detection.box_report import METRICS, BoxReport
 from nas.training.detection.boxes import BoxData, BoxSplit, describe_boxes
-from nas.training.detection.dataset import BoxDataset, Target, augmentation, collate
+from nas.training.detection.dataset import BoxDataset, Target, augmentation
 from nas.training.detection.folders import load_boxes
-from nas.training.detection.losses import LOSSES, matched_share
+from nas.training.detection.losses import LOSSES, matched_by_size
 from nas.training.recipe import Recipe
-from nas.training.tasks.base import Batch
+from nas.training.tasks.base import FLIPS, Batch, same_for_all
 from nas.training.tasks.fit import AUTO
 from nas.training.tasks.image_datasets import resized
 from nas.utils.registry import lookup, nearest
@@ -29,9 +29,6 @@ from nas.utils.reporting import Reporter
 
 EVALUATION_BATCH = 32
 FITS = ("pad", "stretch")
-FLIPS = ("auto", "on", "off")
-CONSTANT = 1e-6
-"""Outputs count as constant if no logit's standard deviation over images exceeds this share of the largest logit."""
 FEW_MATCHED = 0.95
 """If anchors match less of the boxes than this, small or long objects are hardly learned."""
 
@@ -71,7 +68,6 @@ class Detection:
 
     def __init__(self, data: BoxData, metric: str = "AP", fit: str = "pad", flip: str = "auto"):
         self.data, self.metric, self.fit, self.flip = data, metric, fit, flip
-        self._anchors: dict[Any, Tensor] = {}
 
     @classmethod
     def load(
@@ -140,8 +136,7 @@ class Detection:
         if found.coding == "distances":
             return
         targets = [images.target(index) for index in range(len(images))]
-        limits = [32.0, 96.0]
-        counts = dict(zip(SIZES, matched_share(found.anchors.cpu(), targets, limits), strict=True))
+        counts = matched_by_size(found.anchors.cpu(), targets)
         whole, matched = (sum(pair[part] for pair in counts.values()) for part in (0, 1))
         by_size = ", ".join(f"{size} {pair[1] / pair[0]:.0%} of {pair[0]}" for size, pair in counts.items() if pair[0])
         share = matched / max(1, whole)
@@ -202,7 +197,7 @@ class Detection:
     @staticmethod
     def collate(items: list[tuple[Tensor, Target]]) -> Batch:
         """Return images (B, 3, R, R) and the target of each."""
-        return collate(items)
+        return torch.stack([image for image, _ in items]), [target for _, target in items]
 
     def move(self, batch: Batch, device: torch.device, size: int | None = None) -> Batch:
         """Return a batch on a device, with images of `size` pixels; None: of their own size."""
@@ -227,15 +222,8 @@ class Detection:
         finally:
             handle.remove()
         resolution = int(images.shape[-1])
-        anchors = self._anchors_of(head, tuple(sizes), resolution).to(boxes.device)
+        anchors = head.anchors(sizes, resolution).to(boxes.device)
         return Predictions(boxes.float(), classes.float(), anchors, head.coding, resolution)
-
-    def _anchors_of(self, head: Any, sizes: tuple[tuple[int, int], ...], resolution: int) -> Tensor:
-        counts = tuple(getattr(head, "counts", [getattr(head, "count", 0)]))
-        key = (type(head), counts, sizes, resolution)
-        if key not in self._anchors:
-            self._anchors[key] = head.anchors(sizes, resolution)
-        return self._anchors[key]
 
     def loss_weights(self, train_set: BoxDataset) -> None:
         """Return None: classes are not weighed."""
@@ -271,7 +259,7 @@ class Detection:
         model.eval()
         dataset: Any = images
         loader: DataLoader[Any] = DataLoader(
-            dataset, EVALUATION_BATCH, generator=torch.Generator(), num_workers=images.workers, collate_fn=collate
+            dataset, EVALUATION_BATCH, generator=torch.Generator(), num_workers=images.workers, collate_fn=self.collate
         )
         found: list[Found] = []
         for batch, _ in loader:
@@ -288,9 +276,8 @@ class Detection:
         return found
 
     def is_constant(self, outputs: Predictions) -> bool:
-        """Return whether the logits are the same for all images, see CONSTANT."""
-        logits = outputs.classes.double()
-        return bool(logits.std(0).max() <= CONSTANT * logits.abs().max())
+        """Return whether the logits are the same for all images."""
+        return same_for_all(outputs.classes)
 
 
 DEFAULT_DATA = "digit_canvases"

@@ -12,6 +12,7 @@ from nas.training.detection.boxes import BoxData, BoxSplit, hold_out, hold_out_v
 from nas.training.detection.canvases import digit_canvases
 from nas.training.detection.coco_files import read_coco
 from nas.training.detection.voc_files import describe_voc, read_voc, voc_classes
+from nas.training.tasks.class_report import list_some
 from nas.utils.registry import nearest
 from nas.utils.reporting import Reporter
 
@@ -129,10 +130,9 @@ def _notes(name: str, classes: tuple[str, ...], splits: Splits) -> list[str]:
         notes.append(f"{name}: {counted(sum(negatives), 'image')} without boxes, kept as negatives: {each}")
     empty = [classes[label] for label in (splits[0].class_counts(len(classes)) == 0).nonzero()[0]]
     if empty:
-        shown = ", ".join(f"'{each}'" for each in empty[:MOST_SHOWN])
-        more = f" and {len(empty) - MOST_SHOWN} more" if len(empty) > MOST_SHOWN else ""
+        shown = list_some([f"'{each}'" for each in empty], MOST_SHOWN)
         kinds = "class has" if len(empty) == 1 else "classes have"
-        notes.append(f"{name}: {len(empty)} {kinds} no boxes in the training images: {shown}{more}")
+        notes.append(f"{name}: {len(empty)} {kinds} no boxes in the training images: {shown}")
     files = [set(map(str, split.images)) for split in splits]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         same = files[one] & files[other]

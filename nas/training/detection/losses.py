@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from nas.training.detection.assignment import (
     corners_of,
     pairwise,
 )
+from nas.training.detection.average_precision import SIZES, size_of
 from nas.training.detection.dataset import Target
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 1.5
@@ -109,39 +111,43 @@ def encoded(corners: Tensor, anchors: Tensor, coding: str) -> Tensor:
     return torch.cat([shift / CENTER_VARIANCE, growth / SIZE_VARIANCE], 1)
 
 
-def matched_share(anchors: Tensor, targets: Sequence[Target], sizes: Sequence[float]) -> list[tuple[int, int]]:
-    """Return, for each range of sides in pixels, how many boxes there are and how many an anchor overlaps by MATCHED.
+def matched_by_size(anchors: Tensor, targets: Sequence[Target]) -> dict[str, tuple[int, int]]:
+    """Return, for each of `SIZES`, how many boxes there are and how many an anchor overlaps by MATCHED.
 
     Args:
         anchors: The anchors (N, 4).
-        targets: The boxes.
-        sizes: The limits between the ranges of the root of a box's area, in pixels of the network's input.
+        targets: The boxes, whose sizes are those in the network's input.
     """
-    corners, found = corners_of(anchors), [[0, 0] for _ in range(len(sizes) + 1)]
+    corners, boxes, matched = corners_of(anchors), Counter[str](), Counter[str]()
     for target in targets:
         if not len(target.corners):
             continue
         best = pairwise(corners, target.corners).amax(0)
-        sides = (target.corners[:, 2:] - target.corners[:, :2]).prod(1).sqrt()
-        for side, overlap in zip(sides.tolist(), best.tolist(), strict=True):
-            place = found[sum(side >= limit for limit in sizes)]
-            place[0] += 1
-            place[1] += overlap >= MATCHED
-    return [(boxes, matched) for boxes, matched in found]
+        areas = (target.corners[:, 2:] - target.corners[:, :2]).prod(1)
+        sizes = [size_of(area) for area in areas.tolist()]
+        boxes.update(sizes)
+        matched.update(size for size, overlap in zip(sizes, best.tolist(), strict=True) if overlap >= MATCHED)
+    return {size: (boxes[size], matched[size]) for size in SIZES}
 
 
 def _count(index: Tensor) -> Tensor:
     return (index >= 0).sum().clamp(min=1)
 
 
+def _learned(index: Tensor, values: Iterable[Tensor]) -> Tensor:
+    """Return the value of the box that each prediction with one learns (P, ...), image by image.
+
+    `values` has those of the boxes of each image.
+    """
+    return torch.cat([each[own[own >= 0]] for own, each in zip(index, values, strict=True)])
+
+
 def _labels(index: Tensor, targets: Sequence[Target]) -> Tensor:
-    """Return the class of the box that each prediction with one learns (P,), image by image."""
-    return torch.cat([target.classes[own[own >= 0]] for own, target in zip(index, targets, strict=True)])
+    return _learned(index, [target.classes for target in targets])
 
 
 def _boxes(index: Tensor, targets: Sequence[Target]) -> Tensor:
-    """Return the corners of the box that each prediction with one learns (P, 4), image by image."""
-    return torch.cat([target.corners[own[own >= 0]] for own, target in zip(index, targets, strict=True)])
+    return _learned(index, [target.corners for target in targets])
 
 
 def _offsets(index: Tensor, anchors: Tensor, targets: Sequence[Target], coding: str) -> Tensor:

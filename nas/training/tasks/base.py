@@ -25,6 +25,12 @@ Batch = tuple[Tensor, Any]
 """Images (B, 3, R, R) and their targets. An item of a data set is an image (3, R, R) and its target."""
 
 
+FLIPS = ("auto", "on", "off")
+"""Whether training images are mirrored at random. "auto": unless the data set says that left and right matter."""
+CONSTANT = 1e-6
+"""Outputs count as constant if no logit's standard deviation over images exceeds this share of the largest logit."""
+
+
 @dataclass(frozen=True)
 class Guessing:
     """What a network reaches that ignores the images and gives all classes the same chance.
@@ -257,6 +263,12 @@ def for_task(network: Network, task: Task) -> Network:
     for op in [head.op] if isinstance(head, BlockSpec) else [operator.block for operator in head.operators]:
         task.check_head(op)
     return network.for_classes(task.num_classes)
+
+
+def same_for_all(logits: Tensor) -> bool:
+    """Return whether logits (B, ...) are the same for all images of a batch, see CONSTANT."""
+    logits = logits.double()
+    return logits.std(0).max().item() <= CONSTANT * logits.abs().max().item()
 
 
 def make_loader(

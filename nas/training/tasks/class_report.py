@@ -119,7 +119,7 @@ def describe_worst(result: Mapping[str, Any]) -> str:
     return list_some(shown)
 
 
-def list_some(words: list[str]) -> str:
+def list_some(words: list[str], most: int = NAMED_CLASSES) -> str:
     """Return the first words as a list, and the number of the others."""
-    more = len(words) - NAMED_CLASSES
-    return ", ".join(words[:NAMED_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")

@@ -17,7 +17,7 @@ from nas.networks.block_schema import is_classifier
 from nas.networks.blocks import BLOCKS
 from nas.networks.preprocessing import normalize
 from nas.training.recipe import Recipe
-from nas.training.tasks.base import Batch, Guessing
+from nas.training.tasks.base import FLIPS, Batch, Guessing, same_for_all
 from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.class_report import ClassReport
 from nas.training.tasks.class_weights import CLASS_WEIGHTS
@@ -32,10 +32,6 @@ from nas.utils.run_identity import FORMER_VALUES
 
 EVALUATION_BATCH = 256
 LABEL_SMOOTHING = 0.1
-FLIPS = ("auto", "on", "off")
-"""Whether training images are mirrored at random. "auto": all but those of `digits`."""
-CONSTANT = 1e-6
-"""Outputs count as constant if no logit's standard deviation over images exceeds this share of the largest logit."""
 
 
 class Classification:
@@ -254,10 +250,8 @@ class Classification:
         return ClassReport(self.metric, self.data.classes, counts.reshape(self.num_classes, self.num_classes), pairs)
 
     def is_constant(self, outputs: Tensor) -> bool:
-        """Return whether logits (B, num_classes) are the same for all images, see CONSTANT."""
-        logits = outputs.double()
-        spread, largest = logits.std(0).max().item(), logits.abs().max().item()
-        return spread <= CONSTANT * largest
+        """Return whether logits (B, num_classes) are the same for all images."""
+        return same_for_all(outputs)
 
     @torch.no_grad()
     def class_pairs(self, model: nn.Module, images: ImageDataset, device: torch.device) -> Tensor:

@@ -96,9 +96,14 @@ def _drawn(labels: Sequence[int], count: int) -> list[int]:
     return sorted([*firsts.values(), *others][:count])
 
 
+def validation_share(images: int) -> float:
+    """Return the share of images that is held out for the validation."""
+    return 0.2 if images < 5000 else 0.1
+
+
 def split_validation(split: Split) -> tuple[Split, Split]:
     """Split off validation images: a fifth of a small data set, a tenth of one with 5,000 images or more."""
-    rest, part = stratified(split.labels, 0.2 if len(split) < 5000 else 0.1)
+    rest, part = stratified(split.labels, validation_share(len(split)))
     return split.take(rest), split.take(part)
 
 
