@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nas import __version__
 from nas.architecture import Architecture
-from nas.devices.runtimes import find_runtime, make_runtime
-from nas.errors import DeviceError, ExportError, RunError, SpaceError, located, one_line, reason
+from nas.devices.runtimes import find_runtime, run_once
+from nas.errors import ExportError, RunError, SpaceError, located, one_line, reason
 from nas.networks.blocks import is_ours, module_file
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import check_detector, check_scores, describe_detector, write_detector
@@ -308,8 +307,8 @@ def _check(
 ) -> None:
     _check_python(folder)
     for name in dict.fromkeys(["onnxruntime", runtime]):
-        _check_runtime(folder, name, arch, torch.tensor(card["check"]["output"]), tolerance)
-        check_detector(arch, model, folder, name, check_input(arch.resolution))
+        outputs = _check_runtime(folder, name, arch, torch.tensor(card["check"]["output"]), tolerance)
+        check_detector(arch, model, folder, name, check_input(arch.resolution), outputs)
 
 
 def _check_python(folder: Path) -> None:
@@ -321,19 +320,16 @@ def _check_python(folder: Path) -> None:
         raise ExportError(f"does not run: {last}", where=folder / "model.py")
 
 
-def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor, tolerance: float) -> None:
-    try:
-        runtime = make_runtime(name)
-    except DeviceError:  # only the target device has the library
-        return
-    path = folder / f"model{runtime.suffix}"
-    outputs = runtime.load(str(path), [check_input(arch.resolution).numpy()], 1)()
-    if not outputs:  # the null runtime computes nothing
-        return
-    tensors = [torch.as_tensor(np.array(output)) for output in outputs]
+def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor, tolerance: float) -> list[Tensor]:
+    """Return the outputs of the exported file; none if it cannot be run here. Raises ExportError if they differ."""
+    path = folder / f"model{find_runtime(name).suffix}"
+    tensors = run_once(name, path, check_input(arch.resolution))
+    if not tensors:
+        return []
     output, expected = compared(tensors[0] if len(tensors) == 1 else tensors).double(), expected.double()
     allowed = tolerance * expected.abs().max().item() + SMALLEST_DIFFERENCE
     if not torch.allclose(output, expected, rtol=tolerance, atol=allowed, equal_nan=True):
         difference = (output - expected).abs().max().item()
         rule = f"its output differs from the network's by {difference:.2g}, more than {allowed:.2g}"
         raise ExportError(rule, where=path)
+    return tensors

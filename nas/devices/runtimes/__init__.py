@@ -18,6 +18,7 @@ from nas.devices.runtimes.onnxruntime import OnnxRuntime
 from nas.devices.runtimes.openvino import OpenVinoRuntime
 from nas.devices.runtimes.torch import TorchRuntime
 from nas.devices.runtimes.torch_compile import TorchCompileRuntime
+from nas.errors import DeviceError
 from nas.utils.registry import lookup
 
 if TYPE_CHECKING:
@@ -89,6 +90,21 @@ def find_runtime(name: str) -> Runtime:
     """Return the runtime called `name`, installed or not. Raises UsageError for an unknown name."""
     runtime: Runtime = lookup(RUNTIMES, name, "runtime", "--runtime")()
     return runtime
+
+
+def run_once(name: str, path: Path, image: Tensor) -> list[Tensor]:
+    """Return the outputs of an exported file for one input.
+
+    There are none if only the target device has the runtime's library, or if the runtime computes nothing.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        runtime = make_runtime(name)
+    except DeviceError:
+        return []
+    return [torch.as_tensor(np.array(output)) for output in runtime.load(str(path), [image.numpy()], 1)()]
 
 
 def make_runtime(name: str) -> Runtime:

@@ -6,17 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.devices.runtimes import find_runtime, make_runtime
-from nas.errors import DeviceError, ExportError
+from nas.devices.runtimes import find_runtime, run_once
+from nas.errors import ExportError
 from nas.networks.deployment import deploy
 from nas.networks.detectors.post_processing import (
     SELECT,
-    Detector,
     is_detector,
     layer_module,
     post_of,
@@ -82,26 +80,27 @@ def file_of(folder: Path, runtime: str) -> Path:
 
 
 @torch.no_grad()
-def check_detector(arch: Architecture, model: nn.Module, folder: Path, runtime: str, image: Tensor) -> None:
+def check_detector(
+    arch: Architecture, model: nn.Module, folder: Path, runtime: str, image: Tensor, outputs: list[Tensor]
+) -> None:
     """Check that an exported detector returns what the post-processing makes of the exported network's outputs.
 
-    Raises ExportError if it does not.
+    Args:
+        arch: The architecture.
+        model: Its network.
+        folder: The exported folder.
+        runtime: The runtime of the files.
+        image: The input (1, 3, R, R).
+        outputs: What the exported network returns for it; nothing is checked without them.
+
+    Raises:
+        ExportError: The outputs differ.
     """
     path = file_of(folder, runtime)
-    if not path.is_file():
+    if not outputs or not path.is_file():
         return
-    try:
-        target = make_runtime(runtime)
-    except DeviceError:  # only the target device has the library
-        return
-    network, whole = (
-        [torch.as_tensor(np.array(output)) for output in target.load(str(file), [image.numpy()], 1)()]
-        for file in (folder / f"model{target.suffix}", path)
-    )
-    if not network:  # the null runtime computes nothing
-        return
-    detector: Detector = with_post_processing(arch, model)
-    check_same(detector.select(network), tuple(whole), arch.resolution, path)
+    whole = tuple(run_once(runtime, path, image))
+    check_same(with_post_processing(arch, model).select(outputs), whole, arch.resolution, path)
 
 
 def check_same(expected: tuple[Tensor, ...], found: tuple[Tensor, ...], resolution: int, path: Path) -> None:
