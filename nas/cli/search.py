@@ -94,9 +94,21 @@ def _print_winner(goal: dict[str, Any], origin: str) -> None:
     else:
         verdict = "holds" if goal["holds_target"] else "DOES NOT HOLD"
         print(f"latency       {format_latency(measured)} measured, {predicted} predicted: {verdict} {target}")
+        _print_parts(best["latency_ms"])
     print_accuracy(best, "on the test set", f"{best['accuracy']:.1%} as a proxy")
     print(f"size          {format_count(best['params'])} parameters, {format_count(best['macs'])} MACs")
+    if "exported" in best:
+        print(f"              {best['exported']['difference']:+.4f} after the export, in ONNX Runtime")
     print(f"model         {best['model']}")
+
+
+def _print_parts(latency_ms: Mapping[str, Any]) -> None:
+    """Print what network and post-processing of a detector take, if they were measured apart."""
+    from nas.utils.units import format_latency
+
+    if "network" in latency_ms:
+        network, post, both = (format_latency(latency_ms[key]) for key in ("network", "post_processing", "both"))
+        print(f"              network {network} + post-processing {post} = {both}, measured alternately")
 
 
 def print_comparison(reference: Mapping[str, Any], best: Mapping[str, Any], goal: str = "") -> None:

@@ -17,9 +17,10 @@ from nas.devices.timing import Latency, Protocol, Sample, summarize
 from nas.errors import DeviceError, ExportError, LostError, UsageError, one_line
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import file_of
-from nas.networks.export import load_exported
+from nas.networks.export import CARD, load_exported
 from nas.networks.network import IMAGE_CHANNELS
 from nas.networks.onnx_graph import OnnxGraph, read_graph
+from nas.utils.files import read_json
 from nas.utils.reporting import Reporter
 
 PROTOCOL = Protocol(visits=30, warmup=2, repeats=4)
@@ -119,6 +120,10 @@ class DetectorLatency:
         """The latency that the post-processing adds."""
         return self.both - self.network
 
+    def to_dict(self) -> dict[str, float]:
+        """Return the three latencies as results hold them."""
+        return {"network": self.network, "post_processing": self.post, "both": self.both}
+
 
 def measure_detector(
     folder: Path, runtime: str, threads: int, device: str, reporter: Reporter
@@ -130,8 +135,8 @@ def measure_detector(
     files = folder / f"model{find_runtime(runtime).suffix}", file_of(folder, runtime)
     if not all(file.is_file() for file in files):
         return None
-    arch, _, _ = load_exported(folder)
-    shapes = ((1, IMAGE_CHANNELS, arch.resolution, arch.resolution),)
+    resolution = int(read_json(folder / CARD)["resolution"])
+    shapes = ((1, IMAGE_CHANNELS, resolution, resolution),)
     graphs = [Graph(file.stem, str(file), shapes) for file in files]
     verb = "measuring with and without post-processing"
     samples = _measured(graphs, runtime, threads, device, reporter, verb)

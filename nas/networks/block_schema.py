@@ -157,6 +157,12 @@ def is_classifier(op: str) -> bool:
     return role(op) == "head" and returned is not tuple and "num_classes" in keywords(op)
 
 
+def coding_of(op: str) -> str | None:
+    """Return what the boxes of a detector's head mean, see `SelectBoxes`; None if `op` is no head of a detector."""
+    coding: str | None = getattr(find_block(op), "coding", None)
+    return coding
+
+
 def takes_maps(op: str) -> bool:
     """Whether `op` reads several feature maps, as necks and heads do."""
     return role(op) != "block"

@@ -180,6 +180,7 @@ class GoalResult:
         tied: How many other candidates within the target may be as accurate, given the noise; None if it is unknown.
         against: The comparisons with references, see `Comparison.to_dict`.
         accuracies: The metric of the winner on the test images by the seed of its training.
+        exported: Of a detector, the metric of its exported file, and the latency of its parts in ms.
     """
 
     goal: Goal
@@ -197,19 +198,26 @@ class GoalResult:
     tied: int | None = None
     against: tuple[dict[str, Any], ...] = ()
     accuracies: dict[str, float] = field(default_factory=dict)
+    exported: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, Any]:
         """The winner as `result.json` holds it."""
         winner = self.finalists[0]
         metrics, measured = winner.trial.metrics, winner.measured
+        exported = {key: value for key, value in self.exported.items() if key != "latency_ms"}
         return {
             "architecture": winner.trial.architecture,
             "accuracy": metrics.accuracy,
             "estimate": winner.estimate,
             **self.report.to_dict(),
             "accuracies": self.accuracies,
-            "latency_ms": {"predicted": metrics.latency_ms, "measured": measured.median if measured else None},
+            "latency_ms": {
+                "predicted": metrics.latency_ms,
+                "measured": measured.median if measured else None,
+                **self.exported.get("latency_ms", {}),
+            },
+            **exported,
             "params": metrics.params,
             "macs": metrics.macs,
             "model": str(self.model),

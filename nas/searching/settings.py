@@ -345,7 +345,7 @@ def make_settings(given: Mapping[str, Any]) -> SearchSettings:
 
         settings["space"] = str(open_named(table[0]).header.get("space", SearchSettings.space))
     if settings.get("task") == DETECTION:
-        settings = {"space": DETECTOR_SPACE, "against": NONE, "metric": "AP", **settings}
+        settings = {"space": DETECTOR_SPACE, "metric": "AP", **settings}
     return SearchSettings(**settings)
 
 

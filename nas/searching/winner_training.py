@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nas.spaces.trainings import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
-from nas.training.recipe import ONECYCLE, WINNERS, suited
+from nas.training.recipe import ONECYCLE, WINNERS, buildable, suited, with_buildable_sizes
 from nas.training.stuck import constant_output
 from nas.training.tasks.base import Report, Task
 from nas.training.tasks.metrics import named
@@ -115,17 +116,20 @@ class Phase:
     recipe: Recipe
 
 
-def phases(proxy: Proxy, final: FinalTraining, resolution: int) -> list[Phase]:
+def phases(
+    proxy: Proxy, final: FinalTraining, resolution: int, is_buildable: Callable[[int], bool] = lambda size: True
+) -> list[Phase]:
     """Return the phases of the winner's training, at growing resolutions.
 
     Training starts at the proxy's resolution, which doubles until the deployed one is reached. Each phase has half the
     epochs of the one before, and no epoch sees more pixels than `final.images` images at the deployed resolution. This
     is progressive learning (Tan and Le 2021, section 4). It costs a fraction of a full-size training and ends at the
-    object size that the deployed network will see.
+    object size that the deployed network will see. Resolutions at which the network cannot be built are left out.
     """
     sizes = [min(proxy.resolution, resolution)]
     while sizes[-1] < resolution:
         sizes.append(min(2 * sizes[-1], resolution))
+    sizes = [size for size in sizes if size == resolution or is_buildable(size)]
     return [
         Phase(
             resolution=size,
@@ -197,8 +201,9 @@ def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
     """Return the winner's training: one full training if the space asks for its epochs, else phases."""
     space = context.space
     if not space.final.full_epochs:
-        return phases(space.proxy, space.final, arch.resolution)
-    return [Phase(arch.resolution, 0, winner_recipe(context.task, space.final.full_epochs))]
+        return phases(space.proxy, space.final, arch.resolution, partial(buildable, arch))
+    recipe = with_buildable_sizes(winner_recipe(context.task, space.final.full_epochs), arch)
+    return [Phase(arch.resolution, 0, recipe)]
 
 
 def train_seeds(

@@ -15,6 +15,7 @@ from nas.devices.timing import Latency
 from nas.errors import ExportError, UsageError
 from nas.evaluators import find_evaluator
 from nas.evaluators.base import Evaluator
+from nas.latency.graph_latency import measure_detector
 from nas.latency.profiler import measure_networks
 from nas.networks.export import export_folder
 from nas.searching.against.comparison import Comparison, compare, measurement_facts, references_of
@@ -34,6 +35,7 @@ from nas.searching.winner_training import (
 )
 from nas.study.objectives import Goal
 from nas.study.study import Study
+from nas.training.exported_test import add_to_card, exported_facts
 from nas.training.tasks.metrics import spell
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
@@ -106,12 +108,7 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     verdict = Verdict.of(winner, goal, selected)
     folder = study.folder / file_name("model", goal)
     card = {**card_facts(context, goal, winner, selected), **training.to_dict(), **verdict.to_dict()}
-    export_error = ""
-    try:
-        runtime, fit = context.settings.runtime, context.task.fit
-        export_folder(winner.trial.architecture, model, folder, runtime, card, fit, keep_failed=True)
-    except ExportError as error:  # the result of the search is complete without it
-        export_error = str(error)
+    export_error, exported = export_winner(context, selected, winner, model, training, folder, card)
     with context.timed("reference"):
         comparisons = compare(search, goal, winner, training)
     picture = study.folder / f"{file_name('search', goal)}.png"
@@ -136,10 +133,37 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         certificate=selected.table.certificates.get(context.space.key),
         span=search.spans[goal.device],
         export_error=export_error,
+        exported=exported,
         training_problem=training.problem,
         tied=tied,
         against=tuple(comparison.to_dict() for comparison in comparisons),
     )
+
+
+def export_winner(
+    context: SearchContext,
+    selected: SelectedTable,
+    winner: Finalist,
+    model: nn.Module,
+    training: WinnerTraining,
+    folder: Path,
+    card: dict[str, Any],
+) -> tuple[str, dict[str, Any]]:
+    """Export a winner. Return why that failed, "" if it did not, and what is known of the exported files.
+
+    Of a detector, that is the metric of the exported file, and the latency of network and post-processing.
+    """
+    settings, task, arch = context.settings, context.task, winner.trial.architecture
+    try:
+        export_folder(arch, model, folder, settings.runtime, card, task.fit, keep_failed=True)
+    except ExportError as error:  # the result of the search is complete without it
+        return str(error), {}
+    facts = exported_facts(task, folder, task.test_set(arch.resolution), training.report, context.reporter)
+    if selected.can_measure:
+        parts = measure_detector(folder, settings.runtime, settings.threads, settings.device, context.reporter)
+        facts |= {"latency_ms": parts.to_dict()} if parts else {}
+    add_to_card(folder, facts)
+    return "", facts
 
 
 def choose_winner(search: FinishedSearch, goal: Goal) -> tuple[list[Finalist], int | None, FinalistEstimates]:

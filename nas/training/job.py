@@ -23,7 +23,7 @@ from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_training
-from nas.training.recipe import ADDED, Recipe, suited
+from nas.training.recipe import ADDED, Recipe, suited, with_buildable_sizes
 from nas.training.stuck import advice, training_problem
 from nas.training.tasks.base import Report, Task, TaskDataset, for_task
 from nas.training.tasks.image_datasets import check_images
@@ -228,6 +228,10 @@ def _adapted(job: TrainJob, arch: Architecture, task: Task, reporter: Reporter) 
     """Return the job with a recipe that suits the images and the network, if the job adapts."""
     if job.adapts_crops:
         job = replace(job, recipe=task.suited(job.recipe))
+    recipe = with_buildable_sizes(job.recipe, arch)
+    if recipe != job.recipe:
+        reporter.say(f"all epochs train at {arch.resolution} px: the network cannot be built at lower resolutions")
+        job = replace(job, recipe=recipe)
     if not job.adapts:
         return job
     with torch.device("meta"):

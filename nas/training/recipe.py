@@ -11,7 +11,9 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from nas.errors import UsageError
+from nas.architecture import Architecture
+from nas.errors import SpaceError, UsageError
+from nas.networks.network import trace
 from nas.utils.registry import lookup
 from nas.utils.run_identity import FORMER_RECIPE
 
@@ -172,6 +174,21 @@ def size_at(recipe: Recipe, resolution: int, epoch: int) -> int:
         return resolution
     share = recipe.first_size + (1 - recipe.first_size) * epoch / growing
     return min(resolution, max(SIZE_STEP, SIZE_STEP * round(share * resolution / SIZE_STEP)))
+
+
+def buildable(arch: Architecture, resolution: int) -> bool:
+    """Return whether a network can be built at a resolution: maps of a detector may vanish at a low one."""
+    try:
+        trace(arch.at(resolution))
+    except SpaceError:
+        return False
+    return True
+
+
+def with_buildable_sizes(recipe: Recipe, arch: Architecture) -> Recipe:
+    """Return the recipe; without growing images if the network cannot be built at their first resolution."""
+    first = size_at(recipe, arch.resolution, 0)
+    return recipe if buildable(arch, first) else replace(recipe, first_size=1.0)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:

@@ -14,7 +14,7 @@ from torch import nn
 from nas.architecture import Architecture
 from nas.networks.network import build
 from nas.training.loop import RECALIBRATION_BATCHES, Watch, pick_device, recalibrate, train
-from nas.training.recipe import Recipe, batch_size, size_at
+from nas.training.recipe import Recipe, batch_size, size_at, with_buildable_sizes
 from nas.training.tasks.base import Task, TaskDataset, make_loader
 from nas.training.tasks.image_datasets import fits_memory
 
@@ -109,7 +109,7 @@ def measure_speed(
         torch.manual_seed(0)
         model = build(arch)
     sets = train_set, validation = _sets(task, arch.resolution, recipe)
-    recipe = replace(recipe, epochs=MANY, warmup_epochs=0.0)
+    recipe = with_buildable_sizes(replace(recipe, epochs=MANY, warmup_epochs=0.0), arch)
     steps_s = {}
     for size in sorted({size_at(recipe, arch.resolution, 0), arch.resolution}):
         at_size = recipe if size < arch.resolution else replace(recipe, first_size=1.0)

@@ -68,17 +68,19 @@ def test_the_pool_has_what_was_published_on_imagenet_and_no_design_twice(pool: l
     assert [name for name in names if name.startswith("mnasnet_a1")] == ["mnasnet_a1_1.0_r192"]  # closer to 64 px
     assert all(dict(each.architecture.head.args)["num_classes"] == 10 for each in pool)
     assert {each.architecture.resolution for each in pool} == {64}
-    assert [each.top1 for each in pool] == sorted((each.top1 for each in pool), reverse=True)
+    assert [each.accuracy for each in pool] == sorted((each.accuracy for each in pool), reverse=True)
 
 
 def test_the_best_published_network_within_the_target_is_found_with_few_measurements(pool: list[Published]) -> None:
     for share in (0.0, 0.2, 0.5, 0.8, 1.0):
         device, ordered = Device(), sorted(pool, key=lambda each: Device().ms(each.architecture))
         target_ms = device.ms(ordered[int(share * (len(ordered) - 1))].architecture) * 1.001
-        expected = max((each for each in pool if device.ms(each.architecture) <= target_ms), key=lambda each: each.top1)
+        expected = max(
+            (each for each in pool if device.ms(each.architecture) <= target_ms), key=lambda each: each.accuracy
+        )
         found = best_within(pool, target_ms, NetworkLatencies(Path(f"{share}.jsonl"), HEADER), device.measure)
         assert found is not None
-        assert found.top1 == expected.top1
+        assert found.accuracy == expected.accuracy
         assert found.architecture.digest in device.measured
         assert len(device.measured) == len(set(device.measured)) <= 8
 
@@ -91,7 +93,7 @@ def test_no_network_holds_a_short_target(pool: list[Published]) -> None:
 
 
 def test_of_equal_accuracies_the_faster_one_is_chosen(pool: list[Published]) -> None:
-    slow, fast = (replace(each, reference=replace(each.reference, published_top1=75.0)) for each in pool[-2:])
+    slow, fast = (replace(each, reference=replace(each.reference, published=75.0)) for each in pool[-2:])
     for first, second in ((slow, fast), (fast, slow)):
         device = Device({first.architecture.digest: 2.0, second.architecture.digest: 0.01})
         latencies = NetworkLatencies(Path(f"{first.reference.name}.jsonl"), HEADER)
@@ -137,7 +139,7 @@ def test_a_network_that_cannot_be_measured_is_left_out(pool: list[Published]) ->
 
     found = best_within(pool, 1e6, NetworkLatencies(Path("a.jsonl"), HEADER), measure, warnings.append)
     assert found is not None
-    assert found.top1 == pool[1].top1
+    assert found.accuracy == pool[1].accuracy
     assert warnings == [f"the published network {pool[0].reference.name} cannot be measured and is left out"]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import SpaceError
-from nas.networks.blocks import find_block
+from nas.networks.block_schema import coding_of
 from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.network import Layer, MultiMapNetwork, in_channels, input_shapes, make_block, output_shapes, trace
 
@@ -24,7 +24,7 @@ SELECT = "select_boxes"
 
 def post_layer(layer: Layer) -> Layer | None:
     """Return the post-processing after a layer as a layer of a latency table; None if it is no head of a detector."""
-    coding = getattr(find_block(layer.spec.op), "coding", None)
+    coding = coding_of(layer.spec.op)
     return None if coding is None else _post_layer(coding, output_shapes(layer))
 
 
@@ -70,7 +70,7 @@ class Detector(nn.Module):
 
 def is_detector(arch: Architecture) -> bool:
     """Return whether post-processing is known for a network."""
-    return hasattr(find_block(arch.head.op), "coding")
+    return coding_of(arch.head.op) is not None
 
 
 def post_of(arch: Architecture) -> tuple[Layer, list[tuple[int, int]]]:

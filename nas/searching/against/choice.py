@@ -13,7 +13,7 @@ from nas.latency.profiler import measure_networks, table_header
 from nas.latency.table import LatencyPredictor
 from nas.networks.blocks import is_ours
 from nas.networks.network import totals, trace
-from nas.searching.against.references import Reference, References, make_reference
+from nas.searching.against.references import Reference, References, make_reference, searches_detectors
 from nas.searching.budget.trainable import trainable
 from nas.searching.context import SearchContext
 from nas.searching.table_selection import SelectedTable
@@ -47,9 +47,9 @@ class Published:
     costs: tuple[float, float, float]
 
     @property
-    def top1(self) -> float:
-        """The published top-1 accuracy in percent."""
-        return self.reference.published_top1 or 0.0
+    def accuracy(self) -> float:
+        """The published accuracy in percent."""
+        return self.reference.published or 0.0
 
 
 def choose_references(context: SearchContext, tables: Sequence[SelectedTable]) -> References:
@@ -80,8 +80,9 @@ def choose_references(context: SearchContext, tables: Sequence[SelectedTable]) -
 def choose(context: SearchContext, goal: Goal, selected: SelectedTable, resolution: int) -> Reference | None:
     """Return the reference of a goal, or None if there is none, and report it.
 
-    It is the shipped network with the highest published top-1 accuracy on ImageNet among those whose latency at the
-    deployed resolution holds the target; of equal accuracies, the faster one. With a budget, networks that are too
+    It is the shipped network with the highest published accuracy among those whose latency at the deployed resolution
+    holds the target; of equal accuracies, the faster one. The accuracy is the top-1 accuracy on ImageNet, of a detector
+    the AP on COCO. With a budget, networks that are too
     large to be trained well in that time do not count, see `trainable`. Another rule is to take the slowest
     network within the target. It would choose old networks, which are slow for their accuracy, and would be easy to
     beat. Published accuracies belong to the networks' own resolutions; the order at another one may differ.
@@ -121,12 +122,12 @@ def choose(context: SearchContext, goal: Goal, selected: SelectedTable, resoluti
         say(f"no reference: none of the published networks holds {target}; the search continues without one")
         return None
     latency = format_latency(known[best.architecture.digest])
-    say(f"reference: {best.reference.name}, {latency} {basis}, {best.top1:g}% published on ImageNet")
+    say(f"reference: {best.reference.name}, {latency} {basis}, {_spell_published(best.reference)}")
     return best.reference
 
 
 def published_networks(space: Space, resolution: int) -> list[Published]:
-    """Return the shipped networks with a published accuracy on ImageNet, the most accurate first.
+    """Return the shipped networks of the space's kind with a published accuracy, the most accurate first.
 
     Of equal designs, the one that was published closest to the resolution is listed. Networks that cannot be built at
     the resolutions of the search are left out.
@@ -134,11 +135,11 @@ def published_networks(space: Space, resolution: int) -> list[Published]:
     found: dict[str, Published] = {}
     for name in space_names():
         shipped = load_space(name)
-        classes = dict(shipped.head.args).get("num_classes", (IMAGENET_CLASSES,))[0]
-        if not shipped.is_network or shipped.published_top1 is None or classes != IMAGENET_CLASSES:
+        accuracy = _published_accuracy(shipped, searches_detectors(space))
+        if accuracy is None:
             continue
         try:
-            reference = make_reference(name, space, shipped.published_top1)
+            reference = make_reference(name, space, accuracy)
             arch = reference.at(resolution)
         except NasError:
             continue
@@ -148,7 +149,22 @@ def published_networks(space: Space, resolution: int) -> list[Published]:
         other = found.get(arch.digest)
         if other is None or _distance(each, resolution) < _distance(other, resolution):
             found[arch.digest] = each
-    return sorted(found.values(), key=lambda each: (-each.top1, each.costs[1]))
+    return sorted(found.values(), key=lambda each: (-each.accuracy, each.costs[1]))
+
+
+def _published_accuracy(shipped: Space, of_detectors: bool) -> float | None:
+    """Return the accuracy in percent that a network was published with; None if there is none to compare."""
+    if not shipped.is_network:
+        return None
+    if of_detectors:
+        return shipped.published_ap
+    classes = dict(shipped.head.args).get("num_classes", (IMAGENET_CLASSES,))[0]
+    return shipped.published_top1 if classes == IMAGENET_CLASSES else None
+
+
+def _spell_published(reference: Reference) -> str:
+    spelled = "AP {:g}% published on COCO" if reference.is_detector else "{:g}% published on ImageNet"
+    return spelled.format(reference.published)
 
 
 def _distance(published: Published, resolution: int) -> int:
@@ -215,15 +231,15 @@ def _measured_without(
 def _best(pool: Sequence[Published], target_ms: float, known: Mapping[str, float]) -> Published | None:
     """Return the most accurate network with a known latency within the target; of equals, the faster one."""
     holding = [each for each in pool if known.get(each.architecture.digest, inf) <= target_ms]
-    return min(holding, key=lambda each: (-each.top1, known[each.architecture.digest]), default=None)
+    return min(holding, key=lambda each: (-each.accuracy, known[each.architecture.digest]), default=None)
 
 
 def _may_be_best(pool: Sequence[Published], target_ms: float, known: Mapping[str, float]) -> list[Published]:
     """Return the networks without a known latency that may hold the target and are no worse than the best so far."""
     best = _best(pool, target_ms, known)
-    least = best.top1 if best else 0.0
+    least = best.accuracy if best else 0.0
     predict = fit_latency(pool, known)
-    waiting = [each for each in pool if each.architecture.digest not in known and each.top1 >= least]
+    waiting = [each for each in pool if each.architecture.digest not in known and each.accuracy >= least]
     return [each for each in waiting if predict(each) <= MARGIN * target_ms]
 
 

@@ -80,7 +80,7 @@ class Comparison:
             "name": self.reference.name,
             "architecture": self.architecture.digest,
             "resolution": self.architecture.resolution,
-            "published_top1": self.reference.published_top1,
+            "published_ap" if self.reference.is_detector else "published_top1": self.reference.published,
             "metric": report.metric,
             **named("test", report.accuracy, report.metric, report.metric_value),
             "accuracies": self.training.accuracies,

@@ -10,8 +10,8 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
-from nas.networks.block_schema import is_classifier
-from nas.networks.network import canonical, trace
+from nas.networks.block_schema import coding_of, is_classifier
+from nas.networks.network import canonical
 from nas.searching.prior_runs import PriorSource, find_in_space
 from nas.searching.settings import AUTO, NONE, SearchSettings
 from nas.spaces.identity import hex_digest
@@ -30,12 +30,18 @@ class Reference:
     Attributes:
         name: Its name, YAML file or folder.
         architecture: The network at its own resolution, with a head for the task's classes.
-        published_top1: Its published top-1 accuracy on ImageNet in percent, for a network that the search chose.
+        published: Its published accuracy in percent, for a network that the search chose: the top-1 accuracy on
+            ImageNet, or the AP on COCO.
     """
 
     name: str
     architecture: Architecture
-    published_top1: float | None = None
+    published: float | None = None
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether the network is a detector."""
+        return coding_of(self.architecture.head.op) is not None
 
     @property
     def label(self) -> str:
@@ -134,27 +140,38 @@ def read_references(settings: SearchSettings, space: Space, stored: Mapping[str,
     return References(names, named, kept)
 
 
-def make_reference(name: str, space: Space, published_top1: float | None = None) -> Reference:
+def make_reference(name: str, space: Space, published: float | None = None) -> Reference:
     """Return the reference of a name, YAML file or folder, with a head for the classes of the space.
 
     Raises:
-        UsageError: The network is unknown, or cannot be built at a resolution of the space or of its trainings.
+        UsageError: The network is unknown, or cannot be built at a resolution of the space.
         RunError: The folder is not an exported network.
     """
     where = f"--against {name}"
     try:
         arch = read_architecture(name)
-        if not is_classifier(arch.head.op) and all(is_classifier(op.block) for op in space.head.operators):
-            raise SpaceError("is no classifier, as the networks of this search are", key="head", value=arch.head.op)
+        _check_kind(arch.head.op, space)
         classes = dict(space.head.args).get("num_classes", (1000,))[0]
         arch, own = arch.for_classes(int(classes)), arch.resolution
         for size in space.resolution:
             arch = canonical(arch.at(size))
-            trace(arch.at(space.proxy.at(size)))
     except SpaceError as error:
         raise UsageError(str(error).removeprefix(f"{name}: "), where=where) from error
     except RunError as error:
         raise RunError(str(error), where=where) from error
     except OSError as error:
         raise NasError(f"cannot be read: {error.strerror}", where=where) from error
-    return Reference(name, arch.at(own), published_top1)
+    return Reference(name, arch.at(own), published)
+
+
+def _check_kind(head: str, space: Space) -> None:
+    """Raise SpaceError if a network with that head has not the outputs of the space's networks."""
+    if all(is_classifier(op.block) for op in space.head.operators) and not is_classifier(head):
+        raise SpaceError("is no classifier, as the networks of this search are", key="head", value=head)
+    if searches_detectors(space) and coding_of(head) is None:
+        raise SpaceError("is no detector, as the networks of this search are", key="head", value=head)
+
+
+def searches_detectors(space: Space) -> bool:
+    """Return whether the networks of a space are detectors."""
+    return all(coding_of(op.block) for op in space.head.operators)

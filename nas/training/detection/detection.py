@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nas.errors import DataError, SpaceError, UsageError
-from nas.networks.blocks import BLOCKS, find_block
+from nas.networks.block_schema import coding_of
+from nas.networks.blocks import BLOCKS
 from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.preprocessing import normalize
 from nas.training.detection.average_precision import Found, Truth, average_precision
@@ -28,6 +30,7 @@ from nas.utils.registry import lookup, nearest
 from nas.utils.reporting import Reporter
 
 EVALUATION_BATCH = 32
+EXPORTED = "detector.onnx"
 FITS = ("pad", "stretch")
 FEW_MATCHED = 0.95
 """If anchors match less of the boxes than this, small or long objects are hardly learned."""
@@ -152,8 +155,8 @@ class Detection:
 
     def check_head(self, op: str) -> None:
         """Raise SpaceError if the block `op` is not the head of a detector."""
-        if not hasattr(find_block(op), "coding"):
-            known = nearest(op, [name for name, block in BLOCKS.items() if hasattr(block, "coding")])
+        if coding_of(op) is None:
+            known = nearest(op, [name for name in BLOCKS if coding_of(name)])
             raise SpaceError("must be the head of a detector", where="head", key="block", value=op, nearest=known)
 
     def check_outputs(self, outputs: Predictions, name: str) -> None:
@@ -249,24 +252,43 @@ class Detection:
 
     def evaluate(self, model: nn.Module, images: BoxDataset, device: torch.device) -> BoxReport:
         """Return the COCO metric of a network with its post-processing. Leaves the model in eval mode."""
-        found, truth = self.detections(model, images, device), truths(images.split)
-        precision = average_precision(truth, found, self.data.classes)
-        return BoxReport(self.metric, precision, (images.split.images, truth, found))
+        return self._report(self.detections(model, images, device), images)
+
+    def evaluate_exported(self, folder: Path, images: BoxDataset) -> BoxReport:
+        """Return the COCO metric of `detector.onnx` in an exported folder, run by ONNX Runtime image by image."""
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(folder / EXPORTED), providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+
+        def run(batch: Tensor) -> list[Tensor]:
+            return [torch.from_numpy(each) for each in session.run(None, {name: normalize(batch).numpy()})]
+
+        return self._report(self._found(run, images, 1), images)
 
     @torch.no_grad()
     def detections(self, model: nn.Module, images: BoxDataset, device: torch.device) -> list[Found]:
         """Return the boxes found in each image, in pixels of the original images. Leaves the model in eval mode."""
         model.eval()
-        dataset: Any = images
-        loader: DataLoader[Any] = DataLoader(
-            dataset, EVALUATION_BATCH, generator=torch.Generator(), num_workers=images.workers, collate_fn=self.collate
-        )
-        found: list[Found] = []
-        for batch, _ in loader:
+
+        def run(batch: Tensor) -> Sequence[Tensor]:
             outputs = self.outputs(model, batch.to(device).contiguous(memory_format=torch.channels_last))
             select = SelectBoxes((len(outputs.anchors),) * 2, coding=outputs.coding)  # type: ignore[arg-type]
             select.to(device).place(outputs.anchors, outputs.resolution)
-            for corners, scores, classes, count in zip(*select([outputs.boxes, outputs.classes]), strict=True):
+            selected: Sequence[Tensor] = select([outputs.boxes, outputs.classes])
+            return selected
+
+        return self._found(run, images, EVALUATION_BATCH)
+
+    def _found(self, run: Callable[[Tensor], Sequence[Tensor]], images: BoxDataset, batch_size: int) -> list[Found]:
+        """Return the boxes that `run`, a network with post-processing, finds in each original image."""
+        dataset: Any = images
+        loader: DataLoader[Any] = DataLoader(
+            dataset, batch_size, generator=torch.Generator(), num_workers=images.workers, collate_fn=self.collate
+        )
+        found: list[Found] = []
+        for batch, _ in loader:
+            for corners, scores, classes, count in zip(*run(batch), strict=True):
                 number = int(count)
                 original = images.placement(len(found)).original(corners[:number].cpu())
                 width, height = images.split.sizes[len(found)]
@@ -274,6 +296,11 @@ class Detection:
                 inside = torch.minimum(original.clamp(min=0.0), limit)
                 found.append(Found(inside, scores[:number].cpu(), classes[:number].cpu()))
         return found
+
+    def _report(self, found: list[Found], images: BoxDataset) -> BoxReport:
+        truth = truths(images.split)
+        precision = average_precision(truth, found, self.data.classes)
+        return BoxReport(self.metric, precision, (images.split.images, truth, found))
 
     def is_constant(self, outputs: Predictions) -> bool:
         """Return whether the logits are the same for all images."""

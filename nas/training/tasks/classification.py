@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -248,6 +249,9 @@ class Classification:
         pairs = self.class_pairs(model, images, device)
         counts = torch.bincount(pairs, minlength=self.num_classes**2)
         return ClassReport(self.metric, self.data.classes, counts.reshape(self.num_classes, self.num_classes), pairs)
+
+    def evaluate_exported(self, folder: Path, images: ImageDataset) -> None:
+        """Return None: the outputs of an exported classifier are compared with the network's, see `export_folder`."""
 
     def is_constant(self, outputs: Tensor) -> bool:
         """Return whether logits (B, num_classes) are the same for all images."""
