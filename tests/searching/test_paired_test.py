@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
+import numpy as np
 import pytest
 import torch
 
 from nas.searching.against.paired_test import paired_difference
+from nas.training.detection.average_precision import Found, Truth, average_precision
+from nas.training.detection.box_report import BoxReport
 from nas.training.tasks.class_report import ClassReport
 
 CLASSES = ("a", "b", "c")
@@ -74,3 +78,41 @@ def test_equal_predictions_are_not_certain_and_unknown_ones_have_no_interval() -
     unknown = paired_difference([one], [ClassReport("accuracy", CLASSES, one.confusion)])
     assert unknown.plus_minus is None
     assert "not known" in unknown.basis
+
+
+def detectors_on(images: int, jitters: tuple[float, float], seed: int) -> list[BoxReport]:
+    """Return the tests of two detectors whose boxes are off by so many pixels, on the same images."""
+    rng = np.random.default_rng(seed)
+    truth, sides = [], rng.uniform(20, 40, (images, 3, 2))
+    for number in range(images):
+        corners = np.concatenate([starts := rng.uniform(0, 60, (3, 2)), starts + sides[number]], 1)
+        truth.append(Truth(corners, np.arange(3) % 2, np.zeros(3, bool), sides[number].prod(1), 100, 100))
+    hard = rng.uniform(0.5, 1.5, images)  # both find the same images hard
+    reports = []
+    for jitter in jitters:
+        found = [
+            Found(each.corners + rng.normal(0, jitter * factor, (3, 4)), rng.uniform(0.3, 1, 3), each.classes)
+            for each, factor in zip(truth, hard, strict=True)
+        ]
+        precision = average_precision(truth, found, ("a", "b"))
+        reports.append(BoxReport("AP", precision, (range(images), truth, found)))
+    return reports
+
+
+def test_the_interval_of_detectors_covers_the_difference() -> None:
+    one, other = detectors_on(1500, (2.0, 2.6), 0)
+    expected, covered, widths = one.metric_value - other.metric_value, 0, []
+    for seed in range(1, 16):
+        first, second = detectors_on(60, (2.0, 2.6), seed)
+        difference = paired_difference([first], [second])
+        assert difference.plus_minus is not None and "10 groups of the same 60 test images" in difference.basis
+        covered += abs(difference.mean - expected) <= difference.plus_minus
+        widths.append(difference.plus_minus)
+    assert covered >= 12 and max(widths) < 0.2
+
+
+def test_detectors_with_few_images_or_unknown_detections_have_no_interval() -> None:
+    few = detectors_on(3, (2.0, 2.6), 0)
+    assert paired_difference(few[:1], few[1:]).plus_minus is None
+    unknown = [replace(each, examples=None) for each in detectors_on(20, (2.0, 2.6), 0)]
+    assert "not known" in paired_difference(unknown[:1], unknown[1:]).basis

@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nas.training.detection.average_precision import OVERLAP, RECALL_POINTS, SIZES, SURE_SCORE, Found, Precision, Truth
+from nas.training.detection.average_precision import (
+    OVERLAP,
+    RECALL_POINTS,
+    SIZES,
+    SURE_SCORE,
+    Found,
+    Precision,
+    Truth,
+    average_precision,
+)
 from nas.training.detection.detection_pictures import draw_detections
 from nas.training.tasks.class_report import FAR_BELOW, FEW_IMAGES, list_some
 from nas.utils.files import write_picture
@@ -60,6 +69,22 @@ class BoxReport:
         """The metric, in [0, 1]."""
         value: float = getattr(self.precision, METRICS[self.metric])
         return value
+
+    def of_groups(self, groups: int) -> list[float | None] | None:
+        """Return the metric of so many disjoint groups of the images; None if the detections are not known.
+
+        A group without a box has no metric: None.
+        """
+        if self.examples is None:
+            return None
+        _, truth, found = self.examples
+        classes, values = tuple(self.precision.by_class), list[float | None]()
+        for first in range(groups):
+            part = truth[first::groups], found[first::groups]
+            has_boxes = any(not all(each.crowd) for each in part[0])
+            precision = average_precision(*part, classes) if has_boxes else None
+            values.append(None if precision is None else getattr(precision, METRICS[self.metric]))
+        return values
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as results hold it. Values are in [0, 1]; those without ground truth are None."""
