@@ -37,7 +37,7 @@ _JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
 }
 _RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "epochs": (_NUMBER, "passes over the training images (default: 30)"),
-    "batch-size": (_NUMBER, "images per step (default: 32)"),
+    "batch-size": (_NUMBER, "images per step (default: 32, of detectors 8)"),
     "learning-rate": (_REAL, "peak learning rate (default: 0.001)"),
     "optimizer": (_TEXT, "adamw (default), sgd or rmsprop"),
     "momentum": (_REAL, "momentum of sgd and rmsprop (default: 0.9)"),
@@ -114,6 +114,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         recipe=recipe,
         adapts=args.recipe in ("default", "onecycle") and "learning_rate" not in settings,
         adapts_crops=is_default and "crop_scale" not in settings,
+        adapts_batch_size=is_default and "batch_size" not in settings,
         former=changed(ONECYCLE, settings) if is_default else None,
         **given(TrainJob),
     )

@@ -27,15 +27,17 @@ class ProxyTraining:
     Args:
         context: The task, the space and its proxy.
         keeps_stuck: Whether a network that learned nothing counts with its accuracy instead of failing.
-        recipe: How to train. `proxy.epochs` replaces its epochs.
+        recipe: How to train; None: as `CANDIDATES`, with the batch size of the task. `proxy.epochs` replaces its
+            epochs.
     """
 
     uses_task = True
 
-    def __init__(self, context: EvaluatorContext, keeps_stuck: bool = False, recipe: Recipe = CANDIDATES):
+    def __init__(self, context: EvaluatorContext, keeps_stuck: bool = False, recipe: Recipe | None = None):
         self._keeps_stuck = keeps_stuck
         self._context = context
         self._task, self._proxy = task, proxy = context.task, context.space.proxy
+        recipe = recipe or replace(CANDIDATES, batch_size=task.batch_size)
         self._recipe = replace(recipe, epochs=proxy.epochs)
         self._train_set = task.train_set(proxy.resolution, proxy.images, context.reporter)
         self._validation = task.validation_set(proxy.resolution, 0, context.reporter)

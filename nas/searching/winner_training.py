@@ -194,14 +194,15 @@ def winner_recipe(task: Task, epochs: int) -> Recipe:
     In a training of few epochs, the resolution does not grow.
     """
     first_size = WINNERS.first_size if epochs >= GROWS_FROM else 1.0
-    return task.suited(replace(WINNERS, epochs=epochs, first_size=first_size))
+    return task.suited(replace(WINNERS, epochs=epochs, first_size=first_size, batch_size=task.batch_size))
 
 
 def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
     """Return the winner's training: one full training if the space asks for its epochs, else phases."""
     space = context.space
     if not space.final.full_epochs:
-        return phases(space.proxy, space.final, arch.resolution, partial(buildable, arch))
+        found = phases(space.proxy, space.final, arch.resolution, partial(buildable, arch))
+        return [replace(phase, recipe=replace(phase.recipe, batch_size=context.task.batch_size)) for phase in found]
     recipe = with_buildable_sizes(winner_recipe(context.task, space.final.full_epochs), arch)
     return [Phase(arch.resolution, 0, recipe)]
 

@@ -59,6 +59,7 @@ class TrainJob:
         out: The output folder; None: a name made from network and data.
         adapts: Whether a network without normalization layers gets a lower learning rate than the recipe's.
         adapts_crops: Whether images that are no photographs get no random resized crops.
+        adapts_batch_size: Whether a step has as many images as suit the task.
         former: The recipe that an earlier version used for the same command; None if there is none. A folder that such
             a version wrote continues with it.
     """
@@ -81,6 +82,7 @@ class TrainJob:
     out: str | None = None
     adapts: bool = False
     adapts_crops: bool = False
+    adapts_batch_size: bool = False
     former: Recipe | None = None
 
     @property
@@ -228,6 +230,8 @@ def _adapted(job: TrainJob, arch: Architecture, task: Task, reporter: Reporter) 
     """Return the job with a recipe that suits the images and the network, if the job adapts."""
     if job.adapts_crops:
         job = replace(job, recipe=task.suited(job.recipe))
+    if job.adapts_batch_size:
+        job = replace(job, recipe=replace(job.recipe, batch_size=task.batch_size))
     recipe = with_buildable_sizes(job.recipe, arch)
     if recipe != job.recipe:
         reporter.say(f"all epochs train at {arch.resolution} px: the network cannot be built at lower resolutions")

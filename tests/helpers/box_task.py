@@ -67,6 +67,7 @@ class BoxTask:
     """Finds the mean box of the digits."""
 
     metric, fit, can_distill, flips, num_classes, guessing, chance = "closeness", "crop", False, False, 4, None, 0.0
+    batch_size = 32
 
     def __init__(self, data: ImageData):
         self.data = data

@@ -128,7 +128,7 @@ def make_plan(
     Raises:
         UsageError: The time is too short for the shortest plan.
     """
-    fewest = max(FEWEST_STEPS * batch_size(Recipe(1), cost.images), 2 * classes)
+    fewest = max(FEWEST_STEPS * batch_size(Recipe(1, cost.batch_size), cost.images), 2 * classes)
     shortest = proxy_of(fewest, cost.images, wishes)
     least_s = least_budget(before_s, pilot, cost, shortest, epoch_s)
     if budget_s < least_s:

@@ -15,7 +15,7 @@ from nas.networks.network import build, totals, trace
 from nas.spaces.trainings import Proxy
 from nas.training.loop import RECALIBRATION_BATCHES, pick_device
 from nas.training.recipe import Recipe, batch_size, make_optimizer
-from nas.training.tasks.base import Task
+from nas.training.tasks.base import Task, make_loader
 
 MEASURE_S = 0.8
 """How long each network is timed."""
@@ -55,7 +55,7 @@ class TrainingCost:
         """Return the seconds of a training as `proxy` describes it, with validation and recalibration."""
         image_s = self.image_s(arch.at(proxy.at(arch.resolution)))
         images = min(proxy.images or self.images, self.images)
-        batch = batch_size(Recipe(1), images)
+        batch = batch_size(Recipe(1, self.batch_size), images)
         tested = self.validation + min(images, RECALIBRATION_BATCHES * batch)
         small = min(4.0, self.batch_size / batch)  # a step of few images takes more time for each of them
         return proxy.epochs * (EPOCH_S + image_s * (small * images + FORWARD_SHARE * tested))
@@ -69,7 +69,7 @@ def elements(arch: Architecture) -> int:
 def measure_training_cost(archs: Sequence[Architecture], proxy: Proxy, task: Task) -> TrainingCost:
     """Time the training of some networks at the proxy's resolution and return the fitted cost.
 
-    Weights and images are random. Both coefficients are at least 0 and minimize the squared relative errors.
+    Weights are random. Both coefficients are at least 0 and minimize the squared relative errors.
 
     Args:
         archs: The networks.
@@ -81,41 +81,40 @@ def measure_training_cost(archs: Sequence[Architecture], proxy: Proxy, task: Tas
     points = []
     for arch in archs:
         sized = arch.at(proxy.at(arch.resolution))
-        points.append((float(elements(sized)), time_training(sized, task.num_classes)))
+        points.append((float(elements(sized)), time_training(sized, task)))
     counts, seconds = (np.array(values) for values in zip(*points, strict=True))
     parts = np.stack([np.full_like(counts, 1.0), counts / counts.max()], axis=1) / seconds[:, None]
     base, slope = nnls(parts, np.ones(len(seconds)))[0]
     data = task.data
-    return TrainingCost(
-        float(base), float(slope / counts.max()), len(data.train), len(data.validation), Recipe.batch_size
-    )
+    slope_s = float(slope / counts.max())
+    return TrainingCost(float(base), slope_s, len(data.train), len(data.validation), task.batch_size)
 
 
-def time_training(arch: Architecture, num_classes: int) -> float:
+def time_training(arch: Architecture, task: Task) -> float:
     """Return the seconds that a training step takes for each image, the median of some steps after a warm-up.
 
-    torch's global random state does not change.
+    The augmentation of the images is included. torch's global random state does not change.
 
     Args:
         arch: The network.
-        num_classes: The number of classes.
+        task: The data set.
     """
-    recipe, device = Recipe(1), pick_device()
+    recipe, device = Recipe(1, task.batch_size), pick_device()
+    train_set = task.train_set(arch.resolution, min(len(task.data.train), max(recipe.batch_size, task.num_classes)))
+    loader = make_loader(task, train_set, batch_size(recipe, len(train_set)), shuffle=True, drop_last=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build(arch).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = torch.rand(recipe.batch_size, 3, arch.resolution, arch.resolution, device=device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(num_classes, (recipe.batch_size,), device=device)
         optimizer = make_optimizer(model.train(), recipe)
         steps: list[float] = []
         begun = time.perf_counter()
         while len(steps) <= FEWEST_STEPS or time.perf_counter() - begun < MEASURE_S:
             started = time.perf_counter()
-            loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
+            images, targets = task.move(next(iter(loader)), device)
+            loss = task.loss(task.outputs(model, images.contiguous(memory_format=torch.channels_last)), targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             loss.item()  # waits for a GPU
-            steps.append(time.perf_counter() - started)
-    return median(steps[1:]) / recipe.batch_size
+            steps.append((time.perf_counter() - started) / len(images))
+    return median(steps[1:])

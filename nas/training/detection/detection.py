@@ -66,6 +66,7 @@ class Detection:
     """
 
     can_distill = False
+    batch_size = 8
     chance = 0.0
     guessing = None
 

@@ -142,11 +142,13 @@ class Task(Protocol):
         metric: The name of what ranks networks.
         fit: How images that are not square become square: a key of `FITS`.
         can_distill: Whether networks can learn from a teacher, so `distillation` and `soft_targets` can be called.
+        batch_size: Images of a training step where nothing else is given.
     """
 
     metric: str
     fit: str
     can_distill: bool
+    batch_size: int
 
     @property
     def data(self) -> TaskData:

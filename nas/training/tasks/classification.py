@@ -47,6 +47,7 @@ class Classification:
     """
 
     can_distill = True
+    batch_size = Recipe.batch_size
 
     def __init__(
         self,
