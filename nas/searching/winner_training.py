@@ -264,6 +264,7 @@ def train_winner(
             reporter.say(f"augmentation of the winner's training: {task.describe_augmentation(phase.recipe)}")
         images = task.train_set(phase.resolution, phase.images, reporter)
         validation = task.validation_set(phase.resolution, phase.images, reporter)
+        task.report_network(model, images, reporter)
         recipe = suited(phase.recipe, model)
         checkpoint, curve = checkpoints / f"{name}-{index}.pt", list[Epoch]()
         whole = recipe.epochs * len(images)

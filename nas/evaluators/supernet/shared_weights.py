@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture
 from nas.errors import WeightsError
-from nas.networks.first_weights import initialize
+from nas.networks.blocks import find_block
+from nas.networks.first_weights import initialize, with_first_weights
 from nas.networks.network import Layer, Network, assemble, build, in_channels, make_block, module_names, walk
 from nas.spaces.automaton import SpaceAutomaton, unroll
 from nas.spaces.search_space import Space
@@ -228,7 +229,9 @@ def _largest_parameters(automaton: SpaceAutomaton) -> dict[str, nn.Parameter]:
     """Return {"place/name:dimensions": an initialized parameter with the largest shape that any layer needs}."""
     shapes: dict[str, tuple[int, ...]] = {}
     owners: dict[str, tuple[type[nn.Module], str]] = {}
+    biases: dict[str, Tensor] = {}
     for place, layer in _layers(automaton):
+        biases |= {f"{place}/{name}:1": value for name, value in _first_biases(layer).items()}
         with torch.device("meta"):
             block = make_block(layer.spec, in_channels(layer))
         for prefix, module in block.named_modules():
@@ -237,4 +240,17 @@ def _largest_parameters(automaton: SpaceAutomaton) -> dict[str, nn.Parameter]:
                 known = shapes.get(key, tuple(parameter.shape))
                 shapes[key] = tuple(map(max, known, parameter.shape))
                 owners[key] = (type(module), own)
-    return {key: nn.Parameter(initialize(torch.empty(shape), *owners[key])) for key, shape in shapes.items()}
+    found = {key: nn.Parameter(initialize(torch.empty(shape), *owners[key])) for key, shape in shapes.items()}
+    for key, values in biases.items():
+        found[key].data[: len(values)] = values
+    return found
+
+
+def _first_biases(layer: Layer) -> dict[str, Tensor]:
+    """Return the biases, by name, that a block sets to values of its own, see `with_first_weights`."""
+    if not hasattr(find_block(layer.spec.op), "set_first_biases"):
+        return {}
+    with torch.random.fork_rng():
+        block = with_first_weights(make_block(layer.spec, in_channels(layer)))
+    named = [(name, each.data) for name, each in block.named_parameters() if name.rpartition(".")[2] == "bias"]
+    return {name: each for name, each in named if each.any()}

@@ -20,7 +20,7 @@ from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.supernet.evaluator import BANK, CARD, CHECKPOINT, SupernetEvaluator
 from nas.evaluators.supernet.shared_weights import Supernet, load_bank, places, save_bank, slice_parameter
 from nas.evaluators.supernet.training import SubnetSampler, SupernetRecipe, train_supernet
-from nas.networks.network import canonical, totals, trace
+from nas.networks.network import build, canonical, totals, trace
 from nas.searching.winner_training import first_weights
 from nas.spaces.search_space import Space
 from nas.spaces.trainings import Proxy, SupernetTraining
@@ -324,3 +324,19 @@ def test_the_winner_starts_from_the_shared_weights(task: Classification, tmp_pat
     load_bank(supernet, tmp_path / "supernet" / BANK)
     for name, parameter in supernet.extract(arch).named_parameters():
         assert torch.equal(parameter, network.get_parameter(name))
+
+
+@pytest.mark.parametrize("head", ["gfl_head", "efficientdet_head"])
+def test_a_shared_head_of_detectors_begins_as_that_of_a_network(head: str) -> None:
+    data = {
+        "resolution": 32,
+        "stages": [{"block": "conv", "out_channels": [8, 12], "stride": 4, "kernel_size": 5, "tap": True}],
+        "neck": [{"block": "conv", "kernel_size": 1, "out_channels": 8}],
+        "head": {"block": head, "num_layers": 1, "num_classes": 3},
+    }
+    space = parse_space("small", data, "small.yaml")
+    arch = some(space, 1)[0]
+    expected = {name: each for name, each in build(arch).named_parameters() if name.endswith("bias")}
+    extracted = dict(Supernet(space).extract(arch).named_parameters())
+    assert any(each.any() for each in expected.values())
+    assert all(torch.equal(extracted[name], each) for name, each in expected.items())
