@@ -157,6 +157,11 @@ def is_classifier(op: str) -> bool:
     return role(op) == "head" and returned is not tuple and "num_classes" in keywords(op)
 
 
+def is_detector_head(op: str) -> bool:
+    """Whether `op` is a head of detectors whose boxes can be decoded, see `nas.networks.blocks.select_boxes`."""
+    return hasattr(find_block(op), "coding")
+
+
 def takes_maps(op: str) -> bool:
     """Whether `op` reads several feature maps, as necks and heads do."""
     return role(op) != "block"

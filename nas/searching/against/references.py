@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
-from nas.networks.block_schema import is_classifier
+from nas.networks.block_schema import is_classifier, is_detector_head
 from nas.networks.network import canonical, trace
 from nas.searching.prior_runs import PriorSource, find_in_space
 from nas.searching.settings import AUTO, NONE, SearchSettings
@@ -144,8 +144,7 @@ def make_reference(name: str, space: Space, published_top1: float | None = None)
     where = f"--against {name}"
     try:
         arch = read_architecture(name)
-        if not is_classifier(arch.head.op) and all(is_classifier(op.block) for op in space.head.operators):
-            raise SpaceError("is no classifier, as the networks of this search are", key="head", value=arch.head.op)
+        _check_head(arch.head.op, space)
         classes = dict(space.head.args).get("num_classes", (1000,))[0]
         arch, own = arch.for_classes(int(classes)), arch.resolution
         for size in space.resolution:
@@ -158,3 +157,10 @@ def make_reference(name: str, space: Space, published_top1: float | None = None)
     except OSError as error:
         raise NasError(f"cannot be read: {error.strerror}", where=where) from error
     return Reference(name, arch.at(own), published_top1)
+
+
+def _check_head(op: str, space: Space) -> None:
+    """Raise SpaceError if a head is no classifier although all of the space are, or no detector's likewise."""
+    for kind, is_kind in (("classifier", is_classifier), ("detector", is_detector_head)):
+        if not is_kind(op) and all(is_kind(operator.block) for operator in space.head.operators):
+            raise SpaceError(f"is no {kind}, as the networks of this search are", key="head", value=op)

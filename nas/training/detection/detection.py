@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nas.errors import DataError, SpaceError, UsageError
-from nas.networks.blocks import BLOCKS, find_block
+from nas.networks.block_schema import is_classifier, is_detector_head
+from nas.networks.blocks import BLOCKS
 from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.preprocessing import normalize
 from nas.training.detection.average_precision import Found, Truth, average_precision
@@ -152,8 +153,10 @@ class Detection:
 
     def check_head(self, op: str) -> None:
         """Raise SpaceError if the block `op` is not the head of a detector."""
-        if not hasattr(find_block(op), "coding"):
-            known = nearest(op, [name for name, block in BLOCKS.items() if hasattr(block, "coding")])
+        if not is_detector_head(op):
+            known = nearest(op, filter(is_detector_head, BLOCKS))
+            if is_classifier(op):
+                known = "; classifiers are for --task classification, the default"
             raise SpaceError("must be the head of a detector", where="head", key="block", value=op, nearest=known)
 
     def check_outputs(self, outputs: Predictions, name: str) -> None:
