@@ -22,9 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resolution",
-        type=int,
-        metavar="N",
-        help="input resolution in pixels (default: that of the network or space)",
+        metavar="PX",
+        help="input resolution in pixels; of a space also several, as 96,128 (default: that of the network or space)",
     )
     parser.add_argument("--svg", metavar="FILE", help="write a diagram of the network to this file")
     show_latency.add_arguments(parser)
@@ -35,27 +34,37 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.errors import UsageError, located
     from nas.spaces.resolutions import at_resolutions
     from nas.spaces.yaml_format import load_space
+    from nas.utils.units import parse_resolutions
 
-    if args.resolution is not None and args.resolution < 1:
-        raise UsageError("must be at least 1", key="resolution", value=args.resolution)
+    sizes = parse_resolutions(args.resolution) if args.resolution is not None else ()
     if (exported := show_exported.find_exported(args.name)) is not None:
-        return _exported(args, exported)
+        return _exported(args, exported, _only(sizes, args.name))
     space = load_space(args.name)
     if not space.is_network:
-        space = at_resolutions(space, [args.resolution] if args.resolution else [])
+        space = at_resolutions(space, sizes)
         if args.svg is not None:
             raise UsageError(f"applies to networks only, and '{args.name}' is a search space", key="svg")
         return {**_space(space), **show_latency.run(args, space, reporter)}
     for flag in show_latency.given(args):
         raise UsageError(f"{flag}: applies to search spaces only, and '{args.name}' is a network")
-    arch = space.decode({})
-    arch = arch.at(args.resolution) if args.resolution else arch
+    arch, size = space.decode({}), _only(sizes, args.name)
+    arch = arch.at(size) if size else arch
     with located(args.name):
         result = _network(space.name, space.about, space.source, arch)
     return {**result, "svg": _draw(arch, space.name, Path(args.svg))} if args.svg is not None else result
 
 
-def _exported(args: argparse.Namespace, path: Path) -> dict[str, Any]:
+def _only(sizes: tuple[int, ...], name: str) -> int | None:
+    """Return the only resolution in pixels, None without one. Raises UsageError for several of the network `name`."""
+    from nas.errors import UsageError
+
+    if len(sizes) > 1:
+        rule = f"applies to search spaces only if it lists several, and '{name}' is a network"
+        raise UsageError(rule, key="resolution", value=",".join(map(str, sizes)))
+    return sizes[0] if sizes else None
+
+
+def _exported(args: argparse.Namespace, path: Path, size: int | None) -> dict[str, Any]:
     """Return the network of a card, or the nodes of an ONNX file. Nothing of it is executed."""
     from nas.errors import UsageError
     from nas.training.job import read_architecture
@@ -65,9 +74,9 @@ def _exported(args: argparse.Namespace, path: Path) -> dict[str, Any]:
     if path.suffix == ".onnx":
         if args.svg is not None:
             raise UsageError(f"cannot draw an ONNX file: '{args.name}'", key="svg")
-        return show_exported.describe_onnx(path, args.resolution)
+        return show_exported.describe_onnx(path, size)
     arch = read_architecture(str(path))
-    arch = arch.at(args.resolution) if args.resolution else arch
+    arch = arch.at(size) if size else arch
     name = path.resolve().parent.name if path.name == "card.json" else path.stem
     result = _network(name, "", "", arch)
     return {**result, "svg": _draw(arch, result["name"], Path(args.svg))} if args.svg is not None else result

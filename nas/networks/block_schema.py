@@ -163,6 +163,11 @@ def coding_of(op: str) -> str | None:
     return coding
 
 
+def is_detector_head(op: str) -> bool:
+    """Whether `op` is a head of detectors whose boxes can be decoded."""
+    return coding_of(op) is not None
+
+
 def takes_maps(op: str) -> bool:
     """Whether `op` reads several feature maps, as necks and heads do."""
     return role(op) != "block"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from nas.controllers import CONTROLLERS, Controller
@@ -15,6 +16,7 @@ from nas.devices.client import Worker, open_worker
 from nas.devices.runtimes import RUNTIMES
 from nas.errors import UsageError, located
 from nas.evaluators import EVALUATORS, check_metric, epochs_of, find_evaluator
+from nas.evaluators.accuracy_table import metric_of
 from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.executors.base import Executor
 from nas.evaluators.zero_cost_scores import ZERO_COST
@@ -38,6 +40,8 @@ from nas.study.objectives import Objective
 from nas.study.storage import stored_settings
 from nas.training.tasks.base import Task, for_task
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
+from nas.training.tasks.metrics import spell
+from nas.training.tasks.registry import TASK_METRICS
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
 from nas.utils.settings import check_fields
@@ -175,6 +179,7 @@ def check_combinations(settings: SearchSettings) -> None:
         raise UsageError("'tabular' needs --accuracies FILE", key="evaluator")
     if settings.source and not settings.source.exists():
         raise UsageError("no such file or folder", key=given[0], value=str(settings.source))
+    check_task(settings)
     check_metric(settings.evaluator, settings.metric, settings.source)
     if settings.train_finalists and settings.evaluator == "proxy_training":
         raise UsageError("is for evaluators that do not train; proxy_training has --finalists", key="train_finalists")
@@ -183,6 +188,18 @@ def check_combinations(settings: SearchSettings) -> None:
     if settings.ray and settings.workers > 0:
         raise UsageError("--ray, --workers: candidates are evaluated in one place, give one of them")
     _check_ray_shares(settings)
+
+
+def check_task(settings: SearchSettings) -> None:
+    """Raise UsageError for the metric of another task, or if --accuracies names a run of another task."""
+    own, table = TASK_METRICS[settings.task], Path(settings.accuracies or "").expanduser()
+    lookup(dict.fromkeys(own), settings.metric, "metric", "--metric")
+    is_run = settings.accuracies and (table.is_dir() or table.suffix == ".json")
+    if is_run and (found := metric_of(table)) not in own:
+        rule = (
+            f"is a run of another task: its networks are ranked by {spell(found)}, those of {settings.task} by one of "
+        )
+        raise UsageError(f"{rule}{', '.join(map(spell, own))}", key="accuracies", value=settings.accuracies)
 
 
 def _check_ray_shares(settings: SearchSettings) -> None:

@@ -27,7 +27,7 @@ from nas.utils.reporting import Reporter
 from nas.utils.run_identity import IMAGES_KEY, same_setting
 
 ACCURACY_SETTINGS = (
-    "space_digest", "data", "fit", "train_images", "metric", "class_weights", "flip", "evaluator", "source",
+    "task", "space_digest", "data", "fit", "train_images", "metric", "class_weights", "flip", "evaluator", "source",
     "source_digest", "evaluator_source", "block_source",
 )  # fmt: skip
 """The settings that determine an accuracy, apart from its noise."""
@@ -96,7 +96,8 @@ def read_sources(
         folder: The folder of this run.
 
     Raises:
-        UsageError: A name is unknown, is this run's folder, or has no network that the space contains.
+        UsageError: A name is unknown, is this run's folder or a run of another task, or has no network that the space
+            contains.
         RunError: A run folder is unreadable.
     """
     found = []
@@ -200,6 +201,9 @@ def _best(networks: Sequence[tuple[PriorNetwork, Metrics]], objective: Objective
 
 def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSource:
     stored, trials = _read_store(name)
+    if stored and not same_setting("task", stored, settings):
+        there, here = (each.get("task") or "classification" for each in (stored, settings))
+        raise UsageError(f"is a run of {there}: this search is one of {here}", where=_flag(name))
     seed = () if settings.get("evaluator") in SEED_FREE else ("seed",)
     same = all(same_setting(key, stored, settings) for key in (*ACCURACY_SETTINGS, *seed))
     same = same and (IMAGES_KEY not in stored or stored[IMAGES_KEY] == settings.get(IMAGES_KEY))

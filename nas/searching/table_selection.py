@@ -15,7 +15,7 @@ from nas.latency.profiler import default_table_path, profile, table_header
 from nas.latency.published import complete, is_published
 from nas.latency.table import LatencyPredictor, LatencyTable
 from nas.searching.context import SearchContext
-from nas.spaces.automaton import reachable
+from nas.spaces.automaton import best_path, reachable
 from nas.spaces.cost_tables import tabulate_costs
 from nas.spaces.latency_distribution import count_within, latency_distribution
 from nas.spaces.search_space import Space
@@ -160,6 +160,16 @@ def check_reach(context: SearchContext, selected: SelectedTable, goals: Sequence
     for goal in goals:
         if goal.target_ms < span.fastest_ms:
             fastest = f"the fastest network of '{space.name}' takes {format_latency(span.fastest_ms)}"
-            rule = f"{fastest} on {selected.device_name}, this is out of reach"
+            part = _post_part(space, selected.predictor, goal.target_ms)
+            rule = f"{fastest} on {selected.device_name}{part}, this is out of reach"
             raise UsageError(rule, key="target_latency", value=format_latency(goal.target_ms))
     return span
+
+
+def _post_part(space: Space, predictor: LatencyPredictor, target_ms: float) -> str:
+    """Return, as a part of a sentence, the share of post-processing in the fastest network; "" for a classifier."""
+    post_ms = predictor.post_ms(best_path(space, predictor.layer_ms)[1])
+    if not post_ms:
+        return ""
+    alone = " alone, more than the target" if post_ms > target_ms else ""
+    return f", {format_latency(post_ms)} of it for post-processing{alone}"

@@ -16,7 +16,7 @@ from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
 from nas.errors import ExportError, RunError, SpaceError, UsageError, WeightsError, located
 from nas.networks.block_check import check_blocks
-from nas.networks.block_schema import block_sources
+from nas.networks.block_schema import block_sources, is_detector_head
 from nas.networks.export import CARD, check_origin, export_folder, exported_fit, exported_in, load_exported
 from nas.networks.network import build, canonical, trace
 from nas.networks.pretrained import load_fitting
@@ -309,7 +309,9 @@ def _teacher(job: TrainJob, task: Task, resolution: int) -> nn.Module | None:
     if not task.can_distill:
         rule = f"the task of '{task.data.name}' cannot learn from the outputs of a teacher"
         raise UsageError(rule, key="teacher", value=job.teacher)
-    teacher = read_exported(Path(job.teacher).expanduser(), "--teacher")[1]
+    arch, teacher, _ = read_exported(Path(job.teacher).expanduser(), "--teacher")
+    with located(f"--teacher {job.teacher}"):
+        task.check_head(arch.head.op)
     some_images = task.validation_set(resolution, 2 * task.num_classes)
     check_fit(teacher, task, some_images, torch.device("cpu"), f"the teacher in '{job.teacher}'")
     return teacher
@@ -349,12 +351,16 @@ def _settings(job: TrainJob, arch: Architecture, task: Task) -> dict[str, Any]:
 
 
 def trained_on(job: TrainJob) -> dict[str, str] | None:
-    """Return the fit of the run or exported folder whose network is trained, if that had the same data; else None."""
+    """Return the fit of the run or exported folder whose network is trained, if that had the same data; else None.
+
+    Networks that the task cannot train have none: their fit may be one that the task does not know.
+    """
     if not Path(job.network).is_dir():
         return None
-    card = read_exported(Path(job.network), "")[2]
+    arch, _, card = read_exported(Path(job.network), "")
     data = card.get("data")
     same = isinstance(data, Mapping) and data.get("name") == Path(job.data).expanduser().resolve().name
+    same = same and is_detector_head(arch.head.op) == (job.task == "detection")
     return {"fit": exported_fit(card)} if same else None
 
 

@@ -13,7 +13,7 @@ from nas.architecture import Architecture
 from nas.cli.main import main
 from nas.controllers.base import Problem
 from nas.controllers.random import RandomController
-from nas.errors import NasError, RunError
+from nas.errors import NasError, RunError, UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.searching.early_stopping import make_rungs
 from nas.searching.job import with_prior
@@ -108,6 +108,18 @@ def test_trials_of_the_same_evaluation_are_known_and_never_tried_again(
     assert not set(digests(again)) & set(digests(first))
     assert [(ended.metrics, ended.values) for ended in told[:6]] == [(trial.metrics, trial.values) for trial in first]
     assert len(told) == 12
+
+
+def test_a_run_of_another_task_is_refused(first: list[Trial], tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        begun(tmp_path / "a", task="detection", metric="AP")
+    assert refused.value.where == f"--start-from {tmp_path / 'a'}"
+    assert refused.value.rule == "is a run of classification: this search is one of detection"
+    searched(tmp_path / "b", task="detection", metric="AP")
+    with pytest.raises(UsageError, match="is a run of detection: this search is one of classification"):
+        begun(tmp_path / "b")
+    assert len(begun(tmp_path / "b", task="detection", metric="AP").trials) == 6
+    assert begun(tmp_path / "b", task="detection", metric="AP50").trials == ()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from nas.searching.settings import SearchSettings, read_settings
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space, parse_space
 from nas.study.study import JOURNAL, read_trials
+from nas.training.detection.boxes import BoxData, Boxes, BoxSplit
+from nas.training.detection.detection import Detection
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.splits import ImageData, Split
 from nas.utils.reporting import Reporter
@@ -101,6 +103,33 @@ def test_the_size_of_images_is_that_after_the_fit(tmp_path: Path) -> None:
     assert image_side(task) in (60, 90, 100)
     Path(task.data.train.images[0]).write_bytes(b"broken")
     assert image_side(task) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "sizes", "fit", "expected"),
+    [
+        ((256, 320, 384), [(640, 480)], "pad", (256, 320, 384)),
+        ((256, 320, 384), [(4000, 300)], "pad", (256, 320, 384)),
+        ((256, 320, 384), [(200, 300), (330, 100), (10, 310)], "pad", (256, 320)),
+        ((256, 320, 384), [(310, 100)], "stretch", (256,)),
+        ((256, 320, 384), [(128, 96)], "pad", (256,)),
+        ((320,), [(200, 100)], "pad", (192,)),
+        ((320,), [(20, 24)], "pad", (64,)),
+    ],
+)
+def test_the_longer_side_of_padded_images_lowers_the_resolutions_of_detectors(
+    own: tuple[int, ...], sizes: list[tuple[int, int]], fit: str, expected: tuple[int, ...],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    boxes = tuple(Boxes.of([[1, 1, 8, 8]], [0]) for _ in sizes)
+    split = BoxSplit([np.zeros((height, width), np.uint8) for width, height in sizes], boxes, tuple(sizes))
+    task = Detection(BoxData("made up", ("a",), (1,), split, split, split), fit=fit)
+    space = replace(load_space("small_detector"), resolution=own)
+    given = settings(task="detection", metric="AP")
+    found = with_resolution(space, given, task, None, Reporter())
+    assert found.resolution == expected
+    assert found.proxy.resolution == min(128, *expected)
+    assert ("--resolution sets another" in capsys.readouterr().err) == (expected != own)
 
 
 def test_auto_says_what_it_selects_and_why(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,14 @@ import pytest
 
 from nas.architecture import Architecture
 from nas.errors import SpaceError
-from nas.networks.network import Layer, canonical, output_shapes, totals, trace
+from nas.networks.network import Layer, canonical, input_shapes, output_shapes, totals, trace
 from nas.spaces import automaton
 from nas.spaces.automaton import best_path, choices_for, reachable, unroll
 from nas.spaces.cost_tables import tabulate_costs
-from nas.spaces.latency_distribution import sample_within
+from nas.spaces.latency_distribution import count_within, sample_within
+from nas.spaces.resolutions import at_resolutions
 from nas.spaces.search_space import Space, enumerate_choices
-from nas.spaces.yaml_format import load_space, parse_space
+from nas.spaces.yaml_format import load_architecture, load_space, parse_space
 from tests.helpers.small_detector import SMALL
 
 HALVING = {"block": "conv", "out_channels": 8, "stride": 2}
@@ -179,6 +180,37 @@ def test_the_detector_space_has_its_maps_and_few_rows() -> None:
     assert [shape[1] for shape in output_shapes(layers[-2])] == [40, 20, 10, 5, 3]
     assert [shape[-1] for shape in output_shapes(layers[-1])] == [4, 80]
     assert totals(layers).macs > 1e8
+
+
+def test_several_resolutions_are_as_many_spaces_together() -> None:
+    one = load_space("small_detector")
+    both, apart = at_resolutions(one, (256, 320)), [at_resolutions(one, (size,)) for size in (256, 320)]
+    costs, each = tabulate_costs(both, cost), [tabulate_costs(space, cost) for space in apart]
+    assert both.taps == one.taps
+    assert costs.size == both.size == sum(costs.size for costs in each) == 2 * one.size
+    assert set(reachable(both)) == {layer for space in apart for layer in reachable(space)}
+    assert costs.min_cost == min(costs.min_cost for costs in each)
+    assert costs.max_cost == max(costs.max_cost for costs in each)
+    for largest in (False, True):
+        assert best_path(both, cost, largest=largest)[1].resolution == (320 if largest else 256)
+
+
+def test_the_pelee_space_has_few_rows_small_networks_and_the_backbone_of_peleenet() -> None:
+    space, macs = load_space("pelee"), lambda layer: float(layer.macs)
+    assert space.taps == (6, 8, 10, 12)
+    assert len(reachable(space)) == 215
+    costs = tabulate_costs(space, macs)
+    assert (costs.min_cost, costs.max_cost) == pytest.approx((114e6, 1246e6), rel=0.01)
+    assert float(count_within(costs, 300e6).likely / costs.size) == pytest.approx(0.07, abs=0.01)
+    smallest = best_path(space, macs)[1]
+    assert [shape[1] for shape in input_shapes(trace(smallest)[-1])] == [20, 10, 5, 3]
+    dense = {each.name: each for each in space.stages}
+    shipped = [stage for stage in load_architecture("peleenet").stages if stage[0].op == "two_way_dense"]
+    for name, stage in zip(("stage1", "stage3", "stage5", "stage7"), shipped, strict=True):
+        assert len(stage) in dense[name].depth
+        offered = next(dict(each.args) for each in dense[name].operators if each.block == "two_way_dense")
+        assert stage[-1].kwargs.get("growth_rate", 32) in offered["growth_rate"]
+        assert (stage[-1].kwargs.get("bottleneck_width", 4),) == offered["bottleneck_width"]
 
 
 def test_the_prototypes_space_has_as_many_networks() -> None:

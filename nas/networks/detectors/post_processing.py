@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas.architecture import Architecture, BlockSpec
 from nas.errors import SpaceError
-from nas.networks.block_schema import coding_of
+from nas.networks.block_schema import coding_of, is_detector_head
 from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.network import Layer, MultiMapNetwork, in_channels, input_shapes, make_block, output_shapes, trace
 
@@ -70,7 +70,7 @@ class Detector(nn.Module):
 
 def is_detector(arch: Architecture) -> bool:
     """Return whether post-processing is known for a network."""
-    return coding_of(arch.head.op) is not None
+    return is_detector_head(arch.head.op)
 
 
 def post_of(arch: Architecture) -> tuple[Layer, list[tuple[int, int]]]:

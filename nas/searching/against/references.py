@@ -10,7 +10,7 @@ from typing import Any
 
 from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
-from nas.networks.block_schema import coding_of, is_classifier
+from nas.networks.block_schema import is_classifier, is_detector_head
 from nas.networks.network import canonical
 from nas.searching.prior_runs import PriorSource, find_in_space
 from nas.searching.settings import AUTO, NONE, SearchSettings
@@ -41,7 +41,7 @@ class Reference:
     @property
     def is_detector(self) -> bool:
         """Whether the network is a detector."""
-        return coding_of(self.architecture.head.op) is not None
+        return is_detector_head(self.architecture.head.op)
 
     @property
     def label(self) -> str:
@@ -150,7 +150,7 @@ def make_reference(name: str, space: Space, published: float | None = None) -> R
     where = f"--against {name}"
     try:
         arch = read_architecture(name)
-        _check_kind(arch.head.op, space)
+        _check_head(arch.head.op, space)
         classes = dict(space.head.args).get("num_classes", (1000,))[0]
         arch, own = arch.for_classes(int(classes)), arch.resolution
         for size in space.resolution:
@@ -164,14 +164,13 @@ def make_reference(name: str, space: Space, published: float | None = None) -> R
     return Reference(name, arch.at(own), published)
 
 
-def _check_kind(head: str, space: Space) -> None:
-    """Raise SpaceError if a network with that head has not the outputs of the space's networks."""
-    if all(is_classifier(op.block) for op in space.head.operators) and not is_classifier(head):
-        raise SpaceError("is no classifier, as the networks of this search are", key="head", value=head)
-    if searches_detectors(space) and coding_of(head) is None:
-        raise SpaceError("is no detector, as the networks of this search are", key="head", value=head)
+def _check_head(op: str, space: Space) -> None:
+    """Raise SpaceError if a head is no classifier although all of the space are, or no detector's likewise."""
+    for kind, is_kind in (("classifier", is_classifier), ("detector", is_detector_head)):
+        if not is_kind(op) and all(is_kind(operator.block) for operator in space.head.operators):
+            raise SpaceError(f"is no {kind}, as the networks of this search are", key="head", value=op)
 
 
 def searches_detectors(space: Space) -> bool:
     """Return whether the networks of a space are detectors."""
-    return all(coding_of(op.block) for op in space.head.operators)
+    return all(is_detector_head(operator.block) for operator in space.head.operators)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nas.errors import DataError, SpaceError, UsageError
-from nas.networks.block_schema import coding_of
+from nas.networks.block_schema import is_classifier, is_detector_head
 from nas.networks.blocks import BLOCKS
 from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.preprocessing import normalize
@@ -156,8 +156,10 @@ class Detection:
 
     def check_head(self, op: str) -> None:
         """Raise SpaceError if the block `op` is not the head of a detector."""
-        if coding_of(op) is None:
-            known = nearest(op, [name for name in BLOCKS if coding_of(name)])
+        if not is_detector_head(op):
+            known = nearest(op, filter(is_detector_head, BLOCKS))
+            if is_classifier(op):
+                known = "; classifiers are for --task classification, the default"
             raise SpaceError("must be the head of a detector", where="head", key="block", value=op, nearest=known)
 
     def check_outputs(self, outputs: Predictions, name: str) -> None:

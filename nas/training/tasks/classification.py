@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from nas.errors import DataError, SpaceError, UsageError
-from nas.networks.block_schema import is_classifier
+from nas.networks.block_schema import is_classifier, is_detector_head
 from nas.networks.blocks import BLOCKS
 from nas.networks.preprocessing import normalize
 from nas.training.recipe import Recipe
@@ -138,6 +138,8 @@ class Classification:
         """Raise SpaceError if the block `op` is no classifier."""
         if not is_classifier(op):
             known = nearest(op, filter(is_classifier, BLOCKS))
+            if is_detector_head(op):
+                known = "; detectors are for --task detection"
             raise SpaceError("must be a classifier", where="head", key="block", value=op, nearest=known)
 
     def check_outputs(self, outputs: Any, name: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from nas.training.detection import box_report
 from nas.training.detection.detection import Detection
+from nas.training.tasks import metrics
 from nas.training.tasks.base import Task
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import lookup
@@ -14,6 +16,11 @@ TASKS: dict[str, Callable[..., Task]] = {
     "detection": Detection.load,
 }
 """What makes a task: it takes the name of a data set, the folder of the named data sets or None, and its settings."""
+TASK_METRICS: dict[str, tuple[str, ...]] = {
+    "classification": tuple(metrics.METRICS),
+    "detection": tuple(box_report.METRICS),
+}
+"""What the networks of each task can be ranked by. No metric belongs to two tasks."""
 FORMER_TASK = "classification"
 """The task of settings that name none."""
 
