@@ -142,17 +142,18 @@ def test_a_part_without_boxes_is_refused_and_a_class_without_boxes_is_named(
 def test_show_profile_and_search_take_several_resolutions(
     small: str, without_winner: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space = at_resolutions(parse_space("small", SMALL, small), (32, 40, 64))
-    assert main(["show", small, "--resolution", "32,40,64", "--json"]) == 0
+    space = at_resolutions(parse_space("small", SMALL, small), (40, 64))
+    assert main(["show", small, "--resolution", "64,40", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["resolution"], shown["size"]) == ([32, 40, 64], space.size)
-    profile = ["profile", "--space", small, "--runtime", "null", "--resolution", "32,40,64", "--table", "t.jsonl"]
-    assert main([*profile, "--json", "--quiet"]) == 0
-    assert json.loads(capsys.readouterr().out)["layers"] == len(reachable(space))
-    search = [*DETECTION, "--space", small, "--data", write_data(), "--resolution", "32,40,64", "--run", "run"]
-    assert main([*search, "--trials", "3", "--json"]) == 0
+    assert (shown["resolution"], shown["size"]) == ([40, 64], space.size)
+    where = ["--space", small, "--runtime", "null", "--resolution", "40,64", "--table", "t.jsonl"]
+    assert main(["profile", *where, "--classes", "2", "--json", "--quiet"]) == 0
+    profiled = json.loads(capsys.readouterr().out)
+    assert profiled["layers"] == len(reachable(space))
+    search = ["search", *where, "--task", "detection", "--target-latency", "9ms", "--data", write_data(8), "--run", "a"]
+    assert main([*search, "--trials", "1", "--json"]) == 0
     captured = capsys.readouterr()
-    assert "latencies are of 32/40/64 px in null" in captured.err
-    assert json.loads(captured.out)["settings"]["resolution"] == "32,40,64"
-    line = refused(capsys, *search[:-1], "run", "--trials", "4", "--resolution", "32,40")
-    assert "resolution is 32, 40, 64 there and 32, 40 now" in line
+    assert "latencies are of 40/64 px in null" in captured.err
+    assert json.loads(captured.out)["settings"]["resolution"] == "40,64"
+    line = refused(capsys, *search, "--trials", "1", "--resolution", "40")
+    assert "resolution is 40, 64 there and 40 now" in line
