@@ -161,8 +161,9 @@ def export_winner(
     facts = exported_facts(task, folder, task.test_set(arch.resolution), training.report, context.reporter)
     if selected.can_measure:
         parts = measure_detector(folder, settings.runtime, settings.threads, settings.device, context.reporter)
-        facts |= {"latency_ms": parts.to_dict()} if parts else {}
-    add_to_card(folder, facts)
+        latency_ms = {"latency_ms": parts.to_dict()} if parts else {}
+        add_to_card(folder, latency_ms)
+        facts |= latency_ms
     return "", facts
 
 

@@ -19,6 +19,8 @@ def exported_facts(
 ) -> dict[str, Any]:
     """Return {"exported": ...}, the metric of an exported file and its difference; {} if the task does not test it.
 
+    The card of the folder gets the same entry.
+
     Args:
         task: The task.
         folder: The exported folder.
@@ -32,7 +34,9 @@ def exported_facts(
     difference = found.metric_value - report.metric_value
     if not abs(difference) <= LARGEST_DIFFERENCE:
         reporter.warn(f"{folder}: {task.metric} of the exported network differs by {difference:+.4f}")
-    return {"exported": {task.metric: found.metric_value, "difference": difference}}
+    facts = {"exported": {task.metric: found.metric_value, "difference": difference}}
+    add_to_card(folder, facts)
+    return facts
 
 
 def add_to_card(folder: Path, facts: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from nas.networks.export import CARD, check_origin, export_folder, exported_fit,
 from nas.networks.network import build, canonical, trace
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
+from nas.training.exported_test import exported_facts
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_training
 from nas.training.recipe import ADDED, Recipe, suited, with_buildable_sizes
@@ -140,6 +141,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             "curve": [epoch.to_dict() for epoch in curve],
         }
         card = _export(job, arch, model, facts, task.fit)
+        facts |= exported_facts(task, job.folder / "model", task.test_set(arch.resolution), report, reporter)
         title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.metric_value:.1%}"
         draw_training(curve, title, job.folder / "curve.png", task.metric)
         report.draw(title, job.folder / report.picture)

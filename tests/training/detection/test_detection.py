@@ -200,6 +200,8 @@ def test_a_detector_is_trained_from_the_command_line(
     assert "training boxes by a half at 64 px" in shown.err
     result = json.loads(Path("run/result.json").read_text())
     assert result["metric"] == "AP" and 0 <= result["test_AP"] <= 1 and result["settings"]["task"] == "detection"
+    assert abs(result["exported"]["AP"] - result["test_AP"]) <= 1e-4
+    assert json.loads(Path("run/model/card.json").read_text())["exported"] == result["exported"]
     assert {path.name for path in Path("run/model").iterdir()} >= {"detector.onnx", "model.onnx"}
     assert {"precision_recall.png", "detections.png"} <= {path.name for path in Path("run").iterdir()}
     assert main([*command, "--images", "40", "--out", "run"]) == 0, "the same command returns the finished result"
