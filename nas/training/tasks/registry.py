@@ -8,14 +8,13 @@ from nas.training.detection.detection import Detection
 from nas.training.tasks.base import Task
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import lookup
+from nas.utils.run_identity import FORMER_VALUES
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classification": Classification.load,
     "detection": Detection.load,
 }
 """What makes a task: it takes the name of a data set, the folder of the named data sets or None, and its settings."""
-FORMER_TASK = "classification"
-"""The task of settings that name none."""
 
 
 def load_task(data: str, root: str | None, settings: Mapping[str, str]) -> Task:
@@ -30,5 +29,5 @@ def load_task(data: str, root: str | None, settings: Mapping[str, str]) -> Task:
         DataError: The data set is unknown or invalid.
         UsageError: The task or a setting is unknown.
     """
-    make = lookup(TASKS, settings.get("task", FORMER_TASK), "task", "task")
+    make = lookup(TASKS, settings.get("task", FORMER_VALUES["task"]), "task", "--task")
     return make(data, root, **{key: value for key, value in settings.items() if key != "task"})
