@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from nas.errors import DataError, SpaceError, UsageError
 from nas.networks.block_schema import is_classifier
-from nas.networks.blocks import BLOCKS
+from nas.networks.blocks import BLOCKS, find_block
 from nas.networks.preprocessing import normalize
 from nas.training.recipe import Recipe
 from nas.training.tasks.base import FLIPS, Batch, Guessing, same_for_all
@@ -135,7 +135,8 @@ class Classification:
     def check_head(self, op: str) -> None:
         """Raise SpaceError if the block `op` is no classifier."""
         if not is_classifier(op):
-            known = nearest(op, filter(is_classifier, BLOCKS))
+            is_detector = hasattr(find_block(op), "coding")
+            known = "; a detector needs --task detection" if is_detector else nearest(op, filter(is_classifier, BLOCKS))
             raise SpaceError("must be a classifier", where="head", key="block", value=op, nearest=known)
 
     def check_outputs(self, outputs: Any, name: str) -> None:
