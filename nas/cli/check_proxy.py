@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from nas.cli.flags import flags_of
-from nas.searching.settings import SearchSettings
+from nas.searching.settings import TASK_DEFAULTS, SearchSettings
 from nas.utils.reporting import Reporter
 
 HELP = "train reference networks and report how well each evaluator ranks them"
@@ -18,10 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     number: dict[str, Any] = {"type": int, "metavar": "N"}
     directory: dict[str, Any] = {"metavar": "DIR"}
     flags: dict[str, tuple[dict[str, Any], str]] = {
-        "space": (text, "a shipped search space or a YAML file (default: cifar)"),
-        "data": (text, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
+        "space": (text, "a shipped search space or a YAML file (default: cifar; of detection small_detector)"),
+        "data": (
+            text,
+            "digits (default), cifar10, cifar100, fashion_mnist, or an image folder; of detection, a COCO "
+            "file or folder",
+        ),
         "data-root": (directory, "folder of the named data sets; missing ones are downloaded to it"),
-        **flags_of(SearchSettings, "metric", "class_weights", "fit", "flip"),
+        **flags_of(SearchSettings, "task", "metric", "class_weights", "fit", "flip"),
         "networks": (number, "number of reference networks, one from each stratum of MACs (default: 16)"),
         "seeds": (number, "trainings per network (default: 2); the agreement between seeds needs at least 2"),
         "supernet": (directory, "also check this trained supernet"),
@@ -50,9 +54,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
     from nas.evaluators.rank_check.check import Check, run_check
 
-    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Check)}
-    given["evaluators"] = tuple(given["evaluators"] or ())
-    return run_check(Check(**{key: value for key, value in given.items() if value is not None}), reporter)
+    names = [field.name for field in dataclasses.fields(Check)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given["evaluators"] = tuple(given.get("evaluators", ()))
+    defaults = {key: value for key, value in TASK_DEFAULTS.get(args.task, {}).items() if key in names}
+    return run_check(Check(**{**defaults, **given}), reporter)
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -18,7 +18,11 @@ EXAMPLES = ("nas scale efficientnet_b0 --preset efficientnet", "nas scale runs/a
 LIST: dict[str, Any] = {"metavar": "A,B"}
 FRACTION: dict[str, Any] = {"type": float, "metavar": "X"}
 RULE: Flags = {
-    "coefficients": ({"metavar": "A,B,G"}, "alpha,beta,gamma: factors of depth, width and resolution for each phi"),
+    "coefficients": (
+        {"metavar": "A,B,G"},
+        "alpha,beta,gamma: factors of depth, width and resolution for each phi; of a detector also a fourth, of the "
+        "channels of its neck",
+    ),
     "preset": (TEXT, "a published rule or family, see `nas list presets` (default: EfficientNet's 1.2,1.1,1.15)"),
     "phi": (LIST, "scale to these phis: 0..7 or 0,1,2.5 (default: 0..3)"),
     "latency": (LIST, "scale to just below these latencies, measured on the device: 5ms,10ms"),
@@ -54,7 +58,7 @@ GROUPS: dict[str, Flags] = {
     },
     "the coefficient search": {
         **SEARCH,
-        **flags_of(SearchSettings, "data", "data_root", "fit", "flip"),
+        **flags_of(SearchSettings, "data", "data_root", "fit", "flip", "task"),
         "objective": (TEXT, "soft (default), hard or constrained"),
         "controller": (TEXT, "exhaustive (default: all points in random order), or another of `nas list controllers`"),
         "trials": (NUMBER, "grid points to evaluate (default: 12; 0 for all within the budget)"),
@@ -97,9 +101,12 @@ def print_result(result: dict[str, Any]) -> None:
     if result["coefficients"]:
         coefficients = ", ".join(f"{key} {value:.4g}" for key, value in result["coefficients"].items())
         if "alpha" in result["coefficients"]:
-            growth = Coefficients(**result["coefficients"]).at(1).growth
-            coefficients += f"; {growth:.3g} times the MACs for each phi"
+            found = Coefficients(**result["coefficients"])
+            of = "the MACs" if found.neck is None else "the backbone's MACs"
+            coefficients += f"; {found.growth:.3g} times {of} for each phi"
         console.print(f"rule          {result['rule']}: {coefficients}")
+        if "search" in result:
+            console.print(f"reuse         --coefficients {found.text}")
     rounding = result["rounding"]
     console.print(
         f"rounding      channels to multiples of {rounding['divisor']}, repeats by {rounding['repeats']}, "
@@ -165,10 +172,13 @@ def _notes(entry: dict[str, Any]) -> list[str]:
 
 
 def _print_search(result: dict[str, Any], console: Any) -> None:
-    from nas.training.tasks.metrics import spell
+    from nas.training.tasks.metrics import spell, value_keys
     from nas.utils.units import format_latency
 
     search = result["search"]
+    metric = search.get("metric", "accuracy")
+    named = "" if metric == "accuracy" else f"{spell(metric)} "
+    value, by_seed = value_keys(metric)
     budget = search["budget"]
     target = f", {format_latency(budget['target'])}" if budget["resource"] == "latency" else ""
     best = next(entry for entry in search["candidates"] if entry["architecture"] == search["best"])
@@ -176,18 +186,17 @@ def _print_search(result: dict[str, Any], console: Any) -> None:
         f"searched      {search['trials']} of {search['admissible']} grid points within {budget['times']:g} times the "
         f"base's {budget['resource']}{target} ({search['grid']} points in all, {search['timed']} timed); "
         f"objective {search['objective']}",
-        f"best          {spell(search.get('metric', 'accuracy'))} {best['estimate']:.1%} estimated, "
-        f"{best['accuracy']:.1%} with the search's seed",
+        f"best          {spell(metric)} {best['estimate']:.1%} estimated, {best[value]:.1%} with the search's seed",
         *(["compared at the same measured latency, with new seeds:"] if result["comparison"] else []),
     ]
-    most = max((len(entry["accuracies"]) for entry in result["comparison"]), default=0)
+    most = max((len(entry[by_seed]) for entry in result["comparison"]), default=0)
     for entry in result["comparison"]:
-        name = f"{entry['name']} {entry['phi']:g}".ljust(13)
+        name, count = f"{entry['name']} {entry['phi']:g}".ljust(13), len(entry[by_seed])
         spread = "" if entry["deviation"] is None else f" +- {entry['deviation']:.1%}"
-        accuracy = "evaluation failed" if entry["accuracy"] is None else f"{entry['accuracy']:.1%}{spread}"
+        accuracy = "evaluation failed" if entry[value] is None else f"{named}{entry[value]:.1%}{spread}"
         notes = [f"{format_latency(entry['latency_ms'])}", f"{entry['macs_ratio']:.2f} times the MACs"]
         notes += [] if entry["within_5_percent"] else ["not within 5 % of the target"]
-        notes += [f"{len(entry['accuracies'])} of {most} seeds"] if 0 < len(entry["accuracies"]) < most else []
+        notes += [f"{count} of {most} seeds"] if 0 < count < most else []
         lines.append(f"{name} {accuracy}, {', '.join(notes)}")
     for line in lines:
         console.print(line)

@@ -111,8 +111,8 @@ def read_accuracies(path: Path, space: Searched) -> AccuracyTable:
     return AccuracyTable(path, fidelities, in_percent, rows)
 
 
-def metric_of(path: Path) -> str:
-    """Return the metric of a table: that of the search that a run folder or result.json holds, else "accuracy"."""
+def metric_of(path: Path, default: str = "accuracy") -> str:
+    """Return the metric of a table: that of the search that a run folder or result.json holds, else `default`."""
     try:
         if path.is_dir():
             return str((find(path).attributes().get("settings") or {}).get("metric", "accuracy"))
@@ -120,7 +120,7 @@ def metric_of(path: Path) -> str:
             return str(json.loads(path.read_text(encoding="utf-8")).get("metric", "accuracy"))
     except (RunError, OSError, ValueError, AttributeError):
         pass  # `read_accuracies` reports what is wrong
-    return "accuracy"
+    return default
 
 
 def _lines(path: Path, space: Searched) -> Iterator[tuple[str, Cells]]:

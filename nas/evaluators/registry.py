@@ -46,19 +46,20 @@ def find_evaluator(name: str) -> Callable[[EvaluatorContext], Evaluator]:
     return lambda context: UserEvaluator(name, function, context, source_files)
 
 
-def check_metric(name: str, metric: str, source: Path | None) -> None:
+def check_metric(name: str, metric: str, source: Path | None, default: str = "accuracy") -> None:
     """Check that the evaluator called `name` ranks by `metric`. Raises UsageError.
 
     Args:
         name: The evaluator.
-        metric: A key of `METRICS`.
+        metric: What ranks networks.
         source: The file or folder that the evaluator reads, or None.
+        default: The metric that the task ranks by if none is asked for. Values of any evaluator stand for it.
     """
     if name == "tabular" and source is not None:
-        if (found := metric_of(source)) != metric:
+        if (found := metric_of(source, default)) != metric:
             rule = f"the table '{source}' holds the {spell(found)}"
             raise UsageError(rule, key="metric", value=metric, nearest=f"; did you mean '{found}'?")
-    elif metric != "accuracy" and not uses_task(name):
+    elif metric != default and not uses_task(name):
         able = " and ".join(key for key in EVALUATORS if uses_task(key))
         rule = f"the evaluator '{name}' cannot apply it, it has values of its own"
         raise UsageError(rule, key="metric", value=metric, nearest=f"; {able} can")

@@ -33,7 +33,6 @@ from nas.scaling.presets import Coefficients
 from nas.scaling.scale import missing_dimensions
 from nas.scaling.search_setup import CoefficientSearch, admitted_points, make_budget, point_cost, prepare_search
 from nas.scaling.settings import SCALE_RESULT, ScaleSettings
-from nas.scaling.sizes import DIMENSIONS
 from nas.searching.early_stopping import make_rungs
 from nas.searching.evaluation import make_evaluator, make_executor
 from nas.searching.finalists import FinalistEstimates, Stage, evaluate_finalists
@@ -44,6 +43,7 @@ from nas.searching.settings import recorded_settings
 from nas.study.objectives import Objective
 from nas.study.study import FINISH, Study, Trial, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
+from nas.training.tasks.metrics import value_keys
 from nas.utils.files import exclusive, read_json, write_json
 from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
@@ -205,7 +205,7 @@ def conclude(measured: MeasuredSearch, study: Study, reporter: Reporter) -> dict
     result = {
         **family,
         "search": {**describe_search(measured, study, finals), "best": best.digest},
-        "comparison": [network.to_dict(search.base) for network in networks],
+        "comparison": [network.to_dict(search.base, search.task.metric) for network in networks],
         "asked": requested(settings),
         "picture": str(settings.folder / SCALING_PLOT),
     }
@@ -227,10 +227,11 @@ def make_search_family(measured: MeasuredSearch, found: Coefficients, reporter: 
 
 def warn_about_rounding(search: CoefficientSearch, found: Coefficients, best: Trial, reporter: Reporter) -> None:
     """Warn if rounding made the growth of the best network differ from that of its coefficients."""
-    exact, rounded = found.at(1).growth, best.metrics.macs / search.base_point.macs
+    of = "the MACs" if found.neck is None else "the backbone's MACs"
+    exact, rounded = found.growth, search.grid.macs_growth(search.point(best.digest).architecture)
     if abs(exact / rounded - 1) > search.settings.tolerance:
         reporter.warn(
-            f"the coefficients give {exact:.2f} times the MACs for each phi, but the network that they were found by "
+            f"the coefficients give {exact:.2f} times {of} for each phi, but the network that they were found by "
             f"has {rounded:.2f} times after rounding: a smaller --divisor or --repeats round reduces the difference"
         )
 
@@ -250,15 +251,15 @@ def describe_search(measured: MeasuredSearch, study: Study, finals: FinalistEsti
         "metric": search.task.metric,
         "grid": grid.size,
         "timed": len(measured.grid_latencies.latency_ms),
-        "values": dict(zip(DIMENSIONS, grid.values, strict=True)),
+        "values": grid.named_values,
         "admissible": measured.admitted,
         "trials": len(study.evaluated),
         "failed": [{"architecture": trial.digest, "error": trial.error} for trial in study.failed],
         "noise": finals.noise_model.noise if finals.noise_model else None,
         "candidates": [
             {
-                **asdict(search.coefficients(trial.digest)),
-                **TrialRecord.of(trial).summary(),
+                **search.coefficients(trial.digest).to_dict(),
+                **named_summary(trial, search.task.metric),
                 "estimate": finals.accuracies[trial.digest],
                 "curve": list(trial.curve),
             }
@@ -268,6 +269,12 @@ def describe_search(measured: MeasuredSearch, study: Study, finals: FinalistEsti
         "measured_on": measured.grid_latencies.measured_on,
         "settings": settings,
     }
+
+
+def named_summary(trial: Trial, metric: str) -> dict[str, Any]:
+    """Return the record of a trial without its curve, with the metric's value under its key."""
+    summary = TrialRecord.of(trial).summary()
+    return {value_keys(metric)[0] if key == "accuracy" else key: value for key, value in summary.items()}
 
 
 def compare_rules(measured: MeasuredSearch, found: Coefficients, reporter: Reporter) -> list[ComparedNetwork]:
@@ -287,6 +294,7 @@ def compare_rules(measured: MeasuredSearch, found: Coefficients, reporter: Repor
         settings.folder / ACCURACIES_FILE,
         reporter,
         settings.experiment.retry_failed,
+        measured.search.task.metric,
     )
 
 
@@ -298,7 +306,7 @@ def load_or_select_networks(measured: MeasuredSearch, found: Coefficients, repor
     search, settings = measured.search, measured.search.settings
     path, phis = settings.folder / COMPARED_FILE, parse_phis(settings.compare_phi, "compare_phi")
     stored = read_json(path) if path.is_file() else {}
-    chosen = {"compound": asdict(found), "phis": phis}
+    chosen = {"compound": found.to_dict(), "phis": phis}
     if stored.get("chosen") == chosen:
         return [ComparedNetwork.from_dict(data) for data in stored["entries"]]
     network_latency = make_network_latency(settings, search.base, reporter, "compare")

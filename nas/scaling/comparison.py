@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Callable, Container, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -19,6 +19,7 @@ from nas.scaling.family import BASE
 from nas.scaling.latency_targets import LatencyEstimator, LatencyTarget, meet_targets
 from nas.scaling.presets import Coefficients
 from nas.scaling.sizes import DIMENSIONS, Rounding
+from nas.training.tasks.metrics import spell, value_keys
 from nas.utils.files import append_rows
 from nas.utils.reporting import Reporter
 
@@ -39,7 +40,7 @@ class ComparedNetwork:
         target_ms: The target in ms.
         is_close: Whether the latency is close to the target, see `TargetResult`.
         own_phis: Dimensions with a phi of their own, see `TargetResult`.
-        accuracies: The accuracies in [0, 1], one for each seed that could be evaluated.
+        accuracies: The values of the task's metric in [0, 1], one for each seed that could be evaluated.
     """
 
     name: str
@@ -67,13 +68,14 @@ class ComparedNetwork:
             own_phis=tuple(data["strays"].items()),
         )
 
-    def to_dict(self, base: Architecture) -> dict[str, Any]:
-        """Return the network's entry in the result file."""
+    def to_dict(self, base: Architecture, metric: str = "accuracy") -> dict[str, Any]:
+        """Return the network's entry in the result file. `metric` names its accuracies, see `value_keys`."""
+        value, by_seed = value_keys(metric)
         macs = totals(trace(self.architecture)).macs
         return {
             "name": self.name,
             "phi": self.phi,
-            "coefficients": asdict(self.coefficients) if self.coefficients else None,
+            "coefficients": self.coefficients.to_dict() if self.coefficients else None,
             "architecture": self.architecture.digest,
             "resolution": self.architecture.resolution,
             "repeats": [len(stage) for stage in self.architecture.stages],
@@ -83,8 +85,8 @@ class ComparedNetwork:
             "strays": dict(self.own_phis),
             "macs": macs,
             "macs_ratio": macs / totals(trace(base)).macs,
-            "accuracies": list(self.accuracies),
-            "accuracy": fmean(self.accuracies) if self.accuracies else None,
+            by_seed: list(self.accuracies),
+            value: fmean(self.accuracies) if self.accuracies else None,
             "deviation": stdev(self.accuracies) if len(self.accuracies) > 1 else None,
             "blocks": self.architecture.to_dict(),
         }
@@ -128,11 +130,13 @@ def select_networks(
 def rules_to_compare(compound: Coefficients, times: float, missing: Container[str]) -> dict[str, Coefficients]:
     """Return the compound rule and the rules of single dimensions, by name.
 
-    Dimensions in `missing` are left out, and so is a dimension that the compound rule scales alone.
+    Dimensions in `missing` are left out, and so is a dimension that the compound rule scales alone. Depth and width
+    alone scale the neck and the head of a detector too.
     """
     rules = {COMPOUND: compound}
     for dimension, coefficients in single_dimensions(times).items():
-        if dimension not in missing and compound.dimensions != [dimension]:
+        is_compound = compound.neck is None and compound.dimensions == [dimension]
+        if dimension not in missing and not is_compound:
             rules[dimension] = coefficients
     return rules
 
@@ -151,6 +155,7 @@ def evaluate_networks(
     path: Path,
     reporter: Reporter,
     retry_failed: bool = False,
+    metric: str = "accuracy",
 ) -> list[ComparedNetwork]:
     """Return the networks with their accuracies.
 
@@ -163,6 +168,7 @@ def evaluate_networks(
         path: The file of accuracies.
         reporter: Reports progress.
         retry_failed: Whether to evaluate failed networks again.
+        metric: The metric of the accuracies, for the progress.
 
     Raises:
         RunError: If evaluation is impossible.
@@ -183,7 +189,7 @@ def evaluate_networks(
             known[digest, seed] = None if outcome.error else outcome.curve[-1]
             row = {"architecture": digest, "name": names[digest], "seed": seed, "accuracy": known[digest, seed]}
             append_rows(path, ACCURACIES_HEADER, [row])
-            _report(names[digest], outcome, reporter)
+            _report(names[digest], outcome, metric, reporter)
             advance(1)
     evaluated = []
     for network in networks:
@@ -199,11 +205,12 @@ def _run_tasks(make_executor: Callable[[], Executor], tasks: Sequence[Task]) -> 
             yield from evaluate_all(executor, tasks)
 
 
-def _report(name: str, outcome: Outcome, reporter: Reporter) -> None:
+def _report(name: str, outcome: Outcome, metric: str, reporter: Reporter) -> None:
     if outcome.error:
         reporter.warn(f"{name} with seed {outcome.task.seed} failed: {outcome.error}")
     else:
-        reporter.say(f"{name} with seed {outcome.task.seed}: {outcome.curve[-1]:.1%}")
+        named = "" if metric == "accuracy" else f"{spell(metric)} "
+        reporter.say(f"{name} with seed {outcome.task.seed}: {named}{outcome.curve[-1]:.1%}")
 
 
 def read_accuracies(path: Path) -> dict[tuple[str, int], float | None]:

@@ -69,6 +69,20 @@ def detector_sizes(arch: Architecture) -> DetectorSizes:
     return DetectorSizes(**{key: value for key, value in (sizes_of(arch) or {}).items() if value is not None})
 
 
+def rule_sizes(arch: Architecture) -> DetectorSizes | None:
+    """Return the sizes that EfficientDet's rule scales; None if the network lacks one of them."""
+    try:
+        sizes = detector_sizes(arch)
+    except SpaceError:
+        return None
+    return sizes if min(vars(sizes).values()) >= 1 else None
+
+
+def backbone_macs(arch: Architecture) -> int:
+    """Return the multiply-accumulates of the stages, without neck and head."""
+    return sum(layer.macs for number, block in walk(arch) if number < len(arch.stages) for layer in block.layers)
+
+
 def check_resolution(arch: Architecture, resolution: int) -> None:
     """Raise SpaceError, with the stage, if a detector cannot be built at a resolution in pixels.
 

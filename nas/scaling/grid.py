@@ -1,4 +1,8 @@
-"""The grid of a coefficient search: values of alpha, beta and gamma, and the network of each combination."""
+"""The grid of a coefficient search: values of alpha, beta and gamma, and the network of each combination.
+
+The grid of a detector has one more dimension: the factor of the neck's channels. Neck and head then grow by
+EfficientDet's equations 1 and 2, so a point also has one more cell in the neck than the base.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,10 @@ import numpy as np
 from nas.architecture import Architecture, Scalar
 from nas.errors import SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
-from nas.scaling.presets import Coefficients
+from nas.scaling.detectors import backbone_macs, rule_sizes, sizes_of
+from nas.scaling.presets import NECK_BASES, Coefficients
 from nas.scaling.scale import missing_dimensions, scale
-from nas.scaling.sizes import DIMENSIONS, Factors, Rounding
+from nas.scaling.sizes import DIMENSIONS, DetectorSizes, Factors, Rounding
 from nas.spaces.encoding import CandidateCosts, EncodedSpace, Indices
 from nas.spaces.identity import hex_digest, record_text, tuple_text
 from nas.spaces.search_space import Choices, Values
@@ -31,7 +36,8 @@ UNKNOWN_COST_FACTOR = 4000.0
 class Grid:
     """A search space of coefficients; a candidate is the base scaled once by them (phi = 1).
 
-    The choices are called depth, width and resolution. A dimension with a single value is not a choice.
+    The choices are called depth, width and resolution, and neck for a detector. A dimension with a single value is not
+    a choice.
 
     Attributes:
         base: The network to scale.
@@ -39,6 +45,7 @@ class Grid:
         rounding: How scaled sizes are rounded.
         proxy: The cheap training of the candidates.
         name: The name of the space.
+        neck: The factors of the neck's channels; empty if depth and width scale neck and head too.
     """
 
     base: Architecture
@@ -46,27 +53,64 @@ class Grid:
     rounding: Rounding
     proxy: Proxy
     name: str = "scaling"
+    neck: tuple[float, ...] = ()
 
     @cached_property
     def key(self) -> str:
         """The name, and 8 hex digits of base, values and rounding."""
         rounding = record_text("Rounding", **{key: repr(value) for key, value in self.rounding.to_dict().items()})
-        text = tuple_text([repr(self.base.digest), repr(self.values), rounding])
+        neck = [repr(self.neck)] if self.neck else []
+        text = tuple_text([repr(self.base.digest), repr(self.values), rounding, *neck])
         return f"{self.name}@{hex_digest(text, 8)}"
 
     @cached_property
     def choices(self) -> dict[str, Values]:
         """The coefficients of each dimension that has more than one."""
-        return {key: values for key, values in zip(DIMENSIONS, self.values, strict=True) if len(values) > 1}
+        return {key: values for key, values in self.named_values.items() if len(values) > 1}
+
+    @property
+    def named_values(self) -> dict[str, tuple[float, ...]]:
+        """The coefficients of each dimension."""
+        neck = {"neck": self.neck} if self.neck else {}
+        return {**dict(zip(DIMENSIONS, self.values, strict=True)), **neck}
+
+    @cached_property
+    def sizes(self) -> DetectorSizes | None:
+        """The sizes of the base's neck and head; None if the neck has no factors of its own."""
+        return rule_sizes(self.base) if self.neck else None
 
     def coefficients(self, choices: Choices) -> Coefficients:
         """Return the coefficients of choices; a dimension without a choice has 1."""
-        return Coefficients(*(float(choices.get(key, 1.0)) for key in DIMENSIONS))
+        neck = float(choices["neck"]) if self.neck else None
+        alpha, beta, gamma = (float(choices.get(key, 1.0)) for key in DIMENSIONS)
+        return Coefficients(alpha, beta, gamma, neck, sizes=self.sizes)
 
     def decode(self, choices: Choices) -> Architecture:
         """Return the network of choices. Raises SpaceError if the base cannot be scaled by them."""
+        return scale(self.base, self.coefficients(choices).at(1), self.rounding)
+
+    def macs_growth(self, arch: Architecture) -> float:
+        """Return how the MACs grew that alpha, beta and gamma scale, to compare with `Coefficients.growth`.
+
+        These are the MACs of the backbone if the neck has factors of its own, else those of the whole network.
+        """
+        return self._scaled_macs(arch) / self._base_macs
+
+    def _scaled_macs(self, arch: Architecture) -> int:
+        return backbone_macs(arch) if self.neck else totals(trace(arch)).macs
+
+    @cached_property
+    def _base_macs(self) -> int:
+        return self._scaled_macs(self.base)
+
+    def prediction_error(self, choices: Choices, arch: Architecture) -> tuple[float, float]:
+        """Return how far the growth of a network is from that of its coefficients: of its MACs, and of its neck."""
         found = self.coefficients(choices)
-        return scale(self.base, Factors(found.alpha, found.beta, found.gamma), self.rounding)
+        error = round(abs(math.log(found.growth / self.macs_growth(arch))), 9)
+        if found.neck is None or self.sizes is None:
+            return error, 0.0
+        channels = (sizes_of(arch) or {})["neck_channels"] or 0
+        return error, round(abs(channels / self.sizes.neck_channels - found.neck), 9)
 
     def sample(self, rng: random.Random) -> dict[str, Scalar]:
         """Return choices drawn uniformly."""
@@ -75,7 +119,7 @@ class Grid:
     @property
     def size(self) -> int:
         """The number of points; rounding may give several points the same network."""
-        return math.prod(len(values) for values in self.values)
+        return math.prod(len(values) for values in self.named_values.values())
 
     def enumerate_choices(self) -> Iterator[dict[str, Scalar]]:
         """Yield the choices of every point; the last dimension varies fastest."""
@@ -85,6 +129,8 @@ class Grid:
 
 def make_grid(base: Architecture, step: float, times: float, by_macs: bool, rounding: Rounding, proxy: Proxy) -> Grid:
     """Return a grid from 1 to the values at which one dimension alone uses the whole budget.
+
+    If EfficientDet's rule can scale the neck and the head of the base, the grid has the factors `NECK_BASES` too.
 
     Args:
         base: The network to scale.
@@ -103,16 +149,17 @@ def make_grid(base: Architecture, step: float, times: float, by_macs: bool, roun
     most = (times, math.sqrt(times), math.sqrt(times)) if by_macs else (1.25 * times, times, times**0.75)
     missing = missing_dimensions(base)
     ends = [1.0 if dimension in missing else end for dimension, end in zip(DIMENSIONS, most, strict=True)]
+    neck = NECK_BASES if rule_sizes(base) else ()
     size = math.prod(math.floor(min((end - 1) / step, MAX_POINTS) + 1e-9) + 1 for end in ends)
     if size <= 1:
         raise UsageError("is larger than the allowed growth", key="step", value=step)
-    if size > MAX_POINTS:  # checked first: the points of a tiny step would fill the memory
+    if size * max(1, len(neck)) > MAX_POINTS:  # checked first: the points of a tiny step would fill the memory
         rule = f"makes over {MAX_POINTS:,} points up to {times:g} times the base: use a larger step or smaller --times"
         raise UsageError(rule, key="step", value=step)
     values = tuple(
         tuple(round(1 + index * step, 6) for index in range(math.floor((end - 1) / step + 1e-9) + 1)) for end in ends
     )
-    return Grid(base, values, rounding, proxy)
+    return Grid(base, values, rounding, proxy, neck=neck)
 
 
 @dataclass(frozen=True)
@@ -120,7 +167,7 @@ class GridPoint:
     """A network of the grid, its cost, and the choices that represent it.
 
     Rounding may give several points the same network. The point whose coefficients come closest to the real growth of
-    the MACs represents it, because then the growth continues as expected at other phis.
+    the MACs, and then of the neck, represents it, because then the growth continues as expected at other phis.
 
     Attributes:
         choices: The choices.
@@ -128,7 +175,7 @@ class GridPoint:
         params: Parameters.
         macs: Multiply-accumulate operations.
         activations: Output elements of all convolutions and linear layers.
-        layers: Blocks of all stages.
+        layers: Blocks of all stages, also of the neck.
     """
 
     choices: dict[str, Scalar]
@@ -146,28 +193,37 @@ def make_grid_points(grid: Grid, advance: Callable[[int], None]) -> list[GridPoi
     """
     found: dict[str, GridPoint] = {}
     digests: list[str] = []
-    base_macs = totals(trace(grid.base)).macs
+    decoded: dict[Factors, Architecture | None] = {}  # several factors of the neck round to the same channels
 
-    def growth_error(point: GridPoint) -> float:
-        return round(abs(math.log(grid.coefficients(point.choices).at(1).growth / (point.macs / base_macs))), 9)
+    def prediction_error(point: GridPoint) -> tuple[float, float]:
+        return grid.prediction_error(point.choices, point.architecture)
 
     for choices in grid.enumerate_choices():
         advance(1)
-        try:
-            arch = canonical(grid.decode(choices))
-        except SpaceError:
-            digests.append("")
-            continue
-        digests.append(arch.digest)
-        known = found.get(arch.digest) or make_grid_point(arch, choices)
-        found[arch.digest] = min(known, replace(known, choices=choices), key=growth_error)
+        factors = grid.coefficients(choices).at(1)
+        if factors not in decoded:
+            decoded[factors] = _decode(grid, choices)
+        arch = decoded[factors]
+        digests.append(arch.digest if arch else "")
+        if arch:
+            known = found.get(arch.digest) or make_grid_point(arch, choices)
+            found[arch.digest] = min(known, replace(known, choices=choices), key=prediction_error)
     return [found.get(digest) for digest in digests]
+
+
+def _decode(grid: Grid, choices: Choices) -> Architecture | None:
+    """Return the canonical network of choices; None if the base cannot be scaled by them."""
+    try:
+        return canonical(grid.decode(choices))
+    except SpaceError:
+        return None
 
 
 def make_grid_point(arch: Architecture, choices: dict[str, Scalar]) -> GridPoint:
     """Return the point of a canonical network and its choices."""
     whole = totals(trace(arch))
-    return GridPoint(choices, arch, whole.params, whole.macs, whole.activations, sum(map(len, arch.stages)))
+    layers = sum(map(len, (*arch.stages, *arch.neck)))
+    return GridPoint(choices, arch, whole.params, whole.macs, whole.activations, layers)
 
 
 def encode_grid(grid: Grid, points: list[GridPoint | None], cost: Callable[[GridPoint], float]) -> EncodedSpace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -12,7 +12,7 @@ from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.scaling.presets import PRESETS, Coefficients, Point, Preset, ScalingRule
 from nas.scaling.scale import default_resolution_step, missing_dimensions
-from nas.scaling.sizes import DIMENSIONS, Factors, Rounding
+from nas.scaling.sizes import DIMENSIONS, Rounding
 from nas.utils.registry import lookup, nearest
 from nas.utils.units import parse_latency
 
@@ -48,7 +48,7 @@ class Rule:
         """Return the rule's part of a result file."""
         return {
             "rule": self.name,
-            "coefficients": asdict(self.coefficients) if self.coefficients else None,
+            "coefficients": self.coefficients.to_dict() if self.coefficients else None,
             "rounding": self.rounding.to_dict(),
         }
 
@@ -77,17 +77,19 @@ def make_rounding(
 
 
 def parse_coefficients(text: str) -> Coefficients:
-    """Return the coefficients of a text such as "1.2,1.1,1.15". Raises UsageError if one is below 1 or all are 1."""
+    """Return the coefficients of a text such as "1.2,1.1,1.15". Raises UsageError if one is below 1 or all are 1.
+
+    A fourth number is the factor of the channels of a detector's neck.
+    """
     numbers = _numbers(text, "coefficients")
-    if len(numbers) != 3:
-        rule = "must be three numbers: alpha,beta,gamma for depth, width and resolution"
+    if len(numbers) not in (3, 4):
+        rule = "must be three numbers: alpha,beta,gamma for depth, width and resolution; or four, for a detector's neck"
         raise UsageError(rule, key="coefficients", value=text)
     coefficients = Coefficients(*numbers)
-    for field in fields(coefficients):
-        value = getattr(coefficients, field.name)
+    for name, value in coefficients.to_dict().items():
         if value < 1:
-            raise UsageError(f"{field.name} must be at least 1", key="coefficients", value=value)
-    if coefficients.at(1) == Factors():
+            raise UsageError(f"{name} must be at least 1", key="coefficients", value=value)
+    if max(numbers) == 1:
         raise UsageError("at least one of them must be above 1", key="coefficients", value=text)
     return coefficients
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.training.tasks.metrics import spell
+from nas.training.tasks.metrics import spell, value_keys
 from nas.utils.files import write_picture
 
 COLORS = {"compound": "tab:red", "depth": "tab:blue", "width": "tab:green", "resolution": "tab:orange"}
@@ -48,49 +48,49 @@ def _draw_latencies(axis: Any, base: Mapping[str, Any], family: Sequence[Mapping
 
 
 def draw_scaling(result: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy over latency: the evaluated grid points, and the comparison of the rule with single dimensions.
+    """Draw the metric over latency: the evaluated grid points, and the comparison of the rule with single dimensions.
 
     Error bars are standard deviations over seeds. Compared networks without accuracies are left out.
     """
     figure, (axis,) = _figure(1)
-    grid = result["search"]["candidates"]
+    grid, metric = result["search"]["candidates"], result["search"].get("metric", "accuracy")
+    value, by_seed = value_keys(metric)
     axis.scatter(
         [entry["latency_ms"] for entry in grid],
-        [100 * entry["accuracy"] for entry in grid],
+        [100 * entry[value] for entry in grid],
         facecolors="none",
         edgecolors="0.6",
         s=22,
         label="grid, one seed",
         zorder=2,
     )
-    compared = [entry for entry in result["comparison"] if entry["accuracies"]]
+    compared = [entry for entry in result["comparison"] if entry[by_seed]]
     base = [entry for entry in compared if entry["name"] == "base"]
     for name in dict.fromkeys(entry["name"] for entry in compared):
         points = base + [entry for entry in compared if entry["name"] == name != "base"]
         axis.errorbar(
             [point["latency_ms"] for point in points],
-            [100 * point["accuracy"] for point in points],
+            [100 * point[value] for point in points],
             yerr=[100 * (point["deviation"] or 0.0) for point in points],
             color=COLORS.get(name, "black"),
             marker="o",
             capsize=3,
             linewidth=1.2,
-            label=_label(points[-1]),
+            label=_label(points[-1]["name"], len(points[-1][by_seed])),
             zorder=3,
         )
     if result["search"]["budget"]["resource"] == "latency":
         axis.axvline(result["search"]["budget"]["target"], color="0.5", linestyle="--", linewidth=1, label="budget")
     origin = "measured" if result["search"]["measured_on"]["measured"] else "predicted"
     axis.set_xlabel(f"latency, ms ({origin}, {result['search']['measured_on']['runtime']})")
-    axis.set_ylabel(f"validation {spell(result['search'].get('metric', 'accuracy'))}, %")
+    axis.set_ylabel(f"validation {spell(metric)}, %")
     axis.set_title(f"{Path(result['network']).name} scaled {result['search']['budget']['times']:g} times", fontsize=9)
     axis.legend(fontsize=8)
     write_picture(path, figure)
 
 
-def _label(entry: Mapping[str, Any]) -> str:
-    seeds = len(entry["accuracies"])
-    return f"{entry['name']}, {seeds} seed{'s' if seeds > 1 else ''}"
+def _label(name: str, seeds: int) -> str:
+    return f"{name}, {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def _figure(rows: int) -> tuple[Any, Sequence[Any]]:

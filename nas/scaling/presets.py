@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
+from typing import Any
 
 from nas.architecture import Scalar
 from nas.errors import SpaceError
@@ -19,25 +20,52 @@ class Coefficients:
         alpha: Factor of the depth.
         beta: Factor of the width.
         gamma: Factor of the resolution.
+        neck: Factor of the channels of a detector's neck. With it, neck and head grow by EfficientDet's equations 1
+            and 2, see `grown_sizes`, and alpha and beta scale the backbone alone. None: they scale neck and head too.
+        sizes: The sizes of the base's neck and head, from which `neck` starts.
     """
 
     alpha: float
     beta: float
     gamma: float
+    neck: float | None = None
+    sizes: DetectorSizes | None = field(default=None, kw_only=True)
 
     def at(self, phi: float) -> Factors:
-        """Return the factors alpha^phi, beta^phi and gamma^phi (EfficientNet, section 3.3, equation 3)."""
-        return Factors(_power(self.alpha, phi), _power(self.beta, phi), _power(self.gamma, phi))
+        """Return the factors alpha^phi, beta^phi and gamma^phi (EfficientNet, section 3.3, equation 3).
+
+        With `neck`, also the sizes of neck and head. Raises SpaceError above the upper limit of the channels.
+        """
+        detector = None
+        if self.neck is not None:
+            assert self.sizes is not None, "`neck` needs the sizes of the base"
+            detector = grown_sizes(self.sizes, self.neck, phi)
+        return Factors(_power(self.alpha, phi), _power(self.beta, phi), _power(self.gamma, phi), detector)
+
+    @property
+    def growth(self) -> float:
+        """The growth of the MACs for one unit of phi, before rounding; with `neck`, of those of the backbone."""
+        return Factors(self.alpha, self.beta, self.gamma).growth
 
     @property
     def dimensions(self) -> list[str]:
         """The dimensions that the rule scales."""
-        return [name for name in DIMENSIONS if getattr(self.at(1), name) != 1]
+        factors = (self.alpha, self.beta, self.gamma)
+        return [name for name, factor in zip(DIMENSIONS, factors, strict=True) if factor != 1]
+
+    @property
+    def text(self) -> str:
+        """The coefficients as `--coefficients` takes them."""
+        return ",".join(f"{value:.12g}" for value in self.to_dict().values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the coefficients by name; `neck` only if it is given. The base has the sizes."""
+        return {key: value for key, value in asdict(self).items() if key != "sizes" and value is not None}
 
 
 @dataclass(frozen=True)
 class DetectorRule:
-    """EfficientDet's compound scaling (Tan et al. 2020, section 4.3, equations 1 to 3); the defaults are D0's sizes.
+    """EfficientDet's compound scaling (Tan et al. 2020, section 4.2, equations 1 to 3); the defaults are D0's sizes.
 
     At phi, the neck of D0 has 64 * 1.35^phi channels and 3 + phi cells, its head 3 + floor(phi / 3) layers, and its
     input 512 + 128 * phi pixels. The backbone is EfficientNet-B_phi. Between two of them, and beyond B0 and B7, its
@@ -58,16 +86,7 @@ class DetectorRule:
     input_growth: float = 0.25
 
     def at(self, phi: float) -> Factors:
-        """Return the factors at phi. Raises SpaceError above the upper limit of the channels.
-
-        Channels of the neck are multiples of 8 up to phi 1, of 16 up to phi 2 and of 32 above, as released; of fewer if
-        the base has fewer channels than D0.
-        """
-        channels = self.neck_channels * _power(self.neck_growth, phi)
-        if channels > MAX_SIZES["width"]:
-            raise SpaceError(f"{channels:.3g} channels of the neck are over {MAX_SIZES['width']:,}", key="width")
-        released = 8 if phi <= 1 else 16 if phi <= 2 else 32
-        step = max(8, min(released, released * self.neck_channels // 64 // 8 * 8)) if phi else 1
+        """Return the factors at phi. Raises SpaceError above the upper limit of the channels."""
         first = min(max(math.floor(phi), 0), len(EFFICIENTNET) - 2)
         (width, depth, _), (next_width, next_depth, _) = EFFICIENTNET[first : first + 2]
         share = phi - first
@@ -75,11 +94,7 @@ class DetectorRule:
             depth + share * (next_depth - depth),
             width + share * (next_width - width),
             1 + self.input_growth * phi,
-            DetectorSizes(
-                max(step, int(channels / step + 0.5) * step),
-                math.floor(self.neck_cells + phi),
-                self.head_layers + math.floor(phi / 3),
-            ),
+            grown_sizes(DetectorSizes(self.neck_channels, self.neck_cells, self.head_layers), self.neck_growth, phi),
         )
 
     @property
@@ -87,6 +102,40 @@ class DetectorRule:
         """The dimensions that the rule scales: all."""
         return list(DIMENSIONS)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def grown_sizes(base: DetectorSizes, growth: float, phi: float) -> DetectorSizes:
+    """Return the sizes of neck and head at phi by EfficientDet's equations 1 and 2 (Tan et al. 2020, section 4.2).
+
+    The neck has `growth^phi` times the channels and phi more cells, the head a layer more for every three units of phi.
+    Channels are multiples of 8 up to phi 1, of 16 up to phi 2 and of 32 above, as released; of fewer if the base has
+    fewer channels than D0.
+
+    Args:
+        base: The sizes at phi 0.
+        growth: The factor of the channels for one unit of phi.
+        phi: The phi.
+
+    Raises:
+        SpaceError: The channels are above their upper limit.
+    """
+    channels = base.neck_channels * _power(growth, phi)
+    if channels > MAX_SIZES["width"]:
+        raise SpaceError(f"{channels:.3g} channels of the neck are over {MAX_SIZES['width']:,}", key="width")
+    released = 8 if phi <= 1 else 16 if phi <= 2 else 32
+    step = max(8, min(released, released * base.neck_channels // 64 // 8 * 8)) if phi else 1
+    return DetectorSizes(
+        max(step, int(channels / step + 0.5) * step),
+        math.floor(base.neck_cells + phi),
+        base.head_layers + math.floor(phi / 3),
+    )
+
+
+NECK_BASES = (1.2, 1.25, 1.3, 1.35, 1.4, 1.45)
+"""The factors of the neck's channels that Tan et al. (2020, section 4.2) tried; 1.35 was best for EfficientDet."""
 
 ScalingRule = Coefficients | DetectorRule
 
@@ -232,7 +281,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "efficientdet": Preset(
         "D0 to D7x as released, from D0; with --phi, the paper's rule (D5 to D7x leave it)",
-        "https://arxiv.org/abs/1911.09070, section 4.3, table 1; google/automl efficientdet hparams_config.py",
+        "https://arxiv.org/abs/1911.09070, section 4.2, table 1; google/automl efficientdet hparams_config.py",
         DetectorRule(),
         (
             _detector("d0", 0, 512, (64, 3, 3), 0),

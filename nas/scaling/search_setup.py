@@ -11,19 +11,20 @@ from nas.architecture import Architecture
 from nas.controllers import CONTROLLERS
 from nas.devices.client import open_worker
 from nas.devices.runtimes import find_runtime
-from nas.errors import UsageError
+from nas.errors import SpaceError, UsageError
 from nas.evaluators import check_metric, find_evaluator, uses_task
 from nas.latency.catalog import find_table
 from nas.networks.block_schema import block_sources
 from nas.networks.network import canonical
 from nas.scaling.budget import Budget, check_budget, make_budget_objective
+from nas.scaling.detectors import check_resolution, is_detector
 from nas.scaling.grid import Grid, GridPoint, encode_grid, make_grid, make_grid_point, make_grid_points
 from nas.scaling.grid_latencies import GridLatencies, check_any_admitted
 from nas.scaling.parsing import DEFAULT_PRESET, find_preset, make_rounding, parse_latencies, parse_phis
 from nas.scaling.presets import PRESETS, Coefficients
 from nas.scaling.settings import ScaleSettings, read_base
 from nas.searching.identity import plugin_identity, source_identity
-from nas.searching.settings import SearchSettings
+from nas.searching.settings import SearchSettings, task_default
 from nas.spaces.trainings import Proxy
 from nas.study.storage import stored_settings
 from nas.training.tasks.base import Task, for_task
@@ -32,6 +33,9 @@ from nas.utils.registry import lookup
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import content_digest
 from nas.utils.settings import check_fields
+
+PROXIES = {"detection": Proxy(resolution=128, epochs=10)}
+"""The cheap trainings of the candidates of a task, if they differ from `Proxy()`."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,12 @@ class CoefficientSearch:
 
     def coefficients(self, digest: str) -> Coefficients:
         """Return the coefficients that represent a network of the grid."""
-        (point,) = [point for point in self.distinct_points if point.architecture.digest == digest]
-        return self.grid.coefficients(point.choices)
+        return self.grid.coefficients(self.point(digest).choices)
+
+    def point(self, digest: str) -> GridPoint:
+        """Return the point of a network of the grid."""
+        (found,) = [point for point in self.distinct_points if point.architecture.digest == digest]
+        return found
 
     @cached_property
     def distinct_points(self) -> list[GridPoint]:
@@ -132,7 +140,8 @@ def content_identity(experiment: SearchSettings) -> dict[str, Any]:
 
 def make_search_grid(settings: ScaleSettings, base: Architecture, resource: str) -> Grid:
     """Return the grid of the settings. Raises UsageError."""
-    experiment, default = settings.experiment, Proxy()
+    experiment = settings.experiment
+    default = PROXIES.get(experiment.task, Proxy())
     preset = find_preset(settings.preset) if settings.preset else DEFAULT_PRESET
     rounding = make_rounding(preset, base, settings.divisor, settings.repeats, settings.resolution_step, settings.head)
     proxy = Proxy(
@@ -141,6 +150,11 @@ def make_search_grid(settings: ScaleSettings, base: Architecture, resource: str)
         experiment.proxy_images,
         of=base.resolution,
     )
+    if is_detector(base):
+        try:
+            check_resolution(base, proxy.resolution)
+        except SpaceError as error:
+            raise UsageError(error.rule, key="proxy_resolution", value=proxy.resolution) from error
     return make_grid(base, settings.step, settings.times, resource == "macs", rounding, proxy)
 
 
@@ -163,7 +177,8 @@ def check_settings(settings: ScaleSettings, resource: str, objective: str) -> No
 
 def check_accuracies(experiment: SearchSettings) -> None:
     """Raise UsageError if the evaluator cannot apply the metric or the class weights."""
-    check_metric(experiment.evaluator, experiment.metric, experiment.source)
+    default = task_default(experiment.task, "metric")
+    check_metric(experiment.evaluator, experiment.metric, experiment.source, default)
     if experiment.class_weights != "none" and not uses_task(experiment.evaluator):
         rule = f"has no effect: the evaluator '{experiment.evaluator}' does not apply it"
         raise UsageError(rule, key="class_weights", value=experiment.class_weights)

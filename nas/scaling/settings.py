@@ -26,7 +26,7 @@ from nas.scaling.parsing import (
 )
 from nas.scaling.presets import Coefficients, DetectorRule
 from nas.scaling.sizes import DIMENSIONS, Rounding
-from nas.searching.settings import SearchSettings, with_implied
+from nas.searching.settings import SearchSettings, task_default, with_implied
 from nas.training.job import read_architecture
 from nas.utils.files import read_json
 
@@ -42,7 +42,7 @@ class ScaleSettings:
 
     Attributes:
         network: The base: a network's name, a YAML or JSON file, or a run folder.
-        coefficients: The rule, as "alpha,beta,gamma".
+        coefficients: The rule, as "alpha,beta,gamma", or "alpha,beta,gamma,neck" for a detector.
         preset: The name of a published rule or family.
         phi: The phis of the family, as "0..7" or "0,1,2.5".
         latency: Latency targets of the family, as "5ms,10ms".
@@ -102,7 +102,7 @@ class ScaleSettings:
 
 SEARCH_ONLY = (
     "budget", "times", "tolerance", "step", "exponent", "compare_phi", "compare_seeds", "data", "data_root",
-    "fit", "flip",
+    "fit", "flip", "task",
     "objective", "controller", "trials", "evaluator", "accuracies", "proxy_resolution", "proxy_epochs", "proxy_images",
     "metric", "class_weights", "finalists", "finalist_seeds", "workers", "trial_timeout", "retry_failed", "seed",
 )  # fmt: skip
@@ -131,6 +131,7 @@ def make_scale_settings(given: Mapping[str, Any]) -> ScaleSettings:
     shared = {field.name for field in fields(SearchSettings)} - own
     settings = ScaleSettings(**{key: value for key, value in given.items() if key in own})
     search_settings = with_implied({key: value for key, value in given.items() if key in shared})
+    search_settings = {"metric": task_default(given.get("task", SearchSettings.task), "metric"), **search_settings}
     settings = replace(settings, experiment=replace(settings.experiment, **search_settings))
     return replace(settings, experiment=replace(settings.experiment, run=str(settings.folder)))
 
@@ -158,7 +159,7 @@ def read_base(network: str) -> BaseNetwork:
     stored = read_json(path)
     try:
         arch = Architecture.from_dict(stored["base"]["blocks"], str(path))
-        found = parse_coefficients(",".join(str(stored["coefficients"][key]) for key in ("alpha", "beta", "gamma")))
+        found = parse_coefficients(Coefficients(**stored["coefficients"]).text)
         divisor, repeats, step = (stored["rounding"][key] for key in ("divisor", "repeats", "resolution_step"))
         head = stored["rounding"]["head"].replace(" ", "-")
         return BaseNetwork(arch, found, make_rounding(DEFAULT_PRESET, arch, divisor, repeats, step, head))
@@ -225,13 +226,15 @@ def _checked_rule(rule: Rule, base: Architecture, settings: ScaleSettings) -> Ru
     assert rule.coefficients is not None
     key = next((key for key in ("coefficients", "preset") if getattr(settings, key)), "")
     check_dimensions(base, rule.coefficients, key=key, where="" if key else settings.network)
+    if isinstance(rule.coefficients, Coefficients) and rule.coefficients.neck is None:
+        return rule
+    try:
+        sizes = detector_sizes(base)
+    except SpaceError as error:
+        raise UsageError(str(error), key=key) from error
     if isinstance(rule.coefficients, DetectorRule):
-        try:
-            sizes = asdict(detector_sizes(base))
-        except SpaceError as error:
-            raise UsageError(str(error), key=key) from error
-        return replace(rule, coefficients=replace(rule.coefficients, **sizes))
-    return rule
+        return replace(rule, coefficients=replace(rule.coefficients, **asdict(sizes)))
+    return replace(rule, coefficients=replace(rule.coefficients, sizes=sizes))
 
 
 def make_members(settings: ScaleSettings, rule: Rule, base: Architecture) -> list[Member]:

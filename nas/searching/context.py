@@ -30,7 +30,7 @@ from nas.searching.evaluation import make_evaluator_context, make_executor
 from nas.searching.identity import settings_identity, table_source_identity
 from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
 from nas.searching.resolution.choice import resolution_identity, with_resolution
-from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings
+from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings, task_default
 from nas.spaces.encoding import EncodedSpace, no_costs
 from nas.spaces.search_space import Choices, Space
 from nas.spaces.trainings import FinalTraining, Proxy
@@ -180,7 +180,7 @@ def check_combinations(settings: SearchSettings) -> None:
     if settings.source and not settings.source.exists():
         raise UsageError("no such file or folder", key=given[0], value=str(settings.source))
     check_task(settings)
-    check_metric(settings.evaluator, settings.metric, settings.source)
+    check_metric(settings.evaluator, settings.metric, settings.source, task_default(settings.task, "metric"))
     if settings.train_finalists and settings.evaluator == "proxy_training":
         raise UsageError("is for evaluators that do not train; proxy_training has --finalists", key="train_finalists")
     if settings.warm_start:

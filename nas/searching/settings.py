@@ -26,9 +26,11 @@ SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
 """Settings that point an evaluator at its source, and the evaluator that each one implies."""
 
 AUTO, NONE = "auto", "none"
-DETECTION, DETECTOR_SPACE = "detection", "small_detector"
-"""The task with other defaults, and its search space."""
 """The values of `against` that are not networks: the search chooses the reference, or has none."""
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "detection": {"space": "small_detector", "metric": "AP"},
+}
+"""The defaults of a task that differ from those of `SearchSettings`."""
 
 _what = partial(setting, group="what to search")
 _device = partial(setting, group="the device")
@@ -344,9 +346,12 @@ def make_settings(given: Mapping[str, Any]) -> SearchSettings:
         from nas.latency.catalog import open_named
 
         settings["space"] = str(open_named(table[0]).header.get("space", SearchSettings.space))
-    if settings.get("task") == DETECTION:
-        settings = {"space": DETECTOR_SPACE, "metric": "AP", **settings}
-    return SearchSettings(**settings)
+    return SearchSettings(**{**TASK_DEFAULTS.get(settings.get("task", ""), {}), **settings})
+
+
+def task_default(task: str, name: str) -> Any:
+    """Return the default of the setting `name` for a task."""
+    return TASK_DEFAULTS.get(task, {}).get(name, getattr(SearchSettings, name))
 
 
 def with_implied(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,9 @@ IMAGES_KEY = "image_files"
 """The setting that identifies the content of a data set's files. Older runs lack it."""
 RESOLUTION = "resolution"
 """The setting that holds the input resolutions of a search, if they are not those of the space's file."""
-FORMER_VALUES = {"metric": "accuracy", "class_weights": "none", "fit": "crop", "flip": "auto"}
+FORMER_VALUES = {
+    "task": "classification", "metric": "accuracy", "class_weights": "none", "fit": "crop", "flip": "auto",
+}  # fmt: skip
 """What settings were that runs leave out: they are from before the setting, or it has its default."""
 FORMER_RECIPE: dict[str, Any] = {
     "decay_norms": True, "ema_share": 0.0, "average_last": 0.0, "crop_scale": 0.0, "first_size": 1.0,

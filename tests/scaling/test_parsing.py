@@ -43,7 +43,7 @@ def test_coefficients(text: str, values: tuple[float, ...]) -> None:
     ("text", "message"),
     [
         ("1.2,1.1", "--coefficients: .*three numbers.*: '1.2,1.1'"),
-        ("1.2,1.1,1.15,1", "--coefficients: .*three numbers.*: '1.2,1.1,1.15,1'"),
+        ("1.2,1.1,1.15,1,1", "--coefficients: .*three numbers.*: '1.2,1.1,1.15,1,1'"),
         ("0.9,1.1,1.15", "--coefficients: alpha must be at least 1: 0.9"),
         ("1.2,-1,1.15", "--coefficients: beta must be at least 1: -1"),
         ("1.2,1.1,0", "--coefficients: gamma must be at least 1: 0"),

@@ -57,9 +57,9 @@ class Check:
 
     Attributes:
         space: A shipped search space or a YAML file.
-        data: A named data set or an image folder.
+        data: A named data set or an image folder; of detection, a COCO file or a folder.
         data_root: The folder of named data sets, or None for the default.
-        metric: What ranks the reference trainings: a key of `METRICS`.
+        metric: What ranks the reference trainings, by a name that the task knows.
         class_weights: How the trainings weigh the classes: a key of `CLASS_WEIGHTS`.
         fit: How images that are not square are fitted: "auto" or a key of `FITS`.
         flip: Whether training images are mirrored at random: "auto", "on" or "off".
@@ -74,6 +74,7 @@ class Check:
         jobs: How many trainings run at once.
         seed: Selects the networks.
         run: The folder of the check, or None for a default below runs/.
+        task: What the networks learn: a key of `TASKS`.
     """
 
     space: str = "cifar"
@@ -94,6 +95,7 @@ class Check:
     jobs: int = 1
     seed: int = 0
     run: str | None = None
+    task: str = "classification"
 
     @property
     def folder(self) -> Path:

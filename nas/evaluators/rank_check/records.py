@@ -17,20 +17,23 @@ STORED = ("name", "agreement", "cheaper")
 """The keys of an evaluator's result that a record contains."""
 PATHS = ("supernet", "accuracies", "file")
 """Settings that are paths. They do not identify an evaluator."""
+DEFAULTS = {"detection": {**FORMER_VALUES, "task": "detection", "metric": "AP", "fit": "pad"}}
+"""The defaults of tasks that differ from `FORMER_VALUES`."""
 
 
 def save_records(check: Mapping[str, Any]) -> None:
     """Store the results of a check, one record for each evaluator.
 
     A record applies to searches with the same space, data and evaluator settings. The metric and the class weights of
-    the reference are among these settings if they are not the defaults.
+    the reference are among these settings if they are not the defaults of the task.
 
     Args:
         check: The contents of check.json.
     """
     reference = {key: check["reference"][key] for key in ("agreement", "noise")}
     settings = {**FORMER_VALUES, **check["settings"]}
-    task_settings = {key: settings[key] for key, former in FORMER_VALUES.items() if settings[key] != former}
+    defaults = DEFAULTS.get(settings["task"], FORMER_VALUES)
+    task_settings = {key: settings[key] for key, default in defaults.items() if settings[key] != default}
     for judged in check["evaluators"]:
         if judged["settings"] is None:
             continue

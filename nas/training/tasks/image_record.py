@@ -15,7 +15,7 @@ from nas.training.tasks.base import Task, TaskData
 from nas.training.tasks.fit import continued_fit
 from nas.training.tasks.image_datasets import shown_progress
 from nas.training.tasks.image_files import file_digest
-from nas.training.tasks.registry import FORMER_TASK, load_task
+from nas.training.tasks.registry import load_task
 from nas.utils.files import IMAGE_RECORD, read_json, write_bytes
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import IMAGES_KEY
@@ -137,6 +137,10 @@ class DataSettings(Protocol):
         """The folder of the named data sets; None: the user's cache."""
 
     @property
+    def task(self) -> str:
+        """What the networks learn: a key of `TASKS`."""
+
+    @property
     def metric(self) -> str:
         """What ranks networks, by a name that the task knows."""
 
@@ -167,7 +171,7 @@ def load_for_run(settings: DataSettings, place: RunPlace, reporter: Reporter) ->
         RunError: The images of the run were replaced.
     """
     how = {
-        "task": getattr(settings, "task", FORMER_TASK),  # only some commands know several tasks
+        "task": settings.task,
         "metric": settings.metric,
         "class_weights": settings.class_weights,
         "fit": continued_fit(settings.fit, place.stored),

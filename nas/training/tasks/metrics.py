@@ -60,6 +60,14 @@ def spell(metric: str) -> str:
     return metric.replace("_", " ")
 
 
+def value_keys(metric: str) -> tuple[str, str]:
+    """Return the keys of a metric's value, and of its values by seed, in the result of a coefficient search.
+
+    All metrics of a classification have the keys "accuracy" and "accuracies"; "AP" has "AP" and "AP_by_seed".
+    """
+    return ("accuracy", "accuracies") if metric in METRICS else (metric, f"{metric}_by_seed")
+
+
 def named(part: str, accuracy: float | None, metric: str, value: float) -> dict[str, float]:
     """Return the accuracy and the metric on one part of the data as results hold them.
 

@@ -10,6 +10,7 @@ from nas.training.tasks import metrics
 from nas.training.tasks.base import Task
 from nas.training.tasks.classification import Classification
 from nas.utils.registry import lookup
+from nas.utils.run_identity import FORMER_VALUES
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classification": Classification.load,
@@ -21,8 +22,6 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "detection": tuple(box_report.METRICS),
 }
 """What the networks of each task can be ranked by. No metric belongs to two tasks."""
-FORMER_TASK = "classification"
-"""The task of settings that name none."""
 
 
 def load_task(data: str, root: str | None, settings: Mapping[str, str]) -> Task:
@@ -37,5 +36,5 @@ def load_task(data: str, root: str | None, settings: Mapping[str, str]) -> Task:
         DataError: The data set is unknown or invalid.
         UsageError: The task or a setting is unknown.
     """
-    make = lookup(TASKS, settings.get("task", FORMER_TASK), "task", "task")
+    make = lookup(TASKS, settings.get("task", FORMER_VALUES["task"]), "task", "--task")
     return make(data, root, **{key: value for key, value in settings.items() if key != "task"})

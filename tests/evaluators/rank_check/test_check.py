@@ -19,6 +19,7 @@ from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.evaluators.rank_check.reference_trainings import (
     ReferenceTrainings,
     Training,
+    make_trainer,
     stratified_networks,
     train_reference,
 )
@@ -28,6 +29,7 @@ from nas.training.loop import TrainingError
 from nas.utils.paths import shipped
 from nas.utils.reporting import Reporter
 from tests.helpers.nas_process import ONE_CORE, kill_when, start_nas
+from tests.helpers.small_detector import SMALL
 
 DATA: dict[str, Any] = {
     "resolution": 8,
@@ -105,6 +107,48 @@ def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, caps
     trained = json.loads((tmp_path / "run" / "check.json").read_text())["evaluators"][-1]
     assert trained["settings"]["evaluator"] == "proxy_training"
     assert find_record(key, "digits", trained["settings"]) is not None
+
+
+def test_a_check_of_detectors_has_ap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.evaluators.rank_check.check.train_reference", trained_here)
+    monkeypatch.setattr("nas.evaluators.zero_cost.REFERENCE", 4)
+    path = tmp_path / "detectors.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "proxy": {"resolution": 32, "epochs": 1, "images": 16}}))
+    command = ["check-proxy", "--task", "detection", "--space", str(path), "--networks", "4", "--seeds", "1",
+               "--evaluator", "grad_norm", "--run", str(tmp_path / "run"), "--quiet"]  # fmt: skip
+    assert main(command) == 0
+    assert " AP 0." in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "check.json").read_text())
+    assert result["metric"] == "AP"
+    assert [judged["name"] for judged in result["evaluators"]] == ["grad_norm", "params", "macs"]
+    header = json.loads((tmp_path / "run" / "reference.jsonl").read_text().splitlines()[0])["settings"]
+    assert {key: header[key] for key in ("task", "metric", "fit", "data")} == {
+        "task": "detection", "metric": "AP", "fit": "pad", "data": "digit_canvases"
+    }  # fmt: skip
+    for judged in result["evaluators"]:  # a search for detectors asks with the settings of its evaluator
+        assert find_record(result["space"], "digit_canvases", judged["settings"]) is not None
+    assert (tmp_path / "run" / "check.png").read_bytes().startswith(b"\x89PNG")
+    other = ["check-proxy", "--metric", "AP50", *command[1:]]
+    assert main(other) == 2
+    assert "'AP' in the file, 'AP50' now; use another --run" in capsys.readouterr().err
+
+
+def trained_here(pending: Any, space: Any, data: str, root: str | None, *_: Any) -> Iterator[Training]:
+    """Train in this process instead of others, which start slowly."""
+    trainer = make_trainer(space, data, root, 1, _[-1])
+    for arch, seed in pending:
+        yield Training(arch, seed, tuple(trainer.evaluate(arch, seed)), 1.0)
+
+
+def test_a_record_without_a_task_is_that_of_a_classification(tmp_path: Path) -> None:
+    ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 2}).add(
+        Training(stratified_networks(load_space("cifar"), 4, 0)[0], 0, (0.1, 0.2), 1.5)
+    )
+    assert len(ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 2, "task": "classification"}).trainings) == 1
+    with pytest.raises(RunError, match="'classification' in the file, 'detection' now"):
+        ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 2, "task": "detection"})
 
 
 def test_killed_trainings_are_not_repeated(space_path: str, tmp_path: Path) -> None:
@@ -232,6 +276,14 @@ def test_a_reference_of_other_settings_is_refused(tmp_path: Path) -> None:
         (["--accuracies", "/nowhere.csv"], "/nowhere.csv"),
         (["--evaluator", "proxy_training"], "--evaluator: the reference itself is trained by it; "),
         (["--space", "mobilenet_v2_0.35"], "--space: must have at least 4 networks, has 1: 'mobilenet_v2_0.35'"),
+        (
+            ["--space", "small_detector"],
+            "head: block: must be a classifier: 'efficientdet_head'; a detector needs --task",
+        ),
+        (["--task", "detection", "--space", "cifar"], "head: block: must be the head of a detector: 'classifier'"),
+        (["--task", "detection", "--data", "cifar10"], "--data: unknown data set, folder or COCO file 'cifar10'"),
+        (["--task", "detection", "--metric", "accurcy"], "unknown metric 'accurcy'"),
+        (["--task", "detect"], "--task: unknown task 'detect'; did you mean 'detection'?"),
     ],
 )
 def test_bad_input_is_one_line(
