@@ -46,9 +46,10 @@ TARGETS = {"raspi4_tflite": ("100ms", "500ms"), "nano_gpu": ("33ms", "100ms")}
 REACHED = 0.005
 """A search has arrived where its best network is within this of the best one within the target."""
 SLOW = {"tpe": 40}
-"""Evaluations of controllers whose proposals take long. TPE soon proposes networks that it has tried, many times over."""
+"""Evaluations of controllers whose proposals take long. TPE soon proposes again what it has tried, many times over."""
 SIZES = {"n": (0.33, 0.25), "s": (0.33, 0.5), "m": (0.67, 0.75), "l": (1.0, 1.0)}
 """Depth and width of the sizes that have a letter (deeplite-torch-zoo, DEFAULT_MODEL_SCALES; all families agree)."""
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:cyan")
 NAME = re.compile(r"(yolo\d+(?:[a-z](?=-))?)-?(?:d(1|\d\d?)w(1|\d\d?)|([nsml]))_(\d+)")
 
 
@@ -247,21 +248,25 @@ def report(detectors: Detectors, limit_ms: float, names: Sequence[str], seeds: i
 def draw(found: Mapping[str, Detectors], limits_ms: Mapping[str, Sequence[float]], label: str, path: Path) -> None:
     """Write a picture of the networks and their Pareto front, one plot for each device."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(5 * len(found), 4), layout="constrained")
     lines: dict[str, Any] = {}
     for (device, detectors), axes in zip(found.items(), np.atleast_1d(figure.subplots(1, len(found))), strict=True):
         versions = np.array([network.family[:5] for network in detectors.networks])
-        for version in sorted(set(versions)):
+        for number, version in enumerate(sorted(set(versions))):
             at = versions == version
             points = detectors.latency_ms[at], 100 * detectors.accuracy[at]
-            lines[version] = axes.scatter(*points, s=7, alpha=0.6, linewidth=0)
+            lines[version] = axes.scatter(*points, s=8, alpha=0.7, linewidth=0, color=COLORS[number % len(COLORS)])
         front = detectors.front()
         points = detectors.latency_ms[front], 100 * detectors.accuracy[front]
         (lines["Pareto front"],) = axes.plot(*points, color="black", linewidth=1, drawstyle="steps-post")
         for limit_ms in limits_ms[device]:
             lines["targets"] = axes.axvline(limit_ms, color="0.6", linewidth=0.8, linestyle="--")
         axes.set(title=device, xlabel="latency, ms", ylabel=f"{label}, %", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), fontsize=8)
     figure.savefig(path, dpi=110)
 
@@ -303,7 +308,7 @@ def main() -> None:
     parser.add_argument("--data", default="coco", help="coco, voc, sku or wider")
     parser.add_argument("--device", nargs="+", default=list(TARGETS), help="columns, without '_latency'")
     parser.add_argument("--target-latency", nargs="+", help="targets of all these devices, such as 30ms")
-    parser.add_argument("--controllers", nargs="+", default=["surrogate", "tpe", "evolution", "random"])
+    parser.add_argument("--controllers", nargs="*", default=["surrogate", "tpe", "evolution", "random"])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--plot", type=Path, help="a picture to write")
     try:
