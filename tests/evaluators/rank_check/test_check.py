@@ -278,7 +278,7 @@ def test_a_reference_of_other_settings_is_refused(tmp_path: Path) -> None:
         (["--space", "mobilenet_v2_0.35"], "--space: must have at least 4 networks, has 1: 'mobilenet_v2_0.35'"),
         (
             ["--space", "small_detector"],
-            "head: block: must be a classifier: 'efficientdet_head'; a detector needs --task",
+            "head: block: must be a classifier: 'efficientdet_head'; detectors are for --task",
         ),
         (["--task", "detection", "--space", "cifar"], "head: block: must be the head of a detector: 'classifier'"),
         (["--task", "detection", "--data", "cifar10"], "--data: unknown data set, folder or COCO file 'cifar10'"),
