@@ -28,7 +28,7 @@ SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
 AUTO, NONE = "auto", "none"
 """The values of `against` that are not networks: the search chooses the reference, or has none."""
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
-    "detection": {"space": "small_detector", "metric": "AP"},
+    "detection": {"space": "small_detector", "metric": "AP", "finalists": 3, "finalist_seeds": 1},
 }
 """The defaults of a task that differ from those of `SearchSettings`."""
 
