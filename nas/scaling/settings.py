@@ -159,7 +159,8 @@ def read_base(network: str) -> BaseNetwork:
     stored = read_json(path)
     try:
         arch = Architecture.from_dict(stored["base"]["blocks"], str(path))
-        found = parse_coefficients(Coefficients(**stored["coefficients"]).text)
+        keys = ("alpha", "beta", "gamma", *(["neck"] if "neck" in stored["coefficients"] else []))
+        found = parse_coefficients(",".join(str(stored["coefficients"][key]) for key in keys))
         divisor, repeats, step = (stored["rounding"][key] for key in ("divisor", "repeats", "resolution_step"))
         head = stored["rounding"]["head"].replace(" ", "-")
         return BaseNetwork(arch, found, make_rounding(DEFAULT_PRESET, arch, divisor, repeats, step, head))
