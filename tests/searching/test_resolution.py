@@ -128,7 +128,7 @@ def test_the_longer_side_of_padded_images_lowers_the_resolutions_of_detectors(
     given = settings(task="detection", metric="AP")
     found = with_resolution(space, given, task, None, Reporter())
     assert found.resolution == expected
-    assert found.proxy.resolution == min(128, *expected)
+    assert found.proxy.resolution == min(96, *expected)
     assert ("--resolution sets another" in capsys.readouterr().err) == (expected != own)
 
 
