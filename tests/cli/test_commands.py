@@ -109,6 +109,7 @@ def test_the_same_seed_gives_the_same_trials_and_more_trials_continue(
     assert len(history(tmp_path / "a")) == 6
 
 
+@pytest.mark.slow
 def test_a_killed_search_continues_as_if_nothing_had_happened(
     tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -179,6 +179,7 @@ def test_several_seeds_train_both_and_the_best_by_validation_is_exported(capsys:
     assert "(mean of 3 seeds, " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_training_of_a_reference_resumes(capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--against", "outside.yaml", "--final-epochs", "20"]
     whole = searched(capsys, "whole", *more)["against"][0]
