@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import importlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
+
+import pytest
 
 from nas.architecture import Architecture
 from nas.networks.network import canonical, totals, trace
@@ -98,3 +104,19 @@ class ScriptedLatency:
         count = self._counts[arch.digest]  # a network that was never timed has no latency
         errors = [self.error * noise(f"{arch.digest} {number}") for number in range(count)]
         return self.truth(arch) * (1 + sum(errors) / count)
+
+
+NUMBER = itertools.count()
+
+
+def evaluator_module(folder: Path, files: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Make a folder the current one, with files and a module of `EVALUATOR`; yield the name of the module, a new one."""
+    name = f"scale_evaluator_{next(NUMBER)}"
+    for path, content in {f"{name}.py": EVALUATOR, **files}.items():
+        (folder / path).write_text(content, encoding="utf-8")
+    monkeypatch.setenv("NOTES", str(folder / "notes.txt"))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    importlib.invalidate_caches()
+    yield name
+    sys.modules.pop(name, None)

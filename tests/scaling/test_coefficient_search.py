@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,25 +24,16 @@ from nas.scaling.settings import make_scale_settings
 from nas.spaces.trainings import Proxy
 from nas.study.objectives import SOFT
 from nas.utils.reporting import Reporter
-from tests.helpers.scaled_networks import EVALUATOR, TINY_BASE, ScriptedLatency
+from tests.helpers.scaled_networks import EVALUATOR, TINY_BASE, ScriptedLatency, evaluator_module
 
 Search = Callable[..., dict[str, Any]]
-NUMBER = itertools.count()
 FAST = ["--runtime", "null", "--step", "0.25", "--divisor", "4", "--tolerance", "0.15", "--phi", "0..1"]
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The current directory, with a base and an evaluator whose name is new in each test."""
-    name = f"scale_evaluator_{next(NUMBER)}"
-    (tmp_path / f"{name}.py").write_text(EVALUATOR, encoding="utf-8")
-    (tmp_path / "base.yaml").write_text(TINY_BASE, encoding="utf-8")
-    monkeypatch.setenv("NOTES", str(tmp_path / "notes.txt"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    importlib.invalidate_caches()
-    yield name
-    sys.modules.pop(name, None)
+    yield from evaluator_module(tmp_path, {"base.yaml": TINY_BASE}, monkeypatch)
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from nas.spaces.yaml_format import load_architecture, parse_space
 from nas.utils.reporting import Reporter
 from tests.helpers.box_files import write_coco
 from tests.helpers.pictures import write_classes
-from tests.helpers.scaled_networks import BASE, EVALUATOR, TINY_BASE, ScriptedLatency, macs
+from tests.helpers.scaled_networks import BASE, TINY_BASE, ScriptedLatency, evaluator_module, macs
 
 DETECTOR: dict[str, Any] = {
     "resolution": 64,
@@ -44,7 +42,6 @@ DETECTOR: dict[str, Any] = {
 ROUNDING = Rounding(divisor=4, resolution_step=16)
 FLAGS = ["--search", "--task", "detection", "--budget", "macs", "--times", "2", "--step", "0.5", "--divisor", "4",
          "--resolution-step", "16", "--tolerance", "0.2", "--runtime", "null", "--phi", "1", "--quiet"]  # fmt: skip
-NUMBER = itertools.count()
 
 
 def detector(**changes: Any) -> Architecture:
@@ -66,16 +63,8 @@ def scripted_latency(*_: object) -> ScriptedLatency:
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The current directory, with a detector, a classifier and an evaluator whose name is new in each test."""
-    name = f"detector_evaluator_{next(NUMBER)}"
-    (tmp_path / f"{name}.py").write_text(EVALUATOR, encoding="utf-8")
-    (tmp_path / "det.yaml").write_text(json.dumps(DETECTOR), encoding="utf-8")
-    (tmp_path / "class.yaml").write_text(TINY_BASE, encoding="utf-8")
-    monkeypatch.setenv("NOTES", str(tmp_path / "notes.txt"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    importlib.invalidate_caches()
-    yield name
-    sys.modules.pop(name, None)
+    files = {"det.yaml": json.dumps(DETECTOR), "class.yaml": TINY_BASE}
+    yield from evaluator_module(tmp_path, files, monkeypatch)
 
 
 @pytest.fixture
