@@ -205,19 +205,18 @@ class GoalResult:
         """The winner as `result.json` holds it."""
         winner = self.finalists[0]
         metrics, measured = winner.trial.metrics, winner.measured
-        exported = {key: value for key, value in self.exported.items() if key != "latency_ms"}
         return {
             "architecture": winner.trial.architecture,
             "accuracy": metrics.accuracy,
             "estimate": winner.estimate,
             **self.report.to_dict(),
             "accuracies": self.accuracies,
+            **self.exported,
             "latency_ms": {
                 "predicted": metrics.latency_ms,
                 "measured": measured.median if measured else None,
                 **self.exported.get("latency_ms", {}),
             },
-            **exported,
             "params": metrics.params,
             "macs": metrics.macs,
             "model": str(self.model),

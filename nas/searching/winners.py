@@ -35,7 +35,7 @@ from nas.searching.winner_training import (
 )
 from nas.study.objectives import Goal
 from nas.study.study import Study
-from nas.training.exported_test import add_to_card, exported_facts
+from nas.training.exported_metric import add_to_card, exported_facts
 from nas.training.tasks.metrics import spell
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
@@ -158,7 +158,7 @@ def export_winner(
         export_folder(arch, model, folder, settings.runtime, card, task.fit, keep_failed=True)
     except ExportError as error:  # the result of the search is complete without it
         return str(error), {}
-    facts = exported_facts(task, folder, task.test_set(arch.resolution), training.report, context.reporter)
+    facts = exported_facts(task, folder, arch.resolution, training.report, context.reporter)
     if selected.can_measure:
         parts = measure_detector(folder, settings.runtime, settings.threads, settings.device, context.reporter)
         latency_ms = {"latency_ms": parts.to_dict()} if parts else {}

@@ -1,4 +1,4 @@
-"""The test of an exported file: its metric on the test images, beside that of the network that was exported."""
+"""The metric of an exported file on the test images, beside that of the network that was exported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.networks.export import CARD
-from nas.training.tasks.base import Report, Task, TaskDataset
+from nas.training.tasks.base import Report, Task
 from nas.utils.files import read_json, write_json
 from nas.utils.reporting import Reporter
 
@@ -14,9 +14,7 @@ LARGEST_DIFFERENCE = 1e-4
 """An exported file whose metric differs by more is reported."""
 
 
-def exported_facts(
-    task: Task, folder: Path, test_set: TaskDataset, report: Report, reporter: Reporter
-) -> dict[str, Any]:
+def exported_facts(task: Task, folder: Path, resolution: int, report: Report, reporter: Reporter) -> dict[str, Any]:
     """Return {"exported": ...}, the metric of an exported file and its difference; {} if the task does not test it.
 
     The card of the folder gets the same entry.
@@ -24,11 +22,11 @@ def exported_facts(
     Args:
         task: The task.
         folder: The exported folder.
-        test_set: The test images.
+        resolution: Its input resolution in pixels.
         report: The test of the network before its export.
         reporter: Receives a warning if the metrics differ.
     """
-    found = task.evaluate_exported(folder, test_set)
+    found = task.evaluate_exported(folder, resolution)
     if found is None:
         return {}
     difference = found.metric_value - report.metric_value

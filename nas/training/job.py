@@ -21,7 +21,7 @@ from nas.networks.export import CARD, check_origin, export_folder, exported_fit,
 from nas.networks.network import build, canonical, trace
 from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
-from nas.training.exported_test import exported_facts
+from nas.training.exported_metric import exported_facts
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_training
 from nas.training.recipe import ADDED, Recipe, suited, with_buildable_sizes
@@ -121,10 +121,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         reporter.say(f"{job.folder}: finished; give another --seed or --out for a new training")
         return done
     check_writable(job.folder)
-    task.report_data(reporter)
-    reporter.say(f"augmentation: {task.describe_augmentation(job.recipe)}")
-    check_images((task.data.train, task.data.validation, task.data.test), reporter)
-    check_blocks(trace(arch))
+    _announce(job, task, arch, reporter)
     model, started_from = initial_weights(arch, job)
     teacher = _teacher(job, task, arch.resolution)
     sets = task.train_set(arch.resolution, job.images, reporter), task.validation_set(arch.resolution, 0, reporter)
@@ -141,10 +138,8 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
             "curve": [epoch.to_dict() for epoch in curve],
         }
         card = _export(job, arch, model, facts, task.fit)
-        facts |= exported_facts(task, job.folder / "model", task.test_set(arch.resolution), report, reporter)
-        title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.metric_value:.1%}"
-        draw_training(curve, title, job.folder / "curve.png", task.metric)
-        report.draw(title, job.folder / report.picture)
+        facts |= exported_facts(task, job.folder / "model", arch.resolution, report, reporter)
+        _draw(job, task, curve, report)
         result = {
             "network": job.network,
             "model": str(job.folder / "model"),
@@ -153,6 +148,20 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         }
         write_json(job.folder / RESULT, result)
     return result
+
+
+def _announce(job: TrainJob, task: Task, arch: Architecture, reporter: Reporter) -> None:
+    """Report the data and the augmentation, and check that images and blocks are usable. Raises NasError."""
+    task.report_data(reporter)
+    reporter.say(f"augmentation: {task.describe_augmentation(job.recipe)}")
+    check_images((task.data.train, task.data.validation, task.data.test), reporter)
+    check_blocks(trace(arch))
+
+
+def _draw(job: TrainJob, task: Task, curve: list[Epoch], report: Report) -> None:
+    title = f"{Path(job.network).name} on {task.data.name}: test {spell(task.metric)} {report.metric_value:.1%}"
+    draw_training(curve, title, job.folder / "curve.png", task.metric)
+    report.draw(title, job.folder / report.picture)
 
 
 def _export(job: TrainJob, arch: Architecture, model: nn.Module, facts: dict[str, Any], fit: str) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class BoxTask:
         distances = self._distances(self.outputs(model.eval(), batch), boxes)
         return BoxReport(1 - distances.clamp(0, 1).mean().item())
 
-    def evaluate_exported(self, folder: Path, images: Any) -> None:
+    def evaluate_exported(self, folder: Path, resolution: int) -> None:
         """Return None: exported files are not tested."""
 
     def is_constant(self, outputs: Corners) -> bool:

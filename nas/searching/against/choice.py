@@ -82,10 +82,10 @@ def choose(context: SearchContext, goal: Goal, selected: SelectedTable, resoluti
 
     It is the shipped network with the highest published accuracy among those whose latency at the deployed resolution
     holds the target; of equal accuracies, the faster one. The accuracy is the top-1 accuracy on ImageNet, of a detector
-    the AP on COCO. With a budget, networks that are too
-    large to be trained well in that time do not count, see `trainable`. Another rule is to take the slowest
-    network within the target. It would choose old networks, which are slow for their accuracy, and would be easy to
-    beat. Published accuracies belong to the networks' own resolutions; the order at another one may differ.
+    the AP on COCO. With a budget, networks that are too large to be trained well in that time do not count, see
+    `trainable`. Another rule is to take the slowest network within the target. It would choose old networks, which are
+    slow for their accuracy, and would be easy to beat. Published accuracies belong to the networks' own resolutions; the
+    order at another one may differ.
 
     Latencies are measured. On a device that is not available they are predicted by the table, as far as it covers the
     networks' layers.
@@ -133,9 +133,10 @@ def published_networks(space: Space, resolution: int) -> list[Published]:
     the resolutions of the search are left out.
     """
     found: dict[str, Published] = {}
+    of_detectors = searches_detectors(space)
     for name in space_names():
         shipped = load_space(name)
-        accuracy = _published_accuracy(shipped, searches_detectors(space))
+        accuracy = _published_accuracy(shipped, of_detectors)
         if accuracy is None:
             continue
         try:

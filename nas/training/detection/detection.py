@@ -257,8 +257,8 @@ class Detection:
         """Return the COCO metric of a network with its post-processing. Leaves the model in eval mode."""
         return self._report(self.detections(model, images, device), images)
 
-    def evaluate_exported(self, folder: Path, images: BoxDataset) -> BoxReport:
-        """Return the COCO metric of `detector.onnx` in an exported folder, run by ONNX Runtime image by image."""
+    def evaluate_exported(self, folder: Path, resolution: int) -> BoxReport:
+        """Return the COCO metric of `detector.onnx` on the test images, run by ONNX Runtime image by image."""
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(folder / EXPORTED), providers=["CPUExecutionProvider"])
@@ -267,6 +267,7 @@ class Detection:
         def run(batch: Tensor) -> list[Tensor]:
             return [torch.from_numpy(each) for each in session.run(None, {name: normalize(batch).numpy()})]
 
+        images = self.test_set(resolution)
         return self._report(self._found(run, images, 1), images)
 
     @torch.no_grad()

@@ -252,8 +252,8 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, images: Any, device: torch.device) -> Report:
         """Return the metric of a network on a data set, and what else the task reports. Leaves it in eval mode."""
 
-    def evaluate_exported(self, folder: Path, images: Any) -> Report | None:
-        """Return the metric of the ONNX file in an exported folder on a data set; None if the task does not test it."""
+    def evaluate_exported(self, folder: Path, resolution: int) -> Report | None:
+        """Return the metric of the ONNX file in a folder on the test images; None if the task does not test it."""
 
     def is_constant(self, outputs: Any) -> bool:
         """Return whether the outputs are the same for all images of a batch."""

@@ -253,7 +253,7 @@ class Classification:
         counts = torch.bincount(pairs, minlength=self.num_classes**2)
         return ClassReport(self.metric, self.data.classes, counts.reshape(self.num_classes, self.num_classes), pairs)
 
-    def evaluate_exported(self, folder: Path, images: ImageDataset) -> None:
+    def evaluate_exported(self, folder: Path, resolution: int) -> None:
         """Return None: the outputs of an exported classifier are compared with the network's, see `export_folder`."""
 
     def is_constant(self, outputs: Tensor) -> bool:
