@@ -110,7 +110,7 @@ NUMBER = itertools.count()
 
 
 def evaluator_module(folder: Path, files: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Make a folder the current one, with files and a module of `EVALUATOR`; yield the name of the module, a new one."""
+    """Make a folder the current one, with files and a module of `EVALUATOR`; yield the new name of the module."""
     name = f"scale_evaluator_{next(NUMBER)}"
     for path, content in {f"{name}.py": EVALUATOR, **files}.items():
         (folder / path).write_text(content, encoding="utf-8")

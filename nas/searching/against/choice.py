@@ -84,8 +84,8 @@ def choose(context: SearchContext, goal: Goal, selected: SelectedTable, resoluti
     holds the target; of equal accuracies, the faster one. The accuracy is the top-1 accuracy on ImageNet, of a detector
     the AP on COCO. With a budget, networks that are too large to be trained well in that time do not count, see
     `trainable`. Another rule is to take the slowest network within the target. It would choose old networks, which are
-    slow for their accuracy, and would be easy to beat. Published accuracies belong to the networks' own resolutions; the
-    order at another one may differ.
+    slow for their accuracy, and would be easy to beat. Published accuracies belong to the networks' own resolutions;
+    the order at another one may differ.
 
     Latencies are measured. On a device that is not available they are predicted by the table, as far as it covers the
     networks' layers.
