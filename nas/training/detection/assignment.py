@@ -15,6 +15,8 @@ IGNORED = -2
 BACKGROUND = -1
 MATCHED, UNMATCHED = 0.5, 0.4
 """An anchor learns the box that it overlaps most, if by MATCHED; the background, if by less than UNMATCHED."""
+CLOSE = 0.8
+"""A box that no anchor fits is learned by the anchors whose overlap is at least this share of its best one's."""
 CROWDED = 0.5
 """A prediction learns nothing if so much of its anchor lies in a crowd region."""
 CENTER_STRIDES = 2.5
@@ -23,6 +25,7 @@ CANDIDATES = 10
 """The sum of the so many best overlaps of a box is the number of predictions that learn it."""
 OVERLAP_WEIGHT = 3.0
 FAR = 1e8
+TINY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,9 @@ def pairwise(first: Tensor, second: Tensor) -> Tensor:
 def assign_by_overlap(anchors: Tensor, target: Target, unmatched: float = UNMATCHED) -> Assigned:
     """Return the assignment of RetinaNet and SSD: by the overlap of anchors and boxes.
 
-    The best anchor of a box learns it whatever the overlap, so that no box is lost.
+    The best anchor of a box learns it whatever the overlap, so that no box is lost. One anchor alone is too little for
+    a class of boxes that are smaller than every anchor: its neighbors would learn the background. So the overlaps with
+    such a box are scaled until the anchors with `CLOSE` of its best overlap match it.
 
     Args:
         anchors: The anchors (N, 4).
@@ -64,6 +69,8 @@ def assign_by_overlap(anchors: Tensor, target: Target, unmatched: float = UNMATC
     index = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
     if len(target.corners):
         table = pairwise(corners, target.corners)
+        enough = CLOSE * table.amax(0).clamp(min=TINY)
+        table = table * (MATCHED / enough).clamp(min=1.0)
         best, box = table.max(1)
         index[best >= unmatched] = IGNORED
         index = torch.where(best >= MATCHED, box, index)

@@ -152,6 +152,15 @@ def test_other_boxes_are_noticed() -> None:
         check_same((boxes, scores, classes, count), (boxes + 5, scores, classes, count), 100, Path("x.onnx"))
 
 
+def test_another_number_of_almost_equal_scores_is_no_difference() -> None:
+    """Before a training, rounding decides which boxes suppress which."""
+    boxes, classes, count = torch.zeros(1, 4, 4), torch.zeros(1, 4), torch.tensor([3])
+    scores, found = torch.tensor([[0.0101, 0.01, 0.01, 0.0]]), torch.tensor([[0.0101, 0.01, 0.0, 0.0]])
+    check_same((boxes, scores, classes, count), (boxes, found, classes, count - 1), 100, Path("x.onnx"))
+    with pytest.raises(ExportError, match="its scores differ"):
+        check_same((boxes, scores, classes, count), (boxes, 0 * found, classes, 0 * count), 100, Path("x.onnx"))
+
+
 @pytest.mark.parametrize("head", ["efficientdet_head", "ssd_head", "gfl_head"])
 def test_a_detector_is_exported_with_and_without_post_processing(head: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

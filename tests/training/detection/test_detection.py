@@ -18,7 +18,16 @@ from nas.networks.blocks.anchors import octave_anchors, points
 from nas.networks.blocks.select_boxes import decoded
 from nas.networks.network import build
 from nas.spaces.yaml_format import load_architecture, parse_space
-from nas.training.detection.assignment import BACKGROUND, IGNORED, assign_by_overlap, assign_dynamically, corners_of
+from nas.training.detection.assignment import (
+    BACKGROUND,
+    CLOSE,
+    IGNORED,
+    MATCHED,
+    assign_by_overlap,
+    assign_dynamically,
+    corners_of,
+    pairwise,
+)
 from nas.training.detection.boxes import Boxes, BoxSplit
 from nas.training.detection.dataset import BoxDataset, Placement, Target, augmentation
 from nas.training.detection.detection import Detection
@@ -75,6 +84,19 @@ def test_every_box_is_learned_and_boxes_far_away_are_background(
     assert ((assigned.index >= IGNORED) & (assigned.index < max(1, len(corners)))).all()
     if not corners:
         assert (assigned.index == BACKGROUND).all()
+
+
+def test_a_box_that_no_anchor_fits_is_learned_by_several_anchors() -> None:
+    anchors = octave_anchors(SIZES, RESOLUTION, 9)
+    small = target((30.0, 30.0, 35.0, 35.0))
+    overlap = pairwise(corners_of(anchors), small.corners)[:, 0]
+    assert overlap.max() < MATCHED
+    learned = assign_by_overlap(anchors, small).index == 0
+    assert learned.sum() > 1
+    assert torch.equal(learned, overlap >= CLOSE * overlap.max())
+    fitting = target(tuple(corners_of(anchors)[40].tolist()))
+    overlap = pairwise(corners_of(anchors), fitting.corners)[:, 0]
+    assert torch.equal(assign_by_overlap(anchors, fitting).index == 0, overlap >= MATCHED)
 
 
 @given(boxes)
