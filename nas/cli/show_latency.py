@@ -68,15 +68,27 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     if is_published(table):
         for note in complete(table, reachable(space)):
             reporter.say(f"{table.path.stem}: {note}")
-    predictor = table.predictor(space.key)
-    space_costs = tabulate_costs(space, predictor.layer_ms)
+    space_costs = tabulate_costs(space, (predictor := table.predictor(space.key)).layer_ms)
+    distribution = latency_distribution(space_costs)
+    found = _summary(table, space_costs, distribution)
     heads = space_costs.automaton.positions[-1].rows
     post = [predictor.post_share_ms(layer) for step in heads for layer in step.layers]
-    distribution = latency_distribution(space_costs)
-    header = table.header
-    found = {
+    if any(post):
+        found["post_ms"] = [min(ms for ms in post if ms), max(post)]
+    if target_ms is not None:
+        found["target"] = _within(space_costs, target_ms)
+    if plot is not None:
+        title = f"{space.name} in {found['runtime']} {found['runtime_version']}, {_format_threads(found)}"
+        draw_distribution(distribution, title, target_ms, plot)
+        found["plot"] = str(plot)
+    return {"latency": found}
+
+
+def _summary(table: LatencyTable, space_costs: Any, distribution: Distribution) -> dict[str, Any]:
+    """Return the latencies of a space and the device that they are of."""
+    return {
         "table": str(table.path),
-        **{key: header[key] for key in ("device", "runtime", "runtime_version", "threads", "dtype")},
+        **{key: table.header[key] for key in ("device", "runtime", "runtime_version", "threads", "dtype")},
         "networks": space_costs.size,
         "fastest_ms": space_costs.min_cost,
         "quantiles_ms": {f"{share:g}": distribution.quantile(share) for share in SHARES},
@@ -85,15 +97,6 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
         "histogram": _histogram(distribution, space_costs.max_cost, BINS),
         "shown": _histogram(distribution, distribution.quantile(SHOWN_SHARE), COLUMNS),
     }
-    if any(post):
-        found["post_ms"] = [min(ms for ms in post if ms), max(post)]
-    if target_ms is not None:
-        found["target"] = _within(space_costs, target_ms)
-    if plot is not None:
-        title = f"{space.name} in {header['runtime']} {header['runtime_version']}, {_format_threads(header)}"
-        draw_distribution(distribution, title, target_ms, plot)
-        found["plot"] = str(plot)
-    return {"latency": found}
 
 
 def _table(args: argparse.Namespace) -> LatencyTable:

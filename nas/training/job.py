@@ -109,11 +109,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     place = RunPlace(job.folder, "--out", trained_on(job) if stored is None else stored)
     task, images = load_for_run(job, place, reporter)
     task.check_part(job.images, "images")
-    with located(job.network):
-        given = canonical(arch).head
-        arch = canonical(for_task(arch.at(job.resolution or arch.resolution), task))
-    if arch.head != given:
-        reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
+    arch = _with_classes(job, arch, task, reporter)
     job = _adapted(_continued(job, stored, reporter), arch, task, reporter)
     settings = {**_settings(job, arch, task), **images.identity}
     check_folder(job.folder, settings)
@@ -132,11 +128,8 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         write_json(job.folder / SETTINGS, settings)
         images.write(job.folder)
         curve, report, facts = _train_and_test(job, model, teacher, task, sets, reporter)
-        facts |= {
-            "settings": {**settings, "fit": task.fit},
-            "started_from": started_from,
-            "curve": [epoch.to_dict() for epoch in curve],
-        }
+        facts |= {"settings": {**settings, "fit": task.fit}, "started_from": started_from}
+        facts["curve"] = [epoch.to_dict() for epoch in curve]
         card = _export(job, arch, model, facts, task.fit)
         facts |= exported_facts(task, job.folder / "model", arch.resolution, report, reporter)
         _draw(job, task, curve, report)
@@ -148,6 +141,16 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         }
         write_json(job.folder / RESULT, result)
     return result
+
+
+def _with_classes(job: TrainJob, arch: Architecture, task: Task, reporter: Reporter) -> Architecture:
+    """Return the architecture at the job's resolution, with a head for the classes of the data. Raises SpaceError."""
+    with located(job.network):
+        given = canonical(arch).head
+        arch = canonical(for_task(arch.at(job.resolution or arch.resolution), task))
+    if arch.head != given:
+        reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
+    return arch
 
 
 def _announce(job: TrainJob, task: Task, arch: Architecture, reporter: Reporter) -> None:
