@@ -6,11 +6,11 @@ import copy
 from collections.abc import Callable
 
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 
 def deploy(model: nn.Module) -> nn.Module:
-    """Return a copy for inference: eval mode, each module's `deploy()` and batch norm folded into convolutions."""
+    """Return a copy for inference: eval mode, each module's `deploy()`, and batch norm folded into other layers."""
     model = _deployed(copy.deepcopy(model).eval())
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):
@@ -30,7 +30,8 @@ def _deployed(module: nn.Module) -> nn.Module:
 def _fold_batch_norm(sequence: nn.Sequential) -> None:
     children = list(sequence)
     for index in range(len(children) - 1):
-        conv, norm = children[index], children[index + 1]
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            sequence[index] = fuse_conv_bn_eval(conv, norm)
-            sequence[index + 1] = nn.Identity()
+        layer, norm = children[index], children[index + 1]
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            sequence[index], sequence[index + 1] = fuse_conv_bn_eval(layer, norm), nn.Identity()
+        elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+            sequence[index], sequence[index + 1] = fuse_linear_bn_eval(layer, norm), nn.Identity()

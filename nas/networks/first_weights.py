@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import ClassifierConv2d, UnnormalizedConv2d
+from nas.networks.blocks.layers import ChannelScale, ClassifierConv2d, UnnormalizedConv2d
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -47,4 +47,4 @@ def initialize(parameter: Tensor, owner: type[nn.Module], name: str) -> Tensor:
         return nn.init.kaiming_normal_(parameter, mode="fan_out")
     if issubclass(owner, nn.Linear):
         return nn.init.normal_(parameter, std=0.01)
-    return parameter.fill_(1.0)
+    return parameter.fill_(ChannelScale.first if issubclass(owner, ChannelScale) else 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -37,19 +38,30 @@ TORCHVISION = {
     "squeezenet_1.0": "squeezenet1_0",
     "squeezenet_1.1": "squeezenet1_1",
     "densenet121": "densenet121",
+    "resnet18": "resnet18",
+    "resnet34": "resnet34",
+    "resnet50": "resnet50",
 }
 """Maps our networks to their counterparts in torchvision."""
 
 BATCH_NORM_EPS = 1e-5
 """The epsilon of torch's and timm's batch norms. It is assumed for every checkpoint except torchvision's."""
 
+WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
+"""The names under which training scripts nest the state dict, the preferred first."""
+
+AVERAGED = "n_averaged"
+"""The counter that torch's averages of weights have beside their tensors."""
+
 _INVERTED = ("conv_pw", "bn1", "conv_dw", "bn2", "se", "conv_pwl", "bn3")
 _TIMM = (
-    *("conv_stem", "stem", "conv_dw", "conv_exp", "conv", "bn1", "bn", "blocks", "stages", "se"),
-    *("conv_pw", "conv_pwl", "conv_head", "bn2", "head", "classifier", "conv_reduce", "conv_expand"),
-    *("conv_mid", "conv_concat", "attn", "fc", "weight", "bias", "running_mean", "running_var"),
+    *("conv_stem", "stem", "conv_dw", "conv_exp", "conv", "bn1", "bn", "blocks", "stages", "conv1", "conv2", "se"),
+    *("dw_start", "pw_exp", "dw_mid", "pw_proj", "dw_end", "layer_scale", "gamma", "conv3", "downsample"),
+    *("conv_pw", "conv_pwl", "conv_head", "norm_head", "bn2", "head", "classifier", "conv_reduce", "conv_expand"),
+    *("conv_mid", "conv_concat", "attn", "fc1", "fc2", "fc", "weight", "bias", "running_mean", "running_var"),
 )
 """timm's layer names in the order of definition. Within an inverted residual block the order is _INVERTED."""
+_NUMBERED = re.compile(r"[sb]?(\d+)")
 
 
 @dataclass(frozen=True)
@@ -135,8 +147,8 @@ def torchvision_weights(name: str) -> tuple[dict[str, Tensor], float, str]:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file or of a file from torch.save, without executing code from it.
 
-    The state dict may be nested under "state_dict" or "model". A prefix "module." of its names is removed.
-    Raises WeightsError if the file is not a checkpoint.
+    The state dict may be nested under one of `WRAPPERS`, an average of the weights first. A prefix "module." of its
+    names is removed, and half precision becomes float32. Raises WeightsError if the file is not a checkpoint.
     """
     from safetensors.torch import load_file
 
@@ -151,7 +163,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise WeightsError("not loaded: it contains more than tensors, which is unsafe", where=path) from error
     except Exception as error:  # parsers raise all kinds of errors for bytes that are not a checkpoint
         raise WeightsError(f"not a checkpoint: {one_line(error)}", where=path) from error
-    for wrapper in ("state_dict", "model"):
+    for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not state:
@@ -159,7 +171,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"'{key}' must be a tensor: {type(value).__name__}", where=path)
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return {
+        key.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+        if key != AVERAGED
+    }
 
 
 def copy_weights(
@@ -260,7 +276,7 @@ def restore_order(
         if 2 * len(state.keys() & set(names)) > len(names):
             return _ordered(state, names, path), _eps(model)
     words = {*_TIMM, *_INVERTED}
-    if all(part.isdigit() or part in words for key in _without_counters(state) for part in key.split(".")):
+    if all(_NUMBERED.fullmatch(part) or part in words for key in _without_counters(state) for part in key.split(".")):
         return timm_order(state), BATCH_NORM_EPS
     if path.suffix == ".safetensors":
         raise WeightsError(
@@ -289,15 +305,19 @@ def timm_order(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for index, part in enumerate(parts):
             children.setdefault(".".join(parts[:index]), set()).add(part)
 
-    def position(key: str) -> list[int]:
+    def position(key: str) -> list[tuple[int, int]]:
         parts = key.split(".")
-        places = []
-        for index, part in enumerate(parts):
-            inverted = children[".".join(parts[:index])] >= {"conv_dw", "conv_pwl"}
-            places.append(int(part) if part.isdigit() else (_INVERTED if inverted else _TIMM).index(part))
-        return places
+        parents = (".".join(parts[:index]) for index in range(len(parts)))
+        return [_place(part, children[parent]) for part, parent in zip(parts, parents, strict=True)]
 
     return {key: state[key] for key in sorted(_without_counters(state), key=position)}
+
+
+def _place(part: str, siblings: set[str]) -> tuple[int, int]:
+    """Return where a part of a timm name stands among its siblings. Numbers may have a letter, as RegNet's s1, b12."""
+    if match := _NUMBERED.fullmatch(part):
+        return _TIMM.index("stages"), int(match[1])
+    return (_INVERTED if siblings >= {"conv_dw", "conv_pwl"} else _TIMM).index(part), 0
 
 
 def _without_counters(keys: Iterable[str]) -> list[str]:

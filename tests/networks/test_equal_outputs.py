@@ -44,6 +44,17 @@ TIMM = {
     "vovnet57a": "vovnet57",
     "ese_vovnet39b": "ese_vovnet39b",
     "densenet121": "densenet121",
+    "mobilenetv4_conv_small_035": "mobilenet_v4_conv_small_0.35",
+    "mobilenetv4_conv_small_050": "mobilenet_v4_conv_small_0.5",
+    "mobilenetv4_conv_small": "mobilenet_v4_conv_small",
+    "mobilenetv4_conv_medium": "mobilenet_v4_conv_medium",
+    "efficientvit_b0": "efficientvit_b0",
+    "efficientvit_b1": "efficientvit_b1",
+    "lcnet_050": "lcnet_0.5",
+    "lcnet_075": "lcnet_0.75",
+    "lcnet_100": "lcnet_1.0",
+    **{name: name for name in ("resnet18", "resnet34", "resnet50")},
+    **{f"regnet{kind}_{size}": f"regnet_{kind}_{size}" for kind in "xy" for size in ("002", "004", "008")},
     **{f"efficientnet_b{index}": f"efficientnet_b{index}" for index in range(8)},
 }
 """timm's networks with symmetric padding, and ours."""
@@ -156,8 +167,8 @@ def test_timm_gives_the_same_output(name: str) -> None:
     EQUAL.append(f"timm {name}")
 
 
-# timm names DenseNet's layers as torchvision does, whose order is looked up.
-@pytest.mark.parametrize("name", [name for name in TIMM if name != "densenet121"])
+# timm names the layers of DenseNet and ResNet as torchvision does, whose order is looked up.
+@pytest.mark.parametrize("name", [name for name in TIMM if not name.startswith(("densenet", "resnet"))])
 def test_timm_order_is_the_order_of_definition(name: str) -> None:
     with torch.device("meta"):
         state = timm_model(name).state_dict()

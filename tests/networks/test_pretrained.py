@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nas.errors import WeightsError
 from nas.networks.network import build
-from nas.networks.pretrained import TORCHVISION, copy_weights, load_weights
+from nas.networks.pretrained import TORCHVISION, WRAPPERS, copy_weights, load_weights, read_checkpoint
 from nas.spaces.yaml_format import load_architecture, load_space
 
 NAME = "shufflenet_v2_0.5_torchvision"
@@ -44,6 +44,32 @@ def test_a_file_of_torchvision(tmp_path: Path, suffix: str, wrap: Callable[[Stat
     network = build(load_architecture(NAME))
     assert load_weights(network, str(path), NAME) == str(path)
     assert (output(network) - output(model)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_checkpoint_of_a_training_script(tmp_path: Path, wrapper: str) -> None:
+    """Nested, with the prefix of a parallel module, the counter of an average, and other entries; in a .bin file."""
+    state = {f"module.{key}": value for key, value in counterpart().state_dict().items()}
+    torch.save({"epoch": 3, wrapper: {"n_averaged": torch.tensor(9), **state}}, path := tmp_path / "model.bin")
+    network = build(load_architecture(NAME))
+    load_weights(network, str(path), NAME)
+    assert (output(network) - output(counterpart())).abs().max() <= 1e-5
+
+
+def test_an_average_is_preferred(tmp_path: Path) -> None:
+    state = counterpart().state_dict()
+    zeros = {key: torch.zeros_like(value) for key, value in state.items()}
+    torch.save({"state_dict": zeros, "state_dict_ema": state}, path := tmp_path / "model.pth")
+    assert all(torch.equal(value, state[key]) for key, value in read_checkpoint(path).items())
+
+
+def test_half_precision_becomes_float32(tmp_path: Path) -> None:
+    state = counterpart().half().state_dict()
+    save_file(state, path := tmp_path / "model.safetensors")
+    network = build(load_architecture(NAME))
+    load_weights(network, str(path), NAME)
+    assert output(network).dtype == torch.float32
+    assert all(value.dtype != torch.float16 for value in read_checkpoint(path).values())
 
 
 def test_our_own_file(tmp_path: Path) -> None:

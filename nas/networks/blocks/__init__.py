@@ -1,6 +1,6 @@
 """Blocks: one nn.Module per block family. A block's signature is its schema in the YAML files.
 
-`__init__(self, in_channels, *, ...)` takes at most 8 scalar keywords. Heads and necks take
+`__init__(self, in_channels, *, ...)` takes at most 9 scalar keywords. Heads and necks take
 `in_channels: tuple[int, ...]` and a list of feature maps. A class can declare further traits, see
 `nas.networks.block_schema.BlockTraits`. To add a block, write a file and add a line here.
 """
@@ -28,6 +28,7 @@ from nas.networks.blocks.fpn import FPN
 from nas.networks.blocks.fused_mbconv import FusedMBConv
 from nas.networks.blocks.gfl_head import GFLHead
 from nas.networks.blocks.light_pan import LightPAN
+from nas.networks.blocks.linear_attention import LinearAttention
 from nas.networks.blocks.mbconv import MBConv
 from nas.networks.blocks.norm_classifier import NormClassifier
 from nas.networks.blocks.osa import OSA
@@ -35,6 +36,7 @@ from nas.networks.blocks.panet import PANet
 from nas.networks.blocks.pelee_stem import PeleeStem
 from nas.networks.blocks.plain_conv import PlainConv
 from nas.networks.blocks.pool import Pool
+from nas.networks.blocks.residual import Residual
 from nas.networks.blocks.residual_prediction import ResidualPrediction
 from nas.networks.blocks.separable import Separable
 from nas.networks.blocks.shufflenet_v1 import ShuffleNetV1Unit
@@ -43,6 +45,7 @@ from nas.networks.blocks.squeezenext import SqueezeNext
 from nas.networks.blocks.ssd_head import SSDHead
 from nas.networks.blocks.transition import Transition
 from nas.networks.blocks.two_way_dense import TwoWayDense
+from nas.networks.blocks.uib import UIB
 from nas.utils.imports import find_file, import_callable
 from nas.utils.registry import lookup
 
@@ -54,7 +57,10 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "fbnet_block": FBNetBlock,
     "shufflenet_v1": ShuffleNetV1Unit,
     "shufflenet_v2": ShuffleNetV2Unit,
+    "uib": UIB,
+    "residual": Residual,
     "osa": OSA,
+    "linear_attention": LinearAttention,
     "pool": Pool,
     "plain_conv": PlainConv,
     "fire": Fire,

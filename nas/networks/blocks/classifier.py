@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from nas.networks.blocks.layers import Activation, activation_layer, conv_bn_act, global_pool
@@ -11,7 +13,9 @@ class Classifier(nn.Module):
     """[1x1 convolution, BN, activation,] global mean [, linear, activation], dropout, linear.
 
     Reads the last feature map. `pooled_channels` adds the linear layer after the mean, as in MobileNetV3's
-    efficient last stage (Howard et al. 2019, section 5.1). That layer has a bias and no batch norm.
+    efficient last stage (Howard et al. 2019, section 5.1). That layer has a bias and no batch norm; with a
+    `pooled_norm` it has that norm and no bias: a batch norm in MobileNetV4 (Qin et al. 2024, table 10), a layer norm in
+    EfficientViT (Cai et al. 2023).
     """
 
     def __init__(
@@ -21,6 +25,7 @@ class Classifier(nn.Module):
         num_classes: int = 1000,
         hidden_channels: int = 0,
         pooled_channels: int = 0,
+        pooled_norm: Literal["none", "batch", "layer"] = "none",
         activation: Activation = "relu",
         dropout: float = 0.2,
         bias: bool = True,
@@ -35,7 +40,10 @@ class Classifier(nn.Module):
             channels = hidden_channels
         self.pooled: nn.Module = nn.Identity()
         if pooled_channels:
-            self.pooled = nn.Sequential(nn.Linear(channels, pooled_channels), activation_layer(activation))
+            linear = nn.Linear(channels, pooled_channels, bias=pooled_norm == "none")
+            norms = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+            layers = [linear, norms[pooled_norm](pooled_channels), activation_layer(activation)]
+            self.pooled = nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity)))
             channels = pooled_channels
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(channels, num_classes, bias=bias)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Activation = Literal["none", "relu", "relu6", "hard_swish", "swish"]
+Activation = Literal["none", "relu", "relu6", "hard_swish", "swish", "gelu"]
 Skip = Literal["none", "identity", "pool"]
 SqueezeFrom = Literal["input", "expansion"]
 Args = Mapping[str, Any]
@@ -40,6 +40,8 @@ def activation_layer(name: str) -> nn.Module:
         return nn.Hardswish(inplace=True)
     if name == "swish":
         return nn.SiLU(inplace=True)
+    if name == "gelu":
+        return nn.GELU()
     if name == "none":
         return nn.Identity()
     raise ValueError(f"unknown activation '{name}'")
@@ -140,6 +142,20 @@ class DropConnect(nn.Module):
     def deploy(self) -> nn.Module:
         """Return the identity, which this layer equals outside of training."""
         return nn.Identity()
+
+
+class ChannelScale(nn.Module):
+    """Multiply each channel by a weight, which begins at `first` (layer scale, Touvron et al. 2021, section 2)."""
+
+    first = 1e-5
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((channels,), self.first))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x * self.gamma[:, None, None]
 
 
 def skip_layer(skip: str, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:

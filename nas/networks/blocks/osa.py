@@ -1,4 +1,7 @@
-"""One-shot aggregation (VoVNet, Lee et al. 2019, section 3; eSE from VoVNetV2, Lee and Park 2020)."""
+"""One-shot aggregation (VoVNet, Lee et al. 2019, section 3; eSE from VoVNetV2, Lee and Park 2020).
+
+The light layers are those of PP-HGNetV2 (PaddleClas).
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,17 @@ class EffectiveSqueezeExcite(nn.Module):
         return x * gate
 
 
+def light_conv(in_channels: int, out_channels: int, kernel_size: int, activation: str) -> nn.Sequential:
+    """1x1 convolution, BN, depthwise convolution, BN, activation."""
+    pointwise = conv_bn_act(in_channels, out_channels, activation="none")
+    return nn.Sequential(*pointwise, *conv_bn_act(out_channels, out_channels, kernel_size, 1, out_channels, activation))
+
+
 class OSA(nn.Module):
-    """[3x3/2 max-pool,] convolutions in series, concat of the input and all outputs, 1x1 [, eSE] [+ input]."""
+    """[3x3/2 max-pool,] convolutions in series, concat of the input and all outputs, 1x1 [, eSE] [+ input].
+
+    With `light`, each convolution is a 1x1 and a depthwise one.
+    """
 
     @staticmethod
     def canonical_args(in_channels: int, args: Args) -> Args:
@@ -41,6 +53,7 @@ class OSA(nn.Module):
         activation: Activation = "relu",
         identity: bool = False,
         ese: bool = False,
+        light: bool = False,
     ):
         super().__init__()
         if stride not in (1, 2):
@@ -49,8 +62,9 @@ class OSA(nn.Module):
             raise ValueError(f"num_layers must be at least 1: {num_layers}")
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True) if stride == 2 else nn.Identity()
         widths = [in_channels] + [mid_channels] * num_layers
+        layer = light_conv if light else conv_bn_act
         self.layers = nn.ModuleList(
-            conv_bn_act(width, mid_channels, kernel_size, activation=activation) for width in widths[:-1]
+            layer(width, mid_channels, kernel_size, activation=activation) for width in widths[:-1]
         )
         self.aggregate = conv_bn_act(sum(widths), out_channels, activation=activation)
         self.ese = EffectiveSqueezeExcite(out_channels) if ese else nn.Identity()

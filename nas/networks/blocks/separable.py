@@ -9,6 +9,7 @@ from nas.networks.blocks.layers import (
     Args,
     DropConnect,
     Skip,
+    SqueezeFrom,
     canonical_skip,
     conv_bn_act,
     skip_layer,
@@ -17,12 +18,16 @@ from nas.networks.blocks.layers import (
 
 
 class Separable(nn.Module):
-    """Depthwise convolution, BN, activation [, SE], 1x1 convolution, BN, activation [+ skip]."""
+    """Depthwise convolution, BN, activation [, SE], 1x1 convolution, BN, activation [+ skip].
+
+    For the two kinds of squeeze-and-excitation, see `squeeze_excite`.
+    """
 
     @staticmethod
     def canonical_args(in_channels: int, args: Args) -> Args:
-        """Reset `skip` where no skip is possible."""
-        return canonical_skip(in_channels, args, "none")
+        """Reset `skip` where no skip is possible, and `se_from` without squeeze-and-excitation."""
+        changes = canonical_skip(in_channels, args, "none")
+        return changes if args["se_ratio"] else {**changes, "se_from": "input"}
 
     def __init__(
         self,
@@ -33,11 +38,12 @@ class Separable(nn.Module):
         kernel_size: int = 3,
         activation: Activation = "relu",
         se_ratio: float = 0.0,
+        se_from: SqueezeFrom = "input",
         skip: Skip = "none",
     ):
         super().__init__()
         self.depthwise = conv_bn_act(in_channels, in_channels, kernel_size, stride, in_channels, activation)
-        self.se = squeeze_excite(in_channels, in_channels, se_ratio, activation)
+        self.se = squeeze_excite(in_channels, in_channels, se_ratio, activation, se_from)
         self.pointwise = conv_bn_act(in_channels, out_channels, activation=activation)
         self.skip = skip_layer(skip, in_channels, out_channels, stride)
         self.drop_connect = DropConnect()
