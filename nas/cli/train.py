@@ -59,6 +59,10 @@ _RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "cutmix": (_REAL, "alpha of CutMix (default: 0, none)"),
     "randaugment": (_NUMBER, "magnitude of RandAugment, 1 to 30 (default: 0, none)"),
     "drop-connect": (_REAL, "drop-connect rate at the last block (default: 0)"),
+    "branches": (
+        _NUMBER,
+        "parallel k x k convolutions while training, beside 1x1 and identity, folded at the end (default: 0)",
+    ),
     "distill-weight": (_REAL, "weight of the teacher's outputs in the loss (default: 0.5)"),
     "distill-temperature": (_REAL, "temperature of distillation (default: 4)"),
 }

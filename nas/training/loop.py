@@ -19,6 +19,7 @@ from nas.networks.blocks.layers import ClassifierConv2d, UnnormalizedConv2d
 from nas.networks.condensenet import group_lasso, learned_groups, set_progress
 from nas.networks.network import Network, set_drop_connect
 from nas.networks.preprocessing import normalize
+from nas.training.branches import branched
 from nas.training.checkpoint import RENEWED, fingerprint, save_checkpoint
 from nas.training.recipe import Recipe, batch_size, size_at
 from nas.training.state import Epoch, TrainingState, half_type, restore_state, start_state, state_to_dict
@@ -103,6 +104,8 @@ def train(
     If the memory is exhausted, the training restarts once with half the batch size and warns. Epochs that were
     already yielded are not yielded again.
 
+    With branches in the recipe, `model` has them until the iterator ends or is closed.
+
     Args:
         model: The network. If it is a `Network`, its drop-connect rate is set to the recipe's.
         task: The loss and the metric.
@@ -119,6 +122,22 @@ def train(
         WeightsError: The checkpoint is broken or belongs to another training.
         TrainingError: The loss is not finite, or the memory is exhausted again.
     """
+    with branched(model, recipe.branches, seed):
+        yield from _train(model, task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch())
+
+
+def _train(
+    model: nn.Module,
+    task: Task,
+    train_set: TaskDataset,
+    validation: TaskDataset,
+    recipe: Recipe,
+    seed: int,
+    teacher: nn.Module | None,
+    checkpoint: Path | None,
+    watch: Watch,
+) -> Iterator[float]:
+    """Train as `train` does, without branches."""
     device = pick_device()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     check_fit(model, task, validation, device)
@@ -132,7 +151,7 @@ def train(
     settings = (fresh, task, train_set, validation, recipe, seed, teacher, renewed)
     identity = {} if checkpoint is None else _identity(*settings)
     train_set = task.augmented(train_set, recipe)
-    job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch(), device, identity)
+    job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch, device, identity)
     yield from _train_within_memory(model, job, fresh)
 
 

@@ -55,6 +55,7 @@ class Recipe:
         drop_connect: Rate at the last block of a `Network`, linear in depth (EfficientNet, section 5).
         amp: Whether the forward pass uses bfloat16, or float16 with scaled losses on a GPU without bfloat16.
             Accuracies are measured in float32.
+        branches: Number of k x k branches of each convolution while it trains, see `nas.training.branches`; 0: none.
         distill_weight: Weight of the teacher's outputs in the loss; the labels have the rest.
         distill_temperature: Temperature that softens both outputs for the distillation loss.
     """
@@ -83,6 +84,7 @@ class Recipe:
     average_last: float = 0.0
     crop_scale: float = 0.0
     first_size: float = 1.0
+    branches: int = 0
 
     def __post_init__(self) -> None:
         for key, (holds, rule) in _RULES.items():
@@ -136,6 +138,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "first_size": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "randaugment": (lambda value: 0 <= value <= 30, "from 0 to 30"),
     "drop_connect": _SHARE,
+    "branches": (lambda value: 0 <= value <= 8, "from 0 to 8"),
     "distill_weight": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "distill_temperature": _POSITIVE,
 }

@@ -23,6 +23,7 @@ FORMER_VALUES = {
 """What settings were that runs leave out: they are from before the setting, or it has its default."""
 FORMER_RECIPE: dict[str, Any] = {
     "decay_norms": True, "ema_share": 0.0, "average_last": 0.0, "crop_scale": 0.0, "first_size": 1.0,
+    "branches": 0,
 }  # fmt: skip
 """What settings of recipes were that trainings leave out, for the same reasons."""
 TABLE_DIGEST = "table_digest"
