@@ -14,14 +14,14 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.runtimes import make_runtime
-from nas.errors import ExportError, RunError, SpaceError, UsageError, WeightsError, located
+from nas.errors import ExportError, RunError, SpaceError, UsageError, located
 from nas.networks.block_check import check_blocks
 from nas.networks.block_schema import block_sources, is_detector_head
-from nas.networks.export import CARD, check_origin, export_folder, exported_fit, exported_in, load_exported
+from nas.networks.export import CARD, check_origin, export_folder, exported_fit, exported_in
 from nas.networks.network import build, canonical, trace
-from nas.networks.pretrained import load_fitting
 from nas.spaces.yaml_format import load_architecture
 from nas.training.exported_metric import exported_facts
+from nas.training.initial_weights import initial_weights, read_exported
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_training
 from nas.training.recipe import ADDED, Recipe, suited, with_buildable_sizes
@@ -118,7 +118,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         return done
     check_writable(job.folder)
     _announce(job, task, arch, reporter)
-    model, started_from = initial_weights(arch, job)
+    model, started_from = initial_weights(arch, job.init_from, Path(job.network).name, job.seed)
     teacher = _teacher(job, task, arch.resolution)
     sets = task.train_set(arch.resolution, job.images, reporter), task.validation_set(arch.resolution, 0, reporter)
     task.report_network(model, sets[0], reporter)
@@ -285,36 +285,6 @@ def read_architecture(name: str) -> Architecture:
     if (path.parent / CARD).is_file():
         check_origin(arch, path.parent)
     return arch
-
-
-def read_exported(folder: Path, flag: str) -> tuple[Architecture, nn.Module, dict[str, Any]]:
-    """Return the architecture, network and card of a run folder's winner or an exported folder.
-
-    Raises RunError, which names `flag` unless it is empty.
-    """
-    try:
-        return load_exported(exported_in(folder))
-    except RunError as error:
-        raise RunError(str(error), where=flag) from error
-
-
-def initial_weights(arch: Architecture, job: TrainJob) -> tuple[nn.Module, str]:
-    """Return the network with its initial weights, and a description of them.
-
-    Raises WeightsError or RunError if --init-from has no weights that fit.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(job.seed)
-        model = build(arch)
-    if job.init_from is None:
-        return model, f"fresh, of seed {job.seed}"
-    source = Path(job.init_from).expanduser()
-    if source.is_dir():
-        source = exported_in(source) / "model.safetensors"
-    try:
-        return model, load_fitting(model, str(source), Path(job.network).name)
-    except WeightsError as error:
-        raise WeightsError(str(error), where="--init-from") from error
 
 
 def _teacher(job: TrainJob, task: Task, resolution: int) -> nn.Module | None:
