@@ -55,13 +55,29 @@ AVERAGED = "n_averaged"
 
 _INVERTED = ("conv_pw", "bn1", "conv_dw", "bn2", "se", "conv_pwl", "bn3")
 _TIMM = (
-    *("conv_stem", "stem", "conv_dw", "conv_exp", "conv", "bn1", "bn", "blocks", "stages", "conv1", "conv2", "se"),
+    *("in_conv", "context_module", "local_module", "main", "qkv", "aggreg", "proj", "inverted_conv", "depth_conv"),
+    *(
+        "spatial_conv",
+        "point_conv",
+        "conv_stem",
+        "stem",
+        "conv_dw",
+        "conv_exp",
+        "conv",
+        "bn1",
+        "bn",
+        "blocks",
+        "stages",
+        "conv1",
+        "conv2",
+        "se",
+    ),
     *("dw_start", "pw_exp", "dw_mid", "pw_proj", "dw_end", "layer_scale", "gamma", "conv3", "downsample"),
     *("conv_pw", "conv_pwl", "conv_head", "norm_head", "bn2", "head", "classifier", "conv_reduce", "conv_expand"),
-    *("conv_mid", "conv_concat", "attn", "fc1", "fc2", "fc", "weight", "bias", "running_mean", "running_var"),
+    *("conv_mid", "conv_concat", "attn", "fc1", "fc2", "fc", "norm", "weight", "bias", "running_mean", "running_var"),
 )
 """timm's layer names in the order of definition. Within an inverted residual block the order is _INVERTED."""
-_NUMBERED = re.compile(r"[sb]?(\d+)")
+_NUMBERED = re.compile(r"(?:s|b|res)?(\d+)")
 
 
 @dataclass(frozen=True)
@@ -314,7 +330,7 @@ def timm_order(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _place(part: str, siblings: set[str]) -> tuple[int, int]:
-    """Return where a part of a timm name stands among its siblings. Numbers may have a letter, as RegNet's s1, b12."""
+    """Return where a part of a timm name stands among its siblings. Numbers may have letters: s1, b12, res0."""
     if match := _NUMBERED.fullmatch(part):
         return _TIMM.index("stages"), int(match[1])
     return (_INVERTED if siblings >= {"conv_dw", "conv_pwl"} else _TIMM).index(part), 0

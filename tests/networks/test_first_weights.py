@@ -24,7 +24,7 @@ SMALLEST = {  # the smallest network of each family
     "shufflenet_v1": "shufflenet_v1_g3_0.25", "shufflenet_v2": "shufflenet_v2_0.5", "squeezenet": "squeezenet_1.1",
     "squeezenext": "squeezenext_1.0_23", "vovnet": "vovnet27_slim", "efficientdet": "efficientdet_d0",
     "ssd": "mobilenet_v3_small_ssdlite_reducedtail_r320", "mobilenet_v4": "mobilenet_v4_conv_small_0.35",
-    "lcnet": "lcnet_0.5", "regnet": "regnet_x_002", "resnet": "resnet20",
+    "efficientvit": "efficientvit_b0", "lcnet": "lcnet_0.5", "regnet": "regnet_x_002", "resnet": "resnet20",
 }  # fmt: skip
 COUNTERPARTS = {  # ours -> (torchvision's or timm's, the largest factor between the standard deviations of logits)
     "squeezenet_1.0": ("squeezenet1_0", 3),
