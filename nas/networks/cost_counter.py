@@ -100,9 +100,8 @@ class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 _BATCH_NORM = "native_batch_norm"
-_FUSED = frozenset(
-    [_BATCH_NORM, "relu", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid", "dropout", "native_dropout"]
-)
+_ACTIVATIONS = ("relu", "hardtanh", "hardswish", "hardsigmoid", "silu", "gelu", "sigmoid")
+_FUSED = frozenset([_BATCH_NORM, *_ACTIVATIONS, "dropout", "native_dropout"])
 _FREE = frozenset(["detach", "empty", "alias"])
 _INPUT = {"addmm": 1}
 """Position of an operator's feature map among its arguments, if not the first."""

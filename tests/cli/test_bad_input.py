@@ -40,7 +40,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ("{block: condense, growth_rate: 8, groups: 3}", "groups must divide the channels: 32 -> 8, groups 3"),
         ("{block: mbconv, out_channels: 24, expand_ratio: 0.5}", "stage 1.* expand_ratio must be at least 1: 0.5"),
         ("{block: fused_mbconv, out_channels: 24, expand_ratio: 0.5}", "expand_ratio must be at least 1: 0.5"),
-        ("{block: conv, out_channels: 24, activation: gelu}", "stage 1: activation: must be one of none, .*'gelu'"),
+        ("{block: conv, out_channels: 24, activation: tanh}", "stage 1: activation: must be one of none, .*'tanh'"),
         ("{block: mbconv, out_channels: 24, kernel_size: 4}", "stage 1.* kernel_size must be odd and at least 1: 4"),
     ],
 )  # fmt: skip
