@@ -115,7 +115,7 @@ def attention_macs(name: str, resolution: int) -> int:
     for layer in trace(load_architecture(name).at(resolution)):
         if layer.spec.op == "linear_attention" and layer.in_shape == layer.out_shape:
             elements = 2 * math.prod(output_shapes(layer)[0])  # two scales
-            found += elements * (2 * dict(layer.spec.args).get("head_channels", 16) + 1)
+            found += elements * (2 * int(dict(layer.spec.args).get("head_channels", 16)) + 1)
     return found
 
 
