@@ -40,7 +40,7 @@ def initial_weights(arch: Architecture, init_from: str | None, name: str, seed: 
     try:
         return model, load_fitting(model, str(weights), name)
     except WeightsError as error:
-        if not source.is_dir():
+        if not (source.is_dir() and weights.is_file()):
             raise WeightsError(str(error), where="--init-from") from error
     source_arch, network, _ = read_exported(source, "--init-from")
     try:

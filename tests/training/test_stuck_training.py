@@ -82,7 +82,7 @@ def test_a_training_that_learns_nothing_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "net.yaml").write_text(NETWORK)
-    monkeypatch.setattr("nas.training.job.build", lambda arch: dead(build(arch)))
+    monkeypatch.setattr("nas.training.initial_weights.build", lambda arch: dead(build(arch)))
     command = ["train", str(tmp_path / "net.yaml"), "--epochs", "1", "--images", "64", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     reason = "the network gives the same output for every image, so it learned nothing"
