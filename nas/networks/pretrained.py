@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -231,6 +231,14 @@ def matched_tensors(mine: _Layer, other: _Layer, module: nn.Module, eps: float) 
             value = value + (eps - module.eps)
         pairs.append((target, value.reshape(target.shape)))
     return pairs
+
+
+def slice_parameter(whole: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a view of `shape`: the leading channels (dimensions 0 and 1) and the center of the kernel."""
+    for dim, size in enumerate(shape):
+        if (full_size := whole.shape[dim]) != size:
+            whole = whole.narrow(dim, 0 if dim < 2 else (full_size - size) // 2, size)
+    return whole
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

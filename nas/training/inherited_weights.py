@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nas.architecture import Architecture
 from nas.errors import WeightsError
 from nas.networks.network import module_names, output_shapes, slot_role, walk
+from nas.networks.pretrained import slice_parameter
 
 WIDE = {"expand": 0, "depthwise": 0, "se.reduce": 1, "se.expand": 0, "project": 1}
 """The layers of an inverted bottleneck that have its hidden channels, and the dimension that these are in."""
@@ -128,23 +129,16 @@ def _narrowed(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, T
     found = dict(theirs)
     for name, value in theirs.items():
         dim = next((at for layer, at in WIDE.items() if name.startswith(f"{layer}.")), None)
-        is_norm = value.ndim == 1
-        if dim is None or not value.ndim or (is_norm and len(value) != len(order)):
-            continue
-        if value.shape[0 if is_norm else dim] == len(order):
-            found[name] = value.index_select(0 if is_norm else dim, order)
+        if dim is not None and value.ndim > dim and value.shape[dim] == len(order):
+            found[name] = value.index_select(dim, order)
     return found
 
 
 def _copy_overlap(tensor: Tensor, value: Tensor) -> int:
     """Copy the leading channels and the center of the kernel, and return the number of copied elements."""
-    kernel = tensor.shape[2:]
-    if any(size > other for size, other in zip(kernel, value.shape[2:], strict=True)):
-        channels = [min(size, other) for size, other in zip(tensor.shape[:2], value.shape[:2], strict=True)]
-        tensor[: channels[0], : channels[1]] = 0
-    for dim in range(tensor.ndim):
-        size = min(tensor.shape[dim], value.shape[dim])
-        starts = [0 if dim < 2 else (each.shape[dim] - size) // 2 for each in (tensor, value)]
-        tensor, value = tensor.narrow(dim, starts[0], size), value.narrow(dim, starts[1], size)
-    tensor.copy_(value)
-    return tensor.numel()
+    shape = [min(sizes) for sizes in zip(tensor.shape, value.shape, strict=True)]
+    if tensor.shape[2:] != value.shape[2:]:
+        slice_parameter(tensor, [*shape[:2], *tensor.shape[2:]]).zero_()
+    overlap = slice_parameter(tensor, shape)
+    overlap.copy_(slice_parameter(value, shape))
+    return overlap.numel()

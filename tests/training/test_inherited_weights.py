@@ -109,3 +109,14 @@ def test_a_training_starts_from_the_export_of_another_network(tmp_path: Path) ->
     assert torch.equal(model.get_parameter("stages.1.3.expand.0.weight"), expected)
     same, said = initial_weights(arch, str(tmp_path / "m"), "same", 1)
     assert "another" not in said and torch.equal(same.get_parameter("stages.1.1.expand.0.weight"), expected)
+
+
+def test_only_hidden_channels_are_reordered() -> None:
+    """The norm behind the projection has as many channels as the hidden ones here, but others."""
+    wide = {**BOTTLENECK, "depth": 1, "out_channels": 32}
+    (arch, source), (narrow, target) = network([wide]), network([{**wide, "expand_ratio": 2}], seed=1)
+    norm = source.get_submodule("stages.1.0.project.1")
+    torch.nn.init.normal_(norm.get_parameter("weight"))
+    inherit(target, narrow, source, arch)
+    ours = target.get_submodule("stages.1.0.project.1").get_parameter("weight")
+    assert torch.equal(ours, norm.get_parameter("weight"))

@@ -8,7 +8,7 @@ type can share weights without a special elastic version. Different operators do
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from nas.errors import WeightsError
 from nas.networks.blocks import find_block
 from nas.networks.first_weights import initialize, with_first_weights
 from nas.networks.network import Layer, Network, assemble, build, in_channels, make_block, module_names, walk
+from nas.networks.pretrained import slice_parameter
 from nas.spaces.automaton import SpaceAutomaton, unroll
 from nas.spaces.search_space import Space
 from nas.utils.files import write_bytes
@@ -96,14 +97,6 @@ class Supernet(nn.Module):
                 self._blocks.clear()
             self._blocks[key] = SharedBlock(block, tuple(zip((own for _, own in named), wholes, strict=True)))
         return self._blocks[key]
-
-
-def slice_parameter(whole: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return a view of `shape`: the leading channels (dimensions 0 and 1) and the center of the kernel."""
-    for dim, size in enumerate(shape):
-        if (full_size := whole.shape[dim]) != size:
-            whole = whole.narrow(dim, 0 if dim < 2 else (full_size - size) // 2, size)
-    return whole
 
 
 @dataclass(frozen=True)

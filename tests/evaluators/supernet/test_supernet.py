@@ -18,9 +18,10 @@ from nas.cli.main import main
 from nas.errors import RunError, SpaceError, WeightsError
 from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.supernet.evaluator import BANK, CARD, CHECKPOINT, SupernetEvaluator
-from nas.evaluators.supernet.shared_weights import Supernet, load_bank, places, save_bank, slice_parameter
+from nas.evaluators.supernet.shared_weights import Supernet, load_bank, places, save_bank
 from nas.evaluators.supernet.training import SubnetSampler, SupernetRecipe, train_supernet
 from nas.networks.network import build, canonical, totals, trace
+from nas.networks.pretrained import slice_parameter
 from nas.searching.winner_training import first_weights
 from nas.spaces.search_space import Space
 from nas.spaces.trainings import Proxy, SupernetTraining
