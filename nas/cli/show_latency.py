@@ -68,7 +68,8 @@ def run(args: argparse.Namespace, space: Any, reporter: Reporter) -> dict[str, A
     if is_published(table):
         for note in complete(table, reachable(space)):
             reporter.say(f"{table.path.stem}: {note}")
-    space_costs = tabulate_costs(space, (predictor := table.predictor(space.key)).layer_ms)
+    predictor = table.predictor(space.key)
+    space_costs = tabulate_costs(space, predictor.layer_ms)
     distribution = latency_distribution(space_costs)
     found = _summary(table, space_costs, distribution)
     heads = space_costs.automaton.positions[-1].rows

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from nas.networks.first_weights import with_first_weights
 
@@ -79,8 +80,9 @@ class Branched(nn.Module):
 def _scaled(weight: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return the weight of a convolution with the scale of the norm behind it, and the bias of both."""
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return weight * scale[:, None, None, None], norm.bias.double() - norm.running_mean.double() * scale
+    statistics = norm.running_mean.double(), norm.running_var.double()
+    fused = fuse_conv_bn_weights(weight, None, *statistics, norm.eps, norm.weight.double(), norm.bias.double())
+    return fused[0].detach(), fused[1].detach()
 
 
 @contextlib.contextmanager

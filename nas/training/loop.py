@@ -123,36 +123,21 @@ def train(
         TrainingError: The loss is not finite, or the memory is exhausted again.
     """
     with branched(model, recipe.branches, seed):
-        yield from _train(model, task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch())
-
-
-def _train(
-    model: nn.Module,
-    task: Task,
-    train_set: TaskDataset,
-    validation: TaskDataset,
-    recipe: Recipe,
-    seed: int,
-    teacher: nn.Module | None,
-    checkpoint: Path | None,
-    watch: Watch,
-) -> Iterator[float]:
-    """Train as `train` does, without branches."""
-    device = pick_device()
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    check_fit(model, task, validation, device)
-    if isinstance(model, Network):
-        set_drop_connect(model, recipe.drop_connect)
-    if teacher is not None:
-        teacher.to(device).eval()
-        check_fit(teacher, task, validation, device, "the teacher")
-    fresh = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    renewed = any(isinstance(module, UnnormalizedConv2d | ClassifierConv2d) for module in model.modules())
-    settings = (fresh, task, train_set, validation, recipe, seed, teacher, renewed)
-    identity = {} if checkpoint is None else _identity(*settings)
-    train_set = task.augmented(train_set, recipe)
-    job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch, device, identity)
-    yield from _train_within_memory(model, job, fresh)
+        device = pick_device()
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        check_fit(model, task, validation, device)
+        if isinstance(model, Network):
+            set_drop_connect(model, recipe.drop_connect)
+        if teacher is not None:
+            teacher.to(device).eval()
+            check_fit(teacher, task, validation, device, "the teacher")
+        fresh = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        renewed = any(isinstance(module, UnnormalizedConv2d | ClassifierConv2d) for module in model.modules())
+        settings = (fresh, task, train_set, validation, recipe, seed, teacher, renewed)
+        identity = {} if checkpoint is None else _identity(*settings)
+        train_set = task.augmented(train_set, recipe)
+        job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch(), device, identity)
+        yield from _train_within_memory(model, job, fresh)
 
 
 def _train_within_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> Iterator[float]:

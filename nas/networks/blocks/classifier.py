@@ -40,10 +40,11 @@ class Classifier(nn.Module):
             channels = hidden_channels
         self.pooled: nn.Module = nn.Identity()
         if pooled_channels:
-            linear = nn.Linear(channels, pooled_channels, bias=pooled_norm == "none")
-            norms = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-            layers = [linear, norms[pooled_norm](pooled_channels), activation_layer(activation)]
-            self.pooled = nn.Sequential(*(layer for layer in layers if not isinstance(layer, nn.Identity)))
+            layers: list[nn.Module] = [nn.Linear(channels, pooled_channels, bias=pooled_norm == "none")]
+            if pooled_norm != "none":
+                norm = nn.BatchNorm1d if pooled_norm == "batch" else nn.LayerNorm
+                layers.append(norm(pooled_channels))
+            self.pooled = nn.Sequential(*layers, activation_layer(activation))
             channels = pooled_channels
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(channels, num_classes, bias=bias)

@@ -185,6 +185,12 @@ def canonical_skip(in_channels: int, args: Args, default: Skip) -> dict[str, Any
     return {} if possible else {"skip": default}
 
 
+def canonical_skip_and_squeeze(in_channels: int, args: Args, default: Skip) -> dict[str, Any]:
+    """Return what `canonical_skip` does, and `se_from` reset without squeeze-and-excitation."""
+    changes = canonical_skip(in_channels, args, default)
+    return changes if args["se_ratio"] else {**changes, "se_from": "input"}
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Interleave the channels of `groups` groups (ShuffleNet): (B, C, H, W) -> (B, C, H, W)."""
     batch, channels, height, width = x.shape

@@ -10,7 +10,7 @@ from nas.networks.blocks.layers import (
     DropConnect,
     Skip,
     SqueezeFrom,
-    canonical_skip,
+    canonical_skip_and_squeeze,
     conv_bn_act,
     skip_layer,
     squeeze_excite,
@@ -26,8 +26,7 @@ class Separable(nn.Module):
     @staticmethod
     def canonical_args(in_channels: int, args: Args) -> Args:
         """Reset `skip` where no skip is possible, and `se_from` without squeeze-and-excitation."""
-        changes = canonical_skip(in_channels, args, "none")
-        return changes if args["se_ratio"] else {**changes, "se_from": "input"}
+        return canonical_skip_and_squeeze(in_channels, args, "none")
 
     def __init__(
         self,
