@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas.networks.blocks.layers import Activation, DropConnect, channel_shuffle, conv_bn_act, skip_layer
+from nas.networks.blocks.layers import Activation, DropConnect, channel_shuffle, conv_bn_act, expanded, skip_layer
 
 
 class FBNetBlock(nn.Module):
@@ -26,9 +26,7 @@ class FBNetBlock(nn.Module):
         activation: Activation = "relu",
     ):
         super().__init__()
-        if expand_ratio < 1:
-            raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
-        hidden = round(in_channels * expand_ratio)
+        hidden = round(expanded(in_channels, expand_ratio))
         self.groups = groups
         self.expand = conv_bn_act(in_channels, hidden, groups=groups, activation=activation)
         self.depthwise = conv_bn_act(hidden, hidden, kernel_size, stride, hidden, activation)

@@ -12,6 +12,7 @@ from nas.networks.blocks.layers import (
     SqueezeFrom,
     canonical_skip_and_squeeze,
     conv_bn_act,
+    expanded,
     skip_layer,
     squeeze_excite,
 )
@@ -43,9 +44,7 @@ class FusedMBConv(nn.Module):
         skip: Skip = "identity",
     ):
         super().__init__()
-        if expand_ratio < 1:
-            raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
-        hidden = round(in_channels * expand_ratio)
+        hidden = round(expanded(in_channels, expand_ratio))
         projects = hidden != in_channels
         width = hidden if projects else out_channels
         self.expand = conv_bn_act(in_channels, width, kernel_size, stride, activation=activation)

@@ -96,6 +96,13 @@ def make_divisible(value: float, divisor: int = 8) -> int:
     return rounded if rounded >= 0.9 * value else rounded + divisor
 
 
+def expanded(channels: int, expand_ratio: float) -> float:
+    """Return the channels of an expansion, not rounded. Raises ValueError for a ratio below 1."""
+    if expand_ratio < 1:
+        raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
+    return channels * expand_ratio
+
+
 def squeeze_excite(
     channels: int, in_channels: int, se_ratio: float, activation: str, se_from: str = "input"
 ) -> nn.Module:

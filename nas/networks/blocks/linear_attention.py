@@ -14,6 +14,7 @@ from nas.networks.blocks.layers import (
     UnnormalizedConv2d,
     activation_layer,
     conv_bn_act,
+    expanded,
     keeps_shape,
     same_padding,
 )
@@ -82,15 +83,13 @@ class LinearAttention(nn.Module):
         activation: Activation = "hard_swish",
     ):
         super().__init__()
-        if expand_ratio < 1:
-            raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
         self.keeps_shape = stride == 1 and in_channels == out_channels
         self.attention: nn.Module = nn.Identity()
         if self.keeps_shape:
             if head_channels < 1 or in_channels % head_channels:
                 raise ValueError(f"head_channels must divide the {in_channels} channels: {head_channels}")
             self.attention = ReluAttention(in_channels, head_channels, scale_kernel_size)
-        hidden = round(in_channels * expand_ratio)
+        hidden = round(expanded(in_channels, expand_ratio))
         depthwise: dict[str, Any] = {"stride": stride, "padding": same_padding(kernel_size), "groups": hidden}
         self.local = nn.Sequential(
             UnnormalizedConv2d(in_channels, hidden, 1),

@@ -16,6 +16,7 @@ from nas.networks.blocks.layers import (
     SqueezeFrom,
     canonical_skip_and_squeeze,
     conv_bn_act,
+    expanded,
     skip_layer,
     squeeze_excite,
 )
@@ -47,9 +48,7 @@ class MBConv(nn.Module):
         skip: Skip = "identity",
     ):
         super().__init__()
-        if expand_ratio < 1:
-            raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
-        hidden = round(in_channels * expand_ratio)
+        hidden = round(expanded(in_channels, expand_ratio))
         self.expand: nn.Module = nn.Identity()
         if hidden != in_channels:
             self.expand = conv_bn_act(in_channels, hidden, activation=activation)

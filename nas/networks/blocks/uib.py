@@ -12,6 +12,7 @@ from nas.networks.blocks.layers import (
     Skip,
     canonical_skip,
     conv_bn_act,
+    expanded,
     make_divisible,
     skip_layer,
 )
@@ -55,11 +56,9 @@ class UIB(nn.Module):
         skip: Skip = "identity",
     ):
         super().__init__()
-        if expand_ratio < 1:
-            raise ValueError(f"expand_ratio must be at least 1: {expand_ratio}")
         if stride > 1 and not (start_kernel_size or kernel_size):
             raise ValueError(f"a stride of {stride} needs a depthwise convolution: kernel_size or start_kernel_size")
-        hidden = make_divisible(in_channels * expand_ratio)
+        hidden = make_divisible(expanded(in_channels, expand_ratio))
         self.start: nn.Module = nn.Identity()
         if start_kernel_size:
             first_stride = 1 if kernel_size else stride
