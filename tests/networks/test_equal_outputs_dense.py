@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nas.networks.deployment import deploy
 from nas.networks.network import build
 from nas.spaces.yaml_format import load_architecture
+from tests.helpers.batch_norms import shake_batch_norms
 
 
 def called(model: nn.Module, image: Tensor) -> list[nn.Module]:
@@ -28,15 +29,6 @@ def called(model: nn.Module, image: Tensor) -> list[nn.Module]:
         hook.remove()
     assert len(order) == len(set(order)) == len(owners)
     return order
-
-
-def randomise(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
 
 
 def copy_weights(source: nn.Module, target: nn.Module, image: Tensor) -> None:
@@ -58,7 +50,7 @@ def copy_weights(source: nn.Module, target: nn.Module, image: Tensor) -> None:
 def test_copied_weights_give_equal_outputs(name: str, torchvision_name: str, resolution: int) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(torchvision_name, weights=None)
-    randomise(theirs)
+    shake_batch_norms(theirs)
     ours = build(load_architecture(name))
     image = torch.randn(2, 3, resolution, resolution)
     copy_weights(theirs, ours, image)

@@ -11,6 +11,7 @@ from nas.networks.deployment import deploy
 from nas.networks.network import build, trace
 from nas.networks.standalone_source import standalone_source
 from nas.spaces.yaml_format import load_architecture, load_space, space_path
+from tests.helpers.batch_norms import shake_batch_norms
 
 GOLDEN = {
     "squeezenet_1.0": (1_248_424, 818_924_576),
@@ -125,12 +126,7 @@ SMALL = {
 def random_network(name: str, resolution: int) -> tuple[torch.nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     network = build(load_architecture(name).at(resolution))
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
-            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
-            module.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+    shake_batch_norms(network, 0.2)
     return network.eval(), torch.randn(1, 3, resolution, resolution)
 
 

@@ -15,20 +15,10 @@ from nas.training.branches import Branched, branched
 from nas.training.loop import train
 from nas.training.recipe import Recipe
 from nas.training.tasks.classification import Classification
+from tests.helpers.batch_norms import shake_batch_norms
 
 KINDS = [(8, 8, 3, 1, 1), (8, 8, 5, 1, 8), (8, 16, 3, 2, 4), (16, 16, 3, 1, 4), (4, 8, 7, 1, 1)]
 """Input and output channels, kernel size, stride and groups."""
-
-
-def shaken(model: nn.Module) -> None:
-    """Give every batch norm other weights and statistics."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.5, 1.5)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -39,7 +29,7 @@ def test_folding_changes_nothing(kind: tuple[int, int, int, int, int], count: in
     conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
     layer = Branched(conv, nn.BatchNorm2d(out), count)
     assert (layer.identity is not None) == (stride == 1 and channels == out)
-    shaken(layer)
+    shake_batch_norms(layer)
     x = torch.randn(2, channels, 11, 11)
     expected = layer.eval()(x)
     folded = nn.Sequential(*layer.fold()).eval()
@@ -53,7 +43,7 @@ def test_a_network_keeps_its_layers_and_its_output(name: str) -> None:
     keys, x = list(model.state_dict()), torch.randn(2, 3, 64, 64)
     with branched(model, 2, 0):
         assert len(list(model.state_dict())) > len(keys)
-        shaken(model)
+        shake_batch_norms(model)
         expected = model.eval()(x)
     assert list(model.state_dict()) == keys
     torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-3)

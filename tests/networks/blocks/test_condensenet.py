@@ -17,6 +17,7 @@ from nas.networks.condensenet import group_lasso, learned_groups, set_progress
 from nas.networks.deployment import deploy
 from nas.networks.network import build, traced
 from nas.spaces.yaml_format import load_architecture
+from tests.helpers.batch_norms import shake_batch_norms
 
 FORMS = [(4, 4), (8, 8), (4, 8), (8, 4), (4, 1), (1, 4)]
 """(groups, condense_factor)."""
@@ -30,12 +31,7 @@ def layer(groups: int = 4, condense_factor: int = 4, in_channels: int = 32) -> L
 def block(groups: int, condense_factor: int, stride: int = 1) -> Condense:
     torch.manual_seed(0)
     made = Condense(32, growth_rate=8, groups=groups, condense_factor=condense_factor, stride=stride)
-    for module in made.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    shake_batch_norms(made)
     return made.eval()
 
 

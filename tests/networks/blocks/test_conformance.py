@@ -19,6 +19,7 @@ from nas.networks.blocks import BLOCKS
 from nas.networks.cost_counter import CostCounter
 from nas.networks.deployment import deploy
 from nas.networks.network import make_block, output_shapes, traced
+from tests.helpers.batch_norms import shake_batch_norms
 
 REQUIRED = {"out_channels": 24, "mid_channels": 8, "growth_rate": 8, "squeeze_channels": 8, "expand_channels": 16}
 OTHERS: dict[str, list[Any]] = {
@@ -83,12 +84,7 @@ CASES = [(op, args) for op in BLOCKS for args in variants(op)]
 def module_and_input(op: str, args: dict[str, Any], batch: int = 2) -> tuple[torch.nn.Module, Any]:
     torch.manual_seed(0)
     module = make_block(block_spec(op, args), (IN_CHANNELS,) * len(sizes(op)))
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
-            torch.nn.init.uniform_(layer.bias, -0.5, 0.5)
-            layer.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr]
-            layer.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    shake_batch_norms(module)
     maps = [torch.randn(batch, IN_CHANNELS, size, size) for size in sizes(op)]
     return module, (maps if takes_maps(op) else maps[0])
 
