@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from nas.architecture import Architecture
 from nas.spaces.search_space import Searched
+from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.tasks.base import Task
 from nas.utils.reporting import Reporter
 
@@ -24,6 +25,7 @@ class EvaluatorContext:
         source: The file or folder that the evaluator reads (a supernet, a table of accuracies), or None.
         seed: The seed of the search.
         reporter: Prints progress and warnings.
+        pretrained: The network whose weights candidates start from; None: random weights.
     """
 
     task: Task
@@ -32,6 +34,7 @@ class EvaluatorContext:
     source: Path | None = None
     seed: int = 0
     reporter: Reporter = field(default_factory=Reporter)
+    pretrained: PretrainedNetwork | None = None
 
 
 class Evaluator(Protocol):

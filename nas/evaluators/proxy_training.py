@@ -1,4 +1,4 @@
-"""Proxy training: trains each candidate from scratch, briefly and at a low resolution (MnasNet, section 5)."""
+"""Proxy training: trains each candidate briefly and at a low resolution (MnasNet, section 5)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ MAX_RESOLUTIONS = 3
 class ProxyTraining:
     """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution.
 
+    Candidates start from random weights, or from what they inherit of a pretrained network.
+
     Args:
-        context: The task, the space and its proxy.
+        context: The task, the space and its proxy, and the pretrained network.
         keeps_stuck: Whether a network that learned nothing counts with its accuracy instead of failing.
         recipe: How to train; None: as `CANDIDATES`, with the batch size of the task. `proxy.epochs` replaces its
             epochs.
@@ -71,6 +73,7 @@ class ProxyTraining:
             "train_images": len(self._train_set),
             "validation_images": len(self._validation),
             **self._recipe.to_dict(),
+            **({"weights": self._context.pretrained.digest} if self._context.pretrained else {}),
             **self._task.settings,
         }
 
@@ -84,6 +87,8 @@ class ProxyTraining:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = build(arch.at(resolution))
+        if self._context.pretrained:
+            self._context.pretrained.initialize(model, arch)
         curve: list[Epoch] = []
         watch = Watch(epoch=curve.append, warn=self._context.reporter.warn)
         train_set, validation = self._sets_at(resolution)

@@ -26,8 +26,8 @@ from nas.searching.budget.pilot import Pilot
 from nas.searching.budget.stopwatch import Stopwatch
 from nas.searching.budget.total_time import choose_budget
 from nas.searching.early_stopping import Rungs, make_rungs
-from nas.searching.evaluation import make_evaluator_context, make_executor
-from nas.searching.identity import settings_identity, table_source_identity
+from nas.searching.evaluation import make_evaluator_context, make_executor, pretrained_network
+from nas.searching.identity import settings_identity, table_source_identity, weights_identity
 from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
 from nas.searching.resolution.choice import resolution_identity, with_resolution
 from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings, task_default
@@ -38,6 +38,7 @@ from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import make_goals
 from nas.study.objectives import Objective
 from nas.study.storage import stored_settings
+from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.tasks.base import Task, for_task
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.training.tasks.metrics import spell
@@ -94,6 +95,11 @@ class SearchContext:
     pilot: Pilot | None = None
     pilot_networks: Mapping[str, Choices] = field(default_factory=dict)
     reference_epochs: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def pretrained(self) -> PretrainedNetwork | None:
+        """The network whose weights all trainings start from."""
+        return pretrained_network(self.settings, self.space)
 
     @property
     def evaluator_only_reads(self) -> bool:
@@ -155,6 +161,7 @@ def resolve(settings: SearchSettings, reporter: Reporter, started: float | None 
         **resolution_identity(space, own),
         **images.identity,
         **table_source_identity(settings),
+        **weights_identity(settings, pretrained_network(settings, space)),
     }
     sources = read_sources(starts, space, identity, settings.folder)
     references = read_references(settings, space, stored)

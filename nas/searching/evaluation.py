@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.evaluators import find_evaluator
 from nas.evaluators.base import Evaluator, EvaluatorContext
@@ -15,7 +16,8 @@ from nas.evaluators.executors.processes import ProcessBackend
 from nas.evaluators.executors.ray import RayBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.searching.settings import SearchSettings
-from nas.spaces.search_space import Searched
+from nas.spaces.search_space import Searched, Space
+from nas.training.pretrained_network import PretrainedNetwork, read_pretrained
 from nas.training.tasks.base import Task
 from nas.utils.reporting import Reporter
 
@@ -23,8 +25,21 @@ from nas.utils.reporting import Reporter
 def make_evaluator_context(
     settings: SearchSettings, task: Task, space: Searched, reporter: Reporter
 ) -> EvaluatorContext:
-    """Return what the search's evaluator is made from."""
-    return EvaluatorContext(task, space, settings.folder, settings.source, settings.seed, reporter)
+    """Return what the search's evaluator is made from. Raises NasError if the pretrained weights cannot be read."""
+    pretrained = pretrained_network(settings, space)
+    return EvaluatorContext(task, space, settings.folder, settings.source, settings.seed, reporter, pretrained)
+
+
+def pretrained_network(settings: SearchSettings, space: Searched) -> PretrainedNetwork | None:
+    """Return the network of --weights, read once for each process; None without the flag. Raises NasError."""
+    if settings.weights is None or not isinstance(space, Space):
+        return None
+    return read_pretrained(settings.weights, largest_choices(space))
+
+
+def largest_choices(space: Space) -> Architecture:
+    """Return the network of all last choices of a space, which are the largest in most spaces."""
+    return space.decode({key: values[-1] for key, values in space.choices.items()})
 
 
 def make_evaluator(settings: SearchSettings, task: Task, space: Searched, reporter: Reporter) -> Evaluator:

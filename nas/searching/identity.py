@@ -22,6 +22,7 @@ from nas.study.multi_goal import listed_ms
 from nas.study.objectives import DEFAULT_AXES, OBJECTIVES
 from nas.study.study import JOURNAL
 from nas.study.trial_store import find
+from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.tasks.base import Task
 from nas.utils.registry import plugin_module
 from nas.utils.reporting import Reporter
@@ -134,6 +135,11 @@ def table_source_identity(settings: SearchSettings) -> dict[str, Any]:
         named = zip(tables, names, published, strict=True)
         return {"tables": [name if is_public else table.path.stem for table, name, is_public in named]}
     return {"published_table": names[0]} if published == [True] else {}
+
+
+def weights_identity(settings: SearchSettings, pretrained: PretrainedNetwork | None) -> dict[str, Any]:
+    """Return the flag --weights and a digest of the network that it names; {} without it."""
+    return {"weights": settings.weights, "weights_digest": pretrained.digest} if pretrained else {}
 
 
 def given_tables_identity(settings: SearchSettings, space: Space) -> dict[str, Any]:

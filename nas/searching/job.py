@@ -26,6 +26,7 @@ from nas.searching.budget.final_training import final_settings
 from nas.searching.budget.preparation import prepare, record_pilot_repeats, spent_budget
 from nas.searching.context import SearchContext, resolve
 from nas.searching.cost_predictors import CostPredictors, make_cost_predictors
+from nas.searching.evaluation import largest_choices
 from nas.searching.failed_exports import check_exported, export_missing
 from nas.searching.identity import digests_identity, given_tables_identity, report_corrected_source
 from nas.searching.loop import SearchPlan, search
@@ -113,6 +114,11 @@ def check_environment(context: SearchContext) -> None:
     if settings.ray:
         check_cluster(settings.ray, settings.ray_cpus, settings.ray_gpus)
     context.task.report_data(context.reporter)
+    if context.pretrained:
+        inherited = context.pretrained.describe(largest_choices(context.space))
+        context.reporter.say(
+            f"weights of {context.pretrained.name}: the network of the last choices inherits {inherited}"
+        )
     check_images((data.train, data.validation, data.test), context.reporter)
     if not all(map(is_ours, block_names(context.space))):
         with located(context.settings.space):

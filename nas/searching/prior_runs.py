@@ -28,7 +28,7 @@ from nas.utils.run_identity import IMAGES_KEY, same_setting
 
 ACCURACY_SETTINGS = (
     "task", "space_digest", "data", "fit", "train_images", "metric", "class_weights", "flip", "evaluator", "source",
-    "source_digest", "evaluator_source", "block_source",
+    "source_digest", "evaluator_source", "block_source", "weights",
 )  # fmt: skip
 """The settings that determine an accuracy, apart from its noise."""
 SEED_FREE = ("proxy_training", "tabular")

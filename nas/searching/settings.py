@@ -171,6 +171,13 @@ class SearchSettings:
         "weights of the classes in the training loss: none, or balanced for inverse to the number of images",
         choices=tuple(CLASS_WEIGHTS),
     )
+    weights: str | None = _accuracy(
+        None,
+        "pretrained weights that candidates, winner and references start from: a run or exported folder, a file, or "
+        "torchvision",
+        metavar="X",
+        default_help="random weights",
+    )
     finalists: int = _accuracy(
         5, "largest number of candidates to evaluate again before the winner is chosen", minimum=2
     )

@@ -20,6 +20,7 @@ from nas.spaces.trainings import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
+from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.recipe import ONECYCLE, WINNERS, buildable, suited, with_buildable_sizes
 from nas.training.stuck import constant_output
 from nas.training.tasks.base import Report, Task
@@ -286,11 +287,20 @@ def train_winner(
     return WinnerTraining(report, validated, trained, problem)
 
 
-def first_weights(arch: Architecture, evaluator: Evaluator, seed: int) -> nn.Module:
-    """Return the network that the winner's training starts from: the evaluator's trained one, else a random one."""
+def first_weights(
+    arch: Architecture, seed: int, pretrained: PretrainedNetwork | None, evaluator: Evaluator | None = None
+) -> nn.Module:
+    """Return the network that a training starts from.
+
+    That is the trained one of the evaluator, if it has one; else one with random weights of a seed, which inherits
+    those of a pretrained network.
+    """
     trained: Callable[[Architecture], nn.Module] | None = getattr(evaluator, "trained", None)
     if trained is not None:
         return trained(arch)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build(arch)
+        network = build(arch)
+    if pretrained:
+        pretrained.initialize(network, arch)
+    return network

@@ -271,9 +271,9 @@ def train_once(search: FinishedSearch, goal: Goal, arch: Architecture) -> tuple[
     """Return the trained network of a goal's winner, trained now unless it has won another goal before."""
     context = search.context
     if arch.digest not in search.trained:
-        checkpoints = search.study.folder / file_name("winner", goal)
+        checkpoints, pretrained = search.study.folder / file_name("winner", goal), context.pretrained
         search.trained[arch.digest] = train_seeds(
-            context, lambda seed: first_weights(arch, search.evaluator, seed), arch, checkpoints
+            context, lambda seed: first_weights(arch, seed, pretrained, search.evaluator), arch, checkpoints
         )
     return search.trained[arch.digest]
 

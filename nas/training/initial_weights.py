@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from nas.architecture import Architecture
-from nas.errors import RunError, WeightsError
-from nas.networks.export import exported_in, load_exported
+from nas.errors import WeightsError
+from nas.networks.export import exported_in
 from nas.networks.network import build
 from nas.networks.pretrained import load_fitting
-from nas.training.inherited_weights import inherit
+from nas.training.pretrained_network import read_pretrained
 
 
 def initial_weights(arch: Architecture, init_from: str | None, name: str, seed: int) -> tuple[nn.Module, str]:
@@ -22,7 +21,7 @@ def initial_weights(arch: Architecture, init_from: str | None, name: str, seed: 
     Args:
         arch: The architecture.
         init_from: A run folder, an exported folder, a weights file, or "torchvision"; None: random weights. The network
-            of a folder may be another one: the common part of both is copied.
+            of a folder, and a shipped one of a file, may be another one: the common part of both is copied.
         name: The name of the network, to find its counterpart in torchvision.
         seed: The seed of random weights.
 
@@ -40,22 +39,13 @@ def initial_weights(arch: Architecture, init_from: str | None, name: str, seed: 
     try:
         return model, load_fitting(model, str(weights), name)
     except WeightsError as error:
-        if not (source.is_dir() and weights.is_file()):
-            raise WeightsError(str(error), where="--init-from") from error
-    source_arch, network, _ = read_exported(source, "--init-from")
+        own = WeightsError(str(error), where="--init-from")
+        if not weights.is_file():
+            raise own from error
     try:
-        found = inherit(model, arch, network, source_arch)
+        found = read_pretrained(init_from, arch, "--init-from").initialize(model, arch)
     except WeightsError as error:
-        raise WeightsError(str(error), where="--init-from", value=init_from) from error
+        raise (error if source.is_dir() else own) from error
+    if found is None:
+        raise WeightsError("no layer of the network has a counterpart", where="--init-from", value=init_from)
     return model, f"the network in {init_from} is another one: {found}"
-
-
-def read_exported(folder: Path, flag: str) -> tuple[Architecture, nn.Module, dict[str, Any]]:
-    """Return the architecture, network and card of a run folder's winner or an exported folder.
-
-    Raises RunError, which names `flag` unless it is empty.
-    """
-    try:
-        return load_exported(exported_in(folder))
-    except RunError as error:
-        raise RunError(str(error), where=flag) from error

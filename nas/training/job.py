@@ -21,9 +21,10 @@ from nas.networks.export import CARD, check_origin, export_folder, exported_fit,
 from nas.networks.network import build, canonical, trace
 from nas.spaces.yaml_format import load_architecture
 from nas.training.exported_metric import exported_facts
-from nas.training.initial_weights import initial_weights, read_exported
+from nas.training.initial_weights import initial_weights
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
 from nas.training.plots import draw_training
+from nas.training.pretrained_network import read_exported
 from nas.training.recipe import ADDED, Recipe, suited, with_buildable_sizes
 from nas.training.stuck import advice, training_problem
 from nas.training.tasks.base import Report, Task, TaskDataset, for_task

@@ -41,6 +41,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "table": ("table_content",),
     "teacher": ("teacher_digest",),
     "init_from": ("init_from_digest",),
+    "weights": ("weights_digest",),
 }
 """Settings that are paths or names of files, with the settings that hold a digest of their content."""
 FILES_OF = {
@@ -51,6 +52,7 @@ FILES_OF = {
     "against_digest": ("--against", "against"),
     "teacher_digest": ("--teacher", "teacher"),
     "init_from_digest": ("--init-from", "init_from"),
+    "weights_digest": ("--weights", "weights"),
     TABLE_DIGEST: ("latency table", TABLE_FILE),
 }
 """For each digest, the words for its file and the setting that names it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from nas.architecture import Architecture
 from nas.errors import RunError, UsageError, WeightsError
 from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.supernet.shared_weights import Supernet, load_bank, save_bank
-from nas.evaluators.supernet.training import SupernetRecipe, train_supernet
+from nas.evaluators.supernet.training import SubnetSampler, SupernetRecipe, train_supernet
 from nas.spaces.search_space import Space
 from nas.training.loop import pick_device, recalibrate
+from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.tasks.base import make_loader
 from nas.utils.files import write_json
 from nas.utils.run_identity import FORMER_VALUES
@@ -57,6 +59,8 @@ class SupernetEvaluator:
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
             self._supernet = Supernet(replace(self._space, resolution=(self._proxy.resolution,)))
+        if context.pretrained:
+            fill_bank(self._supernet, context.pretrained)
         self._card = self._load_or_train()
         self._supernet.to(self._device).eval()
         self._validation = context.task.validation_set(self._proxy.resolution, VALIDATION_IMAGES)
@@ -123,7 +127,10 @@ class SupernetEvaluator:
 
     def _settings(self, identity: dict[str, Any]) -> dict[str, Any]:
         """Return the settings that determine the weights of a supernet trained by this run."""
-        return {**identity, **SupernetRecipe(self._space.supernet).to_dict(), "seed": self._context.seed}
+        pretrained = self._context.pretrained
+        weights = {"weights": pretrained.digest} if pretrained else {}
+        recipe = SupernetRecipe(self._space.supernet).to_dict()
+        return {**identity, **recipe, "seed": self._context.seed, **weights}
 
     def _identity(self) -> dict[str, Any]:
         """Return the settings that a supernet must share with any search that uses it."""
@@ -142,6 +149,14 @@ class SupernetEvaluator:
             torch.manual_seed(0)
             loader = make_loader(self._task, self._images, RECALIBRATION_BATCH, shuffle=True)
             return list(itertools.islice(loader, RECALIBRATION_BATCHES))
+
+
+def fill_bank(supernet: Supernet, pretrained: PretrainedNetwork) -> None:
+    """Let a supernet inherit a pretrained network's weights: every operator at every place, in its largest form."""
+    sampler = SubnetSampler.of(supernet.space)
+    words = max((len(values) for values in supernet.space.choices.values() if isinstance(values[0], str)), default=1)
+    for arch in sampler.sample(words, random.Random(0), prefer_largest=1.0):
+        supernet.fill(arch, pretrained.initialize)
 
 
 def find_folder(source: Path) -> Path:

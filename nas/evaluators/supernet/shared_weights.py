@@ -8,7 +8,7 @@ type can share weights without a special elastic version. Different operators do
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -79,6 +79,15 @@ class Supernet(nn.Module):
             parameter = network.get_parameter(name)
             parameter.copy_(slice_parameter(self.whole(place, parameter.ndim), parameter.shape))
         return network
+
+    @torch.no_grad()
+    def fill(self, arch: Architecture, change: Callable[[Network, Architecture], Any]) -> None:
+        """Change the parameters of a network of the space, in place, and copy them to their slices of the bank."""
+        network = self.extract(arch)
+        change(network, arch)
+        for name, place in places(arch, network).items():
+            parameter = network.get_parameter(name)
+            slice_parameter(self.whole(place, parameter.ndim), parameter.shape).copy_(parameter)
 
     def whole(self, place: str, ndim: int) -> nn.Parameter:
         """Return the parameter of the bank at a place, such as "stage0/layer0/conv/conv.0.weight"."""

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from nas.architecture import Architecture
@@ -16,14 +15,14 @@ from nas.errors import NasError
 from nas.latency.profiler import measure_networks, table_header
 from nas.latency.table import IDENTITY
 from nas.networks.export import export_folder
-from nas.networks.network import build, totals, trace
+from nas.networks.network import totals, trace
 from nas.searching.against.choice import choose, predict
 from nas.searching.against.paired_test import Difference, paired_difference
 from nas.searching.against.references import Reference
 from nas.searching.context import SearchContext
 from nas.searching.settings import AUTO
 from nas.searching.table_selection import SelectedTable
-from nas.searching.winner_training import Finalist, WinnerTraining, train_seeds
+from nas.searching.winner_training import Finalist, WinnerTraining, first_weights, train_seeds
 from nas.study.objectives import Goal
 from nas.training.tasks.metrics import named
 
@@ -201,16 +200,11 @@ def _train_once(
             context = replace(context, space=replace(context.space, final=final))
         checkpoints = search.study.folder / (f"winner-{goal.name}" if goal.name else "winner")
         checkpoints = checkpoints / "against" if has_weights else checkpoints
+        name, pretrained = f"the reference {reference.name}", context.pretrained
         search.references[arch.digest] = train_seeds(
-            context, lambda seed: _random_weights(arch, seed), arch, checkpoints, f"the reference {reference.name}"
+            context, lambda seed: first_weights(arch, seed, pretrained), arch, checkpoints, name
         )
     return search.references[arch.digest]
-
-
-def _random_weights(arch: Architecture, seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return build(arch)
 
 
 def _difference(search: FinishedSearch, winner: WinnerTraining, reference: WinnerTraining) -> Difference:

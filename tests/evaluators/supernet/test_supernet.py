@@ -320,7 +320,7 @@ def test_a_second_search_from_the_same_supernet_trains_no_supernet(
 def test_the_winner_starts_from_the_shared_weights(task: Classification, tmp_path: Path) -> None:
     evaluator = SupernetEvaluator(EvaluatorContext(task, SPACE, tmp_path))
     arch = some(SPACE, 1)[0]
-    network = first_weights(arch, evaluator, 0)
+    network = first_weights(arch, 0, None, evaluator)
     supernet = Supernet(SPACE)
     load_bank(supernet, tmp_path / "supernet" / BANK)
     for name, parameter in supernet.extract(arch).named_parameters():
