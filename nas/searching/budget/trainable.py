@@ -35,15 +35,12 @@ def trainable(context: SearchContext, networks: Sequence[Architecture]) -> list[
     sizes = [elements(arch) for arch in networks]
     order = sorted(range(len(networks)), key=lambda index: sizes[index])
     timed = [networks[order[int(share * (len(order) - 1))]] for share in TIMED]
-    cost = measure_training_cost(timed, Proxy(networks[0].resolution), context.task)
-    limit = most_elements(cost, SHARE * total_s)
+    image_s = SHARE * total_s / (PASSES * len(context.task.data.train))
+    cost = measure_training_cost(timed, Proxy(networks[0].resolution), context.task, image_s)
+    limit = most_elements(cost, image_s)
     return [count <= max(limit, sizes[order[0]]) for count in sizes]
 
 
-def most_elements(cost: TrainingCost, seconds: float) -> float:
-    """Return the size of the largest network that passes `PASSES` times over the training images in that time.
-
-    The size is the number of elements that it reads and writes.
-    """
-    image_s = seconds / (PASSES * cost.images)
+def most_elements(cost: TrainingCost, image_s: float) -> float:
+    """Return how many elements the largest network reads and writes that takes at most `image_s` for an image."""
     return (image_s - cost.base_s) / cost.per_element_s if cost.per_element_s else float("inf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,15 +67,19 @@ def elements(arch: Architecture) -> int:
     return totals(trace(arch)).memory_access
 
 
-def measure_training_cost(archs: Sequence[Architecture], proxy: Proxy, task: Task) -> TrainingCost:
+def measure_training_cost(
+    archs: Sequence[Architecture], proxy: Proxy, task: Task, longest_s: float = math.inf
+) -> TrainingCost:
     """Time the training of some networks at the proxy's resolution and return the fitted cost.
 
     Weights are random. Both coefficients are at least 0 and minimize the squared relative errors.
 
     Args:
-        archs: The networks.
+        archs: The networks, the smallest first.
         proxy: Its resolution is used.
         task: The data set.
+        longest_s: After a network that takes longer for an image, in seconds, no larger one is timed: it might need
+            more memory than there is.
     """
     from scipy.optimize import nnls
 
@@ -82,6 +87,8 @@ def measure_training_cost(archs: Sequence[Architecture], proxy: Proxy, task: Tas
     for arch in archs:
         sized = arch.at(proxy.at(arch.resolution))
         points.append((float(elements(sized)), time_training(sized, task)))
+        if points[-1][1] > longest_s:
+            break
     counts, seconds = (np.array(values) for values in zip(*points, strict=True))
     parts = np.stack([np.full_like(counts, 1.0), counts / counts.max()], axis=1) / seconds[:, None]
     base, slope = nnls(parts, np.ones(len(seconds)))[0]

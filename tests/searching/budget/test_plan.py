@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.architecture import Architecture
 from nas.errors import UsageError
 from nas.searching.budget.pilot import Pilot
 from nas.searching.budget.plan import (
@@ -175,6 +176,20 @@ def test_the_cost_of_trainings_is_measured_on_real_steps(monkeypatch: pytest.Mon
     arch = space.decode(space.sample(random.Random(0)))
     once, twice = (cost.training_s(arch, Proxy(32, epochs, 0)) for epochs in (1, 2))
     assert twice == pytest.approx(2 * once)
+
+
+def test_no_larger_network_is_timed_after_one_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("mobilenet_v1_0.25", "mobilenet_v1_1.0", "efficientnet_b7")
+    archs = [load_architecture(name).at(32).for_classes(10) for name in names]
+    timed = list[str]()
+
+    def time_training(arch: Architecture, task: Classification) -> float:
+        timed.append(arch.digest)
+        return 0.1 * len(timed)
+
+    monkeypatch.setattr("nas.searching.budget.training_cost.time_training", time_training)
+    measure_training_cost(archs, Proxy(32), Classification.load("digits"), longest_s=0.15)
+    assert timed == [arch.digest for arch in archs[:2]]
 
 
 def test_a_reference_must_be_trainable_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
