@@ -242,6 +242,10 @@ def _layer(spec: BlockSpec, in_shape: Shape | tuple[Shape, ...]) -> Layer:
     height, width = shapes[0][1:]
     if isinstance(stride, int) and stride > min(height, width):
         raise SpaceError(f"a stride of {stride} leaves no pixels of {height}x{width}")
+    most = getattr(find_block(spec.op), "MOST_POSITIONS", height * width)
+    if height * width > most:
+        rule = f"reads maps of at most {most} positions, because its cost grows with the square of their number"
+        raise SpaceError(rule, where=_described(spec.op), value=f"{height}x{width}")
     in_channels = tuple(shape[0] for shape in shapes)
     with torch.device("meta"):
         module = make_block(spec, in_channels).eval()

@@ -54,6 +54,8 @@ AVERAGED = "n_averaged"
 """The counter that torch's averages of weights have beside their tensors."""
 
 _INVERTED = ("conv_pw", "bn1", "conv_dw", "bn2", "se", "conv_pwl", "bn3")
+_ATTENTION = ("norm", "query", "key", "value", "output", "attn", "layer_scale")
+_REDUCED = ("down_conv", "norm", "proj")
 _TIMM = (
     *("in_conv", "context_module", "local_module", "main", "qkv", "aggreg", "proj", "inverted_conv", "depth_conv"),
     *("spatial_conv", "point_conv", "conv_stem", "stem", "conv_dw", "conv_exp", "conv", "bn1", "bn", "blocks"),
@@ -62,7 +64,7 @@ _TIMM = (
     *("conv_pw", "conv_pwl", "conv_head", "norm_head", "bn2", "head", "classifier", "conv_reduce", "conv_expand"),
     *("conv_mid", "conv_concat", "attn", "fc1", "fc2", "fc", "norm", "weight", "bias", "running_mean", "running_var"),
 )
-"""timm's layer names in the order of definition. Within an inverted residual block the order is _INVERTED."""
+"""timm's layer names in the order of definition; within some modules it is another one, see `_order`."""
 _NUMBERED = re.compile(r"(?:s|b|res)?(\d+)")
 
 
@@ -285,7 +287,7 @@ def restore_order(
     for model, names in known:
         if 2 * len(state.keys() & set(names)) > len(names):
             return _ordered(state, names, path), _eps(model)
-    words = {*_TIMM, *_INVERTED}
+    words = {*_TIMM, *_INVERTED, *_ATTENTION, *_REDUCED}
     if all(_NUMBERED.fullmatch(part) or part in words for key in _without_counters(state) for part in key.split(".")):
         return timm_order(state), BATCH_NORM_EPS
     if path.suffix == ".safetensors":
@@ -327,7 +329,16 @@ def _place(part: str, siblings: set[str]) -> tuple[int, int]:
     """Return where a part of a timm name stands among its siblings. Numbers may have letters: s1, b12, res0."""
     if match := _NUMBERED.fullmatch(part):
         return _TIMM.index("stages"), int(match[1])
-    return (_INVERTED if siblings >= {"conv_dw", "conv_pwl"} else _TIMM).index(part), 0
+    return _order(siblings).index(part), 0
+
+
+def _order(siblings: set[str]) -> tuple[str, ...]:
+    """Return the order of the parts of a module: an inverted residual block, an attention block, its keys, others."""
+    if siblings >= {"conv_dw", "conv_pwl"}:
+        return _INVERTED
+    if siblings >= {"norm", "attn"} or siblings >= {"query", "key"}:
+        return _ATTENTION
+    return _REDUCED if "down_conv" in siblings else _TIMM
 
 
 def _without_counters(keys: Iterable[str]) -> list[str]:

@@ -48,6 +48,7 @@ TIMM = {
     "mobilenetv4_conv_small_050": "mobilenet_v4_conv_small_0.5",
     "mobilenetv4_conv_small": "mobilenet_v4_conv_small",
     "mobilenetv4_conv_medium": "mobilenet_v4_conv_medium",
+    "mobilenetv4_hybrid_medium": "mobilenet_v4_hybrid_medium",
     "efficientvit_b0": "efficientvit_b0",
     "efficientvit_b1": "efficientvit_b1",
     "lcnet_050": "lcnet_0.5",

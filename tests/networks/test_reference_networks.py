@@ -57,6 +57,7 @@ GOLDEN = {
     "mobilenet_v3_small_1.0": (2_542_856, 56_510_400),
     "mobilenet_v3_small_minimalistic": (2_044_736, 52_288_448),
     "mobilenet_v4_conv_medium": (9_715_512, 1_080_244_224),
+    "mobilenet_v4_hybrid_medium": (11_074_648, 1_271_183_360),
     "mobilenet_v4_conv_small": (3_774_024, 186_005_568),
     "mobilenet_v4_conv_small_0.35": (1_905_384, 47_723_040),
     "mobilenet_v4_conv_small_0.5": (2_238_952, 64_741_408),
@@ -110,9 +111,15 @@ def counts(name: str, resolution: int | None = None, classes: int | None = None)
 
 
 def attention_macs(name: str, resolution: int) -> int:
-    """Return the MACs of the products of linear attention, which the facts leave out: 2 d + 1 for each element."""
+    """Return the MACs of the products of attention, which the facts leave out.
+
+    Linear attention has 2 d + 1 for each element, multi-query attention 2 d for each query and key.
+    """
     found = 0
     for layer in trace(load_architecture(name).at(resolution)):
+        if layer.spec.op == "multi_query_attention":
+            positions, reduction = layer.in_shape[1] ** 2, int(layer.spec.kwargs.get("reduction", 1))
+            found += 4 * positions * math.ceil(layer.in_shape[1] / reduction) ** 2 * 2 * 64
         if layer.spec.op == "linear_attention" and layer.in_shape == layer.out_shape:
             elements = 2 * math.prod(output_shapes(layer)[0])  # two scales
             found += elements * (2 * int(dict(layer.spec.args).get("head_channels", 16)) + 1)

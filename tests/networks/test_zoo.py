@@ -13,8 +13,10 @@ from nas.networks.blocks import BLOCKS
 from nas.spaces.yaml_format import load_space
 
 BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "zoo_check.py"))
-ELSEWHERE = {"pool", "plain_conv", "transition", "pelee_stem", "condensed", "residual_prediction"}
-"""Stems, what stands between dense stages or before heads, and what a trained `condense` becomes."""
+ELSEWHERE = {
+    "pool", "plain_conv", "transition", "pelee_stem", "condensed", "residual_prediction", "multi_query_attention",
+}  # fmt: skip
+"""Stems, what keeps the map's size, what stands between dense stages or before heads, and what a trained `condense` becomes."""
 
 
 LATER = {"uib", "residual", "linear_attention"}

@@ -30,6 +30,7 @@ from nas.networks.blocks.gfl_head import GFLHead
 from nas.networks.blocks.light_pan import LightPAN
 from nas.networks.blocks.linear_attention import LinearAttention
 from nas.networks.blocks.mbconv import MBConv
+from nas.networks.blocks.multi_query_attention import MultiQueryAttention
 from nas.networks.blocks.norm_classifier import NormClassifier
 from nas.networks.blocks.osa import OSA
 from nas.networks.blocks.panet import PANet
@@ -61,6 +62,7 @@ BLOCKS: dict[str, type[nn.Module]] = {
     "residual": Residual,
     "osa": OSA,
     "linear_attention": LinearAttention,
+    "multi_query_attention": MultiQueryAttention,
     "pool": Pool,
     "plain_conv": PlainConv,
     "fire": Fire,

@@ -30,6 +30,8 @@ OTHERS: dict[str, list[Any]] = {
     "num_classes": [10],
     "hidden_channels": [32],
     "num_layers": [2],
+    "heads": [2],
+    "reduction": [2],
 }
 IN_CHANNELS, SIZE = 16, 14
 
@@ -164,9 +166,17 @@ def test_a_block_exports(op: str, tmp_path: Path) -> None:
         ("shufflenet_v2", {"out_channels": 12}, "out_channels must exceed in_channels"),
         ("osa", {"out_channels": 8, "mid_channels": 8, "stride": 4}, "stride must be 1 or 2: 4"),
         ("osa", {"out_channels": 8, "mid_channels": 8, "num_layers": 0}, "num_layers must be at least 1: 0"),
+        ("multi_query_attention", {"out_channels": 8, "heads": 0}, "heads must be at least 1: 0"),
         ("classifier", {"num_classes": 1}, "num_classes must be at least 2: 1"),
     ],
 )
 def test_a_block_that_cannot_be_names_rule_and_value(op: str, args: dict[str, Any], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         traced(block_spec(op, args), shape(op))
+
+
+def test_attention_has_a_largest_map() -> None:
+    spec = block_spec("multi_query_attention", {"out_channels": 8})
+    assert traced(spec, (8, 20, 20)).out_shape == (8, 20, 20)
+    with pytest.raises(SpaceError, match="maps of at most 400 positions, because .*: '21x20'"):
+        traced(spec, (8, 21, 20))
