@@ -118,8 +118,8 @@ def attention_macs(name: str, resolution: int) -> int:
     found = 0
     for layer in trace(load_architecture(name).at(resolution)):
         if layer.spec.op == "multi_query_attention":
-            positions, reduction = layer.in_shape[1] ** 2, int(layer.spec.kwargs.get("reduction", 1))
-            found += 4 * positions * math.ceil(layer.in_shape[1] / reduction) ** 2 * 2 * 64
+            size, reduction = output_shapes(layer)[0][1], int(layer.spec.kwargs.get("reduction", 1))
+            found += 4 * size**2 * math.ceil(size / reduction) ** 2 * 2 * 64
         if layer.spec.op == "linear_attention" and layer.in_shape == layer.out_shape:
             elements = 2 * math.prod(output_shapes(layer)[0])  # two scales
             found += elements * (2 * int(dict(layer.spec.args).get("head_channels", 16)) + 1)

@@ -16,7 +16,7 @@ BENCHMARK: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / "benc
 ELSEWHERE = {
     "pool", "plain_conv", "transition", "pelee_stem", "condensed", "residual_prediction", "multi_query_attention",
 }  # fmt: skip
-"""Stems, what keeps the map's size, what stands between dense stages or before heads, and what a trained `condense` becomes."""
+"""Stems, what stands between dense stages or before heads or keeps a map's size, and what a `condense` becomes."""
 
 
 LATER = {"uib", "residual", "linear_attention"}

@@ -178,5 +178,5 @@ def test_a_block_that_cannot_be_names_rule_and_value(op: str, args: dict[str, An
 def test_attention_has_a_largest_map() -> None:
     spec = block_spec("multi_query_attention", {"out_channels": 8})
     assert traced(spec, (8, 20, 20)).out_shape == (8, 20, 20)
-    with pytest.raises(SpaceError, match="maps of at most 400 positions, because .*: '21x20'"):
+    with pytest.raises(SpaceError, match=r"maps of at most 400 positions, because .*: '21x20'"):
         traced(spec, (8, 21, 20))
