@@ -31,6 +31,13 @@ from nas.utils.reporting import Reporter
 from tests.helpers.nas_process import ONE_CORE, kill_when, start_nas
 from tests.helpers.small_detector import SMALL
 
+HERE = f"""
+from nas.evaluators.rank_check import check
+from tests.evaluators.rank_check import test_check
+check.train_reference = test_check.trained_here
+{ONE_CORE}
+"""
+"""`nas` that trains in its own process, see `trained_here`."""
 DATA: dict[str, Any] = {
     "resolution": 8,
     "stages": [
@@ -57,10 +64,17 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # two threads wait for each other when other tests run
 
 
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in the process of the test; `test_trainings_side_by_side_are_the_same_trainings` uses the real ones."""
+    monkeypatch.setattr("nas.evaluators.rank_check.check.train_reference", trained_here)
+
+
 def check(space_path: str, folder: Path, *more: str) -> list[str]:
     return ["check-proxy", "--space", space_path, "--networks", "5", "--run", str(folder), "--quiet", *more]
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_a_check_from_end_to_end(space_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = check(space_path, tmp_path / "run", "--evaluator", "supernet", "--evaluator", "synflow")
     assert main(command) == 0
@@ -85,6 +99,7 @@ def test_a_check_from_end_to_end(space_path: str, tmp_path: Path, capsys: pytest
     assert [item["scores"] for item in again["evaluators"]] == [item["scores"] for item in result["evaluators"]]
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     search = ["search", "--space", space_path, "--target-latency", "1s", "--runtime", "null", "--evaluator", "params",
               "--trials", "2", "--final-epochs", "1", "--final-images", "100"]  # fmt: skip
@@ -109,10 +124,10 @@ def test_a_search_tells_what_a_check_found(space_path: str, tmp_path: Path, caps
     assert find_record(key, "digits", trained["settings"]) is not None
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_a_check_of_detectors_has_ap(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.evaluators.rank_check.check.train_reference", trained_here)
     monkeypatch.setattr("nas.evaluators.zero_cost.REFERENCE", 4)
     path = tmp_path / "detectors.yaml"
     path.write_text(yaml.safe_dump({**SMALL, "proxy": {"resolution": 32, "epochs": 1, "images": 16}}))
@@ -134,6 +149,8 @@ def test_a_check_of_detectors_has_ap(
 
 def trained_here(pending: Any, space: Any, data: str, root: str | None, *_: Any) -> Iterator[Training]:
     """Train in this process instead of others, which start slowly."""
+    if not pending:
+        return
     trainer = make_trainer(space, data, root, 1, _[-1])
     for arch, seed in pending:
         yield Training(arch, seed, tuple(trainer.evaluate(arch, seed)), 1.0)
@@ -148,10 +165,11 @@ def test_a_record_without_a_task_is_that_of_a_classification(tmp_path: Path) -> 
         ReferenceTrainings.open(tmp_path / "a.jsonl", {"epochs": 2, "task": "detection"})
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_killed_trainings_are_not_repeated(space_path: str, tmp_path: Path) -> None:
     path = tmp_path / "cut" / "reference.jsonl"
     arguments = ("--evaluator", "params", "--proxy-epochs", "3")
-    process = start_nas(check(space_path, tmp_path / "cut", *arguments), code=ONE_CORE)
+    process = start_nas(check(space_path, tmp_path / "cut", *arguments), code=HERE)
     kill_when(process, lambda: path.exists() and path.read_text().count("\n") >= 3)
     kept = path.read_text().splitlines()
     with path.open("a") as file:

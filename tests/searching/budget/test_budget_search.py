@@ -100,7 +100,7 @@ def test_a_search_certifies_its_evaluator_and_a_second_one_reuses_the_pilot(
 def test_a_kill_in_each_part_changes_no_trial_and_no_winner(
     tiny_space: Path, tmp_path: Path, private_cache: Path
 ) -> None:
-    more = ["--trials", "6"]
+    more = ["--trials", "6", "--finalist-seeds", "0"]
     assert run_small(FIXED, flags(tiny_space, tmp_path / "whole", "20s", *more), tmp_path)[0] == 0
     whole = json.loads((tmp_path / "whole" / "result.json").read_text())
     for path in (private_cache / "pilots").iterdir():
