@@ -236,10 +236,13 @@ def matched_tensors(mine: _Layer, other: _Layer, module: nn.Module, eps: float) 
 
 
 def slice_parameter(whole: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return a view of `shape`: the leading channels (dimensions 0 and 1) and the center of the kernel."""
+    """Return a view of `shape`: the leading channels (dimensions 0 and 1) and the center of the kernel.
+
+    The center of an even kernel is the element before its middle, as `Conv2x2` pads.
+    """
     for dim, size in enumerate(shape):
         if (full_size := whole.shape[dim]) != size:
-            whole = whole.narrow(dim, 0 if dim < 2 else (full_size - size) // 2, size)
+            whole = whole.narrow(dim, 0 if dim < 2 else (full_size - 1) // 2 - (size - 1) // 2, size)
     return whole
 
 

@@ -22,7 +22,8 @@ class FusedMBConv(nn.Module):
     """k x k expand, BN, activation [, SE], 1x1 project, BN [+ skip].
 
     One dense convolution replaces MBConv's expansion and depthwise convolution. If the expansion does not change
-    the number of channels, there is no projection: k x k, BN, activation [, SE] [+ skip]. SE is as in MBConv.
+    the number of channels, there is no projection: k x k, BN, activation [, SE] [+ skip]. SE is as in MBConv. The k x k
+    convolution has `groups` groups (CPUBone, Nottebaum et al. 2026, with 2 groups and a kernel of 2 x 2).
     """
 
     @staticmethod
@@ -38,6 +39,7 @@ class FusedMBConv(nn.Module):
         stride: int = 1,
         kernel_size: int = 3,
         expand_ratio: float = 4.0,
+        groups: int = 1,
         se_ratio: float = 0.0,
         se_from: SqueezeFrom = "input",
         activation: Activation = "swish",
@@ -47,7 +49,7 @@ class FusedMBConv(nn.Module):
         hidden = round(expanded(in_channels, expand_ratio))
         projects = hidden != in_channels
         width = hidden if projects else out_channels
-        self.expand = conv_bn_act(in_channels, width, kernel_size, stride, activation=activation)
+        self.expand = conv_bn_act(in_channels, width, kernel_size, stride, groups, activation)
         self.se = squeeze_excite(width, in_channels, se_ratio, activation, se_from)
         self.project = conv_bn_act(width, out_channels, activation="none") if projects else nn.Identity()
         self.skip = skip_layer(skip, in_channels, out_channels, stride)

@@ -26,6 +26,15 @@ class UnnormalizedConv2d(nn.Conv2d):
     """
 
 
+class Conv2x2(nn.Conv2d):
+    """A 2 x 2 convolution that keeps the map size at stride 1: one row and one column of zeros follow the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, ceil(H / stride), ceil(W / stride))."""
+        y: Tensor = self._conv_forward(F.pad(x, [0, 1, 0, 1]), self.weight, self.bias)
+        return y
+
+
 class ClassifierConv2d(nn.Conv2d):
     """A 1x1 convolution to the classes. Its first weights have a standard deviation of 0.01, as a linear layer's."""
 
@@ -63,10 +72,13 @@ def conv_bn_act(
     activation: str = "relu",
 ) -> nn.Sequential:
     """Convolution without bias, batch norm, activation: (B, in, H, W) -> (B, out, ceil(H / stride), ...)."""
-    if in_channels % groups or out_channels % groups:
+    if groups < 1 or in_channels % groups or out_channels % groups:
         raise ValueError(f"groups must divide the channels: {in_channels} -> {out_channels}, groups {groups}")
-    padding = same_padding(kernel_size)
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
+    if kernel_size == 2:
+        conv: nn.Conv2d = Conv2x2(in_channels, out_channels, 2, stride, groups=groups, bias=False)
+    else:
+        padding = same_padding(kernel_size)
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
     layers = [conv, nn.BatchNorm2d(out_channels)]
     if activation != "none":
         layers.append(activation_layer(activation))

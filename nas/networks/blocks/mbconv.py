@@ -1,7 +1,8 @@
 """Mobile inverted bottleneck of MobileNetV2 (Sandler et al. 2018, section 3.3).
 
 It supports the squeeze-and-excitation of MnasNet (Tan et al. 2019, figure 7), MobileNetV3 (Howard et al. 2019,
-section 5) and EfficientNet (Tan and Le 2019, section 4).
+section 5) and EfficientNet (Tan and Le 2019, section 4), and the grouped expansion and 2 x 2 kernels of CPUBone
+(Nottebaum et al. 2026).
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ from nas.networks.blocks.layers import (
 class MBConv(nn.Module):
     """[1x1 expand, BN, activation,] depthwise, BN, activation [, SE], 1x1 project, BN [+ skip].
 
-    The expansion has round(in_channels * expand_ratio) channels. It is left out if that equals in_channels.
+    The expansion has round(in_channels * expand_ratio) channels in `groups` groups. It is left out if that equals
+    in_channels.
     For the two kinds of squeeze-and-excitation, see `squeeze_excite`.
     """
 
     @staticmethod
     def canonical_args(in_channels: int, args: Args) -> Args:
-        """Reset `skip` where no skip is possible, and `se_from` without squeeze-and-excitation."""
-        return canonical_skip_and_squeeze(in_channels, args, "identity")
+        """Reset `skip` where no skip is possible, `se_from` without SE, and `groups` without an expansion."""
+        changes = canonical_skip_and_squeeze(in_channels, args, "identity")
+        return changes if round(in_channels * args["expand_ratio"]) != in_channels else {**changes, "groups": 1}
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class MBConv(nn.Module):
         stride: int = 1,
         kernel_size: int = 3,
         expand_ratio: float = 6.0,
+        groups: int = 1,
         se_ratio: float = 0.0,
         se_from: SqueezeFrom = "input",
         activation: Activation = "relu",
@@ -51,7 +55,7 @@ class MBConv(nn.Module):
         hidden = round(expanded(in_channels, expand_ratio))
         self.expand: nn.Module = nn.Identity()
         if hidden != in_channels:
-            self.expand = conv_bn_act(in_channels, hidden, activation=activation)
+            self.expand = conv_bn_act(in_channels, hidden, groups=groups, activation=activation)
         self.depthwise = conv_bn_act(hidden, hidden, kernel_size, stride, hidden, activation)
         self.se = squeeze_excite(hidden, in_channels, se_ratio, activation, se_from)
         self.project = conv_bn_act(hidden, out_channels, activation="none")

@@ -5,25 +5,28 @@ from __future__ import annotations
 import itertools
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from nas.devices.runtimes import make_runtime
 from nas.errors import SpaceError
 from nas.latency.profiler import LayerGraph
 from nas.networks.block_schema import Keyword, block_spec, keywords, role, takes_maps
 from nas.networks.blocks import BLOCKS
+from nas.networks.blocks.layers import conv_bn_act
 from nas.networks.cost_counter import CostCounter
 from nas.networks.deployment import deploy
 from nas.networks.network import make_block, output_shapes, traced
+from nas.networks.pretrained import slice_parameter
 from tests.helpers.batch_norms import shake_batch_norms
 
 REQUIRED = {"out_channels": 24, "mid_channels": 8, "growth_rate": 8, "squeeze_channels": 8, "expand_channels": 16}
 OTHERS: dict[str, list[Any]] = {
-    "kernel_size": [5],
+    "kernel_size": [5, 2],
     "se_ratio": [0.25],
     "expand_ratio": [1.0, 3.0],
     "groups": [2],
@@ -180,3 +183,32 @@ def test_attention_has_a_largest_map() -> None:
     assert traced(spec, (8, 20, 20)).out_shape == (8, 20, 20)
     with pytest.raises(SpaceError, match=r"maps of at most 400 positions, because .*: '21x20'"):
         traced(spec, (8, 21, 20))
+
+
+def test_a_2x2_kernel_is_the_lower_right_part_of_a_3x3_one() -> None:
+    """So a supernet can share its weights, and the map keeps its place."""
+    torch.manual_seed(0)
+    small, large, strided = (cast(nn.Conv2d, conv_bn_act(3, 4, *sizes)[0]) for sizes in ((2, 1), (3, 1), (2, 2)))
+    large.weight.data.zero_()
+    slice_parameter(large.weight.data, small.weight.shape).copy_(small.weight.data)
+    strided.weight.data = small.weight.data
+    assert torch.equal(large.weight[:, :, 1:, 1:], small.weight)
+    for size in (6, 7):
+        x = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(small(x), large(x))
+        torch.testing.assert_close(strided(x), small(x)[:, :, ::2, ::2])
+
+
+def test_groups_save_macs_of_the_expansion() -> None:
+    args = {"out_channels": 32, "kernel_size": 2, "expand_ratio": 4.0}
+    plain, grouped = (
+        traced(block_spec("fused_mbconv", {**args, "groups": groups}), (32, 14, 14)).macs for groups in (1, 2)
+    )
+    assert (plain - grouped) == 14 * 14 * 32 * 128 * 4 // 2
+    assert canonical_block("mbconv", {"out_channels": 16, "expand_ratio": 1.0, "groups": 2}) == canonical_block(
+        "mbconv", {"out_channels": 16, "expand_ratio": 1.0}
+    )
+
+
+def canonical_block(op: str, args: dict[str, Any]) -> Any:
+    return traced(block_spec(op, args), (16, 14, 14)).spec
