@@ -47,6 +47,7 @@ class Evaluator(Protocol):
     * `epochs(context)`, a static method: returns how many accuracies one evaluation yields, which allows early
       stopping, or None if it yields only one.
     * `longer(times)`: returns an evaluator that trains `times` as many epochs; used for finalists.
+    * `saved(arch, seed)`: returns how many epochs of an evaluation whose process died it can continue from.
     * `trained(arch)`: returns a network whose weights the training of the winner starts from.
     """
 

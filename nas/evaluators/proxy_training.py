@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +14,17 @@ import torch
 from nas.architecture import Architecture
 from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import build
+from nas.spaces.identity import hex_digest
+from nas.training.checkpoint import saved_epochs
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, pick_device, train
 from nas.training.recipe import CANDIDATES, suited
 from nas.training.stuck import chance_loss, constant_output
 from nas.training.tasks.base import TaskDataset
 
+CHECKPOINTS = "candidates"
+"""The folder, in that of the run, of the checkpoints of evaluations that are not finished."""
+CHECKPOINT_S = 30.0
+"""Seconds between two checkpoints of an evaluation, at least. Most evaluations are shorter and have none."""
 MAX_RESOLUTIONS = 3
 """For how many further resolutions the images are kept."""
 
@@ -80,9 +88,37 @@ class ProxyTraining:
     def evaluate(self, arch: Architecture, seed: int) -> Iterator[float]:
         """Yield the task's metric on the validation images, in [0, 1], after each epoch.
 
+        An evaluation that was killed continues from its last checkpoint, to the same values.
+
         Raises TrainingError if the network finally gives the same output for every image. If only the loss stayed at
         chance, the first such network is reported.
         """
+        path = self._checkpoint(arch, seed)
+        if path and not saved_epochs(path):
+            path.unlink(missing_ok=True)
+        try:
+            yield from self._train(arch, seed, path)
+        except KeyboardInterrupt:  # the same command continues from it
+            raise
+        except BaseException:
+            remove(path)
+            raise
+        remove(path)
+
+    def saved(self, arch: Architecture, seed: int) -> int:
+        """Return how many epochs of an evaluation that was killed it can continue from."""
+        path = self._checkpoint(arch, seed)
+        return saved_epochs(path) if path else 0
+
+    def _checkpoint(self, arch: Architecture, seed: int) -> Path | None:
+        """Return where an evaluation is saved; None if there is no run folder."""
+        if not self._context.folder.name:
+            return None
+        settings = hex_digest(json.dumps(self.settings, sort_keys=True))
+        return self._context.folder / CHECKPOINTS / f"{arch.digest}-{seed}-{settings}.pt"
+
+    def _train(self, arch: Architecture, seed: int, path: Path | None) -> Iterator[float]:
+        """Train a candidate and yield the metric after each epoch; see `evaluate`."""
         resolution = self._proxy.at(arch.resolution)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -93,7 +129,8 @@ class ProxyTraining:
         watch = Watch(epoch=curve.append, warn=self._context.reporter.warn)
         train_set, validation = self._sets_at(resolution)
         recipe = suited(self._recipe, model)
-        yield from train(model, self._task, train_set, validation, recipe, seed, watch=watch)
+        files: dict[str, Any] = {"checkpoint": path, "checkpoint_s": CHECKPOINT_S}
+        yield from train(model, self._task, train_set, validation, recipe, seed, **files, watch=watch)
         if self._keeps_stuck:
             return
         if reason := constant_output(model, self._task, validation, pick_device()):
@@ -113,3 +150,9 @@ class ProxyTraining:
         if len(self._sets) > MAX_RESOLUTIONS:
             self._sets.popitem(last=False)
         return self._sets[resolution]
+
+
+def remove(path: Path | None) -> None:
+    """Remove the checkpoint of an evaluation that has ended, if there is one."""
+    if path:
+        path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from nas.evaluators.executors.base import Executor
 from nas.evaluators.executors.in_process import InProcessExecutor
 from nas.evaluators.executors.ray import check_cluster
 from nas.evaluators.executors.replay import ReplayExecutor
+from nas.evaluators.proxy_training import CHECKPOINTS
 from nas.evaluators.rank_check.records import describe_record, find_record
 from nas.networks.block_check import check_blocks
 from nas.networks.blocks import is_ours
@@ -104,6 +106,7 @@ def finish(search: FinishedSearch, costs: CostPredictors, checked: dict[str, Any
             certificate_of(context, study, search.evaluator), spent_budget(context),
         )  # fmt: skip
         content = write_result(result)
+        shutil.rmtree(study.folder / CHECKPOINTS, ignore_errors=True)
         check_exported(content)
         return content
 

@@ -209,17 +209,23 @@ class _Search:
         """Claim a candidate of a dead process, or one that failed before this search. Return None if none is left."""
         study = self._study
         for stale in study.stale():
-            if stale.next_attempt > ATTEMPTS:
+            saved = self._saved(stale)
+            if stale.next_attempt(saved) > ATTEMPTS:
                 why = f"its process died {ATTEMPTS} times while it was evaluated: out of memory?"
                 if study.fail(stale, why):
                     self._failed(stale, why)
-            elif claim := study.claim_again(stale):
+            elif claim := study.claim_again(stale, saved):
                 return claim
         while self._retries:
             failed = self._retries.pop(0)
             if study.is_current(failed) and (claim := study.claim_again(failed)):
                 return claim
         return None
+
+    def _saved(self, stale: Claim) -> int:
+        """Return how many epochs of a dead process's evaluation the evaluator can continue from."""
+        saved: Callable[[Architecture, int], int] | None = getattr(self._plan.evaluator, "saved", None)
+        return saved(self._plan.decode(self._study.choices_of(stale)), self._seed) if saved else 0
 
     def _claim_new(self) -> tuple[Claim, Trial] | None:
         """Claim a new candidate. Return None if enough candidates are claimed, or no new one is found."""

@@ -152,10 +152,13 @@ class Study:
         self._withdraw(claim)
         return None
 
-    def claim_again(self, old: Claim) -> Claim | None:
-        """Claim the candidate of a dead process, or a failed one. Return None if another process was faster."""
-        attempt = old.next_attempt if old.state == RUNNING else 1
-        attributes = {"digest": old.digest, "attempt": attempt, "replaces": old.number}
+    def claim_again(self, old: Claim, saved: int = 0) -> Claim | None:
+        """Claim the candidate of a dead process, of whose evaluation `saved` epochs are saved, or a failed one.
+
+        Returns None if another process was faster.
+        """
+        attempt = old.next_attempt(saved) if old.state == RUNNING else 1
+        attributes = {"digest": old.digest, "attempt": attempt, "replaces": old.number, "saved": saved}
         claim = self._write_claim(self.choices_of(old), attributes)
         if self._ledger.wins(claim.number) and old.state == RUNNING:
             self._withdraw(old)

@@ -33,6 +33,7 @@ class Claim:
         attempt: 1, plus the number of processes that died while they evaluated the candidate.
         replaces: The number of the claim that this one takes over.
         released: Whether its process exited normally before the evaluation ended. Then the attempt does not count.
+        saved: The epochs of the evaluation that were saved before this claim.
     """
 
     number: int
@@ -42,11 +43,14 @@ class Claim:
     attempt: int = 1
     replaces: int | None = None
     released: bool = False
+    saved: int = 0
 
-    @property
-    def next_attempt(self) -> int:
-        """The attempt of a claim that takes this one over."""
-        return self.attempt + (0 if self.released else 1)
+    def next_attempt(self, saved: int = 0) -> int:
+        """Return the attempt of a claim that takes this one over when `saved` epochs are saved.
+
+        It is the same one if the process exited normally, or if it saved more epochs than there were before.
+        """
+        return self.attempt + (0 if self.released or saved > self.saved else 1)
 
 
 def claim_of(frozen: Any) -> Claim | None:
@@ -62,6 +66,7 @@ def claim_of(frozen: Any) -> Claim | None:
         known.get("attempt", 1),
         known.get("replaces"),
         known.get("released", False),
+        known.get("saved", 0),
     )
 
 

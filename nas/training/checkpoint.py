@@ -66,6 +66,14 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
     return state
 
 
+def saved_epochs(path: Path) -> int:
+    """Return how many epochs the training of a checkpoint has finished; 0 if there is none that can be read."""
+    try:
+        return len(torch.load(path, map_location="cpu", weights_only=True)["state"]["curve"])
+    except Exception:  # no file, or one that is no checkpoint
+        return 0
+
+
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """Return sixteen hex digits of a state dict's names, shapes and, except on the meta device, values."""
     digest = hashlib.sha256()

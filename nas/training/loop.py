@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,10 @@ class _Job:
     seed: int
     teacher: nn.Module | None
     checkpoint: Path | None
+    checkpoint_s: float
     watch: Watch
     device: torch.device
-    identity: Mapping[str, Any]
+    identity: Callable[[], Mapping[str, Any]]
 
 
 def pick_device() -> torch.device:
@@ -91,6 +93,7 @@ def train(
     *,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
+    checkpoint_s: float = 0.0,
     watch: Watch | None = None,
 ) -> Iterator[float]:
     """Train `model` in place and yield the metric on the validation images, in [0, 1], after each epoch.
@@ -114,7 +117,8 @@ def train(
         recipe: The settings.
         seed: The seed of augmentation, order and dropout.
         teacher: A network to distill from. It sees the same augmented images as `model`.
-        checkpoint: A file to write after each epoch, and to resume from if it exists.
+        checkpoint: A file to write after epochs, and to resume from if it exists.
+        checkpoint_s: Seconds from one checkpoint to the next, at least.
         watch: Callbacks for progress and warnings.
 
     Raises:
@@ -134,9 +138,10 @@ def train(
         fresh = {key: value.detach().clone() for key, value in model.state_dict().items()}
         renewed = any(isinstance(module, UnnormalizedConv2d | ClassifierConv2d) for module in model.modules())
         settings = (fresh, task, train_set, validation, recipe, seed, teacher, renewed)
-        identity = {} if checkpoint is None else _identity(*settings)
+        identity = cache(partial(_identity, *settings))
         train_set = task.augmented(train_set, recipe)
-        job = _Job(task, train_set, validation, recipe, seed, teacher, checkpoint, watch or Watch(), device, identity)
+        files = checkpoint, checkpoint_s
+        job = _Job(task, train_set, validation, recipe, seed, teacher, *files, watch or Watch(), device, identity)
         yield from _train_within_memory(model, job, fresh)
 
 
@@ -144,8 +149,8 @@ def _train_within_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor
     """Train; if the memory is exhausted, restart once from the weights `fresh` with half the batch size."""
     whole = batch_size(job.recipe, len(job.train_set))
     state = start_state(model, job.recipe, len(job.train_set), whole, job.device)
-    if job.checkpoint is not None:
-        state = restore_state(state, job.checkpoint, job.identity, job.recipe, len(job.train_set), job.device)
+    if job.checkpoint is not None and job.checkpoint.exists():
+        state = restore_state(state, job.checkpoint, job.identity(), job.recipe, len(job.train_set), job.device)
     yielded = 0
     try:
         for value in _epochs(state, job):
@@ -189,6 +194,7 @@ def _epochs(state: TrainingState, job: _Job) -> Iterator[float]:
         _report_images(state, job, len(job.train_set))
         job.watch.epoch(epoch)
         yield epoch.value
+    saved_s = time.monotonic()
     for number in range(len(state.curve), job.recipe.epochs):
         with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True, benchmark=False):
             torch.manual_seed(job.seed * 1_000_003 + number)
@@ -197,8 +203,9 @@ def _epochs(state: TrainingState, job: _Job) -> Iterator[float]:
             recalibrate(state.best, loader, job.device)
         rate = float(state.optimizer.param_groups[0]["lr"])
         state.curve.append(_validated(state.best, job, Epoch(number, loss, 0.0, rate, images_per_s)))
-        if job.checkpoint is not None:
-            save_checkpoint(job.checkpoint, job.identity, state_to_dict(state))
+        if job.checkpoint is not None and time.monotonic() - saved_s >= job.checkpoint_s:
+            save_checkpoint(job.checkpoint, job.identity(), state_to_dict(state))
+            saved_s = time.monotonic()
         state.finish(job.recipe.epochs)
         job.watch.epoch(state.curve[-1])
         yield state.curve[-1].value

@@ -281,6 +281,20 @@ def test_a_candidate_of_which_three_processes_died_failed(space: Space, tmp_path
     assert failed.error == "its process died 3 times while it was evaluated: out of memory?"
 
 
+def test_a_candidate_whose_evaluation_goes_on_after_each_death_is_kept(space: Space, tmp_path: Path) -> None:
+    first = run(space, tmp_path / "whole", learns, 3)[0][0]
+    goal = make_objective("soft", 1.0)
+    for saved in range(6):
+        with open_study(tmp_path / "run", {}, space, goal.directions) as study:
+            stale = study.stale()
+            claim = study.claim_again(stale[0], saved) if stale else study.claim(first.choices, first.digest)
+            assert claim is not None
+            assert (claim.attempt, claim.saved) == (1, saved)
+            study._own_claims.clear()
+    trials, _ = run(space, tmp_path / "run", learns, 3)
+    assert len(trials) == 3
+
+
 @pytest.mark.parametrize("fidelity", ["full", "halving"])
 def test_an_executor_with_two_slots_has_two_candidates_under_way(fidelity: str, space: Space, tmp_path: Path) -> None:
     goal, evaluator = make_objective("soft", 1.0), Scripted(learns)

@@ -62,8 +62,14 @@ def test_a_failure_counts_until_its_retry_ends() -> None:
 
 
 def test_a_claim_that_was_released_is_no_death() -> None:
-    assert Claim(0, "a", RUNNING, attempt=2).next_attempt == 3
-    assert Claim(0, "a", RUNNING, attempt=2, released=True).next_attempt == 2
+    assert Claim(0, "a", RUNNING, attempt=2).next_attempt() == 3
+    assert Claim(0, "a", RUNNING, attempt=2, released=True).next_attempt() == 2
+
+
+def test_a_death_after_new_epochs_were_saved_does_not_count() -> None:
+    claim = Claim(0, "a", RUNNING, attempt=2, saved=5)
+    assert claim.next_attempt(5) == 3
+    assert claim.next_attempt(6) == 2
 
 
 @st.composite
