@@ -30,8 +30,10 @@ UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, AssertionError
 """What Optuna raises for an invalid journal."""
 BUSY_S = 60
 """How long SQLite waits for another process to finish writing, in seconds."""
-MAKING_S = 10
+MAKING_S = 30
 """How long another process may take to make the tables of a database, in seconds."""
+FEWEST_ATTEMPTS = 3
+"""On a busy machine, one attempt to make the tables can take longer than `MAKING_S`."""
 OPTUNA_TABLES = ("study", "studies", "trial", "version_info", "alembic")
 """How the names of Optuna's tables begin."""
 EXAMPLES = "'sqlite:///runs.db' or 'postgresql+psycopg2://user@host/database'"
@@ -302,13 +304,14 @@ def _created(make: Callable[[], Any]) -> Any:
     """Return what `make` returns. If another process makes the tables of the database at the same time, try again."""
     import sqlalchemy.exc
 
-    deadline = time.monotonic() + MAKING_S
+    deadline, attempts = time.monotonic() + MAKING_S, 0
     while True:
+        attempts += 1
         try:
             return make()
         except sqlalchemy.exc.DBAPIError as error:
             collided = any(words in _one_line(error).lower() for words in ("already exists", "duplicate", "unique"))
-            if not collided or time.monotonic() > deadline:
+            if not collided or (attempts >= FEWEST_ATTEMPTS and time.monotonic() > deadline):
                 raise
         time.sleep(0.1)
 
