@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import runpy
 import shutil
-import subprocess
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +23,7 @@ from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import parse_space
 from nas.utils.reporting import Reporter
+from tests.helpers.this_process import ThisProcess
 
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("nas", settings.get_profile("explore"), derandomize=True)
@@ -98,22 +94,6 @@ def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def warm_cache(private_cache: Path, tiny_table: Path) -> None:
     """Start with the null runtime's table of the tiny space, so that a search need not measure it."""
     shutil.copytree(tiny_table, private_cache)
-
-
-class ThisProcess:
-    """Stands in for `subprocess` where a Python file is run: it runs here, without another import of torch."""
-
-    @staticmethod
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        """Run the file and return what a process would; what it draws at random is not missing here."""
-        try:
-            with contextlib.redirect_stdout(io.StringIO()) as out, torch.random.fork_rng(devices=[]):
-                runpy.run_path(command[-1], run_name="__main__")
-        except SystemExit as error:
-            return subprocess.CompletedProcess(command, 1, "", str(error.code))
-        except Exception:
-            return subprocess.CompletedProcess(command, 1, "", traceback.format_exc())
-        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nas.evaluators.executors.processes import worker_context
+from nas.evaluators.executors import processes
 
+processes.PRELOADED += ("nas.searching.job", "torch._dynamo", "optuna", "onnx", "matplotlib.pyplot")  # for all tests
 NAS = "import sys; from nas.cli.main import main; sys.exit(main(sys.argv[1:]))"
 ONE_CORE = f"import os; os.cpu_count = lambda: 1\n{NAS}"
 """`nas` on a machine that seems to have one core."""
@@ -25,7 +26,7 @@ def start_nas(
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     streams = (str(Path(stdout).absolute()), str(Path(stderr).absolute()))
-    context: Any = worker_context()
+    context: Any = processes.worker_context()
     process = context.Process(target=_run, args=(code, arguments, environment, streams))
     process.start()
     return process
@@ -49,6 +50,10 @@ def _run(code: str, arguments: list[str], environment: dict[str, str], streams: 
     for descriptor, path in zip((1, 2), streams, strict=True):
         with Path(path).open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), descriptor)
+    from nas.networks import export
+    from tests.helpers.this_process import ThisProcess
+
+    vars(export)["subprocess"] = ThisProcess  # as the fixture `exported_file_runs_here` does
     if arguments[:1] == ["search"]:  # as the fixture `no_published_reference` does for searches in the tests' process
         from nas.searching.against import choice
 

@@ -31,7 +31,7 @@ EXIT_WAIT_S = 3.0
 """How long to wait for the exit status of a process whose pipe is closed."""
 
 
-PRELOADED = (
+PRELOADED: tuple[str, ...] = (
     "nas.evaluators.proxy_training",
     "torchvision.transforms.v2",
     "sklearn.datasets",
