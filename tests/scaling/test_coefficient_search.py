@@ -337,7 +337,7 @@ def test_candidates_train_at_their_own_resolution(module: str, monkeypatch: pyte
     assert prepared.grid.proxy == Proxy(8, 1, 40, of=16)
     seen: list[Any] = []
 
-    def train(model: Any, task: Any, images: Any, validation: Any, recipe: Any, seed: int, watch: Any) -> Any:
+    def train(model: Any, task: Any, images: Any, validation: Any, recipe: Any, seed: int, **_: Any) -> Any:
         seen.append((images[0][0].shape[-1], images.resolution, validation.resolution, len(images)))
         yield 0.5
 
