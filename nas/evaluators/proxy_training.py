@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nas.architecture import Architecture
 from nas.evaluators.base import EvaluatorContext
-from nas.networks.network import build
+from nas.networks.network import build_seeded
 from nas.spaces.identity import hex_digest
 from nas.training.checkpoint import saved_epochs
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, pick_device, train
@@ -120,17 +118,17 @@ class ProxyTraining:
     def _train(self, arch: Architecture, seed: int, path: Path | None) -> Iterator[float]:
         """Train a candidate and yield the metric after each epoch; see `evaluate`."""
         resolution = self._proxy.at(arch.resolution)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = build(arch.at(resolution))
+        model = build_seeded(arch.at(resolution), seed)
         if self._context.pretrained:
             self._context.pretrained.initialize(model, arch)
         curve: list[Epoch] = []
         watch = Watch(epoch=curve.append, warn=self._context.reporter.warn)
         train_set, validation = self._sets_at(resolution)
         recipe = suited(self._recipe, model)
-        files: dict[str, Any] = {"checkpoint": path, "checkpoint_s": CHECKPOINT_S}
-        yield from train(model, self._task, train_set, validation, recipe, seed, **files, watch=watch)
+        sets = train_set, validation
+        yield from train(
+            model, self._task, *sets, recipe, seed, checkpoint=path, checkpoint_s=CHECKPOINT_S, watch=watch
+        )
         if self._keeps_stuck:
             return
         if reason := constant_output(model, self._task, validation, pick_device()):

@@ -313,6 +313,13 @@ def build(arch: Architecture) -> Network:
     return with_first_weights(assemble(arch, lambda _, layer: make_block(layer.spec, in_channels(layer))))
 
 
+def build_seeded(arch: Architecture, seed: int) -> Network:
+    """Return what `build` does, with the random weights of a seed. torch's global random state does not change."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build(arch)
+
+
 def assemble(arch: Architecture, make: Callable[[str, Layer], nn.Module]) -> Network:
     """Return the network of an architecture.
 

@@ -27,7 +27,7 @@ from nas.searching.budget.stopwatch import Stopwatch
 from nas.searching.budget.total_time import choose_budget
 from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.evaluation import make_evaluator_context, make_executor, pretrained_network
-from nas.searching.identity import settings_identity, table_source_identity, weights_identity
+from nas.searching.identity import settings_identity, table_source_identity
 from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
 from nas.searching.resolution.choice import resolution_identity, with_resolution
 from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings, task_default
@@ -161,7 +161,6 @@ def resolve(settings: SearchSettings, reporter: Reporter, started: float | None 
         **resolution_identity(space, own),
         **images.identity,
         **table_source_identity(settings),
-        **weights_identity(settings, pretrained_network(settings, space)),
     }
     sources = read_sources(starts, space, identity, settings.folder)
     references = read_references(settings, space, stored)

@@ -15,6 +15,7 @@ from nas.latency.profiler import table_header
 from nas.latency.published import is_published
 from nas.latency.table import IDENTITY, LatencyTable
 from nas.networks.block_schema import block_sources
+from nas.searching.evaluation import pretrained_network
 from nas.searching.settings import SearchSettings
 from nas.spaces.automaton import block_names, reachable
 from nas.spaces.search_space import Space
@@ -22,7 +23,6 @@ from nas.study.multi_goal import listed_ms
 from nas.study.objectives import DEFAULT_AXES, OBJECTIVES
 from nas.study.study import JOURNAL
 from nas.study.trial_store import find
-from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.tasks.base import Task
 from nas.utils.registry import plugin_module
 from nas.utils.reporting import Reporter
@@ -54,6 +54,7 @@ def settings_identity(settings: SearchSettings, space: Space, task: Task) -> dic
         **task.settings,
         **_trainings(space),
         **_optional_identity(settings),
+        **_weights_identity(settings, space),
         **plugin_identity(settings),
         **block_sources(block_names(space)),
         **{key: getattr(settings, key) if stops_early else None for key in ("fidelity", "eta", "min_epochs")},
@@ -137,8 +138,9 @@ def table_source_identity(settings: SearchSettings) -> dict[str, Any]:
     return {"published_table": names[0]} if published == [True] else {}
 
 
-def weights_identity(settings: SearchSettings, pretrained: PretrainedNetwork | None) -> dict[str, Any]:
-    """Return the flag --weights and a digest of the network that it names; {} without it."""
+def _weights_identity(settings: SearchSettings, space: Space) -> dict[str, Any]:
+    """Return the flag --weights and a digest of the network that it names; {} without it. Raises NasError."""
+    pretrained = pretrained_network(settings, space)
     return {"weights": settings.weights, "weights_digest": pretrained.digest} if pretrained else {}
 
 

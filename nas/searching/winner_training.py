@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
 from nas.evaluators.base import Evaluator
-from nas.networks.network import build
+from nas.networks.network import build_seeded
 from nas.searching.context import SearchContext
 from nas.spaces.trainings import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
@@ -298,9 +297,7 @@ def first_weights(
     trained: Callable[[Architecture], nn.Module] | None = getattr(evaluator, "trained", None)
     if trained is not None:
         return trained(arch)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build(arch)
+    network = build_seeded(arch, seed)
     if pretrained:
         pretrained.initialize(network, arch)
     return network

@@ -47,15 +47,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
     """
     if not path.exists():
         return None
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the parser raises all kinds of errors for other files
-        raise WeightsError(f"not a checkpoint: {(str(error).splitlines() or [''])[0][:160]}", where=path) from error
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise WeightsError("not a checkpoint of a training, or written by another version", where=path)
-    owner, state = stored.get("identity"), stored.get("state")
-    if not isinstance(owner, dict) or not isinstance(state, dict):
-        raise WeightsError("not a checkpoint of a training: it has no identity or no state", where=path)
+    owner, state = _read(path)
     renewed = RENEWED in identity and RENEWED not in owner  # written before these first weights were changed
     for key in [*identity, *(key for key in owner if key not in identity)]:
         if renewed and key in (RENEWED, "first_weights"):
@@ -69,9 +61,24 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] |
 def saved_epochs(path: Path) -> int:
     """Return how many epochs the training of a checkpoint has finished; 0 if there is none that can be read."""
     try:
-        return len(torch.load(path, map_location="cpu", weights_only=True)["state"]["curve"])
-    except Exception:  # no file, or one that is no checkpoint
+        curve = _read(path)[1].get("curve")
+    except WeightsError:
         return 0
+    return len(curve) if isinstance(curve, list) else 0
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the identity and the state in a checkpoint. Raises WeightsError if the file is none."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the parser raises all kinds of errors for other files
+        raise WeightsError(f"not a checkpoint: {(str(error).splitlines() or [''])[0][:160]}", where=path) from error
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+        raise WeightsError("not a checkpoint of a training, or written by another version", where=path)
+    owner, state = stored.get("identity"), stored.get("state")
+    if not isinstance(owner, dict) or not isinstance(state, dict):
+        raise WeightsError("not a checkpoint of a training: it has no identity or no state", where=path)
+    return owner, state
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

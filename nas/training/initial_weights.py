@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from nas.architecture import Architecture
 from nas.errors import WeightsError
 from nas.networks.export import exported_in
-from nas.networks.network import build
+from nas.networks.network import build_seeded
 from nas.networks.pretrained import load_fitting
 from nas.training.pretrained_network import read_pretrained
 
@@ -29,9 +28,7 @@ def initial_weights(arch: Architecture, init_from: str | None, name: str, seed: 
         WeightsError: The weights do not fit.
         RunError: The folder has no network.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = build(arch)
+    model = build_seeded(arch, seed)
     if init_from is None:
         return model, f"fresh, of seed {seed}"
     source = Path(init_from).expanduser()

@@ -128,21 +128,33 @@ def train(
     """
     with branched(model, recipe.branches, seed):
         device = pick_device()
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        check_fit(model, task, validation, device)
-        if isinstance(model, Network):
-            set_drop_connect(model, recipe.drop_connect)
-        if teacher is not None:
-            teacher.to(device).eval()
-            check_fit(teacher, task, validation, device, "the teacher")
+        _place(model, teacher, task, validation, recipe, device)
         fresh = {key: value.detach().clone() for key, value in model.state_dict().items()}
         renewed = any(isinstance(module, UnnormalizedConv2d | ClassifierConv2d) for module in model.modules())
-        settings = (fresh, task, train_set, validation, recipe, seed, teacher, renewed)
-        identity = cache(partial(_identity, *settings))
-        train_set = task.augmented(train_set, recipe)
-        files = checkpoint, checkpoint_s
-        job = _Job(task, train_set, validation, recipe, seed, teacher, *files, watch or Watch(), device, identity)
+        identity = cache(partial(_identity, fresh, task, train_set, validation, recipe, seed, teacher, renewed))
+        job = _Job(
+            task, task.augmented(train_set, recipe), validation, recipe, seed, teacher, checkpoint, checkpoint_s,
+            watch or Watch(), device, identity,
+        )  # fmt: skip
         yield from _train_within_memory(model, job, fresh)
+
+
+def _place(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    task: Task,
+    validation: TaskDataset,
+    recipe: Recipe,
+    device: torch.device,
+) -> None:
+    """Move the network and its teacher to the device, and check that they fit the data. Raises DataError."""
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    check_fit(model, task, validation, device)
+    if isinstance(model, Network):
+        set_drop_connect(model, recipe.drop_connect)
+    if teacher is not None:
+        teacher.to(device).eval()
+        check_fit(teacher, task, validation, device, "the teacher")
 
 
 def _train_within_memory(model: nn.Module, job: _Job, fresh: Mapping[str, Tensor]) -> Iterator[float]:

@@ -24,7 +24,8 @@ from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.objectives import make_objective
-from nas.study.study import JOURNAL, Repeat, Trial, open_study
+from nas.study.study import JOURNAL, Repeat, Study, Trial, open_study
+from nas.study.trial_ownership import Claim
 from nas.training.loop import TrainingError
 from nas.utils.reporting import Reporter
 from tests.helpers.scripted_evaluator import Several
@@ -262,17 +263,24 @@ def test_failures_are_tried_again_when_asked_for_and_keep_their_place(space: Spa
     assert epochs == 9 * (8 - len(some))
 
 
+def die(study: Study, first: Trial, saved: int = 0) -> Claim:
+    """Claim the first candidate, or take it over from a dead process, and die: nothing is released."""
+    stale = study.stale()
+    claim = study.claim_again(stale[0], saved) if stale else study.claim(first.choices, first.digest)
+    assert claim is not None
+    study._own_claims.clear()
+    return claim
+
+
 def test_a_candidate_of_which_three_processes_died_failed(space: Space, tmp_path: Path) -> None:
     first = run(space, tmp_path / "whole", learns, 3)[0][0]
     goal = make_objective("soft", 1.0)
     for attempt in range(4):
         with open_study(tmp_path / "run", {}, space, goal.directions) as study:
-            stale = study.stale()
             if attempt < 3:
-                claim = study.claim_again(stale[0]) if stale else study.claim(first.choices, first.digest)
-                assert claim is not None
-                assert claim.attempt == attempt + 1
-                study._own_claims.clear()  # it dies: nothing is released
+                assert die(study, first).attempt == attempt + 1
+            else:
+                study.stale()
     trials, _ = run(space, tmp_path / "run", learns, 3)
     assert len(trials) == 2
     with open_study(tmp_path / "run", {}, space, goal.directions) as study:
@@ -286,11 +294,8 @@ def test_a_candidate_whose_evaluation_goes_on_after_each_death_is_kept(space: Sp
     goal = make_objective("soft", 1.0)
     for saved in range(6):
         with open_study(tmp_path / "run", {}, space, goal.directions) as study:
-            stale = study.stale()
-            claim = study.claim_again(stale[0], saved) if stale else study.claim(first.choices, first.digest)
-            assert claim is not None
+            claim = die(study, first, saved)
             assert (claim.attempt, claim.saved) == (1, saved)
-            study._own_claims.clear()
     trials, _ = run(space, tmp_path / "run", learns, 3)
     assert len(trials) == 3
 
