@@ -12,7 +12,7 @@ from torch import nn
 
 from nas.cli.main import main
 from nas.errors import WeightsError
-from nas.networks.network import Network, build
+from nas.networks.network import Network, build, build_seeded
 from nas.spaces.yaml_format import parse_space
 from nas.training.checkpoint import RENEWED, load_checkpoint, save_checkpoint
 from nas.training.state import Epoch
@@ -82,7 +82,7 @@ def test_a_training_that_learns_nothing_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "net.yaml").write_text(NETWORK)
-    monkeypatch.setattr("nas.training.initial_weights.build", lambda arch: dead(build(arch)))
+    monkeypatch.setattr("nas.training.initial_weights.build_seeded", lambda *args: dead(build_seeded(*args)))
     command = ["train", str(tmp_path / "net.yaml"), "--epochs", "1", "--images", "64", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     reason = "the network gives the same output for every image, so it learned nothing"
@@ -99,7 +99,7 @@ def test_a_candidate_that_learns_nothing_fails_with_the_reason(
         "proxy: {resolution: 8, epochs: 1, images: 64}\nfinal: {epochs: 1, images: 64}\n"
     )
     (tmp_path / "own.yaml").write_text(space)
-    monkeypatch.setattr("nas.evaluators.proxy_training.build", lambda arch: dead(build(arch)))
+    monkeypatch.setattr("nas.evaluators.proxy_training.build_seeded", lambda *args: dead(build_seeded(*args)))
     command = ["search", "--space", str(tmp_path / "own.yaml"), "--target-latency", "1000ms", "--data", "digits"]
     command += ["--runtime", "null", "--trials", "2", "--run", str(tmp_path / "run"), *options]
     assert main(command) == 2
