@@ -28,19 +28,20 @@ def run(args: argparse.Namespace, reporter: Reporter) -> Any:
 
 
 def _files(networks: bool) -> list[dict[str, Any]]:
+    from nas.spaces.resolutions import sizes_of
     from nas.spaces.yaml_format import load_space, space_names
 
     found = [space for space in map(load_space, space_names()) if space.is_network == networks]
     if networks:
         return [_network(space) for space in found]
     return [
-        {"name": space.name, "about": space.about, "size": space.size, "resolution": list(space.resolution)}
-        for space in found
+        {"name": space.name, "about": space.about, "size": space.size, "resolution": sizes_of(space)} for space in found
     ]
 
 
 def _network(space: Any) -> dict[str, Any]:
     from nas.networks.network import output_shapes, totals, trace
+    from nas.spaces.resolutions import sizes_of
 
     layers = trace(space.decode({}))
     whole = totals(layers)
@@ -50,7 +51,7 @@ def _network(space: Any) -> dict[str, Any]:
         "params": whole.params,
         "macs": whole.macs,
         "memory_access": whole.memory_access,
-        "resolution": space.resolution[0],
+        "resolution": sizes_of(space)[0],
         "published_top1": space.published_top1,
         "published_ap": space.published_ap,
         "published_source": space.published_source,

@@ -32,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Return the space or the network as a JSON-ready mapping."""
     from nas.errors import UsageError, located
-    from nas.spaces.resolutions import at_resolutions
+    from nas.spaces.resolutions import as_rectangle, at_resolutions
     from nas.spaces.yaml_format import load_space
     from nas.utils.units import parse_resolutions
 
     sizes = parse_resolutions(args.resolution) if args.resolution is not None else ()
     if (exported := show_exported.find_exported(args.name)) is not None:
         return _exported(args, exported, _only(sizes, args.name))
-    space = load_space(args.name)
+    space = as_rectangle(load_space(args.name))
     if not space.is_network:
         space = at_resolutions(space, sizes)
         if args.svg is not None:
@@ -48,13 +48,13 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     for flag in show_latency.given(args):
         raise UsageError(f"{flag}: applies to search spaces only, and '{args.name}' is a network")
     arch, size = space.decode({}), _only(sizes, args.name)
-    arch = arch.at(size) if size else arch
+    arch = arch.sized(size) if size else arch
     with located(args.name):
         result = _network(space.name, space.about, space.source, arch)
     return {**result, "svg": _draw(arch, space.name, Path(args.svg))} if args.svg is not None else result
 
 
-def _only(sizes: tuple[int, ...], name: str) -> int | None:
+def _only(sizes: tuple[int | str, ...], name: str) -> int | str | None:
     """Return the only resolution in pixels, None without one. Raises UsageError for several of the network `name`."""
     from nas.errors import UsageError
 
@@ -64,7 +64,7 @@ def _only(sizes: tuple[int, ...], name: str) -> int | None:
     return sizes[0] if sizes else None
 
 
-def _exported(args: argparse.Namespace, path: Path, size: int | None) -> dict[str, Any]:
+def _exported(args: argparse.Namespace, path: Path, size: int | str | None) -> dict[str, Any]:
     """Return the network of a card, or the nodes of an ONNX file. Nothing of it is executed."""
     from nas.errors import UsageError
     from nas.training.job import read_architecture
@@ -76,18 +76,21 @@ def _exported(args: argparse.Namespace, path: Path, size: int | None) -> dict[st
             raise UsageError(f"cannot draw an ONNX file: '{args.name}'", key="svg")
         return show_exported.describe_onnx(path, size)
     arch = read_architecture(str(path))
-    arch = arch.at(size) if size else arch
+    arch = arch.sized(size) if size else arch
     name = path.resolve().parent.name if path.name == "card.json" else path.stem
     result = _network(name, "", "", arch)
     return {**result, "svg": _draw(arch, result["name"], Path(args.svg))} if args.svg is not None else result
 
 
 def _space(space: Any) -> dict[str, Any]:
+    from nas.spaces.resolutions import sizes_of
+
     return {
         "name": space.name,
         "about": space.about,
         "source": space.source,
-        "resolution": list(space.resolution),
+        "resolution": sizes_of(space),
+        "channels": space.input.channels,
         "size": space.size,
         "choices": {key: list(values) for key, values in space.choices.items()},
         "stages": [_slot(slot) for slot in space.slots],
@@ -121,7 +124,8 @@ def _network(name: str, about: str, source: str, arch: Any) -> dict[str, Any]:
         "about": about,
         "source": source,
         "architecture": arch.digest,
-        "resolution": arch.resolution,
+        "resolution": arch.input_size,
+        "channels": arch.input.channels,
         **({"taps": list(arch.taps)} if arch.taps else {}),
         **describe_detector(arch),
         **{key: getattr(whole, key) for key in _COSTS},

@@ -43,11 +43,16 @@ def _is_architecture(path: Path) -> bool:
     return isinstance(data, dict) and ("blocks" in data or is_listed)
 
 
-def describe_onnx(path: Path, resolution: int | None) -> dict[str, Any]:
+def describe_onnx(path: Path, size: int | str | None) -> dict[str, Any]:
     """Return the layers and costs of an ONNX file as a JSON-ready mapping. Raises ExportError."""
+    from nas.architecture import InputFormat, height_and_aspect
     from nas.networks.onnx_graph import read_graph
 
-    graph = read_graph(path, resolution)
+    sides = None
+    if size is not None:
+        height, aspect = height_and_aspect(size, path)
+        sides = InputFormat(aspect=aspect).shape(height)[1:]
+    graph = read_graph(path, sides)
     return {
         "name": path.name,
         "format": "onnx",

@@ -25,7 +25,7 @@ _JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "data": (_TEXT, "digits (default), cifar10, cifar100, fashion_mnist, or an image folder"),
     "data-root": (_FOLDER, "folder of the named data sets; missing ones are downloaded to it"),
     **flags_of(SearchSettings, "fit", "flip"),
-    "resolution": (_NUMBER, "input resolution in pixels (default: the network's)"),
+    "resolution": ({"metavar": "PX"}, "input in pixels: 96, or height and width as 192x256 (default: the network's)"),
     "metric": (_TEXT, "what is reported: accuracy (default), balanced_accuracy or macro_f1"),
     "class-weights": (_TEXT, "weights of the classes in the loss: none (default) or balanced"),
     "images": (_NUMBER, "train on a stratified subset of N images (default: all)"),

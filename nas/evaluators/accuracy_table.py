@@ -282,4 +282,4 @@ def _count_layers(arch: Architecture) -> Counter[str]:
     """Return the layers of a network, described with their stages, and how often each occurs."""
     layers = [f"{spec} in stage {index}" for index, stage in enumerate(arch.stages) for spec in stage]
     layers += [f"{spec} in neck {index}" for index, stage in enumerate(arch.neck) for spec in stage]
-    return Counter([f"{arch.resolution} px", *layers, f"{arch.head} as head"])
+    return Counter([f"{arch.input_size} px", *layers, f"{arch.head} as head"])

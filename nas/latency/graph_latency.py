@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nas.architecture import RGB_SQUARE
 from nas.devices.client import LOCAL, Graph, open_worker
 from nas.devices.example_inputs import example_inputs
 from nas.devices.runtimes import RUNTIMES, find_runtime, make_runtime
@@ -18,7 +19,6 @@ from nas.errors import DeviceError, ExportError, LostError, UsageError, one_line
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import file_of
 from nas.networks.export import CARD, load_exported
-from nas.networks.network import IMAGE_CHANNELS
 from nas.networks.onnx_graph import OnnxGraph, read_graph
 from nas.utils.files import read_json
 from nas.utils.reporting import Reporter
@@ -93,7 +93,7 @@ def measure_exported(folder: Path, runtime: str, threads: int, device: str, repo
     if device == LOCAL:
         make_runtime(runtime)
     arch, model, _ = load_exported(folder)
-    shape = (1, IMAGE_CHANNELS, arch.resolution, arch.resolution)
+    shape = (1, *arch.input_shape)
     with tempfile.TemporaryDirectory(prefix="nas-graph-") as place:
         notes = []
         if not file.is_file():
@@ -136,7 +136,7 @@ def measure_detector(
     if not all(file.is_file() for file in files):
         return None
     resolution = int(read_json(folder / CARD)["resolution"])
-    shapes = ((1, IMAGE_CHANNELS, resolution, resolution),)
+    shapes = ((1, *RGB_SQUARE.shape(resolution)),)
     graphs = [Graph(file.stem, str(file), shapes) for file in files]
     verb = "measuring with and without post-processing"
     samples = _measured(graphs, runtime, threads, device, reporter, verb)

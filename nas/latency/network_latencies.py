@@ -76,7 +76,7 @@ class NetworkLatencies:
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         found = list(zip(missing, measure(missing), strict=True))
         rows = [
-            {"architecture": arch.digest, "resolution": arch.resolution, "ms": latency.median, "p10": latency.p10,
+            {"architecture": arch.digest, "resolution": arch.input_size, "ms": latency.median, "p10": latency.p10,
              "p90": latency.p90, "date": date}
             for arch, latency in found
         ]  # fmt: skip

@@ -42,7 +42,6 @@ from nas.networks.condensenet import set_progress
 from nas.networks.deployment import deploy
 from nas.networks.detectors.post_processing import is_detector, layer_module, with_post_processing
 from nas.networks.network import (
-    IMAGE_CHANNELS,
     Layer,
     build,
     input_shapes,
@@ -208,7 +207,7 @@ def _graph_key(item: Measurable) -> str:
 
 def _batch_shapes(item: Measurable) -> tuple[tuple[int, ...], ...]:
     if isinstance(item, MeasuredNetwork):
-        return ((1, IMAGE_CHANNELS, item.arch.resolution, item.arch.resolution),)
+        return ((1, *item.arch.input_shape),)
     return tuple((1, *shape) for shape in input_shapes(item.layer if isinstance(item, RepeatedLayer) else item))
 
 

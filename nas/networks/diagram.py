@@ -47,7 +47,7 @@ def network_svg(arch: Architecture, name: str) -> str:
     boxes = _boxes(arch, layers)
     families = list(dict.fromkeys(layer.spec.op for layer in layers))
     whole = totals(layers)
-    title = f"{name}: {arch.resolution} px, {whole.params:,} parameters, {whole.macs:,} MACs"
+    title = f"{name}: {arch.input_size} px, {whole.params:,} parameters, {whole.macs:,} MACs"
     width = max(boxes[-1].right, MARGIN + CHARACTER * len(title), MARGIN + LEGEND_STEP * len(families)) + MARGIN
     height = TOP + TALLEST + LABELS + LEGEND
     lines = [

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nas import __version__
-from nas.architecture import Architecture
+from nas.architecture import Architecture, Shape
 from nas.devices.runtimes import find_runtime, run_once
 from nas.errors import ExportError, RunError, SpaceError, located, one_line, reason
 from nas.networks.blocks import is_ours, module_file
@@ -117,7 +118,7 @@ def export_again(folder: Path, runtime: str) -> dict[str, Any]:
 def facts_of(card: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of a card that a new export does not write itself."""
     rewritten = ("architecture", "blocks", "check", "macs", "notes", "params", "preprocessing", "requires", SELECT)
-    return {key: value for key, value in card.items() if key not in (*rewritten, "resolution", "versions")}
+    return {key: value for key, value in card.items() if key not in (*rewritten, "resolution", "input", "versions")}
 
 
 def _move(partial: Path, folder: Path) -> None:
@@ -135,7 +136,7 @@ def _write_and_check(arch: Architecture, model: nn.Module, folder: Path, runtime
     if not _is_telling(model, arch):
         structure = folder / "structure"
         structure.mkdir()
-        calibrated = calibrate(model, arch.resolution)
+        calibrated = calibrate(model, arch.input_shape)
         checked = {**card, "check": _check_values(arch, calibrated)}
         _write_weights(calibrated, structure, checked)
         _write(arch, calibrated, structure, runtime, checked)
@@ -147,21 +148,24 @@ def _write_and_check(arch: Architecture, model: nn.Module, folder: Path, runtime
 
 @torch.no_grad()
 def _output(model: nn.Module, arch: Architecture) -> Tensor:
-    return compared(model(check_input(arch.resolution)))
+    return compared(model(check_input(arch.input_shape)))
 
 
 @torch.no_grad()
 def _is_telling(model: nn.Module, arch: Architecture) -> bool:
     """Whether a difference in a layer would show in the output: it depends on the image and is not tiny."""
     output = _output(model, arch).double()
-    other = compared(model(-check_input(arch.resolution))).double()
+    other = compared(model(-check_input(arch.input_shape))).double()
     largest = output.abs().max().item()
     return largest > WEAK and (output - other).abs().max().item() > WEAK * largest
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, resolution: int) -> nn.Module:
-    """Return a copy in eval mode whose batch norms have the statistics of random images, so that no layer fades."""
+def calibrate(model: nn.Module, shape: Shape) -> nn.Module:
+    """Return a copy in eval mode whose batch norms have the statistics of random images, so that no layer fades.
+
+    The images have the shape (C, H, W).
+    """
     model = copy.deepcopy(model).eval()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
@@ -170,7 +174,7 @@ def calibrate(model: nn.Module, resolution: int) -> nn.Module:
         norm.train()
     if norms:
         generator = torch.Generator().manual_seed(0)
-        model(torch.randn(CALIBRATION_IMAGES, 3, resolution, resolution, generator=generator))
+        model(torch.randn(CALIBRATION_IMAGES, *shape, generator=generator))
     return model.eval()
 
 
@@ -243,14 +247,14 @@ def check_origin(arch: Architecture, folder: Path) -> None:
             raise SpaceError("is not imported from the folder that names it", where=folder, key="block", value=op)
 
 
-def check_input(resolution: int) -> Tensor:
-    """Return the input for the check: (1, 3, R, R), from -1 to 1. The card holds the network's output for it."""
-    return torch.linspace(-1, 1, 3 * resolution**2).reshape(1, 3, resolution, resolution)
+def check_input(shape: Shape) -> Tensor:
+    """Return the input for the check: (1, C, H, W), from -1 to 1. The card holds the network's output for it."""
+    return torch.linspace(-1, 1, prod(shape)).reshape(1, *shape)
 
 
 def _check_values(arch: Architecture, model: nn.Module) -> dict[str, Any]:
     """Return the outputs of a network for the input of the check, of a detector also the scores of its boxes."""
-    return {"output": _output(model, arch).tolist(), **check_scores(arch, model, check_input(arch.resolution))}
+    return {"output": _output(model, arch).tolist(), **check_scores(arch, model, check_input(arch.input_shape))}
 
 
 def _card(arch: Architecture, model: nn.Module, fit: str) -> dict[str, Any]:
@@ -258,12 +262,13 @@ def _card(arch: Architecture, model: nn.Module, fit: str) -> dict[str, Any]:
     return {
         "architecture": arch.digest,
         "blocks": arch.to_dict(),
-        "resolution": arch.resolution,
+        "resolution": arch.input_size,
+        "input": dict(zip(("channels", "height", "width"), arch.input_shape, strict=True)),
         "params": whole.params,
         "macs": whole.macs,
-        "preprocessing": describe_preprocessing(fit),
+        "preprocessing": describe_preprocessing(fit, arch.input.channels),
         **describe_detector(arch),
-        "check": {"input": "torch.linspace(-1, 1, 3 * R * R).reshape(1, 3, R, R)", **_check_values(arch, model)},
+        "check": {"input": "torch.linspace(-1, 1, C * H * W).reshape(1, C, H, W)", **_check_values(arch, model)},
         "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -289,9 +294,9 @@ def _write_weights(model: nn.Module, folder: Path, card: dict[str, Any]) -> None
 
 def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any]) -> None:
     title = f"Architecture {arch.digest}: {format_count(card['params'])} parameters, {format_count(card['macs'])} MACs"
-    source = standalone_source(arch, f"{title} at {arch.resolution} px.", card["preprocessing"]["fit"])
+    source = standalone_source(arch, f"{title} at {arch.input_size} px.", card["preprocessing"]["fit"])
     (folder / "model.py").write_text(source, encoding="utf-8")
-    deployed, inputs = deploy(model), [torch.zeros(1, 3, arch.resolution, arch.resolution)]
+    deployed, inputs = deploy(model), [torch.zeros(1, *arch.input_shape)]
     for name in dict.fromkeys(["onnxruntime", runtime]):
         target = find_runtime(name)
         target.export(deployed, inputs, folder / f"model{target.suffix}")
@@ -308,7 +313,7 @@ def _check(
     _check_python(folder)
     for name in dict.fromkeys(["onnxruntime", runtime]):
         outputs = _check_runtime(folder, name, arch, torch.tensor(card["check"]["output"]), tolerance)
-        check_detector(arch, model, folder, name, check_input(arch.resolution), outputs)
+        check_detector(arch, model, folder, name, check_input(arch.input_shape), outputs)
 
 
 def _check_python(folder: Path) -> None:
@@ -323,7 +328,7 @@ def _check_python(folder: Path) -> None:
 def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor, tolerance: float) -> list[Tensor]:
     """Return the outputs of the exported file; none if it cannot be run here. Raises ExportError if they differ."""
     path = folder / f"model{find_runtime(name).suffix}"
-    tensors = run_once(name, path, check_input(arch.resolution))
+    tensors = run_once(name, path, check_input(arch.input_shape))
     if not tensors:
         return []
     output, expected = compared(tensors[0] if len(tensors) == 1 else tensors).double(), expected.double()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -18,7 +18,6 @@ from nas.networks.blocks.layers import DropConnect
 from nas.networks.cost_counter import Convolution, CostCounter
 from nas.networks.first_weights import with_first_weights
 
-IMAGE_CHANNELS = 3
 Maps = tuple[Shape, ...]
 """The shapes of the feature maps that later blocks can read: in a stage, those of the taps, and last its own."""
 
@@ -179,7 +178,7 @@ def walk(arch: Architecture) -> Iterator[tuple[int, Placed]]:
     Raises:
         SpaceError: A block cannot be built, or a stride leaves no pixels. The error names stage and layer.
     """
-    maps: Maps = ((IMAGE_CHANNELS, arch.resolution, arch.resolution),)
+    maps: Maps = (arch.input_shape,)
     for number, blocks in enumerate(arch.slots):
         of, place = slot_role(number, len(arch.stages), len(arch.neck))
         for position, spec in enumerate(blocks):
@@ -305,7 +304,7 @@ def canonical(arch: Architecture) -> Architecture:
     """Return the one spelling that all equivalent architectures share."""
     specs = iter([block.spec for _, block in walk(arch)])
     stages, neck = (tuple(tuple(next(specs) for _ in stage) for stage in part) for part in (arch.stages, arch.neck))
-    return Architecture(arch.resolution, stages, next(specs), arch.taps, neck)
+    return replace(arch, stages=stages, head=next(specs), neck=neck)
 
 
 def build(arch: Architecture) -> Network:

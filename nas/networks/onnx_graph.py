@@ -62,10 +62,10 @@ class OnnxGraph:
         return dict(Counter(node.op for node in self.nodes if node.macs is None))
 
 
-def read_graph(path: Path, resolution: int | None = None) -> OnnxGraph:
+def read_graph(path: Path, size: tuple[int, int] | None = None) -> OnnxGraph:
     """Return the graph of an ONNX file. Data in other files must lie next to it.
 
-    An open batch size becomes 1. Open heights and widths become `resolution`.
+    An open batch size becomes 1. Open heights and widths become those of `size`.
 
     Raises:
         ExportError: The file is not ONNX, its data is missing, or an input has another open dimension.
@@ -84,7 +84,7 @@ def read_graph(path: Path, resolution: int | None = None) -> OnnxGraph:
         raise ExportError(f"not an ONNX file that can be read: {one_line(error)}", where=path) from error
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in constants]
-    notes = _fix_dimensions(given, resolution, path)
+    notes = _fix_dimensions(given, size, path)
     for value in model.graph.output if notes else ():
         value.type.tensor_type.ClearField("shape")
     try:
@@ -101,7 +101,7 @@ def read_graph(path: Path, resolution: int | None = None) -> OnnxGraph:
     )  # fmt: skip
 
 
-def _fix_dimensions(given: Sequence[Any], resolution: int | None, path: Path) -> list[str]:
+def _fix_dimensions(given: Sequence[Any], sides: tuple[int, int] | None, path: Path) -> list[str]:
     """Set the open dimensions of the inputs, and return notes about them. Raises ExportError for another one."""
     notes = []
     for value in given:
@@ -112,7 +112,7 @@ def _fix_dimensions(given: Sequence[Any], resolution: int | None, path: Path) ->
             if dimension.dim_value > 0:
                 continue
             name = dimension.dim_param or "unnamed"
-            size = 1 if index == 0 else resolution if index >= 2 else None
+            size = 1 if index == 0 else sides[index - 2] if sides and index in (2, 3) else None
             if size is None:
                 advice = "; give --resolution" if index >= 2 else ""
                 raise ExportError(f"dimension {index} ({name}) of the input '{value.name}' is open{advice}", where=path)

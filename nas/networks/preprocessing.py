@@ -1,6 +1,7 @@
 """Preprocessing: from a picture to a network's input. Training uses these functions, and exported networks hold a copy.
 
-The steps are: turn by the EXIF orientation, convert to RGB of 8 bits, fit into a square, normalize. The functions
+The steps are: turn by the EXIF orientation, convert to RGB (or gray, or RGB and alpha) of 8 bits, fit into the input's
+rectangle, normalize. The functions
 themselves import Pillow, numpy and torchvision, so that an exported network loads without these packages.
 """
 
@@ -14,16 +15,29 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of ImageNet's RGB channels, for values in [0, 1]."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of ImageNet's RGB channels, for values in [0, 1]."""
+STATISTICS = {
+    1: ((0.449,), (0.226,)),
+    3: (IMAGENET_MEAN, IMAGENET_STD),
+    4: ((*IMAGENET_MEAN, 0.5), (*IMAGENET_STD, 0.5)),
+}
+"""Mean and standard deviation of each channel, by the number of channels: gray, RGB, or RGB and alpha.
+
+Those of gray are the means of ImageNet's three, as in timm. Alpha becomes -1 (transparent) to 1 (opaque).
+"""
 PAD_COLOR = (124, 116, 104)
 """What `pad` fills with: ImageNet's mean color, which normalization maps to about 0."""
+PADDING = {1: (114,), 3: PAD_COLOR, 4: (*PAD_COLOR, 0)}
+"""The same by the number of channels."""
 FITS = {
-    "crop": "the shorter side to R pixels, then the center",
-    "pad": f"the longer side to R pixels, centered, the rest filled with RGB {PAD_COLOR}",
-    "stretch": "both sides to R pixels, which changes the aspect ratio",
+    "crop": "scaled until it covers the input, then the center",
+    "pad": f"scaled until it fits into the input, centered, the rest filled with RGB {PAD_COLOR}",
+    "stretch": "both sides scaled to those of the input, which changes the aspect ratio",
 }
-"""How an image that is not square becomes R x R pixels."""
+"""How an image becomes an input of another aspect ratio."""
 ORIENTATION = 0x0112
 """The EXIF tag that tells how to turn an image."""
+TURNED = (5, 6, 7, 8)
+"""The orientations that exchange height and width."""
 PHOTOMETRIC_INTERPRETATION = 262
 """The TIFF tag whose value is 0 if 0 means white."""
 BITS_PER_SAMPLE = 258
@@ -32,17 +46,21 @@ SAMPLE_FORMAT = 339
 """The TIFF tag whose value is 2 for signed integers. Pillow opens those of 8 bits as unsigned ones."""
 
 
-def prepare(image: Any, resolution: int, fit: str) -> Tensor:
-    """Return the input (1, 3, R, R) of a network for a PIL image, as in training. Raises ValueError as `to_rgb`."""
-    return normalize(to_square(decode(image), resolution, fit)[None])
+def prepare(image: Any, shape: tuple[int, int, int], fit: str) -> Tensor:
+    """Return a network's input (1, C, H, W) for a PIL image, as in training. `shape` is (C, H, W).
+
+    Raises ValueError as `to_channels`.
+    """
+    channels, height, width = shape
+    return normalize(fitted(decode(image, channels), height, width, fit)[None])
 
 
-def decode(image: Any) -> Tensor:
-    """Return a PIL image, upright and in RGB, as uint8 (3, H, W). Raises ValueError as `to_rgb`, OSError if broken."""
+def decode(image: Any, channels: int = 3) -> Tensor:
+    """Return a PIL image, upright, as uint8 (C, H, W). Raises ValueError as `to_channels`, OSError if broken."""
     from torchvision.transforms.v2 import functional
 
     image.load()
-    pixels: Tensor = functional.pil_to_tensor(upright(to_rgb(image), orientation_of(image)))
+    pixels: Tensor = functional.pil_to_tensor(upright(to_channels(image, channels), orientation_of(image)))
     return pixels
 
 
@@ -68,6 +86,32 @@ def upright(image: Any, orientation: int) -> Any:
         8: Transpose.ROTATE_90,
     }
     return image.transpose(methods[orientation]) if orientation in methods else image
+
+
+def to_channels(image: Any, channels: int) -> Any:
+    """Return a loaded PIL image of any mode with 1 channel (gray), 3 (RGB) or 4 (RGB and alpha).
+
+    Raises:
+        ValueError: As `to_rgb`, or four channels are needed and the image has no transparency.
+    """
+    if channels == 4:
+        if not image.has_transparency_data:
+            raise ValueError("it has no alpha channel, and the network's input has four channels, RGB and alpha")
+        return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    rgb = to_rgb(image)
+    return rgb if channels == 3 else rgb.convert("L")
+
+
+def conversion(image: Any, channels: int) -> str:
+    """Return how `to_channels` changes the channels of a PIL image, after the words "2 images"; "" if it does not."""
+    if channels < 4 and image.has_transparency_data:
+        return "have transparent parts: they are laid over white"
+    is_gray = image.mode[0] in "1LIF"
+    if channels == 1 and not is_gray:
+        return "have colors: they are converted to gray, for an input with one channel"
+    if channels == 3 and is_gray:
+        return "are gray: their values become all three channels; `channels: 1` in a space's file avoids that"
+    return ""
 
 
 def to_rgb(image: Any) -> Any:
@@ -127,49 +171,57 @@ def eight_bits(values: Any) -> Any:
     return np.rint(values * (255 / white)).astype(np.uint8)
 
 
-def to_square(image: Tensor, resolution: int, fit: str) -> Tensor:
-    """Return an image (3, H, W) as (3, R, R), with one of FITS. Resizing is bilinear and antialiased."""
+def fitted(image: Tensor, height: int, width: int, fit: str) -> Tensor:
+    """Return images (..., C, h, w) as (..., C, height, width), fitted by one of FITS, bilinear and antialiased."""
     from torchvision.transforms.v2 import functional
 
-    square = [resolution, resolution]
     if fit == "stretch":
-        stretched: Tensor = functional.resize(image, square, antialias=True)
+        stretched: Tensor = functional.resize(image, [height, width], antialias=True)
         return stretched
-    height, width = image.shape[-2:]
+    high, wide = image.shape[-2:]
     if fit == "crop":
-        cropped: Tensor = functional.center_crop(functional.resize(image, [resolution], antialias=True), square)
+        is_wide = height * wide >= width * high
+        covering = [height, height * wide // high] if is_wide else [width * high // wide, width]
+        resized = functional.resize(image, covering, antialias=True)
+        cropped: Tensor = functional.center_crop(resized, [height, width])
         return cropped
-    high, wide, left, top = padded_place(height, width, resolution)
-    padding = [left, top, resolution - wide - left, resolution - high - top]
+    high, wide, left, top = padded_place(high, wide, height, width)
+    padding = [left, top, width - wide - left, height - high - top]
     small = functional.resize(image, [high, wide], antialias=True)
-    padded: Tensor = functional.pad(small, padding, fill=list(PAD_COLOR))
+    padded: Tensor = functional.pad(small, padding, fill=list(PADDING[image.shape[-3]]))
     return padded
 
 
-def padded_place(height: int, width: int, resolution: int) -> tuple[int, int, int, int]:
-    """Return height, width, left and top, in pixels of a square of R pixels, of an image that "pad" fits into it."""
-    high, wide = (max(1, round(resolution * side / max(height, width))) for side in (height, width))
-    return high, wide, (resolution - wide) // 2, (resolution - high) // 2
+def padded_place(high: int, wide: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return height, width, left and top, in pixels of an input, of an image (high, wide) that "pad" fits into it."""
+    if height * wide >= width * high:
+        height_of, width_of = max(1, round(width * high / wide)), width
+    else:
+        height_of, width_of = height, max(1, round(height * wide / high))
+    return height_of, width_of, (width - width_of) // 2, (height - height_of) // 2
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Return images (B, 3, H, W), with values from 0 to 255, as float32 normalized by ImageNet's mean and deviation."""
+    """Return images (B, C, H, W), with values from 0 to 255, as float32 normalized by STATISTICS."""
     from torchvision.transforms.v2 import functional
 
-    normalized: Tensor = functional.normalize(images.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    mean, std = STATISTICS[images.shape[1]]
+    normalized: Tensor = functional.normalize(images.float() / 255, list(mean), list(std))
     return normalized
 
 
-def describe_preprocessing(fit: str) -> dict[str, Any]:
+def describe_preprocessing(fit: str, channels: int = 3) -> dict[str, Any]:
     """Return the preprocessing as the card of an exported network holds it."""
+    mode = {1: "gray, from RGB", 3: "RGB", 4: "RGB and alpha"}[channels]
+    mean, std = STATISTICS[channels]
+    deep = "integers of 16 or 32 bits / 257 (4095 is white in TIFFs of 12 bits); floats in [0, 1] * 255"
     return {
         "orientation": "turned by the EXIF orientation",
-        "mode": "RGB of 8 bits; integers of 16 or 32 bits / 257 (4095 is white in TIFFs of 12 bits); "
-        "floats in [0, 1] * 255; transparency over white",
+        "mode": f"{mode} of 8 bits" + ("" if channels == 4 else f"; {deep}; transparency over white"),
         "frames": "the first one",
         "fit": fit,
         "resize": f"{FITS[fit]}; bilinear, antialiased",
-        "scale": "RGB / 255",
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
+        "scale": "RGB / 255" if channels == 3 else "values / 255",
+        "mean": mean,
+        "std": std,
     }

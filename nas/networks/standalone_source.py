@@ -31,13 +31,14 @@ def load(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Ne
 
 
 def preprocess(image: Any) -> Tensor:
-    """Return the network's input (1, 3, R, R) for a PIL image, as in training. Needs Pillow, numpy and torchvision."""
-    return prepare(image, RESOLUTION, FIT)
+    """Return the network's input (1, C, H, W) for a PIL image, as in training. Needs Pillow, numpy and torchvision."""
+    return prepare(image, INPUT_SHAPE, FIT)
 
 
 def check_input() -> Tensor:
-    """Return the input for the check: (1, 3, R, R), from -1 to 1. `card.json` holds the output for it."""
-    return torch.linspace(-1, 1, 3 * RESOLUTION**2).reshape(1, 3, RESOLUTION, RESOLUTION)
+    """Return the input for the check: (1, C, H, W), from -1 to 1. `card.json` holds the output for it."""
+    channels, height, width = INPUT_SHAPE
+    return torch.linspace(-1, 1, channels * height * width).reshape(1, channels, height, width)
 
 
 def main() -> None:
@@ -49,7 +50,7 @@ def main() -> None:
     expected = torch.tensor(card["check"]["output"], dtype=torch.float64)
     largest = expected.abs().max().item()
     params = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{params} parameters, input (1, 3, {RESOLUTION}, {RESOLUTION}), output {tuple(output.shape)}")
+    print(f"{params} parameters, input {(1, *INPUT_SHAPE)}, output {tuple(output.shape)}")
     difference = (output - expected).abs().max().item()
     print(f"largest difference from the exported network's output: {difference:.2g}, of at most {largest:.2g}")
     if not torch.allclose(output, expected, rtol=1e-4, atol=1e-4 * largest + 1e-30, equal_nan=True):
@@ -63,7 +64,7 @@ LOAD_DETECTOR = '''
 
 def load_detector(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Detector:
     """Return the network with its post-processing: corners in pixels, scores, classes, and how many of them count."""
-    return Detector(load(path), {select}, {sizes}, RESOLUTION).eval()
+    return Detector(load(path), {select}, {sizes}, INPUT_SHAPE[1]).eval()
 '''
 CHECK_DETECTOR = """
     with torch.no_grad():
@@ -82,7 +83,7 @@ MAIN_IMPORTS = (
     Outside("torch", "nn", "nn"),
     Outside("safetensors.torch", "load_file", "load_file"),
 )
-RESERVED = ("RESOLUTION", "FIT", "build", "load", "load_detector", "check_input", "preprocess", "main")
+RESERVED = ("INPUT_SHAPE", "FIT", "build", "load", "load_detector", "check_input", "preprocess", "main")
 
 
 def standalone_source(arch: Architecture, title: str, fit: str = "crop") -> str:
@@ -103,7 +104,7 @@ def standalone_source(arch: Architecture, title: str, fit: str = "crop") -> str:
         f'"""{title}\n\n{origin}\n"""',
         "from __future__ import annotations",
         bundle.import_lines(),
-        f'RESOLUTION = {arch.resolution}\nFIT = "{fit}"',
+        f'INPUT_SHAPE = {arch.input_shape}\nFIT = "{fit}"',
         *spaced(unit.text for unit in bundle.ordered()),
         _build_function(arch, names) + "\n" + _main(arch).rstrip(),
     ]

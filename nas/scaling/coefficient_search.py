@@ -69,7 +69,8 @@ def run_scale_search(settings: ScaleSettings, reporter: Reporter) -> dict[str, A
         return finished
     report_corrected_source(folder, prepared_search.identity, reporter)
     prepared_search.task.report_data(reporter)
-    check_images((prepared_search.task.data.train, prepared_search.task.data.validation), reporter)
+    task = prepared_search.task
+    check_images((task.data.train, task.data.validation), reporter, task.input.channels)
     with open_study(folder, prepared_search.identity, prepared_search.grid, ("maximize",)) as study:
         prepared_search.images.write(folder)
         with exclusive(folder / GRID_LOCK):

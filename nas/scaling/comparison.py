@@ -77,7 +77,7 @@ class ComparedNetwork:
             "phi": self.phi,
             "coefficients": self.coefficients.to_dict() if self.coefficients else None,
             "architecture": self.architecture.digest,
-            "resolution": self.architecture.resolution,
+            "resolution": self.architecture.input_size,
             "repeats": [len(stage) for stage in self.architecture.stages],
             "latency_ms": self.latency_ms,
             "target_latency_ms": self.target_ms,

@@ -135,7 +135,7 @@ def describe_member(member: Member, base: Architecture) -> dict[str, Any]:
         "phi": member.phi,
         "factors": member.factors.to_dict(),
         "architecture": arch.digest,
-        "resolution": arch.resolution,
+        "resolution": arch.input_size,
         "repeats": [len(stage) for stage in arch.stages],
         "channels": [_channels(stage[-1]) for stage in arch.stages if stage],
         "params": own.params,

@@ -16,7 +16,7 @@ from nas.architecture import Architecture, BlockSpec, Shape
 from nas.errors import SpaceError
 from nas.networks.block_schema import arguments, traits, widths
 from nas.networks.blocks.layers import make_divisible
-from nas.networks.network import IMAGE_CHANNELS, in_channels, trace, traced, walk
+from nas.networks.network import in_channels, trace, traced, walk
 from nas.scaling.detectors import cell_stages, check_resolution, head_layers, is_detector, scale_neck_and_head
 from nas.scaling.sizes import DIMENSIONS, Factors, Rounding, can_repeat, checked_product, scaled_count, widen_block
 
@@ -183,7 +183,7 @@ def _scale_width(arch: Architecture, resolution: int, factor: float, rounding: R
     ]
     if rounding.ends == "fixed":
         groups[0] = replace(groups[0], is_fixed=True)
-    widened = iter(_widen_groups(groups, (IMAGE_CHANNELS, resolution, resolution), factor, rounding, {}))
+    widened = iter(_widen_groups(groups, arch.input.shape(resolution), factor, rounding, {}))
     stages = tuple(tuple(next(widened) for _ in stage) for stage in arch.stages)
     return replace(arch, stages=stages, head=_widen_head(arch.head, factor, rounding), resolution=resolution)
 

@@ -99,7 +99,9 @@ def prepare_search(settings: ScaleSettings, reporter: Reporter) -> CoefficientSe
     check_settings(settings, resource, objective)
     place = RunPlace(settings.folder, "--run", stored_settings(settings.folder))
     task, images = load_for_run(experiment, place, reporter)
-    base = for_task(read_base(settings.network).architecture, task)
+    base = read_base(settings.network).architecture
+    task = task.for_input(base.input)
+    base = for_task(base, task)
     grid = make_search_grid(settings, base, resource)
     controller: Any = lookup(CONTROLLERS, experiment.controller, "controller", "--controller")
     with reporter.task("listing the grid", grid.size) as advance:

@@ -32,6 +32,7 @@ from nas.searching.prior_runs import PriorSource, prior_content, prior_identity,
 from nas.searching.resolution.choice import resolution_identity, with_resolution
 from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings, task_default
 from nas.spaces.encoding import EncodedSpace, no_costs
+from nas.spaces.resolutions import sizes_of
 from nas.spaces.search_space import Choices, Space
 from nas.spaces.trainings import FinalTraining, Proxy
 from nas.spaces.yaml_format import load_space
@@ -146,15 +147,16 @@ def resolve(settings: SearchSettings, reporter: Reporter, started: float | None 
     space = with_resolution(own, settings, task, place.stored, reporter)
     task.check_part(space.final.images, "final_images")
     images.check_supernet(settings.supernet)
-    space = for_task(space, task)
     with located(settings.space):
+        task = task.for_input(space.input)
+        space = for_task(space, task)
         check_space(space, controller)
     budget_s = choose_budget(settings, stored, len(task.data.train), max(space.resolution))
     if budget_s is None:
         settings = replace(settings, trials=settings.trials or TRIALS)
         recorded["trials"] = settings.trials
     rungs = make_early_stopping(settings, task, space)
-    recorded |= {"fit": task.fit, "resolution": ",".join(map(str, space.resolution))}
+    recorded |= {"fit": task.fit, "resolution": ",".join(map(str, sizes_of(space)))}
     identity = {
         "budget_s": budget_s,
         **settings_identity(settings, space, task),

@@ -40,6 +40,7 @@ from nas.searching.warm_start import WarmStart, best_of_random
 from nas.searching.winners import FinishedSearch, find_winners
 from nas.spaces.automaton import block_names, reachable
 from nas.spaces.encoded_space import encode_space
+from nas.spaces.resolutions import sizes_of
 from nas.spaces.yaml_format import load_space
 from nas.study.study import FINISH, Study, check_run, open_study
 from nas.training.tasks.image_datasets import check_images
@@ -122,7 +123,7 @@ def check_environment(context: SearchContext) -> None:
         context.reporter.say(
             f"weights of {context.pretrained.name}: the network of the last choices inherits {inherited}"
         )
-    check_images((data.train, data.validation, data.test), context.reporter)
+    check_images((data.train, data.validation, data.test), context.reporter, context.task.input.channels)
     if not all(map(is_ours, block_names(context.space))):
         with located(context.settings.space):
             layers = reachable(context.space)
@@ -233,11 +234,11 @@ def report_conditions(context: SearchContext, evaluator: Evaluator, costs: CostP
     """Report how candidates are evaluated and how reliable that is. Return the record of the evaluator's check."""
     settings, space, data, reporter = context.settings, context.space, context.task.data.name, context.reporter
     if settings.evaluator == "proxy_training":
-        method = f"train for {space.proxy.epochs} epochs at {space.proxy.resolution} px"
+        method = f"train for {space.proxy.epochs} epochs at {space.input.size(space.proxy.resolution)} px"
     else:
         source = f" of {settings.source}" if settings.source else ""
         method = f"are evaluated by {settings.evaluator}{source}, the winner is trained"
-    sizes, runtime = "/".join(map(str, space.resolution)), costs.predictors[0].table.header["runtime"]
+    sizes, runtime = "/".join(map(str, sizes_of(space))), costs.predictors[0].table.header["runtime"]
     if settings.metric != "accuracy":
         method += f", are ranked by {spell(settings.metric)}"
     reporter.say(f"candidates {method} on {data}; latencies are of {sizes} px in {runtime}")

@@ -111,7 +111,8 @@ def read_sources(
                 arch = load_architecture(name)
             except SpaceError as error:
                 raise UsageError(str(error), where=_flag(name)) from error
-            fitting = arch.at(min(space.resolution, key=lambda size: abs(size - arch.resolution)))
+            nearest = min(space.resolution, key=lambda size: abs(size - arch.resolution))
+            fitting = arch.at(nearest).with_input(space.input)
             found.append(PriorSource(name, (find_in_space(fitting, space, name),)))
     return tuple(found)
 
@@ -258,7 +259,7 @@ def find_in_space(arch: Architecture, space: Space, name: str, flag: str = "--st
         arch = arch.for_classes(int(classes))
     try:
         if arch.resolution not in space.resolution:
-            raise SpaceError(f"offers no resolution of {arch.resolution} px", where=space.name)
+            raise SpaceError(f"offers no resolution of {arch.input_size} px", where=space.name)
         choices = choices_for(space, arch)
     except SpaceError as error:
         raise UsageError(str(error), where=f"{flag} {name}") from error

@@ -268,7 +268,8 @@ def train_winner(
         recipe = suited(phase.recipe, model)
         checkpoint, curve = checkpoints / f"{name}-{index}.pt", list[Epoch]()
         whole = recipe.epochs * len(images)
-        with reporter.task(f"training {called} at {phase.resolution} px on {len(images)} images", whole) as advance:
+        size = task.input.size(phase.resolution)
+        with reporter.task(f"training {called} at {size} px on {len(images)} images", whole) as advance:
             watch = Watch(advance, curve.append, reporter.warn)
             settings = recipe, first_seed + index
             for _ in train(model, task, images, validation, *settings, checkpoint=checkpoint, watch=watch):

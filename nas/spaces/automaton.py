@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from nas.architecture import Architecture, BlockSpec, Scalar
 from nas.errors import SpaceError
 from nas.networks.block_schema import Role
-from nas.networks.network import IMAGE_CHANNELS, Layer, Maps, Placed, after_stage, canonical, placed, slot_role
+from nas.networks.network import Layer, Maps, Placed, after_stage, canonical, placed, slot_role
 from nas.spaces.search_space import Choose, Space, StageSpec, Values, ask_once, enumerate_choices
 
 Cost = Callable[[Layer], float]
@@ -97,12 +97,13 @@ class SpaceAutomaton:
                 slots[position.slot].append(spec)
         stages, count = tuple(map(tuple, slots)), len(self.space.stages)
         resolution = self.space.resolution[rows[0]]
-        return Architecture(resolution, stages[:count], stages[-1][0], self.space.taps, stages[count:-1])
+        parts = stages[:count], stages[-1][0], self.space.taps, stages[count:-1]
+        return Architecture(resolution, *parts, self.space.input)
 
     def path(self, arch: Architecture) -> list[int]:
         """Return the row of each position on the path of `arch`. Raises SpaceError if it is not in the space."""
         if arch.resolution not in self.space.resolution:
-            raise SpaceError(f"offers no resolution of {arch.resolution} px", where=self.space.name)
+            raise SpaceError(f"offers no resolution of {arch.input_size} px", where=self.space.name)
         check_form(self.space, arch)
         arch = canonical(arch)
         rows = [self.space.resolution.index(arch.resolution)]
@@ -123,7 +124,7 @@ class SpaceAutomaton:
 
 def unroll(space: Space) -> SpaceAutomaton:
     """Return the automaton of `space`. Raises SpaceError, with the stage and layer, if a layer cannot be built."""
-    live: list[Maps] = [((IMAGE_CHANNELS, size, size),) for size in space.resolution]
+    live: list[Maps] = [(space.input.shape(size),) for size in space.resolution]
     start = tuple(Step(None, (), state) for state in range(len(live)))
     positions = [LayerPosition(RESOLUTION, (start,), ((),))]
     for number, stage in enumerate(space.slots):
@@ -181,7 +182,10 @@ def _blocks(
 
 
 def check_form(space: Space, arch: Architecture) -> None:
-    """Raise SpaceError if a network has other numbers of stages, other taps or another neck than those of a space."""
+    """Raise SpaceError if a network has another input, numbers of stages, taps or neck than those of a space."""
+    if arch.input != space.input:
+        own, other = (f"{each.input.channels} channels, width/height {each.input.aspect}" for each in (space, arch))
+        raise SpaceError(f"has inputs of {own}; this network of {other}", where=space.name)
     if len(arch.stages) != len(space.stages):
         raise SpaceError(f"has {len(space.stages)} stages, this network {len(arch.stages)}", where=space.name)
     if len(arch.neck) != len(space.neck):
@@ -233,7 +237,7 @@ def choices_for(space: Space, arch: Architecture) -> Choices:
     check_form(space, arch)
     arch = canonical(arch)
     choices: Choices = {"resolution": arch.resolution} if len(space.resolution) > 1 else {}
-    maps: Maps = ((IMAGE_CHANNELS, arch.resolution, arch.resolution),)
+    maps: Maps = (arch.input_shape,)
     for number, (stage, blocks) in enumerate(zip(space.slots, arch.slots, strict=True)):
         of, _ = _role(space, number)
         found = _stage_choices(stage, blocks, maps, of)

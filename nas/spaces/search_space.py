@@ -15,10 +15,10 @@ from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Protocol, TypeVar
 
-from nas.architecture import Architecture, BlockSpec, Scalar
+from nas.architecture import RGB_SQUARE, Architecture, BlockSpec, InputFormat, Scalar
 from nas.errors import SpaceError
 from nas.networks.block_schema import block_spec, keywords
-from nas.spaces.identity import hex_digest, settings_text, stage_text, tuple_text
+from nas.spaces.identity import hex_digest, record_text, settings_text, stage_text, tuple_text
 from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
 
 Values = tuple[Scalar, ...]
@@ -151,7 +151,7 @@ class Space:
 
     Attributes:
         name: The file's name without its suffix.
-        resolution: Input resolutions in pixels to choose from.
+        resolution: Heights of the input in pixels to choose from, and its widths unless `input` says otherwise.
         stages: The stages in order.
         head: The head.
         proxy: The training that ranks candidates.
@@ -163,6 +163,7 @@ class Space:
         published_ap: For a single detector: its published average precision on COCO, in percent.
         published_source: Where that accuracy was published.
         neck: The stages of the neck in order.
+        input: The channels and the aspect ratio of the input.
     """
 
     name: str
@@ -178,6 +179,7 @@ class Space:
     published_source: str = ""
     published_ap: float | None = None
     neck: tuple[StageSpec, ...] = ()
+    input: InputFormat = RGB_SQUARE
 
     @property
     def slots(self) -> tuple[StageSpec, ...]:
@@ -211,7 +213,7 @@ class Space:
         """
         head = replace(self.head, args=_without_classes(self.head.args))
         text = tuple_text(
-            [repr(self.resolution), tuple_text(map(stage_text, self.stages)), stage_text(head), *self._neck_text]
+            [repr(self.resolution), tuple_text(map(stage_text, self.stages)), stage_text(head), *self._later_texts]
         )
         return f"{self.name}@{hex_digest(text, 8)}"
 
@@ -224,16 +226,19 @@ class Space:
             repr(self.resolution),
             tuple_text(map(stage_text, self.stages)),
             stage_text(self.head),
-            *self._neck_text,
+            *self._later_texts,
             settings_text("Proxy", proxy, "resolution", "epochs", "images"),
             settings_text("FinalTraining", final, "epochs", "images", *(["full_epochs"] if final.full_epochs else [])),
         ]
         return hex_digest(tuple_text(texts))
 
     @property
-    def _neck_text(self) -> tuple[str, ...]:
-        """The text of the neck in digests: without one, nothing."""
-        return (tuple_text(map(stage_text, self.neck)),) if self.neck else ()
+    def _later_texts(self) -> tuple[str, ...]:
+        """The texts of neck and input in digests: nothing without a neck, and for square images with three channels."""
+        neck = [tuple_text(map(stage_text, self.neck))] if self.neck else []
+        channels, aspect = str(self.input.channels), repr(str(self.input.aspect))
+        own = self.input != RGB_SQUARE
+        return (*neck, *([record_text("InputFormat", channels=channels, aspect=aspect)] if own else []))
 
     @property
     def is_network(self) -> bool:
@@ -257,7 +262,7 @@ class Space:
         resolution = int(pick("resolution", self.resolution))
         stages = tuple(stage.layers(pick) for stage in self.stages)
         neck = tuple(stage.layers(pick) for stage in self.neck)
-        return Architecture(resolution, stages, self.head.layers(pick)[0], self.taps, neck), chosen
+        return Architecture(resolution, stages, self.head.layers(pick)[0], self.taps, neck, self.input), chosen
 
     def decode(self, choices: Choices) -> Architecture:
         """Return the architecture of `choices`; inactive choices are ignored.

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nas.architecture import Architecture, Scalar
+from nas.architecture import RGB_SQUARE, Architecture, InputFormat, Scalar, checked_channels
 from nas.errors import SpaceError, located
 from nas.networks.block_schema import Role, block_spec, keywords, role
 from nas.networks.blocks import find_block
+from nas.spaces.resolutions import as_rectangle, one_aspect
 from nas.spaces.search_space import Operator, Space, StageSpec, Values
 from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
 from nas.spaces.yaml_files import read_yaml
@@ -21,7 +22,9 @@ T = TypeVar("T")
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """The endings of files of spaces and networks. JSON is read as YAML."""
-_SPACE_KEYS = ("about", "source", "resolution", "stages", "neck", "head", "proxy", "final", "supernet", "published")
+_SPACE_KEYS = (
+    "about", "source", "resolution", "channels", "stages", "neck", "head", "proxy", "final", "supernet", "published"
+)  # fmt: skip
 _STAGE_KEYS = ("block", "depth", "per_layer", "alternate", "tap")
 
 
@@ -58,7 +61,7 @@ def load_architecture(name: str) -> Architecture:
         close = closest(name, networks)
         hint = f"; did you mean '{close}'?" if close else "; see `nas list networks`"
         raise SpaceError(f"unknown network '{name}'", nearest=hint)
-    space = load_space(name)
+    space = as_rectangle(load_space(name))
     if not space.is_network:
         raise SpaceError(f"a space with {len(space.choices)} choices, not one network", where=name)
     return space.decode({})
@@ -83,9 +86,10 @@ def parse_space(name: str, data: object, where: str) -> Space:
     stages = tuple(_stage(f"stage{at}", stage, f"{where}, stage {at}") for at, stage in enumerate(data["stages"]))
     _check_taps(stages, where)
     published = _published(data["published"], f"{where}, published") if "published" in data else {}
+    heights, aspect = one_aspect(data["resolution"], where)
     space = Space(
         name=name,
-        resolution=_integers(data["resolution"], where, "resolution", minimum=1),
+        resolution=heights,
         stages=stages,
         neck=tuple(
             _stage(f"neck{at}", stage, f"{where}, neck {at}", "neck") for at, stage in enumerate(data.get("neck", ()))
@@ -96,6 +100,7 @@ def parse_space(name: str, data: object, where: str) -> Space:
         supernet=_section(SupernetTraining, data.get("supernet", {}), f"{where}, supernet"),
         about=str(data.get("about", "")),
         source=str(data.get("source", "")),
+        input=InputFormat(checked_channels(data.get("channels", RGB_SQUARE.channels), where), aspect),
         **published,
     )
     if published and not space.is_network:

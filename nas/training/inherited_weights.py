@@ -59,7 +59,7 @@ def inherit(network: nn.Module, arch: Architecture, source: nn.Module, source_ar
     depth). Tensors of the same name correspond as far as both reach: the leading channels and the center of the kernel.
     A kernel that is larger has zeros around. If an inverted bottleneck has fewer hidden channels, those with the
     largest weights are kept (Once-for-All, Cai et al. 2020, section 3.3). The last layer is fresh if its classes
-    differ.
+    differ. The layer that reads the image is changed as `_recolored` says if the numbers of channels differ.
 
     Args:
         network: The network that inherits.
@@ -70,7 +70,7 @@ def inherit(network: nn.Module, arch: Architecture, source: nn.Module, source_ar
     Raises:
         WeightsError: Nothing corresponds.
     """
-    theirs = defaultdict(list)
+    theirs, channels = defaultdict(list), (source_arch.input.channels, arch.input.channels)
     for block in _blocks(source_arch, source):
         theirs[block.place].append(block)
     seen: dict[tuple[str, int], int] = defaultdict(int)
@@ -80,7 +80,8 @@ def inherit(network: nn.Module, arch: Architecture, source: nn.Module, source_ar
         candidates = theirs[block.place]
         index = min(seen[block.place], len(candidates) - 1)
         seen[block.place] += 1
-        count = _copy(block, candidates[index]) if candidates else 0
+        image = channels if block is blocks[0] else None
+        count = _copy(block, candidates[index], image) if candidates else 0
         counts.append(count)
         if not count and any(True for _ in block.module.parameters()):
             fresh.append(block.name)
@@ -102,8 +103,14 @@ def _blocks(arch: Architecture, network: nn.Module) -> list[_Block]:
     return found
 
 
-def _copy(block: _Block, other: _Block) -> int:
-    """Copy what corresponds and return the number of parameters."""
+def _copy(block: _Block, other: _Block, image: tuple[int, int] | None) -> int:
+    """Copy what corresponds and return the number of parameters.
+
+    Args:
+        block: The block that inherits.
+        other: Its counterpart.
+        image: The channels of the image that the counterpart and the block read; None for later blocks.
+    """
     if block.place[0] != "block" and block.op != other.op:
         return 0
     theirs = _narrowed(dict(other.module.state_dict()), dict(block.module.state_dict()))
@@ -115,9 +122,25 @@ def _copy(block: _Block, other: _Block) -> int:
             continue
         if [name.rpartition(".")[0]] == last and len(value) != len(tensor):
             continue
+        if image and value.ndim == 4 and (value.shape[1], tensor.shape[1]) == image:
+            value = _recolored(value, image[1])
         copied = _copy_overlap(tensor, value.to(tensor.device))
         count += copied if name in parameters else 0
     return count
+
+
+def _recolored(weight: Tensor, channels: int) -> Tensor:
+    """Return the weight (N, C, k, k) of a convolution of images for other channels: gray, RGB, or RGB and alpha.
+
+    The weight for gray is the sum of the three, so that a gray image gives about the same (as in timm); the weights for
+    RGB are thirds of the one for gray. Alpha has zeros.
+    """
+    if weight.shape[1] == channels:
+        return weight
+    colors = weight[:, :3] if weight.shape[1] >= 3 else weight.expand(-1, 3, -1, -1) / 3
+    if channels == 1:
+        return colors.sum(1, keepdim=True)
+    return colors if channels == 3 else torch.cat([colors, torch.zeros_like(colors[:, :1])], 1)
 
 
 def _narrowed(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:

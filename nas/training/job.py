@@ -34,6 +34,7 @@ from nas.training.tasks.metrics import named, spell
 from nas.utils.files import check_writable, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 from nas.utils.run_identity import check_same_settings, content_digest
+from nas.utils.units import parse_resolutions
 
 SETTINGS, RESULT, CHECKPOINT = "settings.json", "result.json", "checkpoint.pt"
 
@@ -49,7 +50,7 @@ class TrainJob:
         data_root: The folder of the named data sets; None: the user's cache.
         fit: How images that are not square are fitted: a key of `FITS`, or "auto".
         flip: Whether training images are mirrored at random: "auto", "on" or "off".
-        resolution: Input resolution in pixels; 0: the network's.
+        resolution: Input size, as 96 or "192x256"; 0: the network's.
         images: Training images, a stratified part; 0: all of them.
         task: What is learned: a key of `TASKS`.
         metric: What is reported beside the accuracy: a key of `METRICS`.
@@ -72,7 +73,7 @@ class TrainJob:
     data_root: str | None = None
     fit: str = "auto"
     flip: str = "auto"
-    resolution: int = 0
+    resolution: int | str = 0
     images: int = 0
     task: str = "classification"
     metric: str = "accuracy"
@@ -101,7 +102,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
 
     Raises NasError for bad input before the training starts.
     """
-    for key, value in (("resolution", job.resolution), ("images", job.images), ("seed", job.seed)):
+    for key, value in (("images", job.images), ("seed", job.seed)):
         if value < 0:
             raise UsageError("must not be negative", key=key, value=value)
     make_runtime(job.runtime)
@@ -110,6 +111,9 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     place = RunPlace(job.folder, "--out", trained_on(job) if stored is None else stored)
     task, images = load_for_run(job, place, reporter)
     task.check_part(job.images, "images")
+    arch = _at_size(arch, job.resolution)
+    with located(job.network):
+        task = task.for_input(arch.input)
     arch = _with_classes(job, arch, task, reporter)
     job = _adapted(_continued(job, stored, reporter), arch, task, reporter)
     settings = {**_settings(job, arch, task), **images.identity}
@@ -144,11 +148,19 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     return result
 
 
+def _at_size(arch: Architecture, size: int | str) -> Architecture:
+    """Return the architecture at an input size; 0 is its own. Raises UsageError for several sizes or none."""
+    sizes = () if str(size) == "0" else parse_resolutions(str(size))
+    if len(sizes) > 1:
+        raise UsageError("must be one size", key="resolution", value=size)
+    return arch.sized(sizes[0]) if sizes else arch
+
+
 def _with_classes(job: TrainJob, arch: Architecture, task: Task, reporter: Reporter) -> Architecture:
-    """Return the architecture at the job's resolution, with a head for the classes of the data. Raises SpaceError."""
+    """Return the architecture with a head for the classes of the data. Raises SpaceError."""
     with located(job.network):
         given = canonical(arch).head
-        arch = canonical(for_task(arch.at(job.resolution or arch.resolution), task))
+        arch = canonical(for_task(arch, task))
     if arch.head != given:
         reporter.say(f"the head is changed to the {task.num_classes} classes of '{task.data.name}'")
     return arch
@@ -158,7 +170,7 @@ def _announce(job: TrainJob, task: Task, arch: Architecture, reporter: Reporter)
     """Report the data and the augmentation, and check that images and blocks are usable. Raises NasError."""
     task.report_data(reporter)
     reporter.say(f"augmentation: {task.describe_augmentation(job.recipe)}")
-    check_images((task.data.train, task.data.validation, task.data.test), reporter)
+    check_images((task.data.train, task.data.validation, task.data.test), reporter, task.input.channels)
     check_blocks(trace(arch))
 
 
@@ -249,7 +261,7 @@ def _adapted(job: TrainJob, arch: Architecture, task: Task, reporter: Reporter) 
         job = replace(job, recipe=replace(job.recipe, batch_size=task.batch_size))
     recipe = with_buildable_sizes(job.recipe, arch)
     if recipe != job.recipe:
-        reporter.say(f"all epochs train at {arch.resolution} px: the network cannot be built at lower resolutions")
+        reporter.say(f"all epochs train at {arch.input_size} px: the network cannot be built at lower resolutions")
         job = replace(job, recipe=recipe)
     if not job.adapts:
         return job
@@ -322,7 +334,7 @@ def _settings(job: TrainJob, arch: Architecture, task: Task) -> dict[str, Any]:
         "architecture": arch.digest,
         "data": task.data.name,
         "classes": task.num_classes,
-        "resolution": arch.resolution,
+        "resolution": arch.input_size,
         "images": job.images,
         "teacher": job.teacher,
         "init_from": job.init_from,

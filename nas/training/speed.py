@@ -129,7 +129,8 @@ def measure_speed(
 
 def _sets(task: Task, resolution: int, recipe: Recipe) -> tuple[TaskDataset, TaskDataset]:
     """Return training and validation images: some, or all training images if they are too many to decode first."""
-    images = max(task.num_classes, BATCHES * recipe.batch_size) if fits_memory(len(task.data.train), resolution) else 0
+    shape = task.input.shape(resolution)
+    images = max(task.num_classes, BATCHES * recipe.batch_size) if fits_memory(len(task.data.train), shape) else 0
     return task.train_set(resolution, images), task.validation_set(resolution, max(task.num_classes, VALIDATED))
 
 

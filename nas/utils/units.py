@@ -16,6 +16,7 @@ _LATENCY = re.compile(rf"{_NUMBER}(us|ms|s)\s*")
 _DURATION = re.compile(rf"(?:{_NUMBER}{_DURATION_UNITS}\s*)+")
 _DURATION_PART = re.compile(rf"{_NUMBER}{_DURATION_UNITS}")
 _BARE_NUMBER = re.compile(_NUMBER)
+_SIZE = re.compile(r"\s*\d{1,9}\s*([xX]\s*\d{1,9}\s*)?", re.ASCII)
 
 
 def parse_latency(text: str, key: str = "target_latency") -> float:
@@ -76,21 +77,25 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def parse_resolutions(text: str, key: str = "resolution") -> tuple[int, ...]:
-    """Return the resolutions in pixels that `text` ("96", "96,128,160") lists, in ascending order; () for "auto".
+def parse_resolutions(text: str, key: str = "resolution") -> tuple[int | str, ...]:
+    """Return the input sizes in pixels that `text` ("96", "96,128", "192x256") lists, by height; () for "auto".
+
+    A whole number stays one, and height and width are "192x256".
 
     Raises:
-        UsageError: One is not a whole number from 1 to 4096, or is listed twice. `key` names the setting.
+        UsageError: A side is not a whole number from 1 to 4096, or a size is listed twice. `key` names the setting.
     """
     if text.strip() == AUTO_RESOLUTION:
         return ()
-    sizes: list[int] = []
+    sizes: dict[int | str, int] = {}
     for part in text.split(","):
-        size = int(part) if re.fullmatch(r"\s*\d{1,9}\s*", part, re.ASCII) else 0
-        if not 1 <= size <= LARGEST_RESOLUTION:
-            rule = f"must be auto, or whole numbers of pixels from 1 to {LARGEST_RESOLUTION}, as '96' or '96,128,160'"
+        sides = [int(side) for side in re.split("[xX]", part)] if _SIZE.fullmatch(part) else [0]
+        if not all(1 <= side <= LARGEST_RESOLUTION for side in sides):
+            form = "as '96', '96,128,160' or, height and width, '192x256'"
+            rule = f"must be auto, or whole numbers of pixels from 1 to {LARGEST_RESOLUTION}, {form}"
             raise UsageError(rule, key=key, value=text)
+        size = sides[0] if len(sides) == 1 else "x".join(map(str, sides))
         if size in sizes:
             raise UsageError(f"lists {size} twice", key=key, value=text)
-        sizes.append(size)
-    return tuple(sorted(sizes))
+        sizes[size] = sides[0]
+    return tuple(sorted(sizes, key=lambda size: sizes[size]))

@@ -260,7 +260,9 @@ def test_export_with_the_weights_of_torchvision(tmp_path: Path, capsys: pytest.C
     assert card["weights"] == str(tmp_path / "theirs.pth")
     _, ours, _ = load_exported(tmp_path / "model")
     with torch.no_grad():
-        torch.testing.assert_close(ours(check_input(224)), theirs.eval()(check_input(224)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            ours(check_input((3, 224, 224))), theirs.eval()(check_input((3, 224, 224))), rtol=0, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(

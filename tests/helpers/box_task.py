@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.architecture import RGB_SQUARE, InputFormat
 from nas.errors import DataError, SpaceError, UsageError
 from nas.networks.preprocessing import normalize
 from nas.training.recipe import Recipe
@@ -68,6 +69,7 @@ class BoxTask:
 
     metric, fit, can_distill, flips, num_classes, guessing, chance = "closeness", "crop", False, False, 4, None, 0.0
     batch_size = 32
+    input = RGB_SQUARE
 
     def __init__(self, data: ImageData):
         self.data = data
@@ -82,6 +84,9 @@ class BoxTask:
 
     def renamed(self, name: str) -> BoxTask:
         return BoxTask(replace(self.data, name=name))
+
+    def for_input(self, input_format: InputFormat) -> BoxTask:
+        return self
 
     def report_data(self, reporter: Reporter) -> None:
         reporter.say(f"{len(self.data.train)} images with boxes")
@@ -128,7 +133,7 @@ class BoxTask:
 
     def move(self, batch: Batch, device: torch.device, size: int | None = None) -> Batch:
         images, boxes = batch
-        images = images if size is None else resized(images, size)
+        images = images if size is None else resized(images, size, size)
         return images.to(device), [each.to(device) for each in boxes]
 
     def outputs(self, model: nn.Module, images: Tensor) -> Corners:

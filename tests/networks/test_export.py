@@ -77,7 +77,7 @@ def test_an_exported_folder_loads_again(tmp_path: Path) -> None:
     again, network, _ = load_exported(tmp_path / "model")
     assert again == arch
     with torch.no_grad():
-        torch.testing.assert_close(network(check_input(64)), model.eval()(check_input(64)))
+        torch.testing.assert_close(network(check_input((3, 64, 64))), model.eval()(check_input((3, 64, 64))))
     (tmp_path / "model" / "model.safetensors").write_bytes(b"\x00" * 30)
     with pytest.raises(RunError, match="not an exported network"):
         load_exported(tmp_path / "model")

@@ -35,14 +35,14 @@ def shallow() -> Architecture:
 
 @torch.no_grad()
 def largest(model: nn.Module, arch: Architecture) -> float:
-    return float(model.eval()(check_input(arch.resolution)).abs().max())
+    return float(model.eval()(check_input(arch.input_shape)).abs().max())
 
 
 def test_a_calibrated_copy_has_outputs_of_order_one(deep: Architecture) -> None:
     fresh = build(deep)
     before = {key: value.clone() for key, value in fresh.state_dict().items()}
     assert largest(fresh, deep) < 1e-6
-    assert 1e-3 < largest(calibrate(fresh, deep.resolution), deep) < 100
+    assert 1e-3 < largest(calibrate(fresh, deep.input_shape), deep) < 100
     assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items())
 
 
@@ -93,7 +93,9 @@ def test_networks_with_small_large_or_constant_outputs_are_exported(
 ) -> None:
     model = scaled(build(shallow), factor, bias)
     export_folder(shallow, model, tmp_path / "model", "onnxruntime", {})
-    assert torch.equal(load_exported(tmp_path / "model")[1](check_input(8)), model.eval()(check_input(8)))
+    assert torch.equal(
+        load_exported(tmp_path / "model")[1](check_input((3, 8, 8))), model.eval()(check_input((3, 8, 8)))
+    )
     assert not (tmp_path / "model" / "structure").exists()
 
 

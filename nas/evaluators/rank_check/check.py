@@ -144,7 +144,7 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
         rule = f"must have at least {MIN_NETWORKS} networks, has {len(archs)}"
         raise UsageError(rule, key="space", value=space.name)
     folder = check.folder
-    check_images((task.data.train, task.data.validation), reporter)
+    check_images((task.data.train, task.data.validation), reporter, task.input.channels)
     check_writable(folder)
     trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
     threads = threads_per_job(check.jobs)
@@ -218,6 +218,7 @@ def _load(check: Check, reporter: Reporter) -> tuple[Space, Task, ImageRecord]:
     supernet = replace(space.supernet, epochs=check.supernet_epochs or space.supernet.epochs)
     place = RunPlace(check.folder, "--run", stored_settings(check.folder / REFERENCE))
     task, images = load_for_run(check, place, reporter)
+    task = task.for_input(space.input)
     space = for_task(replace(space, proxy=proxy, supernet=supernet), task)
     images.check_supernet(check.supernet)
     if check.supernet:

@@ -226,5 +226,5 @@ def make_trainer(
     import torch
 
     torch.set_num_threads(threads)
-    task = load_task(data, data_root, {**FORMER_VALUES, **task_settings})
+    task = load_task(data, data_root, {**FORMER_VALUES, **task_settings}).for_input(space.input)
     return ProxyTraining(EvaluatorContext(task, space, Path()), keeps_stuck=True)

@@ -70,7 +70,7 @@ def write_detector(arch: Architecture, model: nn.Module, folder: Path, runtimes:
         if not target.selects_boxes:
             notes.append(f"{name} has no operators for post-processing: model{target.suffix} is the network alone")
             continue
-        target.export(detector, [torch.zeros(1, 3, arch.resolution, arch.resolution)], file_of(folder, name))
+        target.export(detector, [torch.zeros(1, *arch.input_shape)], file_of(folder, name))
     return notes
 
 

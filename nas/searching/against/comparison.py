@@ -78,7 +78,7 @@ class Comparison:
         return {
             "name": self.reference.name,
             "architecture": self.architecture.digest,
-            "resolution": self.architecture.resolution,
+            "resolution": self.architecture.input_size,
             "published_ap" if self.reference.is_detector else "published_top1": self.reference.published,
             "metric": report.metric,
             **named("test", report.accuracy, report.metric, report.metric_value),
@@ -153,7 +153,7 @@ def references_of(
     references = context.references
     if AUTO not in references.names or winner.resolution == max(context.space.resolution):
         return references.of(goal)
-    context.reporter.say(f"the winner has {winner.resolution} px: the reference is chosen for this resolution")
+    context.reporter.say(f"the winner has {winner.input_size} px: the reference is chosen for this resolution")
     chosen = choose(context, goal, selected, winner.resolution)
     return (*references.named, *([chosen] if chosen else []))
 

@@ -152,7 +152,7 @@ def make_reference(name: str, space: Space, published: float | None = None) -> R
         arch = read_architecture(name)
         _check_head(arch.head.op, space)
         classes = dict(space.head.args).get("num_classes", (1000,))[0]
-        arch, own = arch.for_classes(int(classes)), arch.resolution
+        arch, own = arch.for_classes(int(classes)).with_input(space.input), arch.resolution
         for size in space.resolution:
             arch = canonical(arch.at(size))
     except SpaceError as error:

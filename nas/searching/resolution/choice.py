@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nas.architecture import RGB_SQUARE
 from nas.errors import RunError, UsageError
 from nas.evaluators.supernet.evaluator import BANK
 from nas.latency.catalog import open_named
@@ -15,7 +16,7 @@ from nas.latency.profiler import table_header
 from nas.latency.published import is_published
 from nas.searching.resolution.proposal import Sizes, image_side, proposed
 from nas.searching.settings import SearchSettings
-from nas.spaces.resolutions import at_resolutions, build_problem
+from nas.spaces.resolutions import at_resolutions, build_problem, sizes_of, with_sizes
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.storage import stored_settings
@@ -45,7 +46,7 @@ def with_resolution(
     given = parse_resolutions(settings.resolution)
     space = at_resolutions(own, given)
     if not given:
-        space = replace(own, resolution=_selected(own, settings, task, stored, reporter))
+        space = with_sizes(own, _selected(own, settings, task, stored, reporter))
     return _with_proxy(space, own, settings, is_new=stored is None)
 
 
@@ -54,18 +55,18 @@ def resolution_identity(space: Space, own: Space) -> dict[str, Any]:
 
     Those of the space's file, of `own`, are left out: runs from before there was a choice lack them.
     """
-    return {} if space.resolution == own.resolution else {RESOLUTION: list(space.resolution)}
+    return {} if sizes_of(space) == sizes_of(own) else {RESOLUTION: sizes_of(space)}
 
 
 def space_of_run(stored: Mapping[str, Any]) -> Space:
     """Return the space of a run with the settings `stored`, without its classes. Raises SpaceError."""
     space = load_space(str(stored["space"]))
-    return replace(space, resolution=stored_resolution(space, stored))
+    return with_sizes(space, stored_resolution(space, stored))
 
 
 def stored_resolution(own: Space, stored: Mapping[str, Any]) -> Sizes:
     """Return the resolutions of a run with the settings `stored`; `own` is the space of its file."""
-    return tuple(map(int, stored.get(RESOLUTION) or own.resolution))
+    return tuple(stored.get(RESOLUTION) or sizes_of(own))
 
 
 def _selected(
@@ -74,13 +75,14 @@ def _selected(
     """Return the resolutions that "auto" stands for. Report them, unless they are what the space's file has anyway."""
     if stored is not None and RESOLUTION in stored:
         return stored_resolution(own, stored)
-    image_px = image_side(task)
-    sizes = own.resolution if image_px is None else proposed(own.resolution, image_px)
+    image_px, unchanged = image_side(task), tuple(sizes_of(own))
+    is_square = own.input.aspect == RGB_SQUARE.aspect
+    sizes = proposed(own.resolution, image_px) if is_square and image_px is not None else unchanged
     kept = _kept(own, settings, stored, sizes)
     if kept and kept[0] != sizes:
         reporter.say(f"networks are for {_listed(kept[0])} px, {kept[1]}; --resolution sets another")
-    elif sizes != own.resolution:
-        instead = f"networks are for {_listed(sizes)} px instead of the space's {_listed(own.resolution)}"
+    elif sizes != unchanged:
+        instead = f"networks are for {_listed(sizes)} px instead of the space's {_listed(unchanged)}"
         reporter.say(f"images are about {image_px or 0:.0f} px: {instead}; --resolution sets another")
     return kept[0] if kept else sizes
 
@@ -90,14 +92,14 @@ def _kept(
 ) -> tuple[Sizes, str] | None:
     """Return the resolutions that a search keeps although its images propose `sizes`, and why; None if they decide."""
     if stored is not None:
-        return own.resolution, "as when this run began"
+        return tuple(sizes_of(own)), "as when this run began"
     if settings.source:
         flag = "--accuracies" if settings.accuracies else "--supernet"
-        return _resolution_of(settings.source, own) or own.resolution, f"as in {flag} {settings.source}"
+        return _resolution_of(settings.source, own) or tuple(sizes_of(own)), f"as in {flag} {settings.source}"
     for name in settings.starts:
         if found := _resolution_of(Path(name).expanduser(), own):
             return found, f"as in --start-from {name}"
-    return None if sizes == own.resolution else next(_obstacles(own, settings, sizes), None)
+    return None if sizes == tuple(sizes_of(own)) else next(_obstacles(own, settings, sizes), None)
 
 
 def _resolution_of(source: Path, own: Space) -> Sizes | None:
@@ -119,10 +121,10 @@ def _obstacles(own: Space, settings: SearchSettings, sizes: Sizes) -> Iterator[t
         table = open_named(name)
         here = table_header(settings.runtime, settings.threads, settings.device)
         if is_published(table) or table.differences(here):
-            yield own.resolution, f"because --table {name} cannot be extended here"
+            yield tuple(sizes_of(own)), f"because --table {name} cannot be extended here"
     for size in sizes:
-        if problem := build_problem(own, size):
-            yield own.resolution, f"because networks of '{own.name}' cannot be built for {size} px ({problem})"
+        if problem := build_problem(own, int(size)):
+            yield tuple(sizes_of(own)), f"because networks of '{own.name}' cannot be built for {size} px ({problem})"
 
 
 def _with_proxy(space: Space, own: Space, settings: SearchSettings, is_new: bool) -> Space:
@@ -133,7 +135,7 @@ def _with_proxy(space: Space, own: Space, settings: SearchSettings, is_new: bool
     if settings.proxy_resolution:
         rule = f"must be at most the resolution of the networks, {lowest}"
         raise UsageError(rule, key="proxy_resolution", value=settings.proxy_resolution)
-    return space if space.resolution == own.resolution else replace(space, proxy=replace(proxy, resolution=lowest))
+    return space if sizes_of(space) == sizes_of(own) else replace(space, proxy=replace(proxy, resolution=lowest))
 
 
 def _listed(sizes: Sizes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from nas.spaces.resolutions import Size
 from nas.training.tasks.base import Task
 from nas.training.tasks.fit import sampled_sizes
 
@@ -11,10 +12,10 @@ STEP, LEAST = 32, 64
 """A proposed resolution is a multiple of STEP pixels, and at least LEAST."""
 MOST_READ = 1_000
 """Of how many images the sizes are read."""
-Sizes = tuple[int, ...]
+Sizes = tuple[Size, ...]
 
 
-def proposed(own: Sizes, image_px: float) -> Sizes:
+def proposed(own: tuple[int, ...], image_px: float) -> Sizes:
     """Return the resolutions of a space with the resolutions `own` for images of `image_px` pixels.
 
     The limit is the multiple of 32 that is nearest to the images, at least 64. A space with one resolution above it

@@ -60,10 +60,10 @@ class Placement:
 
     @classmethod
     def of(cls, width: int, height: int, resolution: int, fit: str) -> Placement:
-        """Return the placement that `to_square` gives an image; `fit` is "pad" or "stretch"."""
+        """Return the placement that `fitted` gives an image; `fit` is "pad" or "stretch"."""
         if fit == "stretch":
             return cls(resolution / width, resolution / height, 0, 0)
-        high, wide, left, top = padded_place(height, width, resolution)
+        high, wide, left, top = padded_place(height, width, resolution, resolution)
         return cls(wide / width, high / height, left, top)
 
     def inside(self, corners: Tensor) -> Tensor:

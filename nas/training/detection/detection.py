@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nas.architecture import RGB_SQUARE, InputFormat
 from nas.errors import DataError, SpaceError, UsageError
 from nas.networks.block_schema import is_classifier, is_detector_head
 from nas.networks.blocks import BLOCKS
@@ -66,6 +67,7 @@ class Detection:
     """
 
     can_distill = False
+    input = RGB_SQUARE
     batch_size = 8
     chance = 0.0
     guessing = None
@@ -126,6 +128,13 @@ class Detection:
     def renamed(self, name: str) -> Detection:
         """Return the same task, with another name for its data set."""
         return Detection(replace(self.data, name=name), self.metric, self.fit, self.flip)
+
+    def for_input(self, input_format: InputFormat) -> Detection:
+        """Return this task. Raises SpaceError unless the input is a square of RGB."""
+        if input_format != RGB_SQUARE:
+            rule = "the input of a detector must be square and have three channels"
+            raise SpaceError(rule, value=f"{input_format.channels} channels, width/height {input_format.aspect}")
+        return self
 
     def report_data(self, reporter: Reporter) -> None:
         """Report the images and boxes by class, and what the annotations had that is not used."""
@@ -209,7 +218,7 @@ class Detection:
         """Return a batch on a device, with images of `size` pixels; None: of their own size."""
         images, targets = batch
         scale = 1.0 if size is None else size / images.shape[-1]
-        images = images if size is None else resized(images, size)
+        images = images if size is None else resized(images, size, size)
         return images.to(device), [target.to(device, scale) for target in targets]
 
     def outputs(self, model: nn.Module, images: Tensor) -> Predictions:

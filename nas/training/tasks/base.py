@@ -1,6 +1,6 @@
 """The protocol of tasks: what the training loops, the evaluators and the searches ask about data, loss and metric.
 
-A batch is a pair of uint8 images (B, 3, R, R) and targets. Only the task knows what targets and outputs are: class
+A batch is a pair of uint8 images (B, C, H, W) and targets. Only the task knows what targets and outputs are: class
 numbers (B,) and logits (B, C), or lists of boxes. So data sets, outputs and targets of a task have the type Any here.
 """
 
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nas.architecture import Architecture, BlockSpec
+from nas.architecture import Architecture, BlockSpec, InputFormat
 from nas.spaces.search_space import Space, StageSpec
 from nas.training.recipe import Recipe
 from nas.utils.reporting import Reporter
 
 Network = TypeVar("Network", Architecture, Space)
 Batch = tuple[Tensor, Any]
-"""Images (B, 3, R, R) and their targets. An item of a data set is an image (3, R, R) and its target."""
+"""Images (B, C, H, W) and their targets. An item of a data set is an image (C, H, W) and its target."""
 
 
 FLIPS = ("auto", "on", "off")
@@ -102,7 +102,7 @@ class TaskDataset(Protocol):
         """Return the number of images."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        """Return an image (3, R, R), uint8, and its target."""
+        """Return an image (C, H, W), uint8, and its target."""
 
 
 class Report(Protocol):
@@ -140,13 +140,15 @@ class Task(Protocol):
     Attributes:
         data: The data set.
         metric: The name of what ranks networks.
-        fit: How images that are not square become square: a key of `FITS`.
+        fit: How images of another aspect ratio are fitted: a key of `FITS`.
+        input: The channels and the aspect ratio of the images that networks read.
         can_distill: Whether networks can learn from a teacher, so `distillation` and `soft_targets` can be called.
         batch_size: Images of a training step where nothing else is given.
     """
 
     metric: str
     fit: str
+    input: InputFormat
     can_distill: bool
     batch_size: int
 
@@ -177,6 +179,9 @@ class Task(Protocol):
     def renamed(self, name: str) -> Task:
         """Return the same task, with another name for its data set."""
 
+    def for_input(self, input_format: InputFormat) -> Task:
+        """Return the same task, with images for networks with this input. Raises SpaceError if it has none."""
+
     def report_data(self, reporter: Reporter) -> None:
         """Report the images, and what is to be known about them before a training."""
 
@@ -196,7 +201,7 @@ class Task(Protocol):
         """Return the augmented training images.
 
         Args:
-            resolution: The image size in pixels.
+            resolution: The height of the images in pixels.
             images: The size of a part; 0: all images.
             reporter: Shows the progress of decoding.
         """
@@ -223,7 +228,7 @@ class Task(Protocol):
         """Return items of a data set as a batch."""
 
     def move(self, batch: Batch, device: torch.device, size: int | None = None) -> Batch:
-        """Return a batch on a device, with images of `size` pixels; None: of their own size."""
+        """Return a batch on a device, with images of `size` pixels in height; None: of their own size."""
 
     def outputs(self, model: nn.Module, images: Tensor) -> Any:
         """Return the float32 outputs for images (B, 3, H, W) with values from 0 to 255."""

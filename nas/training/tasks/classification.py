@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from nas.architecture import RGB_SQUARE, InputFormat
 from nas.errors import DataError, SpaceError, UsageError
 from nas.networks.block_schema import is_classifier, is_detector_head
 from nas.networks.blocks import BLOCKS
@@ -42,8 +44,9 @@ class Classification:
         data: The data set.
         metric: What ranks networks: a key of `METRICS`.
         class_weights: How the training loss weighs the classes: a key of `CLASS_WEIGHTS`.
-        fit: How images that are not square become square: a key of `FITS`.
+        fit: How images of another aspect ratio are fitted: a key of `FITS`.
         flip: Whether training images are mirrored: one of `FLIPS`.
+        input: The channels and the aspect ratio of the images that networks read.
     """
 
     can_distill = True
@@ -56,8 +59,10 @@ class Classification:
         class_weights: str = "none",
         fit: str = DEFAULT_FIT,
         flip: str = "auto",
+        input_format: InputFormat = RGB_SQUARE,
     ):
         self.data, self.metric, self.class_weights, self.fit, self.flip = data, metric, class_weights, fit, flip
+        self.input = input_format
 
     @classmethod
     def load(
@@ -91,11 +96,19 @@ class Classification:
 
     def renamed(self, name: str) -> Classification:
         """Return the same task, with another name for its data set."""
-        return Classification(replace(self.data, name=name), self.metric, self.class_weights, self.fit, self.flip)
+        result = copy.copy(self)
+        result.data = replace(self.data, name=name)
+        return result
+
+    def for_input(self, input_format: InputFormat) -> Classification:
+        """Return the same task, with images for networks with this input."""
+        result = copy.copy(self)
+        result.input = input_format
+        return result
 
     def report_data(self, reporter: Reporter) -> None:
         """Report the images per class, the files that are not used, the fit, and classes that have few images."""
-        for line in (describe_classes(self.data), *self.data.notes, *describe_fit(self.fit, self.data)):
+        for line in (describe_classes(self.data), *self.data.notes, *describe_fit(self.fit, self.data, self.input)):
             reporter.say(line)
         report_balance(self.data, self.metric, reporter)
 
@@ -154,20 +167,20 @@ class Classification:
         """Return the augmented training images.
 
         Args:
-            resolution: The image size in pixels.
+            resolution: The height of the images in pixels.
             images: The size of a stratified part; 0: all images.
             reporter: Shows the progress of decoding.
         """
-        augment = augmentation(resolution, self.flips)
-        return ImageDataset(self.data.train.part(images), resolution, augment, reporter, self.fit)
+        augment = augmentation(self.input.shape(resolution), self.flips)
+        return ImageDataset(self.data.train.part(images), resolution, augment, reporter, self.fit, self.input)
 
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
         """Return the validation images, which rank candidates. Arguments as for `train_set`."""
-        return ImageDataset(self.data.validation.part(images), resolution, None, reporter, self.fit)
+        return ImageDataset(self.data.validation.part(images), resolution, None, reporter, self.fit, self.input)
 
     def test_set(self, resolution: int, reporter: Reporter | None = None) -> ImageDataset:
         """Return the test images, which are used only once, at the end."""
-        return ImageDataset(self.data.test, resolution, None, reporter, self.fit)
+        return ImageDataset(self.data.test, resolution, None, reporter, self.fit, self.input)
 
     def suited(self, recipe: Recipe) -> Recipe:
         """Return the recipe without random resized crops if the images are no photographs, or must not be mirrored.
@@ -188,9 +201,15 @@ class Classification:
         return ", ".join([*steps, *(f"{name} {value:g}" for name, value in settings.items() if value)])
 
     def augmented(self, train_set: ImageDataset, recipe: Recipe) -> ImageDataset:
-        """Return the training images with the random crops and the RandAugment of a recipe."""
+        """Return the training images with the random crops and the RandAugment of a recipe.
+
+        Raises UsageError for RandAugment of images with alpha, which has no operations for it.
+        """
+        if recipe.randaugment and self.input.channels == 4:
+            rule = "applies to gray and RGB images only; these have an alpha channel"
+            raise UsageError(rule, key="randaugment", value=recipe.randaugment)
         if recipe.crop_scale:
-            train_set = train_set.with_augmentation(augmentation(train_set.resolution, self.flips, recipe.crop_scale))
+            train_set = train_set.with_augmentation(augmentation(train_set.shape, self.flips, recipe.crop_scale))
         return train_set.also(rand_augment(recipe.randaugment)) if recipe.randaugment else train_set
 
     def mixing(self, recipe: Recipe) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
@@ -199,18 +218,18 @@ class Classification:
 
     @staticmethod
     def collate(items: list[tuple[Tensor, int]]) -> Batch:
-        """Return images (B, 3, R, R) and labels (B,)."""
+        """Return images (B, C, H, W) and labels (B,)."""
         images, labels = default_collate(items)
         return images, labels
 
     def move(self, batch: Batch, device: torch.device, size: int | None = None) -> Batch:
-        """Return a batch on a device, with images of `size` pixels; None: of their own size."""
+        """Return a batch on a device, with images of `size` pixels in height; None: of their own size."""
         images, labels = batch
-        images = images if size is None else resized(images, size)
+        images = images if size is None else resized(images, *self.input.shape(size)[1:])
         return images.to(device), labels.to(device)
 
     def outputs(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Return the float32 logits (B, num_classes) of images (B, 3, H, W) with values from 0 to 255."""
+        """Return the float32 logits (B, num_classes) of images (B, C, H, W) with values from 0 to 255."""
         logits: Tensor = model(normalize(images))
         return logits.float()
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from nas.architecture import RGB_SQUARE, InputFormat
 from nas.errors import DataError
-from nas.networks.preprocessing import FITS
+from nas.networks.preprocessing import FITS, TURNED, orientation_of
 from nas.training.tasks.image_files import opened
 from nas.training.tasks.splits import ImageData
 from nas.utils.registry import lookup
@@ -46,31 +47,34 @@ def choose_fit(asked: str, data: ImageData) -> str:
     return "pad" if lost_by_crop(data.train.images) > MOST_LOST else DEFAULT_FIT
 
 
-def describe_fit(fit: str, data: ImageData) -> tuple[str, ...]:
-    """Return the line to report about the fit of images that are not square; nothing for square images."""
-    lost = lost_by_crop(data.train.images)
+def describe_fit(fit: str, data: ImageData, input_format: InputFormat = RGB_SQUARE) -> tuple[str, ...]:
+    """Return the line to report about the fit of images of another aspect ratio than the input's; else nothing."""
+    lost = lost_by_crop(data.train.images, float(input_format.aspect))
     if not lost:
         return ()
     loses = f"a center crop loses {lost:.0%} of their area on average"
-    return (f"{data.name}: images are not square ({loses}); --fit {fit}: {FITS[fit]}",)
+    form = "square" if input_format.aspect == 1 else f"of the input's aspect ratio, {input_format.aspect}"
+    return (f"{data.name}: images are not {form} ({loses}); --fit {fit}: {FITS[fit]}",)
 
 
-def lost_by_crop(images: Sequence[Any]) -> float:
-    """Return the mean share of the area, in [0, 1), that the largest centered square leaves out."""
-    sizes = sampled_sizes(images, MOST_READ)
-    return float(np.mean([1 - min(size) / max(size) for size in sizes])) if sizes else 0.0
+def lost_by_crop(images: Sequence[Any], aspect: float = 1.0) -> float:
+    """Return the mean share of the area, in [0, 1), outside of the largest centered rectangle of an aspect ratio."""
+    ratios = [width / height for height, width in sampled_sizes(images, MOST_READ)]
+    return float(np.mean([1 - min(ratio, aspect) / max(ratio, aspect) for ratio in ratios])) if ratios else 0.0
 
 
-def sampled_sizes(images: Sequence[Any], most: int) -> list[tuple[int, ...]]:
-    """Return the sides in pixels, in any order, of up to `most` images, evenly spaced. Broken files are left out."""
+def sampled_sizes(images: Sequence[Any], most: int) -> list[tuple[int, int]]:
+    """Return height and width in pixels of up to `most` images, evenly spaced. Broken files are left out."""
     chosen = np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)
     return [size for index in dict.fromkeys(chosen.tolist()) if (size := _size(images[index]))]
 
 
-def _size(image: Any) -> tuple[int, ...] | None:
-    """Return the sides of an image in pixels, in any order; None for a broken file, which another check names."""
+def _size(image: Any) -> tuple[int, int] | None:
+    """Return height and width of an image, upright; None for a broken file, which another check names."""
     if not isinstance(image, str | Path):
-        return np.asarray(image).shape[:2]
+        height, width = np.asarray(image).shape[:2]
+        return height, width
     with contextlib.suppress(DataError), opened(image) as file:
-        return file.size
+        width, height = file.size
+        return (width, height) if orientation_of(file) in TURNED else (height, width)
     return None

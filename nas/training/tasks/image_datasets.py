@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nas.architecture import RGB_SQUARE, InputFormat, Shape
 from nas.errors import DataError
-from nas.networks.preprocessing import decode, deep_values, is_deep, normalize, to_square
+from nas.networks.preprocessing import conversion, decode, deep_values, fitted, is_deep, normalize
 from nas.training.tasks.base import DataPart
 from nas.training.tasks.image_files import opened, read_image
 from nas.training.tasks.image_folders import load_folder
@@ -48,19 +51,22 @@ BATCH = 1024
 """Arrays that are resized at once."""
 CHECKED_IMAGES = 100_000
 """Images per split that are checked in advance."""
+CROP_RATIOS = 3 / 4, 4 / 3
+"""Aspect ratios of random resized crops over the input's."""
 REPORTED_IMAGES = 2_000
 """Decoding at least this many images is slow enough to show its progress."""
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """A split with items (uint8 image (3, R, R), label). Images are decoded in advance if they fit into memory.
+    """A split with items (uint8 image (C, H, W), label). Images are decoded in advance if they fit into memory.
 
     Args:
         split: The images and labels.
-        resolution: The image size R in pixels.
-        augment: Applied to each image (3, R, R).
+        resolution: The height H of the items in pixels.
+        augment: Applied to each image (C, H, W).
         reporter: Shows the progress of decoding.
-        fit: How an image that is not square becomes one: a key of `FITS`.
+        fit: How an image of another aspect ratio is fitted: a key of `FITS`.
+        input_format: The channels C and the aspect ratio of the items.
     """
 
     def __init__(
@@ -70,21 +76,25 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         augment: Callable[[Tensor], Tensor] | None = None,
         reporter: Reporter | None = None,
         fit: str = "crop",
+        input_format: InputFormat = RGB_SQUARE,
     ):
         self._split, self._augment, self.resolution, self.fit = split, augment, resolution, fit
+        self.input = input_format
+        self.shape = input_format.shape(resolution)
         self._cache: Tensor | None = None
-        if fits_memory(len(split), resolution):
-            self._cache = torch.empty((len(split), 3, resolution, resolution), dtype=torch.uint8)
+        if fits_memory(len(split), self.shape):
+            self._cache = torch.empty((len(split), *self.shape), dtype=torch.uint8)
             with shown_progress(len(split), reporter, "decoding") as advance:
-                for indices in _batches(split.images):
+                for indices in _batches(split.images, input_format.channels):
                     self._cache[indices.start : indices.stop] = self._decode(indices)
                     advance(len(indices))
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits of resolution, labels, images and fit. Only the names of files are included."""
+        """Sixteen hex digits of shape, labels, images and fit. Only the names of files are included."""
         fit = "" if self.fit == "crop" else f" {self.fit}"  # the digests of cropped images stay as they were
-        digest = hashlib.sha256(f"{self.resolution} {self._split.labels}{fit}".encode())
+        form = "" if self.input == RGB_SQUARE else f" {self.shape}"
+        digest = hashlib.sha256(f"{self.resolution} {self._split.labels}{fit}{form}".encode())
         for image in self._split.images:
             is_file = isinstance(image, str | Path)
             digest.update(os.fsencode(Path(image).name) if is_file else np.ascontiguousarray(image).tobytes())
@@ -122,65 +132,70 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return (self._augment(image) if self._augment else image), self._split.labels[index]
 
     def _decode(self, indices: range) -> Tensor:
-        """Return the images (N, 3, R, R) of a batch that `_batches` made, or of one index."""
+        """Return the images (N, C, H, W) of a batch that `_batches` made, or of one index."""
         images = [self._split.images[index] for index in indices]
-        if not _is_plain(images[0]):
-            return to_square(read_image(images[0]), self.resolution, self.fit)[None]
+        channels, height, width = self.shape
+        if not _is_plain(images[0], channels):
+            return fitted(read_image(images[0], channels), height, width, self.fit)[None]
         batch = torch.from_numpy(np.stack(images))
-        batch = batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch[:, None].expand(-1, 3, -1, -1)
-        return to_square(batch, self.resolution, self.fit)
+        batch = batch.permute(0, 3, 1, 2) if batch.ndim == 4 else batch[:, None].expand(-1, channels, -1, -1)
+        return fitted(batch, height, width, self.fit)
 
 
-def fits_memory(images: int, resolution: int) -> bool:
-    """Return whether so many images are decoded in advance. Others are decoded while a network trains."""
-    return images * 3 * resolution**2 <= CACHE_BYTES
+def fits_memory(images: int, shape: Shape) -> bool:
+    """Return whether so many images (C, H, W) are decoded in advance. Others are decoded while a network trains."""
+    return images * prod(shape) <= CACHE_BYTES
 
 
-def _is_plain(image: Any) -> bool:
-    """Whether an image is a uint8 array (H, W) or (H, W, 3), which needs no decoding."""
-    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] == (3,))
+def _is_plain(image: Any, channels: int) -> bool:
+    """Whether an image is a uint8 array (H, W) or (H, W, C), which needs no decoding for inputs of C channels."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        return False
+    return (image.ndim == 2 and channels < 4) or image.shape[2:] == (channels,)
 
 
-def _batches(images: Sequence[Any]) -> Iterator[range]:
+def _batches(images: Sequence[Any], channels: int) -> Iterator[range]:
     """Yield ranges of indices that can be decoded at once: plain arrays of one shape, or one other image."""
-    for _, same in groupby(range(len(images)), lambda i: images[i].shape if _is_plain(images[i]) else i):
+    for _, same in groupby(range(len(images)), lambda i: images[i].shape if _is_plain(images[i], channels) else i):
         indices = list(same)
         for start in range(0, len(indices), BATCH):
             part = indices[start : start + BATCH]
             yield range(part[0], part[-1] + 1)
 
 
-def augmentation(resolution: int, flip: bool, crop_scale: float = 0.0) -> Callable[[Tensor], Tensor]:
-    """Return the training augmentation of images (3, R, R): a random crop, and a horizontal flip if `flip`.
+def augmentation(shape: Shape, flip: bool, crop_scale: float = 0.0) -> Callable[[Tensor], Tensor]:
+    """Return the training augmentation of images (C, H, W): a random crop, and a horizontal flip if `flip`.
 
     Args:
-        resolution: The image size R in pixels.
+        shape: (C, H, W).
         flip: Whether images are mirrored at random.
-        crop_scale: The smallest share of the area that a crop keeps before it is resized to R. 0: a crop of R pixels
-            after padding by an eighth.
+        crop_scale: The smallest share of the area that a crop keeps before it is resized to (H, W). Its aspect ratio is
+            3/4 to 4/3 of the input's. 0: a crop of (H, W) pixels after padding by an eighth.
     """
     from torchvision.transforms import v2
 
-    steps: list[Any] = [v2.RandomCrop(resolution, padding=max(1, resolution // 8))]
+    height, width = shape[1:]
+    steps: list[Any] = [v2.RandomCrop((height, width), padding=[max(1, side // 8) for side in (width, height)])]
     if crop_scale:
-        steps = [v2.RandomResizedCrop(resolution, scale=(crop_scale, 1.0), antialias=True)]
+        ratio = tuple(width / height * each for each in CROP_RATIOS)
+        steps = [v2.RandomResizedCrop((height, width), scale=(crop_scale, 1.0), ratio=ratio, antialias=True)]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     return v2.Compose(steps)  # type: ignore[no-any-return]
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Return images (B, 3, R, R) of values from 0 to 255 as (B, 3, size, size), bilinear and antialiased."""
+def resized(images: Tensor, height: int, width: int) -> Tensor:
+    """Return images (B, C, H, W) of values from 0 to 255 at another size, bilinear and antialiased."""
     from torchvision.transforms.v2 import functional
 
-    if images.shape[-1] == size:
+    if images.shape[-2:] == (height, width):
         return images
-    small: Tensor = functional.resize(images, [size, size], antialias=True)
+    small: Tensor = functional.resize(images, [height, width], antialias=True)
     return small
 
 
 def rand_augment(magnitude: int) -> Callable[[Tensor], Tensor]:
-    """Return RandAugment (Cubuk et al. 2020): two random operations on uint8 (3, R, R). `magnitude` is in [0, 30]."""
+    """Return RandAugment (Cubuk et al. 2020): two random operations on uint8 (1 or 3, H, W), of `magnitude` 0 to 30."""
     from torchvision.transforms import v2
 
     return v2.RandAugment(num_ops=2, magnitude=magnitude)  # type: ignore[no-any-return]
@@ -189,7 +204,7 @@ def rand_augment(magnitude: int) -> Callable[[Tensor], Tensor]:
 def mixing(num_classes: int, mixup: float, cutmix: float) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
     """Return mixup or CutMix with the given alphas, a random one of them per batch if both are above 0, or None.
 
-    It takes float32 images (B, 3, R, R) and labels (B,), and returns mixed images and class shares (B, num_classes).
+    It takes float32 images (B, C, H, W) and labels (B,), and returns mixed images and class shares (B, num_classes).
     """
     if mixup <= 0 and cutmix <= 0:
         return None
@@ -224,23 +239,29 @@ def load_images(name: str, root: str | None = None) -> ImageData:
     raise DataError(f"unknown data set or folder '{name}'", where="--data", nearest=nearest(name, DATA_SETS))
 
 
-def check_images(splits: Iterable[DataPart], reporter: Reporter) -> None:
-    """Decode the image files of each split, up to CHECKED_IMAGES. Raises DataError for the first broken one.
+def check_images(splits: Iterable[DataPart], reporter: Reporter, channels: int = 3) -> None:
+    """Decode the image files of each split, up to CHECKED_IMAGES, for inputs of so many channels.
 
-    Reports files with several frames, and warns if images of more than 8 bits are nearly black.
+    Reports files with several frames and images that are converted to other channels, and warns if images of more than
+    8 bits are nearly black. Raises DataError for the first file that is broken or lacks a channel.
     """
     files = [image for split in splits for image in split.images[:CHECKED_IMAGES] if isinstance(image, str | Path)]
     framed: list[Path] = []
     largest: list[int] = []
+    converted: Counter[str] = Counter()
     with shown_progress(len(files), reporter, "checking") as advance:
         for file in files:
             with opened(file) as image:
                 if getattr(image, "is_animated", False):
                     framed.append(Path(file))
-                decode(image)
+                decode(image, channels)
+                if how := conversion(image, channels):
+                    converted[how] += 1
                 if is_deep(image) and image.mode != "F":
                     largest.append(int(deep_values(image).max()))
             advance(1)
+    for how, count in converted.items():
+        reporter.say(f"{count} of {len(files)} images {how}")
     if framed:
         reporter.say(f"{len(framed)} of {len(files)} images have several frames; the first is used: {framed[0]}, ...")
     if largest and max(largest) < 65536 / 8:

@@ -25,20 +25,26 @@ HASHED_WHOLE = (".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 """Types that may be uncompressed: an image with the same borders has the same size, start and end."""
 
 
-def read_image(source: Any) -> Tensor:
-    """Return an image as uint8 (3, H, W): upright, in RGB, with transparent pixels laid over white.
+def read_image(source: Any, channels: int = 3) -> Tensor:
+    """Return an image as uint8 (C, H, W): upright, and of fewer than four channels with transparency over white.
 
     Args:
         source: A path, or an array (H, W) or (H, W, C) of uint8, of bool, of uint16 or of floats in [0, 1], with 1, 3
             or 4 (RGBA) channels.
+        channels: 1 (gray), 3 (RGB) or 4 (RGB and alpha).
 
     Raises:
-        DataError: The image cannot be read, or its values cannot be converted without a loss of the picture.
+        DataError: The image cannot be read, has no alpha channel but needs one, or its values cannot be converted
+            without a loss of the picture.
     """
     if isinstance(source, str | Path):
         with opened(source) as image:
-            return decode(image)
-    return decode(_image_of(np.asarray(source)))
+            return decode(image, channels)
+    image = _image_of(np.asarray(source))
+    try:
+        return decode(image, channels)
+    except ValueError as error:
+        raise DataError(f"not a usable image: {error}", where="--data") from error
 
 
 @contextlib.contextmanager

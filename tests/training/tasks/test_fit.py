@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from nas.errors import UsageError
-from nas.networks.preprocessing import FITS, PAD_COLOR, to_square
+from nas.networks.preprocessing import FITS, PAD_COLOR, fitted
 from nas.training.tasks.classification import Classification
 from nas.training.tasks.fit import choose_fit, continued_fit, describe_fit, lost_by_crop
 from nas.training.tasks.image_datasets import ImageDataset, load_images
@@ -28,13 +28,13 @@ def wide_picture() -> torch.Tensor:
 
 
 def test_a_crop_keeps_the_center() -> None:
-    assert to_square(wide_picture(), 6, "crop")[0, :, 1:5].tolist() == [[120] * 4] * 6
+    assert fitted(wide_picture(), 6, 6, "crop")[0, :, 1:5].tolist() == [[120] * 4] * 6
 
 
 def test_a_pad_keeps_everything_and_fills_the_rest() -> None:
     for turned in (False, True):
         image = wide_picture().transpose(1, 2) if turned else wide_picture()
-        square = to_square(image, 9, "pad")
+        square = fitted(image, 9, 9, "pad")
         square = square.transpose(1, 2) if turned else square
         assert square.shape == (3, 9, 9)
         for row in (0, 2, 6, 8):
@@ -43,23 +43,23 @@ def test_a_pad_keeps_everything_and_fills_the_rest() -> None:
 
 
 def test_a_stretch_fills_the_square() -> None:
-    square = to_square(wide_picture(), 9, "stretch")
+    square = fitted(wide_picture(), 9, 9, "stretch")
     assert square[0, :, [0, 4, 8]].tolist() == [[20, 120, 220]] * 9
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 24), st.sampled_from(sorted(FITS)))
 def test_every_fit_makes_a_square(height: int, width: int, resolution: int, fit: str) -> None:
     image = read_image(np.zeros((height, width), np.uint8))
-    assert to_square(image, resolution, fit).shape == (3, resolution, resolution)
+    assert fitted(image, resolution, resolution, fit).shape == (3, resolution, resolution)
 
 
 @pytest.mark.parametrize("fit", FITS)
 def test_square_images_are_the_same_to_the_bit_with_every_fit(fit: str) -> None:
     image = torch.randint(0, 256, (3, 13, 13), dtype=torch.uint8)
     before = v2.Compose([v2.Resize(8, antialias=True), v2.CenterCrop(8)])
-    assert torch.equal(to_square(image, 8, fit), before(image))
+    assert torch.equal(fitted(image, 8, 8, fit), before(image))
     wide = torch.randint(0, 256, (3, 13, 29), dtype=torch.uint8)
-    assert torch.equal(to_square(wide, 8, "crop"), before(wide))
+    assert torch.equal(fitted(wide, 8, 8, "crop"), before(wide))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def make_folder(
 def test_a_resized_crop_shows_at_least_its_share_of_the_image() -> None:
     torch.manual_seed(0)
     ramp = torch.arange(64, dtype=torch.uint8).expand(3, 64, 64).contiguous()  # the value is the column
-    crop = image_datasets.augmentation(64, flip=False, crop_scale=0.5)
+    crop = image_datasets.augmentation((3, 64, 64), flip=False, crop_scale=0.5)
     found = [crop(ramp) for _ in range(50)]
     assert all(image.shape == (3, 64, 64) and image.dtype == torch.uint8 for image in found)
     widths = [int(image.max()) - int(image.min()) + 1 for image in found]
@@ -55,8 +55,8 @@ def test_a_resized_crop_shows_at_least_its_share_of_the_image() -> None:
 
 def test_a_resized_batch_is_the_same_picture() -> None:
     images = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
-    assert image_datasets.resized(images, 32) is images
-    small = image_datasets.resized(images, 16)
+    assert image_datasets.resized(images, 32, 32) is images
+    small = image_datasets.resized(images, 16, 16)
     assert small.shape == (2, 3, 16, 16)
     assert small.float().mean().item() == pytest.approx(images.float().mean().item(), abs=2)
 
@@ -87,7 +87,7 @@ def test_a_folder_of_20000_small_files_streams_into_a_training(tmp_path: Path, m
     images = task.train_set(8)
     assert len(images) + len(task.data.validation) + len(task.data.test) == 20_000
     assert images.workers == 2
-    assert not image_datasets.fits_memory(len(images), 8)
+    assert not image_datasets.fits_memory(len(images), (3, 8, 8))
     loader = DataLoader(images, 64, shuffle=True, num_workers=images.workers)
     seen = [len(labels) for _, (_, labels) in zip(range(20), loader, strict=False)]
     assert seen == [64] * 20
