@@ -215,10 +215,10 @@ def height_and_aspect(size: Any, where: object) -> tuple[int, Fraction]:
 
 def checked_channels(channels: Any, where: object) -> int:
     """Return a number of channels. Raises SpaceError if it is not one of `CHANNELS`."""
-    if isinstance(channels, bool) or channels not in CHANNELS:
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels not in CHANNELS:
         known = ", ".join(f"{number} ({name})" for number, name in CHANNELS.items())
         raise SpaceError(f"must be one of {known}", where=where, key="channels", value=channels)
-    return int(channels)
+    return channels
 
 
 def _to_lists(stages: tuple[tuple[BlockSpec, ...], ...]) -> list[list[dict[str, Scalar]]]:

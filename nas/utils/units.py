@@ -94,7 +94,7 @@ def parse_resolutions(text: str, key: str = "resolution") -> tuple[int | str, ..
             form = "as '96', '96,128,160' or, height and width, '192x256'"
             rule = f"must be auto, or whole numbers of pixels from 1 to {LARGEST_RESOLUTION}, {form}"
             raise UsageError(rule, key=key, value=text)
-        size = sides[0] if len(sides) == 1 else "x".join(map(str, sides))
+        size = sides[0] if len(sides) == 1 else f"{sides[0]}x{sides[1]}"
         if size in sizes:
             raise UsageError(f"lists {size} twice", key=key, value=text)
         sizes[size] = sides[0]

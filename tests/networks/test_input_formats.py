@@ -1,0 +1,313 @@
+"""Inputs that are no squares of RGB: rectangles, gray images, and images with alpha."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from nas.architecture import Architecture, BlockSpec, InputFormat, height_and_aspect
+from nas.cli.main import main
+from nas.errors import DataError, SpaceError, UsageError
+from nas.networks.export import export_folder
+from nas.networks.network import build, trace
+from nas.networks.preprocessing import PADDING, decode, fitted, normalize, prepare
+from nas.spaces.automaton import choices_for, unroll
+from nas.spaces.resolutions import at_resolutions, sizes_of
+from nas.spaces.search_space import Space
+from nas.spaces.yaml_format import load_architecture, load_space, parse_space
+from nas.training.detection.detection import Detection
+from nas.training.inherited_weights import inherit
+from nas.training.tasks.classification import Classification
+from nas.training.tasks.image_datasets import check_images
+from nas.training.tasks.image_files import read_image
+from nas.training.tasks.splits import Split
+from nas.utils.reporting import Reporter
+from nas.utils.units import parse_resolutions
+
+STAGES = [
+    {"block": "conv", "out_channels": [4, 8], "stride": 2},
+    {"block": "mbconv", "out_channels": 8, "stride": 2, "kernel_size": [3, 5]},
+]
+HEAD = {"block": "classifier", "num_classes": 3}
+
+
+def space(**changes: Any) -> Space:
+    return parse_space("small", {"resolution": "24x32", "stages": STAGES, "head": HEAD, **changes}, "small.yaml")
+
+
+def network(**changes: Any) -> Architecture:
+    found = space(**changes)
+    return found.decode({key: values[0] for key, values in found.choices.items()})
+
+
+@given(st.integers(1, 999), st.integers(1, 999), st.sampled_from([1, 3, 4]))
+def test_every_input_survives_its_json_form_and_its_spelling(height: int, width: int, channels: int) -> None:
+    form = InputFormat(channels, Fraction(width, height))
+    arch = Architecture(height, (), BlockSpec.of("classifier", {"num_classes": 2}), input=form)
+    assert arch.input_shape == (channels, height, width)
+    assert Architecture.from_dict(arch.to_dict()) == arch
+    assert height_and_aspect(arch.input_size, "") == (height, form.aspect)
+    assert ("channels" in arch.to_dict()) == (channels != 3)
+    assert isinstance(arch.to_dict()["resolution"], int) == (height == width)
+
+
+@given(st.integers(1, 4096), st.integers(1, 4096), st.sampled_from("xX"))
+def test_a_size_is_read_as_height_and_width(height: int, width: int, sign: str) -> None:
+    assert parse_resolutions(f"{height}{sign}{width}") == (f"{height}x{width}",)
+    assert parse_resolutions(f" {height} {sign} {width} ") == (f"{height}x{width}",)
+
+
+def test_a_square_of_rgb_has_the_digests_of_before() -> None:
+    plain = network(resolution=32)
+    assert plain.digest == network(resolution="32x32", channels=3).digest
+    assert space(resolution=32).digest == space(resolution="32x32", channels=3).digest
+    others = [space(resolution="24x32"), space(resolution=24), space(resolution=24, channels=1)]
+    assert len({each.key for each in others} | {each.digest for each in others}) == 6
+
+
+def test_the_layers_have_the_shapes_of_the_rectangle() -> None:
+    layers = trace(network(channels=1))
+    assert layers[0].in_shape == (1, 24, 32)
+    assert layers[1].out_shape == (8, 6, 8)
+    assert network().at(12).input_shape == (3, 12, 16)
+    assert build(network(channels=4))(torch.zeros(2, 4, 24, 32)).shape == (2, 3)
+
+
+def test_a_space_of_rectangles_is_encoded_and_decoded() -> None:
+    several = space(resolution=["24x32", "12x16"], channels=1)
+    assert several.choices["resolution"] == (24, 12)
+    assert sizes_of(several) == ["24x32", "12x16"]
+    automaton = unroll(several)
+    for seed in range(5):
+        arch = several.decode(several.sample(random.Random(seed)))
+        assert several.decode(choices_for(several, arch)) == automaton.architecture(automaton.path(arch)) == arch
+    with pytest.raises(SpaceError, match="has inputs of 1 channels, width/height 4/3; this network of 3 channels"):
+        choices_for(several, network())
+
+
+def test_two_numbers_are_height_and_width_of_a_network_and_a_choice_of_a_space(tmp_path: Path) -> None:
+    plain = [{**stage, "out_channels": 8, "kernel_size": 3} for stage in STAGES]
+    (tmp_path / "net.yaml").write_text(json.dumps({"resolution": [24, 32], "stages": plain, "head": HEAD}))
+    assert load_architecture(str(tmp_path / "net.yaml")).input_shape == (3, 24, 32)
+    assert space(resolution=[24, 32]).choices["resolution"] == (24, 32)
+    assert sizes_of(space(resolution=[[24, 32]])) == ["24x32"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": "24x"}, "small.yaml: resolution: must be a whole number of at least 1, or height and width as"),
+        ({"resolution": [[24, 32, 3]]}, "small.yaml: resolution: must be a whole number of at least 1, or height"),
+        ({"resolution": "0x32"}, "must be a whole number of at least 1, or height and width as 192x256: '0x32'"),
+        ({"resolution": ["24x32", "32x32"]}, "resolution: all sizes of a space must have the same aspect ratio"),
+        ({"resolution": ["24x32", [24, 32]]}, "resolution: a choice must not offer a value twice"),
+        ({"channels": 2}, "small.yaml: channels: must be one of 1 (gray), 3 (RGB), 4 (RGB and alpha): 2"),
+        ({"channels": [1, 3]}, "small.yaml: channels: must be one of 1 (gray), 3 (RGB), 4 (RGB and alpha)"),
+        ({"channels": True}, "small.yaml: channels: must be one of"),
+    ],
+)
+def test_a_wrong_input_is_named_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        space(**changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_sizes_keep_or_change_the_aspect_ratio() -> None:
+    assert sizes_of(at_resolutions(space(), parse_resolutions("12,48"))) == ["12x16", "48x64"]
+    assert sizes_of(at_resolutions(space(), parse_resolutions("16x16,32x32"))) == [16, 32]
+    with pytest.raises(
+        UsageError, match="all sizes of a space must have the same aspect ratio: '16x32,32'"
+    ):
+        at_resolutions(space(), parse_resolutions("16x32,32"))
+    for text in ("16x", "16x0", "16x32x3", "16:32"):
+        with pytest.raises(UsageError, match=r"whole numbers of pixels from 1 to 4096, as '96', .* '192x256': "):
+            parse_resolutions(text)
+
+
+def picture(mode: str, height: int = 30, width: int = 50) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 4), dtype=np.uint8)
+    return Image.fromarray(pixels, "RGBA").convert(mode)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 1), ("RGB", 3), ("L", 3), ("RGBA", 3), ("RGBA", 4)])
+def test_a_picture_becomes_the_input(mode: str, channels: int, fit: str) -> None:
+    ready = prepare(picture(mode), (channels, 24, 32), fit)
+    assert ready.shape == (1, channels, 24, 32)
+    assert ready.dtype == torch.float32
+    assert ready.abs().max() < 3
+
+
+def test_gray_pictures_keep_their_values_and_rgb_becomes_luma() -> None:
+    gray = picture("L")
+    assert torch.equal(decode(gray, 1)[0], torch.from_numpy(np.array(gray)))
+    assert torch.equal(decode(gray.convert("RGB"), 1), decode(gray, 1))
+    assert torch.equal(decode(gray, 3), decode(gray, 1).expand(3, -1, -1))
+    assert torch.equal(decode(picture("RGBA"), 4).permute(1, 2, 0), torch.from_numpy(np.array(picture("RGBA"))))
+
+
+def test_fits_place_a_picture_in_a_rectangle() -> None:
+    wide = torch.arange(60, dtype=torch.uint8).reshape(1, 6, 10)
+    assert torch.equal(fitted(wide, 6, 8, "crop"), wide[:, :, 1:9])
+    assert torch.equal(fitted(wide, 4, 10, "crop"), wide[:, 1:5])
+    padded = fitted(wide, 10, 12, "pad")
+    assert padded.shape == (1, 10, 12)
+    assert (padded[:, 0] == PADDING[1][0]).all()
+    assert torch.equal(fitted(wide, 8, 10, "pad")[:, 1:7], wide)
+    assert fitted(wide, 3, 20, "stretch").shape == (1, 3, 20)
+    assert fitted(torch.zeros((4, 5, 5), dtype=torch.uint8), 5, 9, "pad")[3, :, 0].tolist() == [0] * 5
+
+
+def test_an_image_without_alpha_is_refused_by_a_network_that_reads_it(tmp_path: Path) -> None:
+    picture("RGB").save(tmp_path / "a.png")
+    rule = "it has no alpha channel, and the network's input has four channels, RGB and alpha"
+    with pytest.raises(DataError, match=rf"a\.png: not a readable image: {rule}"):
+        read_image(tmp_path / "a.png", 4)
+    with pytest.raises(DataError, match=f"--data: not a usable image: {rule}"):
+        read_image(np.zeros((4, 4, 3), dtype=np.uint8), 4)
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "said"),
+    [
+        ("RGB", 1, "2 of 2 images have colors: they are converted to gray, for an input with one channel"),
+        ("L", 3, "2 of 2 images are gray: their values become all three channels; `channels: 1` in a space's file"),
+        ("RGBA", 3, "2 of 2 images have transparent parts: they are laid over white"),
+        ("RGB", 3, ""),
+        ("L", 1, ""),
+        ("RGBA", 4, ""),
+    ],
+)
+def test_conversions_are_reported(
+    mode: str, channels: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / f"{number}.png" for number in range(2)]
+    for file in files:
+        picture(mode).save(file)
+    check_images([Split(files, (0, 1))], Reporter(), channels)
+    output = capsys.readouterr().err
+    assert said in output
+    assert bool(output) == bool(said)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_training_images_have_the_form_of_the_input(channels: int) -> None:
+    task = Classification.load("digits").for_input(InputFormat(channels, Fraction(4, 3)))
+    images = task.train_set(24, 40)
+    assert images[0][0].shape == (channels, 24, 32)
+    batch = task.collate([images[number] for number in range(4)])
+    assert task.move(batch, torch.device("cpu"), 12)[0].shape == (4, channels, 12, 16)
+    plain = Classification.load("digits").train_set(24, 40)
+    assert plain.digest != images.digest
+    assert Classification.load("digits").renamed("x").input == plain.input
+
+
+def test_random_augment_has_no_operations_for_alpha() -> None:
+    from nas.training.recipe import Recipe
+
+    task = Classification.load("digits").for_input(InputFormat(4))
+    with pytest.raises(UsageError, match="--randaugment: applies to gray and RGB images only"):
+        task.augmented(None, Recipe(epochs=1, randaugment=5))  # type: ignore[arg-type]
+
+
+def test_a_detector_reads_squares_of_rgb() -> None:
+    task = Detection.load("digits")
+    assert task.for_input(InputFormat()) is task
+    with pytest.raises(SpaceError, match="the input of a detector must be square and have three channels: '1 channels"):
+        task.for_input(InputFormat(1))
+
+
+@pytest.mark.parametrize(("channels", "aspect"), [(1, "24x32"), (4, "32x24"), (3, "24x32")])
+def test_an_exported_network_reads_the_same_input(channels: int, aspect: str, tmp_path: Path) -> None:
+    arch = network(resolution=aspect, channels=channels)
+    model = build(arch)
+    card = export_folder(arch, model, tmp_path / "model", "openvino", {}, "pad")
+    shape = onnx.load(tmp_path / "model/model.onnx").graph.input[0].type.tensor_type.shape
+    assert tuple(each.dim_value for each in shape.dim) == (1, *arch.input_shape)
+    assert card["input"] == dict(zip(("channels", "height", "width"), arch.input_shape, strict=True))
+    picture("RGBA" if channels == 4 else "RGB").save(tmp_path / "a.png")
+    code = "import torch, model; from PIL import Image; torch.save(model.preprocess(Image.open('../a.png')), 'x.pt')"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "model", check=True)
+    expected = normalize(fitted(read_image(tmp_path / "a.png", channels), *arch.input_shape[1:], "pad")[None])
+    assert torch.equal(torch.load(tmp_path / "model/x.pt", weights_only=True), expected)
+
+
+@pytest.mark.parametrize(("source", "channels"), [(3, 1), (1, 3), (3, 4), (4, 3), (1, 4), (4, 1)])
+def test_weights_of_other_channels_see_a_gray_image_alike(source: int, channels: int) -> None:
+    theirs, ours = network(channels=source), network(channels=channels)
+    torch.manual_seed(0)
+    taught, learner = build(theirs).eval(), build(ours).eval()
+    if source == 4:
+        torch.nn.init.zeros_(dict(taught.named_parameters())["stages.0.0.conv.0.weight"][:, 3])
+    inherit(learner, ours, taught, theirs)
+    gray = torch.randn(2, 1, 24, 32)
+    with torch.no_grad():
+        expected = taught(gray.expand(-1, source, -1, -1))
+        torch.testing.assert_close(learner(gray.expand(-1, channels, -1, -1)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_reference_gets_the_input_of_the_space() -> None:
+    from nas.searching.against.references import make_reference
+
+    reference = make_reference("mobilenet_v2_0.35", space(resolution="48x64", channels=1))
+    assert reference.at(48).input_shape == (1, 48, 64)
+
+
+@pytest.fixture
+def gray_folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 16), ("val", 6), ("test", 6)):
+        for label in range(2):
+            folder = tmp_path / "gray" / part / f"c{label}"
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 100, (24, 32), dtype=np.uint8) + 100 * np.uint8(label)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "gray"
+
+
+def test_a_search_of_gray_rectangles(gray_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = {"resolution": "24x32", "channels": 1, "stages": STAGES, "head": HEAD, "proxy": {"resolution": 24}}
+    (tmp_path / "gray.yaml").write_text(json.dumps(text))
+    command = ["search", "--space", str(tmp_path / "gray.yaml"), "--data", str(gray_folder), "--runtime", "null"]
+    command += ["--target-latency", "1s", "--trials", "2", "--proxy-epochs", "1", "--final-epochs", "1"]
+    command += ["--run", str(tmp_path / "run"), "--against", "mobilenet_v2_0.35"]
+    assert main(command) == 0
+    assert "24x32 px" in capsys.readouterr().err
+    card = json.loads((tmp_path / "run/model/card.json").read_text())
+    assert card["input"] == {"channels": 1, "height": 24, "width": 32}
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["against"][0]["resolution"] == "24x32"
+    assert main(command) == 0, "the finished run is read again"
+    small = [*command[:-4], "--run", str(tmp_path / "other"), "--against", "none", "--resolution", "12x16"]
+    assert main(small) == 0
+    assert json.loads((tmp_path / "other/model/card.json").read_text())["input"]["width"] == 16
+
+
+def test_a_training_at_another_size(gray_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "squeezenet_1.1", "--data", str(gray_folder), "--epochs", "1", "--out", str(tmp_path / "out")]
+    assert main([*command, "--resolution", "32x48"]) == 0
+    assert "32 of 32" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/model/card.json").read_text())["input"]["width"] == 48
+    assert main([*command[:-1], str(tmp_path / "two"), "--resolution", "32x48,64"]) == 2
+    assert "--resolution: must be one size: '32x48,64'" in capsys.readouterr().err
+    assert main([*command[:-1], str(tmp_path / "two"), "--resolution", "32:48"]) == 2
+    assert not (tmp_path / "two").exists()
+
+
+def test_shipped_spaces_are_squares_of_rgb() -> None:
+    assert load_space("mnasnet").input == InputFormat()
