@@ -106,12 +106,11 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         if value < 0:
             raise UsageError("must not be negative", key=key, value=value)
     make_runtime(job.runtime)
-    arch = read_architecture(job.network)
+    arch = _at_size(read_architecture(job.network), job.resolution)
     stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else None
     place = RunPlace(job.folder, "--out", trained_on(job) if stored is None else stored)
     task, images = load_for_run(job, place, reporter)
     task.check_part(job.images, "images")
-    arch = _at_size(arch, job.resolution)
     with located(job.network):
         task = task.for_input(arch.input)
     arch = _with_classes(job, arch, task, reporter)

@@ -238,7 +238,7 @@ def test_bad_input_is_one_line_and_writes_nothing(net: str, capsys: pytest.Captu
         (["notes"], "notes: not an exported network: "),
         ([net, "--data", "digit"], "--data: unknown data set or folder 'digit'; did you mean 'digits'?"),
         ([net, "--seed", "-1"], "--seed: must not be negative: -1"),
-        ([net, "--resolution", "-8"], "--resolution: must not be negative: -8"),
+        ([net, "--resolution", "-8"], "--resolution: must be auto, or whole numbers of pixels"),
         ([net, "--images", "3"], "--images: must be at least the number of classes, 10, or 0: 3"),
         ([net, "--recipe", "imagnet"], "--recipe: unknown recipe 'imagnet'; did you mean 'imagenet'?"),
         ([net, "--recipe", "imagenet", "--epochs", "3"], "--warmup-epochs: must be below --epochs, 3: 5.0"),
