@@ -34,7 +34,7 @@ from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_set
 from nas.spaces.encoding import EncodedSpace, no_costs
 from nas.spaces.resolutions import sizes_of
 from nas.spaces.search_space import Choices, Space
-from nas.spaces.trainings import FinalTraining, Proxy
+from nas.spaces.trainings import MOST_BRANCHES, FinalTraining, Proxy
 from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import make_goals
 from nas.study.objectives import Objective
@@ -175,8 +175,7 @@ def resolve(settings: SearchSettings, reporter: Reporter, started: float | None 
 
 def check_combinations(settings: SearchSettings) -> None:
     """Raise UsageError for the first setting that does not go with another one."""
-    if settings.reliability >= 1:
-        raise UsageError("must be below 1", key="reliability", value=settings.reliability)
+    _check_limits(settings)
     given = [key for key in SOURCES if getattr(settings, key)]
     if len(given) > 1:
         raise UsageError("--accuracies, --supernet: an evaluator has one source, give one of them")
@@ -196,6 +195,14 @@ def check_combinations(settings: SearchSettings) -> None:
     if settings.ray and settings.workers > 0:
         raise UsageError("--ray, --workers: candidates are evaluated in one place, give one of them")
     _check_ray_shares(settings)
+
+
+def _check_limits(settings: SearchSettings) -> None:
+    """Raise UsageError for the first setting that is too large."""
+    if settings.final_branches > MOST_BRANCHES:
+        raise UsageError(f"must be at most {MOST_BRANCHES}", key="final_branches", value=settings.final_branches)
+    if settings.reliability >= 1:
+        raise UsageError("must be below 1", key="reliability", value=settings.reliability)
 
 
 def check_task(settings: SearchSettings) -> None:
@@ -231,7 +238,8 @@ def resolve_space(settings: SearchSettings) -> Space:
         settings.proxy_images or space.proxy.images,
     )
     given = FinalTraining(settings.final_epochs or space.final.epochs, settings.final_images or space.final.images)
-    final = replace(given, full_epochs=space.final.full_epochs)
+    branches = settings.final_branches or space.final.branches
+    final = replace(given, full_epochs=space.final.full_epochs, branches=branches)
     supernet = replace(space.supernet, epochs=settings.supernet_epochs or space.supernet.epochs)
     return replace(space, proxy=proxy, final=final, supernet=supernet)
 

@@ -83,6 +83,7 @@ def _trainings(space: Space) -> dict[str, int]:
         "final_epochs": final.epochs,
         "final_images": final.images,
         **({"full_epochs": final.full_epochs} if final.full_epochs else {}),
+        **({"final_branches": final.branches} if final.branches else {}),
     }
 
 

@@ -200,6 +200,12 @@ class SearchSettings:
         default_help=_BY_SPACE,
     )
 
+    final_branches: int = _accuracy(
+        0,
+        "parallel k x k convolutions beside each one while winner and references train, folded at the end",
+        minimum=0,
+        default_help=_BY_SPACE,
+    )
     final_seeds: int = _accuracy(
         1,
         "seeds to train the winner and its references with; all are tested, the best by validation is exported",

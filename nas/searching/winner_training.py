@@ -138,6 +138,7 @@ def phases(
                 ONECYCLE,
                 epochs=max(1, final.epochs >> index),
                 learning_rate=ONECYCLE.learning_rate / (index + 1),
+                branches=final.branches,
             ),
         )
         for index, size in enumerate(sizes)
@@ -188,13 +189,14 @@ GROWS_FROM = 8
 """With fewer epochs, a network would see too few images at its own resolution (experiments/recipes.md)."""
 
 
-def winner_recipe(task: Task, epochs: int) -> Recipe:
+def winner_recipe(task: Task, epochs: int, branches: int = 0) -> Recipe:
     """Return the recipe of a winner's full training: that of `nas train`, as it suits the images.
 
     In a training of few epochs, the resolution does not grow.
     """
-    first_size = WINNERS.first_size if epochs >= GROWS_FROM else 1.0
-    return task.suited(replace(WINNERS, epochs=epochs, first_size=first_size, batch_size=task.batch_size))
+    first_size, batch = WINNERS.first_size if epochs >= GROWS_FROM else 1.0, task.batch_size
+    recipe = replace(WINNERS, epochs=epochs, first_size=first_size, batch_size=batch, branches=branches)
+    return task.suited(recipe)
 
 
 def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
@@ -203,7 +205,7 @@ def planned(context: SearchContext, arch: Architecture) -> list[Phase]:
     if not space.final.full_epochs:
         found = phases(space.proxy, space.final, arch.resolution, partial(buildable, arch))
         return [replace(phase, recipe=replace(phase.recipe, batch_size=context.task.batch_size)) for phase in found]
-    recipe = with_buildable_sizes(winner_recipe(context.task, space.final.full_epochs), arch)
+    recipe = with_buildable_sizes(winner_recipe(context.task, space.final.full_epochs, space.final.branches), arch)
     return [Phase(arch.resolution, 0, recipe)]
 
 

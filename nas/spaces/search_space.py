@@ -221,6 +221,7 @@ class Space:
     def digest(self) -> str:
         """Sixteen hex digits of everything that decides a search in this space. Supernet training is left out."""
         proxy, final = self.proxy, self.final
+        later = [name for name in ("full_epochs", "branches") if getattr(final, name)]
         texts = [
             repr(self.name),
             repr(self.resolution),
@@ -228,7 +229,7 @@ class Space:
             stage_text(self.head),
             *self._later_texts,
             settings_text("Proxy", proxy, "resolution", "epochs", "images"),
-            settings_text("FinalTraining", final, "epochs", "images", *(["full_epochs"] if final.full_epochs else [])),
+            settings_text("FinalTraining", final, "epochs", "images", *later),
         ]
         return hex_digest(tuple_text(texts))
 

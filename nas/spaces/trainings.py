@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_BRANCHES = 8
+"""The largest number of branches of a convolution in training."""
+
 
 @dataclass(frozen=True)
 class Proxy:
@@ -41,11 +44,13 @@ class FinalTraining:
         images: Training images of the one epoch at the deployed resolution.
         full_epochs: Epochs of a full training: all images, with the recipe of `nas train`, at the deployed resolution.
             0: the phases that `epochs` and `images` describe.
+        branches: The k x k branches of each convolution while it trains, see `nas.training.branches`; 0: none.
     """
 
     epochs: int = 8
     images: int = 500
     full_epochs: int = 0
+    branches: int = 0
 
 
 @dataclass(frozen=True)

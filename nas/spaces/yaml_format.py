@@ -13,7 +13,7 @@ from nas.networks.block_schema import Role, block_spec, keywords, role
 from nas.networks.blocks import find_block
 from nas.spaces.resolutions import as_rectangle, one_aspect
 from nas.spaces.search_space import Operator, Space, StageSpec, Values
-from nas.spaces.trainings import FinalTraining, Proxy, SupernetTraining
+from nas.spaces.trainings import MOST_BRANCHES, FinalTraining, Proxy, SupernetTraining
 from nas.spaces.yaml_files import read_yaml
 from nas.utils.paths import shipped
 from nas.utils.registry import closest, nearest
@@ -172,8 +172,10 @@ def _section(kind: type[T], data: object, where: str) -> T:
                 raise SpaceError("must be true or false", where=where, key=key, value=value)
             found[key] = value
         else:
-            minimum = 0 if key in ("images", "warmup_epochs", "full_epochs") else 1  # 0 images: all of them
+            minimum = 0 if key in ("images", "warmup_epochs", "full_epochs", "branches") else 1  # 0 images: all of them
             found[key] = _integers(value, where, key, minimum)[0]
+            if key == "branches" and found[key] > MOST_BRANCHES:
+                raise SpaceError(f"must be at most {MOST_BRANCHES}", where=where, key=key, value=value)
     return kind(**found)
 
 

@@ -24,6 +24,7 @@ from nas.training.branches import branched
 from nas.training.checkpoint import RENEWED, fingerprint, save_checkpoint
 from nas.training.recipe import Recipe, batch_size, size_at
 from nas.training.state import Epoch, TrainingState, half_type, restore_state, start_state, state_to_dict
+from nas.training.strided_pointwise import safe_pointwise
 from nas.training.tasks.base import Task, TaskDataset, make_loader
 
 __all__ = [
@@ -126,7 +127,7 @@ def train(
         WeightsError: The checkpoint is broken or belongs to another training.
         TrainingError: The loss is not finite, or the memory is exhausted again.
     """
-    with branched(model, recipe.branches, seed):
+    with branched(model, recipe.branches, seed), safe_pointwise(model):
         device = pick_device()
         _place(model, teacher, task, validation, recipe, device)
         fresh = {key: value.detach().clone() for key, value in model.state_dict().items()}

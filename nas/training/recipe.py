@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from nas.architecture import Architecture
 from nas.errors import SpaceError, UsageError
 from nas.networks.network import trace
+from nas.spaces.trainings import MOST_BRANCHES
 from nas.utils.registry import lookup
 from nas.utils.run_identity import FORMER_RECIPE
 
@@ -138,7 +139,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "first_size": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "randaugment": (lambda value: 0 <= value <= 30, "from 0 to 30"),
     "drop_connect": _SHARE,
-    "branches": (lambda value: 0 <= value <= 8, "from 0 to 8"),
+    "branches": (lambda value: 0 <= value <= MOST_BRANCHES, f"from 0 to {MOST_BRANCHES}"),
     "distill_weight": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "distill_temperature": _POSITIVE,
 }

@@ -58,7 +58,15 @@ FILES_OF = {
 """For each digest, the words for its file and the setting that names it."""
 SOURCE_CODE = ("evaluator_source", "controller_source", "objective_source", "block_source")
 """Settings that hold the digests of the source files of plug-ins, by file."""
-PROXY = ("proxy_resolution", "proxy_epochs", "proxy_images", "final_epochs", "final_images", "full_epochs")
+PROXY = (
+    "proxy_resolution",
+    "proxy_epochs",
+    "proxy_images",
+    "final_epochs",
+    "final_images",
+    "full_epochs",
+    "final_branches",
+)
 """Settings that are a part of `space_digest`. They are recorded so that a message can name them."""
 OPTIONAL = {
     TABLE_DIGEST, "source_digest", "start_from_content", "against_digest", "against_chosen", "teacher_digest",

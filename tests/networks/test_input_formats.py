@@ -129,9 +129,7 @@ def test_a_wrong_input_is_named_in_one_line(changes: dict[str, Any], message: st
 def test_other_sizes_keep_or_change_the_aspect_ratio() -> None:
     assert sizes_of(at_resolutions(space(), parse_resolutions("12,48"))) == ["12x16", "48x64"]
     assert sizes_of(at_resolutions(space(), parse_resolutions("16x16,32x32"))) == [16, 32]
-    with pytest.raises(
-        UsageError, match="all sizes of a space must have the same aspect ratio: '16x32,32'"
-    ):
+    with pytest.raises(UsageError, match="all sizes of a space must have the same aspect ratio: '16x32,32'"):
         at_resolutions(space(), parse_resolutions("16x32,32"))
     for text in ("16x", "16x0", "16x32x3", "16:32"):
         with pytest.raises(UsageError, match=r"whole numbers of pixels from 1 to 4096, as '96', .* '192x256': "):

@@ -62,16 +62,18 @@ class Timed:
         winner: The speed of the winner.
         references: The speed of each reference, by its digest.
         task: The data set.
+        branches: The branches of their convolutions while they train.
     """
 
     winner: TrainingSpeed
     references: Mapping[str, TrainingSpeed]
     task: Task
+    branches: int = 0
 
     def seconds(self, speed: TrainingSpeed, epochs: int) -> float:
         """Return the seconds of a training."""
         data = self.task.data
-        return speed.seconds(winner_recipe(self.task, epochs), len(data.train), len(data.validation))
+        return speed.seconds(winner_recipe(self.task, epochs, self.branches), len(data.train), len(data.validation))
 
     def lengths(self, epochs: int, least: int) -> Lengths:
         """Return how long the references train beside a winner of `epochs`: the same time, and at least `least`."""
@@ -132,9 +134,10 @@ def _choose_lengths(
 ) -> Lengths:
     """Return the longest trainings that fit into a time, at least the shortest, and report them."""
     task, reporter, seeds = context.task, context.reporter, context.settings.final_seeds
-    recipe, images = winner_recipe(task, EPOCHS[-1]), len(task.data.train)
+    branches = context.space.final.branches
+    recipe, images = winner_recipe(task, EPOCHS[-1], branches), len(task.data.train)
     speeds = {arch.digest: measure_speed(arch, task, recipe) for arch in (winner, *references)}
-    timed = Timed(speeds.pop(winner.digest), speeds, task)
+    timed = Timed(speeds.pop(winner.digest), speeds, task, branches)
     least, most = least_epochs(images), max(MOST_EPOCHS, ceil(MOST_IMAGES / images))
     each_s = left_s / seeds
     possible = [timed.lengths(epochs, least) for epochs in EPOCHS if least <= epochs <= most]
