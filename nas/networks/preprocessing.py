@@ -28,6 +28,8 @@ PAD_COLOR = (124, 116, 104)
 """What `pad` fills with: ImageNet's mean color, which normalization maps to about 0."""
 PADDING = {1: (114,), 3: PAD_COLOR, 4: (*PAD_COLOR, 0)}
 """The same by the number of channels."""
+COLORED = "have colors: they are converted to gray, for an input with one channel"
+"""What happens to colored images if a network reads one channel."""
 FITS = {
     "crop": "scaled until it covers the input, then the center",
     "pad": f"scaled until it fits into the input, centered, the rest filled with RGB {PAD_COLOR}",
@@ -108,7 +110,7 @@ def conversion(image: Any, channels: int) -> str:
         return "have transparent parts: they are laid over white"
     is_gray = image.mode[0] in "1LIF"
     if channels == 1 and not is_gray:
-        return "have colors: they are converted to gray, for an input with one channel"
+        return COLORED
     if channels == 3 and is_gray:
         return "are gray: their values become all three channels; `channels: 1` in a space's file avoids that"
     return ""

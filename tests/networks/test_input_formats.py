@@ -214,6 +214,19 @@ def test_training_images_have_the_form_of_the_input(channels: int) -> None:
     assert Classification.load("digits").renamed("x").input == plain.input
 
 
+def test_colored_arrays_become_gray_and_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = [np.full((5, 5, 3), value, dtype=np.uint8) for value in (10, 200)]
+    check_images([Split(arrays, (0, 1))], Reporter(), 1)
+    assert "2 of 2 images have colors" in capsys.readouterr().err
+    check_images([Split(arrays, (0, 1))], Reporter(), 3)
+    assert not capsys.readouterr().err
+    from nas.training.tasks.image_datasets import ImageDataset
+
+    images = ImageDataset(Split(arrays, (0, 1)), 4, input_format=InputFormat(1))
+    assert images[1][0].shape == (1, 4, 4)
+    assert images[1][0].flatten().tolist() == [200] * 16
+
+
 def test_random_augment_has_no_operations_for_alpha() -> None:
     from nas.training.recipe import Recipe
 

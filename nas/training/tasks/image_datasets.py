@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from nas.architecture import RGB_SQUARE, InputFormat, Shape
 from nas.errors import DataError
-from nas.networks.preprocessing import conversion, decode, deep_values, fitted, is_deep, normalize
+from nas.networks.preprocessing import COLORED, conversion, decode, deep_values, fitted, is_deep, normalize
 from nas.training.tasks.base import DataPart
 from nas.training.tasks.image_files import opened, read_image
 from nas.training.tasks.image_folders import load_folder
@@ -245,10 +245,12 @@ def check_images(splits: Iterable[DataPart], reporter: Reporter, channels: int =
     Reports files with several frames and images that are converted to other channels, and warns if images of more than
     8 bits are nearly black. Raises DataError for the first file that is broken or lacks a channel.
     """
-    files = [image for split in splits for image in split.images[:CHECKED_IMAGES] if isinstance(image, str | Path)]
+    images = [image for split in splits for image in split.images[:CHECKED_IMAGES]]
+    files = [image for image in images if isinstance(image, str | Path)]
     framed: list[Path] = []
     largest: list[int] = []
-    converted: Counter[str] = Counter()
+    colored = 0 if channels > 1 else sum(np.ndim(image) == 3 and np.shape(image)[2] == 3 for image in images)
+    converted = Counter({COLORED: colored} if colored else {})
     with shown_progress(len(files), reporter, "checking") as advance:
         for file in files:
             with opened(file) as image:
@@ -261,7 +263,7 @@ def check_images(splits: Iterable[DataPart], reporter: Reporter, channels: int =
                     largest.append(int(deep_values(image).max()))
             advance(1)
     for how, count in converted.items():
-        reporter.say(f"{count} of {len(files)} images {how}")
+        reporter.say(f"{count} of {len(images)} images {how}")
     if framed:
         reporter.say(f"{len(framed)} of {len(files)} images have several frames; the first is used: {framed[0]}, ...")
     if largest and max(largest) < 65536 / 8:
