@@ -135,8 +135,9 @@ def measure_detector(
     files = folder / f"model{find_runtime(runtime).suffix}", file_of(folder, runtime)
     if not all(file.is_file() for file in files):
         return None
-    resolution = int(read_json(folder / CARD)["resolution"])
-    shapes = ((1, *RGB_SQUARE.shape(resolution)),)
+    card = read_json(folder / CARD)  # the cards of older exports, of squares of RGB, have no "input"
+    side = int(str(card["resolution"]).partition("x")[0])
+    shapes = ((1, *(card["input"].values() if "input" in card else RGB_SQUARE.shape(side))),)
     graphs = [Graph(file.stem, str(file), shapes) for file in files]
     verb = "measuring with and without post-processing"
     samples = _measured(graphs, runtime, threads, device, reporter, verb)

@@ -64,7 +64,7 @@ LOAD_DETECTOR = '''
 
 def load_detector(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Detector:
     """Return the network with its post-processing: corners in pixels, scores, classes, and how many of them count."""
-    return Detector(load(path), {select}, {sizes}, INPUT_SHAPE[1]).eval()
+    return Detector(load(path), {select}, {sizes}, INPUT_SHAPE[1:]).eval()
 '''
 CHECK_DETECTOR = """
     with torch.no_grad():

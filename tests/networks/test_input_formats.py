@@ -21,6 +21,7 @@ from PIL import Image
 from nas.architecture import Architecture, BlockSpec, InputFormat, height_and_aspect
 from nas.cli.main import main
 from nas.errors import DataError, SpaceError, UsageError
+from nas.latency.graph_latency import measure_detector
 from nas.networks.export import export_folder
 from nas.networks.network import build, trace
 from nas.networks.preprocessing import PADDING, decode, fitted, normalize, prepare
@@ -28,6 +29,7 @@ from nas.spaces.automaton import choices_for, unroll
 from nas.spaces.resolutions import at_resolutions, sizes_of
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_architecture, load_space, parse_space
+from nas.training.detection.boxes import BoxData, Boxes, BoxSplit
 from nas.training.detection.detection import Detection
 from nas.training.inherited_weights import inherit
 from nas.training.tasks.classification import Classification
@@ -235,11 +237,40 @@ def test_random_augment_has_no_operations_for_alpha() -> None:
         task.augmented(None, Recipe(epochs=1, randaugment=5))  # type: ignore[arg-type]
 
 
-def test_a_detector_reads_squares_of_rgb() -> None:
-    task = Detection.load("digits")
-    assert task.for_input(InputFormat()) is task
-    with pytest.raises(SpaceError, match="the input of a detector must be square and have three channels: '1 channels"):
-        task.for_input(InputFormat(1))
+@pytest.mark.parametrize("head", ["efficientdet_head", "ssd_head", "gfl_head"])
+@pytest.mark.parametrize(("size", "channels"), [("64x96", 3), ("96x64", 1), ("64x96", 4)])
+def test_a_detector_of_rectangles_learns_and_is_exported(head: str, size: str, channels: int, tmp_path: Path) -> None:
+    stages = [
+        {"block": "conv", "out_channels": 8, "stride": 8, "kernel_size": 9},
+        {"block": "conv", "out_channels": 8, "stride": 2, "tap": True},
+        {"block": "conv", "out_channels": 8, "stride": 2, "tap": True},
+    ]
+    detector = {"resolution": size, "channels": channels, "stages": stages, "head": {"block": head, "num_classes": 3}}
+    arch = parse_space("small", detector, "").decode({})
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (70, 90, 4 if channels == 4 else 3), dtype=np.uint8) for _ in range(3)]
+    boxes = Boxes.of([[10, 10, 40, 60], [50, 20, 80, 50]], [0, 2])
+    part = BoxSplit(pictures, (boxes,) * 3, ((90, 70),) * 3)
+    task = Detection(BoxData("rects", ("a", "b", "c"), (1, 2, 3), part, part, part)).for_input(arch.input)
+    torch.manual_seed(0)
+    images, model = task.train_set(arch.resolution), build(arch)
+    batch, targets = task.move(task.collate([images[number] for number in range(3)]), torch.device("cpu"))
+    assert batch.shape == (3, *arch.input_shape)
+    predictions = task.outputs(model.train(), batch)
+    _, height, width = arch.input_shape
+    assert predictions.anchors[:, 0].max() < width < predictions.anchors[:, 0].max() + 40
+    assert predictions.anchors[:, 1].max() < height < predictions.anchors[:, 1].max() + 40
+    loss = task.loss(predictions, targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    smaller, found = task.move((batch, targets), torch.device("cpu"), height // 2)
+    assert smaller.shape[2:] == (height // 2, width // 2)
+    torch.testing.assert_close(found[0].corners, targets[0].corners / 2)
+    report = task.evaluate(model, task.test_set(arch.resolution), torch.device("cpu"))
+    export_folder(arch, model, tmp_path / "model", "onnxruntime", {}, "pad")
+    exported = task.evaluate_exported(tmp_path / "model", arch.resolution)
+    assert exported.metric_value == pytest.approx(report.metric_value, abs=1e-3)
+    assert measure_detector(tmp_path / "model", "onnxruntime", 1, "local", Reporter(quiet=True)) is not None
 
 
 @pytest.mark.parametrize(("channels", "aspect"), [(1, "24x32"), (4, "32x24"), (3, "24x32")])

@@ -111,6 +111,6 @@ class EfficientDetHead(nn.Module):
         """Let every class begin with a score of 0.01, see `FIRST_LOGIT`."""
         cast(nn.Conv2d, self.classes.predict[1]).bias.fill_(FIRST_LOGIT)  # type: ignore[union-attr]
 
-    def anchors(self, sizes: Sequence[Size], resolution: int) -> Tensor:
+    def anchors(self, sizes: Sequence[Size], image: Size) -> Tensor:
         """Return the anchor (N, 4) of each row, given the height and width of each level, see `octave_anchors`."""
-        return octave_anchors(sizes, resolution, self.count)
+        return octave_anchors(sizes, image, self.count)

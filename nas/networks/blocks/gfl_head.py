@@ -68,6 +68,6 @@ class GFLHead(nn.Module):
         for predict in self.predict:
             cast(nn.Conv2d, predict).bias[: self.num_classes].fill_(FIRST_LOGIT)  # type: ignore[index]
 
-    def anchors(self, sizes: Sequence[Size], resolution: int) -> Tensor:
+    def anchors(self, sizes: Sequence[Size], image: Size) -> Tensor:
         """Return the point (N, 4) of each row, given the height and width of each level, see `points`."""
-        return points(sizes, resolution)
+        return points(sizes, image)

@@ -59,12 +59,12 @@ class SelectBoxes(nn.Module):
         self.kept = min(kept, self.candidates)
         self.register_buffer("anchors", torch.ones(1, predictions[0], 4), persistent=False)
         self.register_buffer("after", torch.ones(self.candidates, self.candidates).tril(-1), persistent=False)
-        self.register_buffer("limit", torch.ones(()), persistent=False)
+        self.register_buffer("limit", torch.ones(4), persistent=False)
 
-    def place(self, anchors: Tensor, resolution: int) -> None:
-        """Set the anchors (N, 4), as center x, center y, width and height in pixels, and the size of the image."""
+    def place(self, anchors: Tensor, image: tuple[int, int]) -> None:
+        """Set the anchors (N, 4), as center x, center y, width and height in pixels, and the image's height, width."""
         self.anchors.copy_(anchors[None])
-        self.limit.fill_(resolution)
+        self.limit.copy_(torch.tensor([*image[::-1], *image[::-1]]))
 
     def forward(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """[boxes, classes] -> corners (B, K, 4), scores (B, K), classes (B, K), and how many of them count (B,).

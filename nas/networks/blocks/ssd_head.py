@@ -82,9 +82,9 @@ class SSDHead(nn.Module):
         classes = [predict(x) for predict, x in zip(self.classes, levels, strict=True)]
         return rows(boxes, 4), rows(classes, self.num_classes)
 
-    def anchors(self, sizes: Sequence[Size], resolution: int) -> Tensor:
+    def anchors(self, sizes: Sequence[Size], image: Size) -> Tensor:
         """Return the anchor (N, 4) of each row, given the height and width of each map, see `default_boxes`."""
-        return default_boxes(sizes, resolution, self.counts)
+        return default_boxes(sizes, image, self.counts)
 
 
 def predictor(in_channels: int, outputs: int, kernel_size: int, form: str, activation: str) -> nn.Module:

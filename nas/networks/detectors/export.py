@@ -90,7 +90,7 @@ def check_detector(
         model: Its network.
         folder: The exported folder.
         runtime: The runtime of the files.
-        image: The input (1, 3, R, R).
+        image: The input (1, C, H, W).
         outputs: What the exported network returns for it; nothing is checked without them.
 
     Raises:

@@ -1,7 +1,7 @@
 """Post-processing of a detector: the layer that it makes in a latency table, and a network with it.
 
 It is no block of an architecture: training needs the outputs of the head. It follows from the head, which declares
-`coding`, see `SelectBoxes`, and `anchors(sizes, resolution)`.
+`coding`, see `SelectBoxes`, and `anchors(sizes, image)`.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ class Detector(nn.Module):
         network: A network with a head that has `coding` and `anchors`.
         select: The post-processing, without anchors.
         sizes: Height and width of each map that the head reads.
-        resolution: The size of the image in pixels.
+        image: Height and width of the image in pixels.
     """
 
     outputs = 4
 
-    def __init__(self, network: Any, select: SelectBoxes, sizes: Sequence[tuple[int, int]], resolution: int):
+    def __init__(self, network: Any, select: SelectBoxes, sizes: Sequence[tuple[int, int]], image: tuple[int, int]):
         super().__init__()
         self.network, self.select = network, select
-        select.place(network.head.anchors(sizes, resolution), resolution)
+        select.place(network.head.anchors(sizes, image), image)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, 3, R, R) -> corners (B, K, 4), scores (B, K), classes (B, K), and how many of them count (B,)."""
+        """(B, C, H, W) -> corners (B, K, 4), scores (B, K), classes (B, K), and how many of them count (B,)."""
         boxes, classes = self.network(x)
         found: tuple[Tensor, Tensor, Tensor, Tensor] = self.select([boxes, classes])
         return found
@@ -91,4 +91,4 @@ def with_post_processing(arch: Architecture, network: nn.Module) -> Detector:
     select = layer_module(post)
     assert isinstance(select, SelectBoxes) and isinstance(network, MultiMapNetwork)
     device = next(network.parameters()).device
-    return Detector(network, select, sizes, arch.resolution).to(device)
+    return Detector(network, select, sizes, arch.input_shape[1:]).to(device)

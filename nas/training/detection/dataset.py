@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nas.networks.preprocessing import PAD_COLOR, padded_place
+from nas.architecture import RGB_SQUARE, InputFormat, Shape
+from nas.networks.preprocessing import PADDING, padded_place
 from nas.training.detection.boxes import Boxes, BoxSplit
 from nas.training.tasks.image_datasets import ImageDataset
 from nas.training.tasks.splits import Split
@@ -43,15 +44,16 @@ class Target:
     classes: Tensor
     crowd: Tensor
 
-    def to(self, device: torch.device, scale: float = 1.0) -> Target:
-        """Return the target on a device, with corners times `scale`."""
-        corners, crowd = (each.to(device) * scale for each in (self.corners, self.crowd))
+    def to(self, device: torch.device, scale: tuple[float, float] = (1.0, 1.0)) -> Target:
+        """Return the target on a device, with x and y of the corners times `scale`."""
+        factors = self.corners.new_tensor([*scale, *scale], device=device)
+        corners, crowd = (each.to(device) * factors for each in (self.corners, self.crowd))
         return Target(corners, self.classes.to(device), crowd)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies in a square input: x -> x * scale_x + left, y -> y * scale_y + top."""
+    """Where an image lies in an input: x -> x * scale_x + left, y -> y * scale_y + top."""
 
     scale_x: float
     scale_y: float
@@ -59,11 +61,11 @@ class Placement:
     top: float
 
     @classmethod
-    def of(cls, width: int, height: int, resolution: int, fit: str) -> Placement:
-        """Return the placement that `fitted` gives an image; `fit` is "pad" or "stretch"."""
+    def of(cls, width: int, height: int, size: tuple[int, int], fit: str) -> Placement:
+        """Return the placement that `fitted` gives an image in an input; `fit` is "pad" or "stretch"."""
         if fit == "stretch":
-            return cls(resolution / width, resolution / height, 0, 0)
-        high, wide, left, top = padded_place(height, width, resolution, resolution)
+            return cls(size[1] / width, size[0] / height, 0, 0)
+        high, wide, left, top = padded_place(height, width, *size)
         return cls(wide / width, high / height, left, top)
 
     def inside(self, corners: Tensor) -> Tensor:
@@ -79,14 +81,15 @@ class Placement:
 
 
 class BoxDataset(Dataset[tuple[Tensor, Target]]):
-    """A split with items (uint8 image (3, R, R), `Target`).
+    """A split with items (uint8 image (C, H, W), `Target`).
 
     Args:
         split: The images and boxes.
-        resolution: The image size R in pixels.
+        resolution: The height H of the items in pixels.
         augment: Applied to each image and target.
         reporter: Shows the progress of decoding.
-        fit: How an image that is not square becomes one: "pad" or "stretch".
+        fit: How an image of another aspect ratio is fitted: "pad" or "stretch".
+        input_format: The channels C and the aspect ratio of the items.
     """
 
     def __init__(
@@ -96,10 +99,11 @@ class BoxDataset(Dataset[tuple[Tensor, Target]]):
         augment: Callable[[Tensor, Target], tuple[Tensor, Target]] | None = None,
         reporter: Reporter | None = None,
         fit: str = "pad",
+        input_format: InputFormat = RGB_SQUARE,
     ):
         self.split, self.resolution, self.fit, self._augment = split, resolution, fit, augment
         numbered = Split(split.images, tuple(range(len(split))))
-        self._images = ImageDataset(numbered, resolution, None, reporter, fit)
+        self._images = ImageDataset(numbered, resolution, None, reporter, fit, input_format)
 
     @property
     def digest(self) -> str:
@@ -129,11 +133,11 @@ class BoxDataset(Dataset[tuple[Tensor, Target]]):
         return self._augment(image, target) if self._augment else (image, target)
 
     def placement(self, index: int) -> Placement:
-        """Return where an image lies in its square."""
-        return Placement.of(*self.split.sizes[index], self.resolution, self.fit)
+        """Return where an image lies in the input."""
+        return Placement.of(*self.split.sizes[index], self._images.shape[1:], self.fit)
 
     def target(self, index: int) -> Target:
-        """Return the boxes of an image in pixels of its square."""
+        """Return the boxes of an image in pixels of the input."""
         boxes: Boxes = self.split.boxes[index]
         corners = self.placement(index).inside(torch.from_numpy(boxes.corners))
         crowd = torch.from_numpy(boxes.crowd)
@@ -141,23 +145,23 @@ class BoxDataset(Dataset[tuple[Tensor, Target]]):
         return Target(corners[plain], torch.from_numpy(boxes.classes)[plain], corners[crowd])
 
 
-def augmentation(resolution: int, flip: bool) -> Callable[[Tensor, Target], tuple[Tensor, Target]]:
+def augmentation(shape: Shape, flip: bool) -> Callable[[Tensor, Target], tuple[Tensor, Target]]:
     """Return the augmentation of SSD (Liu et al. 2016, section 2.2) by torchvision's transforms.
 
-    Colors are distorted, the image is shrunk into a larger one or cropped so that boxes remain, and mirrored.
+    Colors of RGB are distorted, the image is shrunk into a larger one or cropped so that boxes remain, and mirrored.
 
     Args:
-        resolution: The size of the images in pixels.
+        shape: The images, (C, H, W).
         flip: Whether images are mirrored at random.
     """
     from torchvision.transforms import v2
 
     steps: list[Any] = [
-        v2.RandomPhotometricDistort(p=0.5),
-        v2.RandomZoomOut(fill=list(PAD_COLOR), side_range=ZOOM_OUT, p=ZOOM_SHARE),
+        *([v2.RandomPhotometricDistort(p=0.5)] if shape[0] == 3 else []),
+        v2.RandomZoomOut(fill=list(PADDING[shape[0]]), side_range=ZOOM_OUT, p=ZOOM_SHARE),
         v2.RandomApply([v2.RandomIoUCrop(trials=CROP_TRIALS)], p=CROP_SHARE),
         *([v2.RandomHorizontalFlip()] if flip else []),
-        v2.Resize((resolution, resolution), antialias=True),
+        v2.Resize(shape[1:], antialias=True),
         v2.ClampBoundingBoxes(),
         v2.SanitizeBoundingBoxes(min_size=LEAST_SIDE, labels_getter=_labels),
     ]

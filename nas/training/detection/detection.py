@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,14 +47,14 @@ class Predictions:
         classes: Logits (B, N, C).
         anchors: What the boxes are relative to, (N, 4).
         coding: What the numbers mean, see `SelectBoxes`.
-        resolution: The size of the images in pixels.
+        image: Height and width of the images in pixels.
     """
 
     boxes: Tensor
     classes: Tensor
     anchors: Tensor
     coding: str
-    resolution: int
+    image: tuple[int, int]
 
 
 class Detection:
@@ -62,18 +63,19 @@ class Detection:
     Attributes:
         data: The data set.
         metric: What ranks networks: "AP" or "AP50".
-        fit: How images that are not square become square: "pad" or "stretch".
+        fit: How images of another aspect ratio are fitted: "pad" or "stretch".
         flip: Whether training images are mirrored: one of `FLIPS`.
+        input: The channels and the aspect ratio of the images that networks read.
     """
 
     can_distill = False
-    input = RGB_SQUARE
     batch_size = 8
     chance = 0.0
     guessing = None
 
     def __init__(self, data: BoxData, metric: str = "AP", fit: str = "pad", flip: str = "auto"):
         self.data, self.metric, self.fit, self.flip = data, metric, fit, flip
+        self.input = RGB_SQUARE
 
     @classmethod
     def load(
@@ -127,14 +129,15 @@ class Detection:
 
     def renamed(self, name: str) -> Detection:
         """Return the same task, with another name for its data set."""
-        return Detection(replace(self.data, name=name), self.metric, self.fit, self.flip)
+        result = copy.copy(self)
+        result.data = replace(self.data, name=name)
+        return result
 
     def for_input(self, input_format: InputFormat) -> Detection:
-        """Return this task. Raises SpaceError unless the input is a square of RGB."""
-        if input_format != RGB_SQUARE:
-            rule = "the input of a detector must be square and have three channels"
-            raise SpaceError(rule, value=f"{input_format.channels} channels, width/height {input_format.aspect}")
-        return self
+        """Return the same task, with images for networks with this input."""
+        result = copy.copy(self)
+        result.input = input_format
+        return result
 
     def report_data(self, reporter: Reporter) -> None:
         """Report the images and boxes by class, and what the annotations had that is not used."""
@@ -152,8 +155,8 @@ class Detection:
         counts = matched_by_size(found.anchors.cpu(), targets)
         whole, matched = (sum(pair[part] for pair in counts.values()) for part in (0, 1))
         by_size = ", ".join(f"{size} {pair[1] / pair[0]:.0%} of {pair[0]}" for size, pair in counts.items() if pair[0])
-        share = matched / max(1, whole)
-        line = f"an anchor overlaps {share:.1%} of the {whole:,} training boxes by a half at {found.resolution} px"
+        share, size = matched / max(1, whole), self.input.size(found.image[0])
+        line = f"an anchor overlaps {share:.1%} of the {whole:,} training boxes by a half at {size} px"
         reporter.say(f"{line} ({by_size}); the others learn from their closest anchor")
         if share < FEW_MATCHED:
             reporter.warn("boxes that no anchor fits are hardly learned: a higher --resolution helps small objects")
@@ -179,16 +182,16 @@ class Detection:
 
     def train_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> BoxDataset:
         """Return the augmented training images; `images` of them, or all."""
-        augment = augmentation(resolution, self.flips)
-        return BoxDataset(self.data.train.part(images), resolution, augment, reporter, self.fit)
+        augment = augmentation(self.input.shape(resolution), self.flips)
+        return BoxDataset(self.data.train.part(images), resolution, augment, reporter, self.fit, self.input)
 
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> BoxDataset:
         """Return the validation images, which rank candidates. Arguments as for `train_set`."""
-        return BoxDataset(self.data.validation.part(images), resolution, None, reporter, self.fit)
+        return BoxDataset(self.data.validation.part(images), resolution, None, reporter, self.fit, self.input)
 
     def test_set(self, resolution: int, reporter: Reporter | None = None) -> BoxDataset:
         """Return the test images, which are used only once, at the end."""
-        return BoxDataset(self.data.test, resolution, None, reporter, self.fit)
+        return BoxDataset(self.data.test, resolution, None, reporter, self.fit, self.input)
 
     def suited(self, recipe: Recipe) -> Recipe:
         """Return the recipe without random resized crops: detection has crops of its own, that keep boxes."""
@@ -211,18 +214,18 @@ class Detection:
 
     @staticmethod
     def collate(items: list[tuple[Tensor, Target]]) -> Batch:
-        """Return images (B, 3, R, R) and the target of each."""
+        """Return images (B, C, H, W) and the target of each."""
         return torch.stack([image for image, _ in items]), [target for _, target in items]
 
     def move(self, batch: Batch, device: torch.device, size: int | None = None) -> Batch:
-        """Return a batch on a device, with images of `size` pixels; None: of their own size."""
+        """Return a batch on a device, with images of `size` pixels in height; None: of their own size."""
         images, targets = batch
-        scale = 1.0 if size is None else size / images.shape[-1]
-        images = images if size is None else resized(images, size, size)
-        return images.to(device), [target.to(device, scale) for target in targets]
+        height, width = images.shape[-2:] if size is None else self.input.shape(size)[1:]
+        scale = width / images.shape[-1], height / images.shape[-2]
+        return resized(images, height, width).to(device), [target.to(device, scale) for target in targets]
 
     def outputs(self, model: nn.Module, images: Tensor) -> Predictions:
-        """Return the predictions for images (B, 3, R, R) with values from 0 to 255."""
+        """Return the predictions for images (B, C, H, W) with values from 0 to 255."""
         head: Any = next((module for module in model.modules() if hasattr(type(module), "coding")), None)
         if head is None:
             raise DataError(f"'{self.data.name}' needs a detector, the network has other outputs", where="--data")
@@ -236,9 +239,9 @@ class Detection:
             boxes, classes = model(normalize(images))
         finally:
             handle.remove()
-        resolution = int(images.shape[-1])
-        anchors = head.anchors(sizes, resolution).to(boxes.device)
-        return Predictions(boxes.float(), classes.float(), anchors, head.coding, resolution)
+        image = int(images.shape[-2]), int(images.shape[-1])
+        anchors = head.anchors(sizes, image).to(boxes.device)
+        return Predictions(boxes.float(), classes.float(), anchors, head.coding, image)
 
     def loss_weights(self, train_set: BoxDataset) -> None:
         """Return None: classes are not weighed."""
@@ -287,7 +290,7 @@ class Detection:
         def run(batch: Tensor) -> Sequence[Tensor]:
             outputs = self.outputs(model, batch.to(device).contiguous(memory_format=torch.channels_last))
             select = SelectBoxes((len(outputs.anchors),) * 2, coding=outputs.coding)  # type: ignore[arg-type]
-            select.to(device).place(outputs.anchors, outputs.resolution)
+            select.to(device).place(outputs.anchors, outputs.image)
             selected: Sequence[Tensor] = select([outputs.boxes, outputs.classes])
             return selected
 

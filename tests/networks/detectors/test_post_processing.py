@@ -54,7 +54,7 @@ def test_the_anchors_of_efficientdet_are_those_of_effdet() -> None:
     config = effdet.get_efficientdet_config("tf_efficientdet_d0")
     expected = effdet.anchors.Anchors.from_config(config).boxes[:, [1, 0, 3, 2]]
     sizes = [(64, 64), (32, 32), (16, 16), (8, 8), (4, 4)]
-    torch.testing.assert_close(corners(octave_anchors(sizes, 512, 9)), expected, rtol=0, atol=1e-3)
+    torch.testing.assert_close(corners(octave_anchors(sizes, (512, 512), 9)), expected, rtol=0, atol=1e-3)
 
 
 def test_the_default_boxes_of_ssdlite_are_those_of_torchvision() -> None:
@@ -65,7 +65,7 @@ def test_the_default_boxes_of_ssdlite_are_those_of_torchvision() -> None:
     images = ImageList(torch.zeros(1, 3, 320, 320), [(320, 320)])
     generator = DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
     expected = generator(images, [torch.zeros(1, 1, size, size) for size in sizes])[0]
-    own = default_boxes([(size, size) for size in sizes], 320, [6] * 6)
+    own = default_boxes([(size, size) for size in sizes], (320, 320), [6] * 6)
     torch.testing.assert_close(corners(own), expected, rtol=0, atol=1e-3)
 
 
@@ -74,7 +74,7 @@ def test_there_is_an_anchor_for_each_prediction(name: str) -> None:
     arch = load_architecture(name)
     post, sizes = post_of(arch)
     head: Any = build(arch).head
-    anchors = head.anchors(sizes, arch.resolution)
+    anchors = head.anchors(sizes, arch.input_shape[1:])
     assert anchors.shape == (post.in_shape[0][0], 4)  # type: ignore[index]
     assert (anchors > 0).all() and (anchors[:, :2] < arch.resolution).all()
 
@@ -109,7 +109,7 @@ def selection(coding: str, boxes: int = 400, classes: int = 4) -> tuple[SelectBo
     torch.manual_seed(0)
     select = SelectBoxes((boxes, boxes), coding=coding).eval()  # type: ignore[arg-type]
     anchors = torch.cat([torch.rand(boxes, 2) * 100, torch.rand(boxes, 2) * 20 + 5], 1)
-    select.place(anchors, 100)
+    select.place(anchors, (100, 100))
     return select, [torch.randn(1, boxes, 4) * 0.3 + 0.5, 2 * torch.randn(1, boxes, classes)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nas.architecture import InputFormat
 from nas.cli.main import main
 from nas.errors import DataError, SpaceError, UsageError
 from nas.networks.blocks.anchors import octave_anchors, points
@@ -35,7 +37,7 @@ from nas.training.detection.losses import LOSSES, encoded
 from nas.training.tasks.base import for_task, make_loader
 from nas.training.tasks.registry import load_task
 
-SIZES, RESOLUTION = [(8, 8), (4, 4)], 64
+SIZES, IMAGE = [(8, 8), (4, 4)], (64, 64)
 SMALL: dict[str, Any] = {
     "resolution": 64,
     "stages": [
@@ -76,7 +78,7 @@ boxes = st.lists(
 def test_every_box_is_learned_and_boxes_far_away_are_background(
     corners: list[tuple[float, float, float, float]],
 ) -> None:
-    anchors, wanted = octave_anchors(SIZES, RESOLUTION, 9), target(*corners)
+    anchors, wanted = octave_anchors(SIZES, IMAGE, 9), target(*corners)
     assigned = assign_by_overlap(anchors, wanted)
     learned = set(assigned.index[assigned.index >= 0].tolist())
     distinct = len({tuple(box) for box in corners})
@@ -87,7 +89,7 @@ def test_every_box_is_learned_and_boxes_far_away_are_background(
 
 
 def test_a_box_that_no_anchor_fits_is_learned_by_several_anchors() -> None:
-    anchors = octave_anchors(SIZES, RESOLUTION, 9)
+    anchors = octave_anchors(SIZES, IMAGE, 9)
     small = target((30.0, 30.0, 35.0, 35.0))
     overlap = pairwise(corners_of(anchors), small.corners)[:, 0]
     assert overlap.max() < MATCHED
@@ -104,7 +106,7 @@ def test_a_box_that_no_anchor_fits_is_learned_by_several_anchors() -> None:
 def test_the_dynamic_assignment_learns_the_boxes_around_points(
     corners: list[tuple[float, float, float, float]],
 ) -> None:
-    grid, wanted = points(SIZES, RESOLUTION), target(*corners)
+    grid, wanted = points(SIZES, IMAGE), target(*corners)
     torch.manual_seed(0)
     assigned = assign_dynamically(grid, torch.rand(len(grid), 4) * 2, torch.randn(len(grid), 2), wanted)
     assert ((assigned.quality >= 0) & (assigned.quality <= 1)).all()
@@ -112,7 +114,7 @@ def test_the_dynamic_assignment_learns_the_boxes_around_points(
 
 
 def test_predictions_inside_a_crowd_learn_nothing() -> None:
-    anchors = points(SIZES, RESOLUTION)
+    anchors = points(SIZES, IMAGE)
     crowd = torch.tensor([[0.0, 0.0, 32.0, 64.0]])
     assigned = assign_by_overlap(anchors, target(crowd=crowd))
     left = corners_of(anchors)[:, 2] <= 32
@@ -121,7 +123,7 @@ def test_predictions_inside_a_crowd_learn_nothing() -> None:
 
 @pytest.mark.parametrize("coding", ["efficientdet", "ssd"])
 def test_encoding_is_the_inverse_of_decoding(coding: str) -> None:
-    anchors = octave_anchors(SIZES, RESOLUTION, 9)[:5]
+    anchors = octave_anchors(SIZES, IMAGE, 9)[:5]
     corners = torch.tensor([[3.0, 4.0, 20.0, 31.0]]).expand(5, 4)
     torch.testing.assert_close(decoded(encoded(corners, anchors, coding), anchors, coding), corners)
 
@@ -129,7 +131,7 @@ def test_encoding_is_the_inverse_of_decoding(coding: str) -> None:
 @pytest.mark.parametrize("coding", LOSSES)
 def test_a_loss_is_finite_without_boxes_and_falls_when_the_boxes_are_right(coding: str) -> None:
     torch.manual_seed(0)
-    anchors = points(SIZES, RESOLUTION) if coding == "distances" else octave_anchors(SIZES, RESOLUTION, 3)
+    anchors = points(SIZES, IMAGE) if coding == "distances" else octave_anchors(SIZES, IMAGE, 3)
     classes = 3 if coding == "ssd" else 2
     predicted = torch.full((2, len(anchors), 4), 0.5, requires_grad=True)
     logits = torch.full((2, len(anchors), classes), -2.0, requires_grad=True)
@@ -149,27 +151,30 @@ def test_a_loss_is_finite_without_boxes_and_falls_when_the_boxes_are_right(codin
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
-def test_boxes_are_placed_as_pixels_are(fit: str) -> None:
+@pytest.mark.parametrize("size", [(50, 50), (50, 80), (80, 40)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_boxes_are_placed_as_pixels_are(channels: int, size: tuple[int, int], fit: str) -> None:
     import numpy as np
 
     picture = np.zeros((40, 100, 3), np.uint8)
     picture[10:30, 20:60] = 255
     split = BoxSplit([picture], (Boxes.of([[20, 10, 60, 30]], [0]),), ((100, 40),))
-    images = BoxDataset(split, 50, None, None, fit)
+    images = BoxDataset(split, size[0], None, None, fit, InputFormat(channels, Fraction(size[1], size[0])))
     image, found = images[0]
+    assert image.shape == (channels, *size)
     inside = [round(each) for each in found.corners[0].tolist()]
     bright = (image.float().mean(0) > 160).nonzero()
     rows, columns = bright[:, 0], bright[:, 1]
     edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert all(abs(int(edge) - own) <= 1 for edge, own in zip(edges, inside, strict=True))
-    original = Placement.of(100, 40, 50, fit).original(found.corners)
+    original = Placement.of(100, 40, size, fit).original(found.corners)
     torch.testing.assert_close(original, torch.tensor([[20.0, 10.0, 60.0, 30.0]]))
 
 
 def test_augmented_boxes_stay_in_the_image_and_keep_their_classes() -> None:
     task = Detection.load("digit_canvases")
     images = task.train_set(64)
-    augment = augmentation(64, flip=True)
+    augment = augmentation((3, 64, 64), flip=True)
     torch.manual_seed(0)
     for index in range(40):
         image, found = augment(*images.with_augmentation(None)[index])
