@@ -39,6 +39,13 @@ class InputFormat:
         """Return channels, height and width of an input of `height` pixels."""
         return self.channels, height, max(1, round(height * self.aspect))
 
+    def exact(self, height: int) -> InputFormat:
+        """Return the format whose aspect ratio is exactly that of an input of `height` pixels: its width is rounded."""
+        if self.aspect == 1:
+            return self
+        _, _, width = self.shape(height)
+        return replace(self, aspect=Fraction(width, height))
+
     def size(self, height: int) -> int | str:
         """Return the size of an input as files and messages name it: 224 for a square, otherwise "192x256"."""
         _, height, width = self.shape(height)
@@ -143,8 +150,8 @@ class Architecture:
             yield from stage
 
     def at(self, resolution: int) -> Architecture:
-        """Return the same network for inputs of another height, with the same aspect ratio."""
-        return replace(self, resolution=resolution)
+        """Return the same network for inputs of another height, with the same aspect ratio but for rounding."""
+        return replace(self, resolution=resolution, input=self.input.exact(resolution))
 
     def sized(self, size: int | str) -> Architecture:
         """Return the same network for inputs of another size: a height, see `at`, or height and width as "192x256"."""
@@ -155,7 +162,7 @@ class Architecture:
 
     def with_input(self, input_format: InputFormat) -> Architecture:
         """Return the same network for inputs of the same height in another format."""
-        return replace(self, input=input_format)
+        return replace(self, input=input_format.exact(self.resolution))
 
     def for_classes(self, num_classes: int) -> Architecture:
         """Return the same network with a head for `num_classes` classes."""

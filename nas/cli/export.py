@@ -65,9 +65,10 @@ def _fresh(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     from nas.errors import SpaceError, located
     from nas.networks.network import build
     from nas.networks.pretrained import load_fitting, load_weights
+    from nas.spaces.resolutions import as_rectangle
     from nas.spaces.yaml_format import load_space
 
-    space = load_space(args.source)
+    space = as_rectangle(load_space(args.source))
     space = space.for_classes(args.classes) if args.classes is not None else space
     if not space.is_network:
         raise SpaceError(f"has {len(space.choices)} choices; search it, then export the run", where=args.source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +56,16 @@ def _space(name: str | None, table: LatencyTable) -> Space:
 
 def _as_measured(space: Space, table: LatencyTable) -> Space:
     """Return the space at the resolution that the table is calibrated for: a search may have chosen another one."""
+    from nas.errors import SpaceError
+    from nas.spaces.resolutions import with_sizes
+
     for key in () if space.key in table.certificates else reversed(table.certificates):
-        sizes = {network.arch.resolution for network in table.networks if network.space == key}
-        measured = replace(space, resolution=tuple(sorted(sizes)))
+        archs = [network.arch for network in table.networks if network.space == key]
+        sizes = {arch.resolution: arch.input_size for arch in archs}
+        try:
+            measured = with_sizes(space, [sizes[height] for height in sorted(sizes)])
+        except SpaceError:
+            continue
         if measured.key == key:
             return measured
     return space

@@ -74,7 +74,7 @@ class Probe:
     def network(self) -> nn.Module:
         """Return the untrained network for the resolution of the batch, on the device of the batch."""
         torch.manual_seed(self.seed)
-        network = build(self.arch.at(self.batch.images.shape[-1])).to(self.batch.images.device).eval()
+        network = build(self.arch.at(self.batch.images.shape[-2])).to(self.batch.images.device).eval()
         for module in network.modules():
             module.training = isinstance(module, nn.BatchNorm2d)
         return network

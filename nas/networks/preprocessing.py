@@ -108,12 +108,18 @@ def conversion(image: Any, channels: int) -> str:
     """Return how `to_channels` changes the channels of a PIL image, after the words "2 images"; "" if it does not."""
     if channels < 4 and image.has_transparency_data:
         return "have transparent parts: they are laid over white"
-    is_gray = image.mode[0] in "1LIF"
+    is_gray = image.mode in ("1", "L", "LA", "La") or is_deep(image) or _has_gray_palette(image)
     if channels == 1 and not is_gray:
         return COLORED
     if channels == 3 and is_gray:
         return "are gray: their values become all three channels; `channels: 1` in a space's file avoids that"
     return ""
+
+
+def _has_gray_palette(image: Any) -> bool:
+    """Return whether all colors of a PIL image with a palette are gray."""
+    palette: list[int] = (image.getpalette() or []) if image.mode == "P" else []
+    return bool(palette) and all(len(set(palette[at : at + 3])) == 1 for at in range(0, len(palette), 3))
 
 
 def to_rgb(image: Any) -> Any:

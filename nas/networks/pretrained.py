@@ -270,7 +270,8 @@ def layers_in_call_order(network: nn.Module) -> list[_Layer]:
         if any(True for _ in module.parameters(recurse=False)):
             module.register_forward_pre_hook(lambda _, __, name=name: names.setdefault(name))
     with torch.no_grad():
-        shadow(torch.empty((1, 3, 224, 224), device="meta"))
+        channels = next((each.in_channels for each in shadow.modules() if isinstance(each, nn.Conv2d)), 3)
+        shadow(torch.empty((1, channels, 224, 224), device="meta"))
     found = {layer.name: layer for layer in layers_of(network.state_dict(keep_vars=True))}
     return [found[name] for name in names]
 

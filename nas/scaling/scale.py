@@ -163,7 +163,7 @@ def _scale_resolution(arch: Architecture, factor: float, rounding: Rounding) -> 
     resolution = int(checked_product("resolution", factor, arch.resolution, "px") / step + 0.5) * step
     if is_detector(arch):
         check_resolution(arch, resolution)
-    elif resolution < stride:
+    elif min(arch.input.shape(resolution)[1:]) < stride:
         raise SpaceError(
             f"{resolution} px ({factor:.3g} times {arch.resolution}, in steps of {step}) is below the total stride of "
             f"{stride}: must be at least {stride} px",

@@ -29,10 +29,9 @@ from nas.searching.early_stopping import Rungs, make_rungs
 from nas.searching.evaluation import make_evaluator_context, make_executor, pretrained_network
 from nas.searching.identity import settings_identity, table_source_identity
 from nas.searching.prior_runs import PriorSource, prior_content, prior_identity, read_sources
-from nas.searching.resolution.choice import resolution_identity, with_resolution
+from nas.searching.resolution.choice import resolution_identity, spelled_sizes, with_resolution
 from nas.searching.settings import SOURCES, TRIALS, SearchSettings, recorded_settings, task_default
 from nas.spaces.encoding import EncodedSpace, no_costs
-from nas.spaces.resolutions import sizes_of
 from nas.spaces.search_space import Choices, Space
 from nas.spaces.trainings import MOST_BRANCHES, FinalTraining, Proxy
 from nas.spaces.yaml_format import load_space
@@ -156,7 +155,7 @@ def resolve(settings: SearchSettings, reporter: Reporter, started: float | None 
         settings = replace(settings, trials=settings.trials or TRIALS)
         recorded["trials"] = settings.trials
     rungs = make_early_stopping(settings, task, space)
-    recorded |= {"fit": task.fit, "resolution": ",".join(map(str, sizes_of(space)))}
+    recorded |= {"fit": task.fit, "resolution": ",".join(map(str, spelled_sizes(space, own)))}
     identity = {
         "budget_s": budget_s,
         **settings_identity(settings, space, task),

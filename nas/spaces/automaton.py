@@ -98,7 +98,7 @@ class SpaceAutomaton:
         stages, count = tuple(map(tuple, slots)), len(self.space.stages)
         resolution = self.space.resolution[rows[0]]
         parts = stages[:count], stages[-1][0], self.space.taps, stages[count:-1]
-        return Architecture(resolution, *parts, self.space.input)
+        return Architecture(resolution, *parts, self.space.input.exact(resolution))
 
     def path(self, arch: Architecture) -> list[int]:
         """Return the row of each position on the path of `arch`. Raises SpaceError if it is not in the space."""
@@ -183,7 +183,7 @@ def _blocks(
 
 def check_form(space: Space, arch: Architecture) -> None:
     """Raise SpaceError if a network has another input, numbers of stages, taps or neck than those of a space."""
-    if arch.input != space.input:
+    if arch.input_shape != space.input.shape(arch.resolution):
         own, other = (f"{each.input.channels} channels, width/height {each.input.aspect}" for each in (space, arch))
         raise SpaceError(f"has inputs of {own}; this network of {other}", where=space.name)
     if len(arch.stages) != len(space.stages):

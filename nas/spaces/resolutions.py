@@ -24,14 +24,17 @@ def sizes_of(space: Space) -> list[Size]:
 def with_sizes(space: Space, sizes: Sequence[Size]) -> Space:
     """Return the space with the input sizes `sizes`. A number is a height whose width keeps the space's aspect ratio.
 
+    Sizes that `sizes_of` gives for a space of this aspect ratio keep it, although their widths are rounded.
+
     Raises:
         SpaceError: The sizes differ in aspect ratio.
     """
     if not sizes:
         return space
-    numbers = [size for size in sizes if isinstance(size, int)]
-    if len(numbers) == len(sizes):
-        return replace(space, resolution=tuple(numbers))
+    numbers = tuple(size if isinstance(size, int) else height_and_aspect(size, space.name)[0] for size in sizes)
+    kept = replace(space, resolution=numbers)
+    if all(isinstance(size, int) or size == own for size, own in zip(sizes, sizes_of(kept), strict=True)):
+        return kept
     heights, aspect = one_aspect(list(sizes), space.name)
     return replace(space, resolution=heights, input=replace(space.input, aspect=aspect))
 

@@ -263,7 +263,9 @@ class Space:
         resolution = int(pick("resolution", self.resolution))
         stages = tuple(stage.layers(pick) for stage in self.stages)
         neck = tuple(stage.layers(pick) for stage in self.neck)
-        return Architecture(resolution, stages, self.head.layers(pick)[0], self.taps, neck, self.input), chosen
+        return Architecture(
+            resolution, stages, self.head.layers(pick)[0], self.taps, neck, self.input.exact(resolution)
+        ), chosen
 
     def decode(self, choices: Choices) -> Architecture:
         """Return the architecture of `choices`; inactive choices are ignored.

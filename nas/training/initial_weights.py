@@ -37,7 +37,7 @@ def initial_weights(arch: Architecture, init_from: str | None, name: str, seed: 
         return model, load_fitting(model, str(weights), name)
     except WeightsError as error:
         own = WeightsError(str(error), where="--init-from")
-        if not weights.is_file():
+        if not weights.is_file() and init_from != "torchvision":
             raise own from error
     try:
         found = read_pretrained(init_from, arch, "--init-from").initialize(model, arch)

@@ -25,17 +25,20 @@ from nas.latency.graph_latency import measure_detector
 from nas.networks.export import export_folder
 from nas.networks.network import build, trace
 from nas.networks.preprocessing import PADDING, decode, fitted, normalize, prepare
+from nas.searching.resolution.choice import resolution_identity, stored_resolution
 from nas.spaces.automaton import choices_for, unroll
-from nas.spaces.resolutions import at_resolutions, sizes_of
+from nas.spaces.resolutions import at_resolutions, sizes_of, with_sizes
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_architecture, load_space, parse_space
 from nas.training.detection.boxes import BoxData, Boxes, BoxSplit
 from nas.training.detection.detection import Detection
 from nas.training.inherited_weights import inherit
+from nas.training.initial_weights import initial_weights
 from nas.training.tasks.classification import Classification
+from nas.training.tasks.fit import choose_fit, describe_fit
 from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.image_files import read_image
-from nas.training.tasks.splits import Split
+from nas.training.tasks.splits import ImageData, Split
 from nas.utils.reporting import Reporter
 from nas.utils.units import parse_resolutions
 
@@ -300,6 +303,58 @@ def test_weights_of_other_channels_see_a_gray_image_alike(source: int, channels:
     with torch.no_grad():
         expected = taught(gray.expand(-1, source, -1, -1))
         torch.testing.assert_close(learner(gray.expand(-1, channels, -1, -1)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", ["128x192", "256x128", "192x256"])
+def test_a_network_of_another_shape_inherits_everything(size: str) -> None:
+    source = load_architecture("mobilenet_v2_0.35")
+    ours = source.sized(size)
+    found = inherit(build(ours), ours, build(source), source)
+    assert (found.blocks, found.parameters) == (found.of_blocks, found.of_parameters)
+
+
+def test_weights_of_the_same_gray_network_are_loaded(tmp_path: Path) -> None:
+    arch = network(channels=1)
+    torch.manual_seed(0)
+    model = build(arch)
+    export_folder(arch, model, tmp_path / "model", "onnxruntime", {})
+    again, said = initial_weights(arch, str(tmp_path / "model"), "small.yaml", 1)
+    assert "another" not in said
+    for own, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(own, other)
+    rgb, _ = initial_weights(network(), str(tmp_path / "model"), "small.yaml", 1)
+    first = dict(rgb.named_parameters())["stages.0.0.conv.0.weight"]
+    torch.testing.assert_close(first.sum(1, keepdim=True), dict(model.named_parameters())["stages.0.0.conv.0.weight"])
+
+
+@given(st.integers(1, 99), st.integers(1, 99), st.integers(1, 300))
+def test_a_rounded_width_survives_the_json_form(height: int, width: int, other: int) -> None:
+    form = InputFormat(1, Fraction(width, height))
+    arch = Architecture(height, (), BlockSpec.of("classifier", {"num_classes": 2}), input=form).at(other)
+    assert Architecture.from_dict(arch.to_dict()) == arch
+    assert arch.input_shape == form.shape(other)
+
+
+@pytest.mark.parametrize("given", ["128", "160x160", "128,100", "144x256", "100x178"])
+def test_the_sizes_of_a_run_are_read_again(given: str) -> None:
+    own = space(resolution="144x256")
+    found = at_resolutions(own, parse_resolutions(given))
+    stored = json.loads(json.dumps(resolution_identity(found, own)))
+    again = with_sizes(own, stored_resolution(own, stored))
+    assert sizes_of(again) == sizes_of(found)
+    assert again.key == found.key
+    for height in found.resolution:
+        arch = found.decode({key: values[0] for key, values in found.choices.items()} | {"resolution": height})
+        assert choices_for(found, Architecture.from_dict(arch.to_dict())) is not None
+
+
+def test_auto_fits_images_to_the_input() -> None:
+    tall = [np.zeros((100, 50, 3), dtype=np.uint8)] * 4
+    part = Split(tall, (0, 1, 0, 1))
+    data = ImageData("tall", ("a", "b"), part, part, part)
+    assert (choose_fit("auto", data), choose_fit("auto", data, InputFormat(3, Fraction(1, 2)))) == ("pad", "crop")
+    assert describe_fit("crop", data, InputFormat(3, Fraction(1, 2))) == ()
+    assert "of the input's aspect ratio, 2" in describe_fit("crop", data, InputFormat(3, Fraction(2)))[0]
 
 
 def test_a_reference_gets_the_input_of_the_space() -> None:

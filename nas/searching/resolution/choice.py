@@ -16,7 +16,7 @@ from nas.latency.profiler import table_header
 from nas.latency.published import is_published
 from nas.searching.resolution.proposal import Sizes, image_side, proposed
 from nas.searching.settings import SearchSettings
-from nas.spaces.resolutions import at_resolutions, build_problem, sizes_of, with_sizes
+from nas.spaces.resolutions import Size, at_resolutions, build_problem, sizes_of, with_sizes
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_space
 from nas.study.storage import stored_settings
@@ -55,7 +55,16 @@ def resolution_identity(space: Space, own: Space) -> dict[str, Any]:
 
     Those of the space's file, of `own`, are left out: runs from before there was a choice lack them.
     """
-    return {} if sizes_of(space) == sizes_of(own) else {RESOLUTION: sizes_of(space)}
+    return {} if sizes_of(space) == sizes_of(own) else {RESOLUTION: spelled_sizes(space, own)}
+
+
+def spelled_sizes(space: Space, own: Space) -> list[Size]:
+    """Return the sizes of a space so that `with_sizes` of `own`, the space of its file, gives them again.
+
+    A number would be a height there if the file has rectangles, so that squares are spelled "160x160".
+    """
+    is_square = own.input.aspect == RGB_SQUARE.aspect
+    return [size if is_square or isinstance(size, str) else f"{size}x{size}" for size in sizes_of(space)]
 
 
 def space_of_run(stored: Mapping[str, Any]) -> Space:

@@ -62,7 +62,7 @@ class Classification:
         input_format: InputFormat = RGB_SQUARE,
     ):
         self.data, self.metric, self.class_weights, self.fit, self.flip = data, metric, class_weights, fit, flip
-        self.input = input_format
+        self.input, self._fits_itself = input_format, False
 
     @classmethod
     def load(
@@ -92,7 +92,9 @@ class Classification:
         lookup(CLASS_WEIGHTS, class_weights, "class_weights", "--class-weights")
         lookup(dict.fromkeys(FLIPS), flip, "flip", "--flip")
         data = load_images(name, root)
-        return cls(data, metric, class_weights, choose_fit(fit, data), flip)
+        task = cls(data, metric, class_weights, choose_fit(fit, data), flip)
+        task._fits_itself = fit == AUTO
+        return task
 
     def renamed(self, name: str) -> Classification:
         """Return the same task, with another name for its data set."""
@@ -101,9 +103,11 @@ class Classification:
         return result
 
     def for_input(self, input_format: InputFormat) -> Classification:
-        """Return the same task, with images for networks with this input."""
+        """Return the same task, with images for networks with this input. A fit of "auto" is chosen again for it."""
         result = copy.copy(self)
         result.input = input_format
+        if self._fits_itself and input_format.aspect != self.input.aspect:
+            result.fit = choose_fit(AUTO, self.data, input_format)
         return result
 
     def report_data(self, reporter: Reporter) -> None:

@@ -35,8 +35,8 @@ def continued_fit(asked: str, stored: Mapping[str, Any] | None) -> str:
     return str(stored.get("fit", DEFAULT_FIT)) if asked == AUTO and stored is not None else asked
 
 
-def choose_fit(asked: str, data: ImageData) -> str:
-    """Return one of FITS. Raises UsageError for an unknown fit.
+def choose_fit(asked: str, data: ImageData, input_format: InputFormat = RGB_SQUARE) -> str:
+    """Return one of FITS for images that become such inputs. Raises UsageError for an unknown fit.
 
     `auto` is `crop` if a center crop loses at most MOST_LOST of the area of the training images on average, otherwise
     `pad`. It reads the sizes of up to MOST_READ images, evenly spaced.
@@ -44,7 +44,7 @@ def choose_fit(asked: str, data: ImageData) -> str:
     lookup(dict.fromkeys((AUTO, *FITS)), asked, "fit", "--fit")
     if asked != AUTO:
         return asked
-    return "pad" if lost_by_crop(data.train.images) > MOST_LOST else DEFAULT_FIT
+    return "pad" if lost_by_crop(data.train.images, float(input_format.aspect)) > MOST_LOST else DEFAULT_FIT
 
 
 def describe_fit(fit: str, data: ImageData, input_format: InputFormat = RGB_SQUARE) -> tuple[str, ...]:
@@ -76,5 +76,6 @@ def _size(image: Any) -> tuple[int, int] | None:
         return height, width
     with contextlib.suppress(DataError), opened(image) as file:
         width, height = file.size
-        return (width, height) if orientation_of(file) in TURNED else (height, width)
+        has_exif = file.format != "PNG" or "exif" in file.info  # without, Pillow would read the whole PNG
+        return (width, height) if has_exif and orientation_of(file) in TURNED else (height, width)
     return None
