@@ -21,7 +21,6 @@ from nas.evaluators.base import Evaluator, EvaluatorContext
 from nas.evaluators.executors.base import Task as Evaluation
 from nas.evaluators.executors.base import evaluate_all
 from nas.evaluators.executors.in_process import InProcessExecutor
-from nas.evaluators.executors.processes import threads_per_worker
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.evaluators.rank_check.plots import draw_agreement
 from nas.evaluators.rank_check.rank_correlation import Agreement, agreement, ceiling, noise
@@ -30,6 +29,7 @@ from nas.evaluators.rank_check.reference_trainings import (
     ReferenceTrainings,
     stored_settings,
     stratified_networks,
+    threads_per_job,
     train_reference,
 )
 from nas.evaluators.supernet.evaluator import find_folder
@@ -147,7 +147,7 @@ def run_check(check: Check, reporter: Reporter) -> dict[str, Any]:
     check_images((task.data.train, task.data.validation), reporter, task.input.channels)
     check_writable(folder)
     trained = ProxyTraining(EvaluatorContext(task, space, folder, seed=check.seed, reporter=reporter))
-    threads = threads_per_worker(check.jobs)
+    threads = threads_per_job(check.jobs)
     settings = {"space": space.key, "data": task.data.name, **trained.settings, "images": trained.digest}
     settings |= {"fit": task.fit, **images.identity}
     settings |= block_sources(block_names(space))

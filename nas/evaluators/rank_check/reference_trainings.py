@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from nas.architecture import Architecture
 from nas.errors import RunError
 from nas.evaluators.base import EvaluatorContext
 from nas.evaluators.executors.base import Outcome, Task, evaluate_all
-from nas.evaluators.executors.processes import ProcessBackend, threads_per_worker
+from nas.evaluators.executors.processes import ProcessBackend
 from nas.evaluators.executors.worker_pool import WorkerPoolExecutor
 from nas.evaluators.proxy_training import ProxyTraining
 from nas.networks.network import totals, trace
@@ -172,6 +173,11 @@ def stratified_networks(space: Space, count: int, seed: int) -> list[Architectur
     return one_per_stratum(samples, count, random.Random(seed))
 
 
+def threads_per_job(jobs: int) -> int:
+    """Return the threads of each training when `jobs` run at once."""
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
 def train_reference(
     pending: Sequence[tuple[Architecture, int]],
     space: Space,
@@ -188,7 +194,7 @@ def train_reference(
         space: The space, with its proxy settings and a head for the classes of the data.
         data: The data set or image folder.
         data_root: The folder of named data sets, or None for the default.
-        jobs: How many trainings run at once, each with `threads_per_worker(jobs)` threads.
+        jobs: How many trainings run at once, each with `threads_per_job(jobs)` threads.
         reporter: Prints warnings.
         task_settings: `Task.settings`.
 
@@ -196,7 +202,7 @@ def train_reference(
         TrainingError: A training failed. No further training is started; the running ones are yielded first.
     """
     failures: list[Outcome] = []
-    build = partial(make_trainer, space, data, data_root, threads_per_worker(jobs), task_settings or {})
+    build = partial(make_trainer, space, data, data_root, threads_per_job(jobs), task_settings or {})
     executor = WorkerPoolExecutor(ProcessBackend(build, jobs), None, reporter.warn)
     tasks = (Task(arch, seed) for arch, seed in pending)
     try:

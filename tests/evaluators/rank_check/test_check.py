@@ -61,6 +61,7 @@ def space_path(tmp_path: Path) -> str:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("nas.evaluators.rank_check.rank_correlation.RESAMPLES", 200)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # two threads wait for each other when other tests run
 
 
 @pytest.fixture
