@@ -240,8 +240,10 @@ def test_random_augment_has_no_operations_for_alpha() -> None:
         task.augmented(None, Recipe(epochs=1, randaugment=5))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("head", ["efficientdet_head", "ssd_head", "gfl_head"])
-@pytest.mark.parametrize(("size", "channels"), [("64x96", 3), ("96x64", 1), ("64x96", 4)])
+@pytest.mark.parametrize(
+    ("head", "size", "channels"),
+    [("efficientdet_head", "64x96", 3), ("ssd_head", "96x64", 1), ("gfl_head", "64x96", 4), ("ssd_head", "64x96", 3)],
+)
 def test_a_detector_of_rectangles_learns_and_is_exported(head: str, size: str, channels: int, tmp_path: Path) -> None:
     stages = [
         {"block": "conv", "out_channels": 8, "stride": 8, "kernel_size": 9},
@@ -276,11 +278,11 @@ def test_a_detector_of_rectangles_learns_and_is_exported(head: str, size: str, c
     assert measure_detector(tmp_path / "model", "onnxruntime", 1, "local", Reporter(quiet=True)) is not None
 
 
-@pytest.mark.parametrize(("channels", "aspect"), [(1, "24x32"), (4, "32x24"), (3, "24x32")])
+@pytest.mark.parametrize(("channels", "aspect"), [(1, "24x32"), (4, "32x24")])
 def test_an_exported_network_reads_the_same_input(channels: int, aspect: str, tmp_path: Path) -> None:
     arch = network(resolution=aspect, channels=channels)
     model = build(arch)
-    card = export_folder(arch, model, tmp_path / "model", "openvino", {}, "pad")
+    card = export_folder(arch, model, tmp_path / "model", "onnxruntime", {}, "pad")
     shape = onnx.load(tmp_path / "model/model.onnx").graph.input[0].type.tensor_type.shape
     assert tuple(each.dim_value for each in shape.dim) == (1, *arch.input_shape)
     assert card["input"] == dict(zip(("channels", "height", "width"), arch.input_shape, strict=True))

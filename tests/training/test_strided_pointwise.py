@@ -6,7 +6,6 @@ import copy
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -49,14 +48,18 @@ def test_others_are_left_alone() -> None:
         assert [layer.stride for layer in model] == [(2, 2), (1, 1), (2, 2), (2, 2), (2, 2)]
 
 
-def test_a_first_convolution_with_branches_trains(tmp_path: Path) -> None:
+CODE = """
+import torch
+from nas.training.strided_pointwise import safe_pointwise
+conv = torch.nn.Conv2d(3, 16, 1, 2, bias=False).to(memory_format=torch.channels_last)
+x = torch.randn(32, 3, 16, 16).to(memory_format=torch.channels_last)
+with safe_pointwise(conv):
+    for _ in range(20):
+        conv(x).square().sum().backward()
+"""
+
+
+def test_gradients_of_channels_last_images_leave_the_memory_alone() -> None:
     """In a process of its own: the faulty kernel ends it."""
-    (tmp_path / "net.yaml").write_text(
-        "resolution: 16\nstages: [{block: conv, out_channels: 4, stride: 2}]\n"
-        "head: {block: classifier, num_classes: 10}\n"
-    )
-    command = ["train", "net.yaml", "--epochs", "1", "--images", "64", "--branches", "2", "--out", "out", "--quiet"]
-    command = [sys.executable, "-m", "nas", *command]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out/model/card.json").is_file()
