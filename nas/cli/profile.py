@@ -127,11 +127,11 @@ def _bundle(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 
 
 def _load_space(args: argparse.Namespace) -> Space:
-    from nas.spaces.resolutions import at_resolutions
+    from nas.spaces.resolutions import as_rectangle, at_resolutions
     from nas.spaces.yaml_format import load_space
     from nas.utils.units import parse_resolutions
 
-    space = load_space(args.space)
+    space = as_rectangle(load_space(args.space))
     space = space if args.classes is None else space.for_classes(args.classes)
     return at_resolutions(space, parse_resolutions(args.resolution)) if args.resolution else space
 
