@@ -21,10 +21,12 @@ from PIL import Image
 from nas.architecture import Architecture, BlockSpec, InputFormat, height_and_aspect
 from nas.cli.main import main
 from nas.errors import DataError, SpaceError, UsageError
+from nas.evaluators.base import EvaluatorContext
+from nas.evaluators.registry import EVALUATORS
 from nas.latency.graph_latency import measure_detector
 from nas.networks.export import export_folder
 from nas.networks.network import build, trace
-from nas.networks.preprocessing import PADDING, decode, fitted, normalize, prepare
+from nas.networks.preprocessing import COLORED, ORIENTATION, PADDING, conversion, decode, fitted, normalize, prepare
 from nas.searching.resolution.choice import resolution_identity, stored_resolution
 from nas.spaces.automaton import choices_for, unroll
 from nas.spaces.resolutions import at_resolutions, sizes_of, with_sizes
@@ -35,7 +37,7 @@ from nas.training.detection.detection import Detection
 from nas.training.inherited_weights import inherit
 from nas.training.initial_weights import initial_weights
 from nas.training.tasks.classification import Classification
-from nas.training.tasks.fit import choose_fit, describe_fit
+from nas.training.tasks.fit import choose_fit, describe_fit, sampled_sizes
 from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.image_files import read_image
 from nas.training.tasks.splits import ImageData, Split
@@ -357,6 +359,33 @@ def test_auto_fits_images_to_the_input() -> None:
     assert (choose_fit("auto", data), choose_fit("auto", data, InputFormat(3, Fraction(1, 2)))) == ("pad", "crop")
     assert describe_fit("crop", data, InputFormat(3, Fraction(1, 2))) == ()
     assert "of the input's aspect ratio, 2" in describe_fit("crop", data, InputFormat(3, Fraction(2)))[0]
+
+
+def test_zero_cost_scores_build_portraits_at_their_height() -> None:
+    deep = [{"block": "conv", "out_channels": 4, "stride": 2}] * 5
+    portrait = space(resolution="64x32", stages=deep, proxy={"resolution": 64})
+    task = Classification.load("digits").for_input(portrait.input)
+    for name in ("synflow", "grad_norm"):
+        evaluator = EVALUATORS[name](EvaluatorContext(task, portrait.for_classes(10), Path()))
+        (score,) = evaluator.evaluate(portrait.for_classes(10).decode({}), 0)
+        assert np.isfinite(score)
+
+
+def test_the_size_of_a_png_is_read_from_its_start(tmp_path: Path) -> None:
+    picture("RGB", 300, 500).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:200])
+    assert sampled_sizes([tmp_path / "cut.png"], 10) == [(300, 500)]
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    picture("RGB", 300, 500).save(tmp_path / "turned.png", exif=turned)
+    picture("RGB", 300, 500).save(tmp_path / "turned.jpg", exif=turned)
+    assert sampled_sizes([tmp_path / "turned.png", tmp_path / "turned.jpg"], 10) == [(500, 300)] * 2
+
+
+def test_grays_of_a_palette_are_no_colors() -> None:
+    assert conversion(picture("L").convert("P"), 1) == ""
+    assert conversion(picture("RGB").convert("P"), 1) == COLORED
+    assert conversion(picture("RGB").convert("LAB"), 1) == COLORED
 
 
 def test_a_reference_gets_the_input_of_the_space() -> None:
