@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -121,7 +121,7 @@ class Architecture:
     head: BlockSpec
     taps: tuple[int, ...] = ()
     neck: tuple[tuple[BlockSpec, ...], ...] = ()
-    input: InputFormat = field(default=RGB_SQUARE)
+    input: InputFormat = RGB_SQUARE
 
     @cached_property
     def digest(self) -> str:

@@ -136,8 +136,8 @@ def measure_detector(
     if not all(file.is_file() for file in files):
         return None
     card = read_json(folder / CARD)  # the cards of older exports, of squares of RGB, have no "input"
-    side = int(str(card["resolution"]).partition("x")[0])
-    shapes = ((1, *(card["input"].values() if "input" in card else RGB_SQUARE.shape(side))),)
+    shape = card["input"].values() if "input" in card else RGB_SQUARE.shape(int(card["resolution"]))
+    shapes = ((1, *shape),)
     graphs = [Graph(file.stem, str(file), shapes) for file in files]
     verb = "measuring with and without post-processing"
     samples = _measured(graphs, runtime, threads, device, reporter, verb)

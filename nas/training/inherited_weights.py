@@ -97,8 +97,7 @@ def _blocks(arch: Architecture, network: nn.Module) -> list[_Block]:
     for (slot, placed), names in zip(walk(arch), module_names(arch), strict=True):
         role, _ = slot_role(slot, len(arch.stages), len(arch.neck))
         for number, (name, layer) in enumerate(zip(names, placed.layers, strict=True)):
-            height = output_shapes(layer)[0][-2] if role == "block" else 1
-            at = round(math.log2(arch.resolution / height)) if role == "block" else number
+            at = round(math.log2(arch.resolution / output_shapes(layer)[0][-2])) if role == "block" else number
             found.append(_Block(name, (role, at), layer.spec.op, network.get_submodule(name)))
     return found
 

@@ -361,12 +361,12 @@ def test_auto_fits_images_to_the_input() -> None:
     assert "of the input's aspect ratio, 2" in describe_fit("crop", data, InputFormat(3, Fraction(2)))[0]
 
 
-def test_zero_cost_scores_build_portraits_at_their_height() -> None:
+def test_zero_cost_scores_build_portraits_at_their_height(tmp_path: Path) -> None:
     deep = [{"block": "conv", "out_channels": 4, "stride": 2}] * 5
     portrait = space(resolution="64x32", stages=deep, proxy={"resolution": 64})
     task = Classification.load("digits").for_input(portrait.input)
     for name in ("synflow", "grad_norm"):
-        evaluator = EVALUATORS[name](EvaluatorContext(task, portrait.for_classes(10), Path()))
+        evaluator = EVALUATORS[name](EvaluatorContext(task, portrait.for_classes(10), tmp_path))
         (score,) = evaluator.evaluate(portrait.for_classes(10).decode({}), 0)
         assert np.isfinite(score)
 

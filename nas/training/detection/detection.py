@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from nas.training.detection.dataset import BoxDataset, Target, augmentation
 from nas.training.detection.folders import load_boxes
 from nas.training.detection.losses import LOSSES, matched_by_size
 from nas.training.recipe import Recipe
-from nas.training.tasks.base import FLIPS, Batch, same_for_all
+from nas.training.tasks.base import FLIPS, Batch, changed, same_for_all
 from nas.training.tasks.fit import AUTO
 from nas.training.tasks.image_datasets import resized
 from nas.utils.registry import lookup, nearest
@@ -129,15 +128,11 @@ class Detection:
 
     def renamed(self, name: str) -> Detection:
         """Return the same task, with another name for its data set."""
-        result = copy.copy(self)
-        result.data = replace(self.data, name=name)
-        return result
+        return changed(self, data=replace(self.data, name=name))
 
     def for_input(self, input_format: InputFormat) -> Detection:
         """Return the same task, with images for networks with this input."""
-        result = copy.copy(self)
-        result.input = input_format
-        return result
+        return changed(self, input=input_format)
 
     def report_data(self, reporter: Reporter) -> None:
         """Report the images and boxes by class, and what the annotations had that is not used."""

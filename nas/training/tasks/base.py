@@ -6,6 +6,7 @@ numbers (B,) and logits (B, C), or lists of boxes. So data sets, outputs and tar
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from nas.training.recipe import Recipe
 from nas.utils.reporting import Reporter
 
 Network = TypeVar("Network", Architecture, Space)
+AnyTask = TypeVar("AnyTask")
 Batch = tuple[Tensor, Any]
 """Images (B, C, H, W) and their targets. An item of a data set is an image (C, H, W) and its target."""
 
@@ -262,6 +264,13 @@ class Task(Protocol):
 
     def is_constant(self, outputs: Any) -> bool:
         """Return whether the outputs are the same for all images of a batch."""
+
+
+def changed(task: AnyTask, **attributes: Any) -> AnyTask:
+    """Return a copy of a task with other attributes. Its images are shared."""
+    result = copy.copy(task)
+    vars(result).update(attributes)
+    return result
 
 
 def for_task(network: Network, task: Task) -> Network:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,7 @@ from nas.networks.block_schema import is_classifier, is_detector_head
 from nas.networks.blocks import BLOCKS
 from nas.networks.preprocessing import normalize
 from nas.training.recipe import Recipe
-from nas.training.tasks.base import FLIPS, Batch, Guessing, same_for_all
+from nas.training.tasks.base import FLIPS, Batch, Guessing, changed, same_for_all
 from nas.training.tasks.class_balance import report_balance
 from nas.training.tasks.class_report import ClassReport
 from nas.training.tasks.class_weights import CLASS_WEIGHTS
@@ -98,17 +97,12 @@ class Classification:
 
     def renamed(self, name: str) -> Classification:
         """Return the same task, with another name for its data set."""
-        result = copy.copy(self)
-        result.data = replace(self.data, name=name)
-        return result
+        return changed(self, data=replace(self.data, name=name))
 
     def for_input(self, input_format: InputFormat) -> Classification:
         """Return the same task, with images for networks with this input. A fit of "auto" is chosen again for it."""
-        result = copy.copy(self)
-        result.input = input_format
-        if self._fits_itself and input_format.aspect != self.input.aspect:
-            result.fit = choose_fit(AUTO, self.data, input_format)
-        return result
+        again = self._fits_itself and input_format.aspect != self.input.aspect
+        return changed(self, input=input_format, fit=choose_fit(AUTO, self.data, input_format) if again else self.fit)
 
     def report_data(self, reporter: Reporter) -> None:
         """Report the images per class, the files that are not used, the fit, and classes that have few images."""
