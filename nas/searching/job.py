@@ -32,7 +32,7 @@ from nas.searching.evaluation import largest_choices
 from nas.searching.failed_exports import check_exported, export_missing
 from nas.searching.identity import digests_identity, given_tables_identity, report_corrected_source
 from nas.searching.loop import SearchPlan, search
-from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge
+from nas.searching.prior_runs import PriorKnowledge, PriorSource, make_prior_knowledge, source_of_network
 from nas.searching.result import FrontRecord, SearchResult, read_finished, write_result
 from nas.searching.settings import SearchSettings
 from nas.searching.table_selection import LatencySpan, SelectedTable, check_reach, select_tables
@@ -162,7 +162,7 @@ def one_finisher(context: SearchContext, study: Study) -> Iterator[dict[str, Any
 def evaluate_candidates(context: SearchContext, study: Study, evaluator: Evaluator, costs: CostPredictors) -> None:
     """Fill the study with evaluated candidates, up to --trials."""
     objective, settings, reporter = context.objective, context.settings, context.reporter
-    sources = (*context.prior_sources, *context.references.sources(context.space))
+    sources = (*context.prior_sources, *weights_sources(context), *context.references.sources(context.space))
     prior = make_prior_knowledge(sources, objective, costs.predict, reporter, costs.extra_metrics)
     plan = SearchPlan(
         context.space, make_controller(context, costs, prior, study), evaluator, objective, costs.predict,
@@ -170,6 +170,15 @@ def evaluate_candidates(context: SearchContext, study: Study, evaluator: Evaluat
         extra_metrics=costs.extra_metrics, reference=costs.worst, metric=context.task.metric,
     )  # fmt: skip
     search(plan, study, settings.trials, settings.seed, reporter, settings.retry_failed)
+
+
+def weights_sources(context: SearchContext) -> tuple[PriorSource, ...]:
+    """Return the network of --weights, if the space contains it. It inherits most, so it is evaluated first."""
+    pretrained, space = context.pretrained, context.space
+    if pretrained is None:
+        return ()
+    source = source_of_network(pretrained.name, pretrained.architecture, space, "--weights")
+    return (source,) if source else ()
 
 
 def make_candidates_executor(context: SearchContext, evaluator: Evaluator) -> Executor | None:

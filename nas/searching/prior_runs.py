@@ -252,6 +252,19 @@ def _read_store(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return settings, [trial for trial in trials if trial.get("stopped_at") is None]
 
 
+def source_of_network(name: str, arch: Architecture, space: Space, flag: str) -> PriorSource | None:
+    """Return a network, at the size of the space that is nearest to its own, as a source.
+
+    None if the space does not contain it.
+    """
+    nearest = min(space.resolution, key=lambda size: abs(size - arch.resolution))
+    try:
+        network = find_in_space(arch.at(nearest).with_input(space.input), space, name, flag)
+    except (SpaceError, UsageError):
+        return None
+    return PriorSource(name, (network,), flag=flag)
+
+
 def find_in_space(arch: Architecture, space: Space, name: str, flag: str = "--start-from") -> PriorNetwork:
     """Return the network with a head for the space's classes. Raises UsageError if the space does not contain it."""
     classes = dict(space.head.args).get("num_classes", (None,))[0]

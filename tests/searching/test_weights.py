@@ -18,7 +18,7 @@ from nas.evaluators.supernet.evaluator import fill_bank
 from nas.evaluators.supernet.shared_weights import Supernet
 from nas.evaluators.supernet.training import SubnetSampler
 from nas.networks.export import export_folder
-from nas.networks.network import build
+from nas.networks.network import build, canonical
 from nas.networks.pretrained import TORCHVISION
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_architecture, load_space
@@ -58,6 +58,9 @@ def test_a_search_starts_from_weights_and_records_them(
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert "weights of pretrained: the network of the last choices inherits" in captured.err
+    digest = canonical(source.architecture).digest  # the network that inherits everything is a candidate
+    assert f"--weights pretrained: tried first: {digest}" in captured.err
+    assert result["candidates"][0]["architecture"] == digest
     assert result["settings"]["weights"] == "pretrained"
     assert result["settings"]["proxy"]["weights"] == source.digest
     digests = [arch.digest for arch in started]

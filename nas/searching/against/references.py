@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from nas.architecture import Architecture
 from nas.errors import NasError, RunError, SpaceError, UsageError
 from nas.networks.block_schema import is_classifier, is_detector_head
 from nas.networks.network import canonical
-from nas.searching.prior_runs import PriorSource, find_in_space
+from nas.searching.prior_runs import PriorSource, source_of_network
 from nas.searching.settings import AUTO, NONE, SearchSettings
 from nas.spaces.identity import hex_digest
 from nas.spaces.search_space import Space
@@ -102,17 +102,8 @@ class References:
 
     def sources(self, space: Space) -> tuple[PriorSource, ...]:
         """Return the references that the space contains, which the search evaluates first."""
-        return tuple(_sources(self.all, space))
-
-
-def _sources(references: tuple[Reference, ...], space: Space) -> Iterator[PriorSource]:
-    for reference in references:
-        size = min(space.resolution, key=lambda size: abs(size - reference.architecture.resolution))
-        try:
-            network = find_in_space(reference.architecture.at(size), space, reference.name, "--against")
-        except UsageError:
-            continue  # it is trained at the end only
-        yield PriorSource(reference.name, (network,), flag="--against")
+        found = (source_of_network(each.name, each.architecture, space, "--against") for each in self.all)
+        return tuple(filter(None, found))
 
 
 def read_references(settings: SearchSettings, space: Space, stored: Mapping[str, Any] | None) -> References:
