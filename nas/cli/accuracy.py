@@ -24,5 +24,8 @@ def print_accuracy(result: Mapping[str, Any], tested_on: str, other: str) -> Non
         print(f"metric        {spell(metric)} {result[f'test_{metric}']:.1%} {tested_on}, {other}")
         if "test_accuracy" in result:  # not every task has one
             print(f"accuracy      {result['test_accuracy']:.1%} {tested_on}")
+    if before := result.get("float32"):
+        drop = 100 * (result[f"test_{metric}"] - before[f"test_{metric}"])
+        print(f"precision     {drop:+.1f} points against {before[f'test_{metric}']:.1%} in float32")
     if worst := describe_worst(result):
         print(f"worst classes {worst}")

@@ -23,6 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="also write this runtime's format (default: onnxruntime); see `nas list runtimes`",
     )
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="numbers of the exported network: float32 (default), float16, bfloat16 or int8; int8 needs --data",
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="images that decide the ranges of int8: a named data set, an image folder"
+    )
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes of the network's head")
     parser.add_argument(
         "--weights",
@@ -34,10 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Export the network. Returns its card and the folder's path."""
-    from nas.devices.runtimes import make_runtime
+    from nas.devices.runtimes import make_runtime, with_precision
     from nas.errors import UsageError
     from nas.networks.export import export_folder, exported_fit
 
+    if args.precision is not None:
+        args.runtime = with_precision(args.runtime, args.precision)
     make_runtime(args.runtime)
     source = Path(args.source)
     folder = Path(args.out) if args.out else Path("exports") / source.stem
@@ -48,8 +58,27 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     else:
         (arch, model, facts), fit = _fresh(args), exported_fit({})
         reporter.say(f"weights: {facts['weights']}")
-    card = export_folder(arch, model, folder, args.runtime, facts, fit)
+    images = _calibration_images(args, arch, fit)
+    card = export_folder(arch, model, folder, args.runtime, facts, fit, images=images)
     return {"model": str(folder), **card}
+
+
+def _calibration_images(args: argparse.Namespace, arch: Any, fit: str) -> Any:
+    """Return the normalized images of --data for a runtime in int8; None without --data."""
+    from nas.devices.runtimes import find_runtime
+    from nas.errors import UsageError
+
+    if find_runtime(args.runtime).precision != "int8":
+        if args.data is not None:
+            raise UsageError("has an effect in int8 only: give --precision int8", key="data", value=args.data)
+        return None
+    if args.data is None:
+        raise UsageError("is needed: its images decide the ranges of int8", key="data")
+    from nas.training.deployed_network import calibration_images
+    from nas.training.tasks.classification import Classification
+
+    task = Classification.load(args.data, fit=fit).for_input(arch.input)
+    return calibration_images(task, arch.resolution)
 
 
 def _exported(source: Path) -> tuple[Any, Any, dict[str, Any], str]:

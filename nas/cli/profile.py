@@ -18,9 +18,20 @@ HELP = "measure, verify or import the latency table of a device and runtime, or 
 DEFAULTS = {"space": "mnasnet", "runtime": "onnxruntime", "threads": 1, "device": "local"}
 MODES = {
     "network": ("space", "classes", "resolution", "table", "name", "replace", "energy", "import", "bundle", "verify"),
-    "import": ("space", "runtime", "threads", "classes", "resolution", "device", "energy", "bundle", "verify"),
+    "import": (
+        "space",
+        "runtime",
+        "precision",
+        "threads",
+        "classes",
+        "resolution",
+        "device",
+        "energy",
+        "bundle",
+        "verify",
+    ),
     "bundle": ("device", "resolution", "table", "name", "replace", "energy", "verify"),
-    "verify": ("runtime", "threads", "classes", "resolution", "table", "name", "replace", "energy"),
+    "verify": ("runtime", "precision", "threads", "classes", "resolution", "table", "name", "replace", "energy"),
 }
 """For each flag that selects another mode than a live measurement, the flags that it cannot be combined with."""
 
@@ -32,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--space", metavar="NAME", help="search space to cover (default: mnasnet)")
     parser.add_argument("--runtime", metavar="NAME", help="runtime, see 'nas list runtimes' (default: onnxruntime)")
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="numbers that networks compute with: float32 (default), float16, bfloat16 or int8",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="number of runtime threads (default: 1)")
     parser.add_argument("--classes", type=int, metavar="N", help="number of output classes (default: as in the space)")
     parser.add_argument(
@@ -73,6 +89,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     Returns:
         The table's path, the layers measured and the latency range of the space; other facts in the other modes.
     """
+    from nas.devices.runtimes import with_precision
     from nas.errors import UsageError
 
     given = {"network": args.network, "import": args.imported, "bundle": args.bundle, "verify": args.verify}
@@ -87,6 +104,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     for key, default in DEFAULTS.items():
         if getattr(args, key) is None:
             setattr(args, key, default)
+    if args.precision is not None:
+        args.runtime = with_precision(args.runtime, args.precision)
     if args.threads < 1:
         raise UsageError("must be at least 1", key="threads", value=args.threads)
     if mode == "network":

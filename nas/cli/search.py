@@ -95,10 +95,13 @@ def _print_winner(goal: dict[str, Any], origin: str) -> None:
         verdict = "holds" if goal["holds_target"] else "DOES NOT HOLD"
         print(f"latency       {format_latency(measured)} measured, {predicted} predicted: {verdict} {target}")
         _print_parts(best["latency_ms"])
+        if "exported" in best["latency_ms"]:
+            print(f"              {format_latency(best['latency_ms']['exported'])} measured of the exported file")
     print_accuracy(best, "on the test set", f"{best['accuracy']:.1%} as a proxy")
     print(f"size          {format_count(best['params'])} parameters, {format_count(best['macs'])} MACs")
     if "exported" in best:
-        print(f"              {best['exported']['difference']:+.4f} after the export, in ONNX Runtime")
+        runtime = best["exported"].get("runtime", "onnxruntime")
+        print(f"              {best['exported']['difference']:+.4f} after the export, in {runtime}")
     print(f"model         {best['model']}")
 
 

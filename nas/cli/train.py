@@ -33,6 +33,7 @@ _JOB_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
     "init-from": (_FOLDER, "initial weights: a run or exported folder, a weights file, or torchvision"),
     "seed": (_NUMBER, "seed of the initial weights and the training (default: 0)"),
     "runtime": (_TEXT, "runtime to export for, in addition to ONNX: see `nas list runtimes`"),
+    "precision": (_TEXT, "numbers of the exported network: float32 (default), float16, bfloat16 or int8"),
     "out": (_FOLDER, "output folder; rerun the same command to resume (default: runs/train-ARCH-DATA)"),
 }
 _RECIPE_FLAGS: dict[str, tuple[dict[str, Any], str]] = {
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Train as the flags describe, and return the result."""
     import dataclasses
 
+    from nas.devices.runtimes import with_precision
     from nas.errors import UsageError
     from nas.training.job import TrainJob, run_train
     from nas.training.recipe import ONECYCLE, RECIPES, Recipe, changed
@@ -114,6 +116,8 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
             raise UsageError("has no effect without --teacher", key=key, value=settings[key])
     recipe = changed(lookup(RECIPES, args.recipe, "recipe", "--recipe"), settings)
     is_default = args.recipe == "default"
+    if args.precision is not None:
+        args.runtime = with_precision(args.runtime or TrainJob.runtime, args.precision)
     job = TrainJob(
         recipe=recipe,
         adapts=args.recipe in ("default", "onecycle") and "learning_rate" not in settings,

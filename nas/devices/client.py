@@ -18,7 +18,6 @@ from nas.devices.ssh import Address, parse_address, start_remote
 from nas.devices.timing import COSTS, Protocol, Sample
 from nas.errors import DeviceError, LostError
 
-DTYPE = "float32"
 LOCAL = "local"
 FOLDER = "graphs"
 """Folder of the graphs on a device, in the worker's working directory."""
@@ -47,6 +46,13 @@ class Graph:
     path: str
     shapes: tuple[tuple[int, ...], ...]
     memory: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of its files. OpenVINO's .xml has its weights in a .bin beside it."""
+        path = Path(self.path)
+        parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+        return sum(part.stat().st_size for part in parts)
 
 
 class Worker(typing.Protocol):

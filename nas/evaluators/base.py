@@ -26,6 +26,7 @@ class EvaluatorContext:
         seed: The seed of the search.
         reporter: Prints progress and warnings.
         pretrained: The network whose weights candidates start from; None: random weights.
+        runtime: The runtime of the device. If it does not compute in float32, trained candidates are tested in it.
     """
 
     task: Task
@@ -35,6 +36,7 @@ class EvaluatorContext:
     seed: int = 0
     reporter: Reporter = field(default_factory=Reporter)
     pretrained: PretrainedNetwork | None = None
+    runtime: str = "onnxruntime"
 
 
 class Evaluator(Protocol):

@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from nas.architecture import Architecture
 from nas.evaluators.base import EvaluatorContext
 from nas.networks.network import build_seeded
 from nas.spaces.identity import hex_digest
 from nas.training.checkpoint import saved_epochs
+from nas.training.deployed_network import deployed_reports, must_deploy
 from nas.training.loop import Epoch, Recipe, TrainingError, Watch, pick_device, train
 from nas.training.recipe import CANDIDATES, suited
 from nas.training.stuck import chance_loss, constant_output
@@ -30,7 +33,9 @@ MAX_RESOLUTIONS = 3
 class ProxyTraining:
     """Trains each candidate for `proxy.epochs` epochs at `proxy.resolution`, or at that share of its own resolution.
 
-    Candidates start from random weights, or from what they inherit of a pretrained network.
+    Candidates start from random weights, or from what they inherit of a pretrained network. If the runtime of the
+    search does not compute in float32, the last accuracy is that of the exported network in this runtime: quantization
+    costs some networks more than others.
 
     Args:
         context: The task, the space and its proxy, and the pretrained network.
@@ -80,6 +85,7 @@ class ProxyTraining:
             "validation_images": len(self._validation),
             **self._recipe.to_dict(),
             **({"weights": self._context.pretrained.digest} if self._context.pretrained else {}),
+            **({"runtime": self._context.runtime} if must_deploy(self._context.runtime) else {}),
             **self._task.settings,
         }
 
@@ -126,9 +132,8 @@ class ProxyTraining:
         train_set, validation = self._sets_at(resolution)
         recipe = suited(self._recipe, model)
         sets = train_set, validation
-        yield from train(
-            model, self._task, *sets, recipe, seed, checkpoint=path, checkpoint_s=CHECKPOINT_S, watch=watch
-        )
+        values = train(model, self._task, *sets, recipe, seed, checkpoint=path, checkpoint_s=CHECKPOINT_S, watch=watch)
+        yield from self._with_deployed(values, model, validation)
         if self._keeps_stuck:
             return
         if reason := constant_output(model, self._task, validation, pick_device()):
@@ -136,6 +141,18 @@ class ProxyTraining:
         if not self._has_warned and (reason := chance_loss(curve, self._task, len(validation))):
             self._has_warned = True
             self._context.reporter.warn(f"{arch.digest}: {reason}; later candidates like this are not reported")
+
+    def _with_deployed(self, values: Iterator[float], model: nn.Module, validation: TaskDataset) -> Iterator[float]:
+        """Yield the metric of each epoch; the last one is that of the network as the runtime computes it."""
+        runtime = self._context.runtime
+        if not must_deploy(runtime):
+            yield from values
+            return
+        for number, value in enumerate(values, 1):
+            if number < self._recipe.epochs:
+                yield value
+        (report,) = deployed_reports(self._task, model, runtime, validation.resolution, [validation])
+        yield report.metric_value
 
     def _sets_at(self, resolution: int) -> tuple[TaskDataset, TaskDataset]:
         """Return the training and validation images at a resolution. Those of the last few resolutions are cached."""

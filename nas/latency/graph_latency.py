@@ -99,7 +99,7 @@ def measure_exported(folder: Path, runtime: str, threads: int, device: str, repo
         if not file.is_file():
             notes = [f"{folder} has no {file.name}: its network was exported again"]
             file = Path(place) / file.name
-            target.export(deploy(model), [torch.zeros(shape)], file)
+            target.export(deploy(model), list(map(torch.from_numpy, example_inputs([shape]))), file)
         return GraphLatency(_measure(file, (shape,), runtime, threads, device, reporter), (), tuple(notes))
 
 
@@ -162,7 +162,7 @@ def _measure(
     summary = summarize([sample.ms for sample in samples])
     return Latency(
         summary.median, summary.p10, summary.p90, summary.samples, summary.repeatability,
-        size_bytes=file.stat().st_size, memory_bytes=None if memory is None else int(memory),
+        size_bytes=graph.size_bytes, memory_bytes=None if memory is None else int(memory),
     )  # fmt: skip
 
 

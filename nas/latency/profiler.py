@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.devices.client import DTYPE, LOCAL, Graph, RecordedSamples, Worker, inspect_device, open_worker
+from nas.devices.client import LOCAL, Graph, RecordedSamples, Worker, inspect_device, open_worker
+from nas.devices.example_inputs import example_inputs
 from nas.devices.processor import describe_processor, processor_slug
 from nas.devices.runtimes import Runtime, find_runtime, make_runtime
 from nas.devices.timing import COSTS, Latency, Protocol, Sample, summarize
@@ -87,7 +88,7 @@ def make_header(device: dict[str, Any], runtime: str, version: str, threads: int
         "runtime": runtime,
         "runtime_version": version,
         "threads": threads,
-        "dtype": DTYPE,
+        "dtype": find_runtime(runtime).precision,
         "batch": 1,
         **({"host": host} if host else {}),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -219,7 +220,7 @@ def _export(runtime: Runtime, item: Measurable, folder: Path) -> Graph:
     set_progress(model, 1.0)
     graph = Graph(_graph_key(item), str(folder / f"{_graph_key(item)}{runtime.suffix}"), _batch_shapes(item))
     try:
-        runtime.export(deploy(model), [torch.zeros(shape) for shape in graph.shapes], Path(graph.path))
+        runtime.export(deploy(model), list(map(torch.from_numpy, example_inputs(graph.shapes))), Path(graph.path))
     except NasError as error:
         layer = item.layer if isinstance(item, RepeatedLayer) else item
         name = layer_name(layer.spec, layer.in_shape) if isinstance(layer, Layer) else f"network {layer.arch.digest}"
@@ -288,7 +289,7 @@ def _measure_all(
                 advance(1)
             costs = {row_key(by_key[key].item): _costs_by_column(seen) for key, seen in samples.items()}
             for subject in by_key.values() if is_first_pass else ():
-                costs[row_key(subject.item)]["size_bytes"] = [float(_size_bytes(subject.graph))]
+                costs[row_key(subject.item)]["size_bytes"] = [float(subject.graph.size_bytes)]
             table.append(
                 ((by_key[key].item, _median_times(seen)) for key, seen in samples.items()),
                 costs,
@@ -303,10 +304,6 @@ def _with_memory(subject: Subject, table: LatencyTable) -> Graph:
     """Return the graph; for a held-out network without a peak memory yet, ask for it as well."""
     is_held_out = isinstance(subject.item, MeasuredNetwork) and subject.item.role == HELD_OUT
     return replace(subject.graph, memory=is_held_out and table.cost("memory_bytes", subject.item) is None)
-
-
-def _size_bytes(graph: Graph) -> int:
-    return Path(graph.path).stat().st_size
 
 
 def schedule(subjects: Sequence[Subject], passes: int) -> list[list[Subject]]:
@@ -364,7 +361,7 @@ def _latency(samples: Sequence[Sample], graph: Graph) -> Latency:
     costs = _costs_by_column(samples)
     return replace(
         summarize([sample.ms for sample in samples]),
-        size_bytes=_size_bytes(graph),
+        size_bytes=graph.size_bytes,
         memory_bytes=int(costs["memory_bytes"][0]) if "memory_bytes" in costs else None,
         energy_mj=median(costs["energy_mj"]) if "energy_mj" in costs else None,
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nas import __version__
 from nas.architecture import Architecture, Shape
-from nas.devices.runtimes import find_runtime, run_once
+from nas.devices.runtimes import export_inputs, find_runtime, is_exact, run_once
 from nas.errors import ExportError, RunError, SpaceError, located, one_line, reason
 from nas.networks.blocks import is_ours, module_file
 from nas.networks.deployment import deploy
@@ -39,6 +39,8 @@ TOLERANCE = 1e-4
 STRUCTURE_TOLERANCE = 1e-3
 """The same for the copy with calibrated batch norms, in which rounding errors grow more from layer to layer."""
 CALIBRATION_IMAGES = 4
+CHECKED_IMAGES = 8
+"""Images on which a file in a lower precision is checked."""
 SMALLEST_DIFFERENCE = 1e-30
 """A difference that is always allowed."""
 WEAK = 1e-3
@@ -53,6 +55,7 @@ def export_folder(
     facts: dict[str, Any],
     fit: str = "crop",
     keep_failed: bool = False,
+    images: Tensor | None = None,
 ) -> dict[str, Any]:
     """Export a network. The folder appears, or is replaced, only after the exported files have been checked.
 
@@ -67,12 +70,13 @@ def export_folder(
         facts: Further entries of the card.
         fit: How images that are not square are fitted: a key of `FITS`.
         keep_failed: Whether to keep the weights and the card in `failed_folder(folder)` if the export fails.
+        images: Normalized training images (N, C, H, W), for a runtime that does not compute in float32.
 
     Returns:
         The card, as written to card.json.
 
     Raises:
-        ExportError: The output of an exported file differs from the network's.
+        ExportError: The output of an exported file differs from the network's, or is useless in a lower precision.
         RunError: The folder exists and is not an exported network.
     """
     if folder.exists() and not (folder / CARD).is_file():
@@ -87,7 +91,7 @@ def export_folder(
         if needed := requirements(arch):
             card["requires"] = needed
             write_json(partial / CARD, card)
-        _write_and_check(arch, model, partial, runtime, card)
+        _write_and_check(arch, model, partial, runtime, card, images)
         _move(partial, folder)
         if keep_failed:
             shutil.rmtree(failed_folder(folder), ignore_errors=True)
@@ -131,7 +135,9 @@ def _move(partial: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_and_check(arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any]) -> None:
+def _write_and_check(
+    arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any], images: Tensor | None
+) -> None:
     """Write all files and check them, also with other batch norms if the model's output is too weak to compare."""
     if not _is_telling(model, arch):
         structure = folder / "structure"
@@ -139,11 +145,12 @@ def _write_and_check(arch: Architecture, model: nn.Module, folder: Path, runtime
         calibrated = calibrate(model, arch.input_shape)
         checked = {**card, "check": _check_values(arch, calibrated)}
         _write_weights(calibrated, structure, checked)
-        _write(arch, calibrated, structure, runtime, checked)
-        _check(arch, calibrated, structure, runtime, checked, STRUCTURE_TOLERANCE)
+        exact = runtime if is_exact(runtime) else "onnxruntime"
+        _write(arch, calibrated, structure, exact, checked)
+        _check(arch, calibrated, structure, exact, checked, STRUCTURE_TOLERANCE)
         shutil.rmtree(structure)
-    _write(arch, model, folder, runtime, card)
-    _check(arch, model, folder, runtime, card, TOLERANCE)
+    _write(arch, model, folder, runtime, card, images)
+    _check(arch, model, folder, runtime, card, TOLERANCE, images)
 
 
 @torch.no_grad()
@@ -292,13 +299,21 @@ def _write_weights(model: nn.Module, folder: Path, card: dict[str, Any]) -> None
     write_json(folder / CARD, card)
 
 
-def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any]) -> None:
+def _write(
+    arch: Architecture,
+    model: nn.Module,
+    folder: Path,
+    runtime: str,
+    card: dict[str, Any],
+    images: Tensor | None = None,
+) -> None:
     title = f"Architecture {arch.digest}: {format_count(card['params'])} parameters, {format_count(card['macs'])} MACs"
     source = standalone_source(arch, f"{title} at {arch.input_size} px.", card["preprocessing"]["fit"])
     (folder / "model.py").write_text(source, encoding="utf-8")
-    deployed, inputs = deploy(model), [torch.zeros(1, *arch.input_shape)]
+    deployed = deploy(model)
     for name in dict.fromkeys(["onnxruntime", runtime]):
         target = find_runtime(name)
+        inputs = export_inputs(target, arch.input_shape, images)
         target.export(deployed, inputs, folder / f"model{target.suffix}")
     if notes := write_detector(arch, model, folder, dict.fromkeys(["onnxruntime", runtime])):
         card["notes"] = notes
@@ -308,10 +323,19 @@ def _write(arch: Architecture, model: nn.Module, folder: Path, runtime: str, car
 
 
 def _check(
-    arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any], tolerance: float
+    arch: Architecture,
+    model: nn.Module,
+    folder: Path,
+    runtime: str,
+    card: dict[str, Any],
+    tolerance: float,
+    images: Tensor | None = None,
 ) -> None:
     _check_python(folder)
     for name in dict.fromkeys(["onnxruntime", runtime]):
+        if not is_exact(name):
+            _check_reduced(model, folder / f"model{find_runtime(name).suffix}", name, images)
+            continue
         outputs = _check_runtime(folder, name, arch, torch.tensor(card["check"]["output"]), tolerance)
         check_detector(arch, model, folder, name, check_input(arch.input_shape), outputs)
 
@@ -338,3 +362,24 @@ def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor
         rule = f"its output differs from the network's by {difference:.2g}, more than {allowed:.2g}"
         raise ExportError(rule, where=path)
     return tensors
+
+
+@torch.no_grad()
+def _check_reduced(model: nn.Module, path: Path, name: str, images: Tensor | None) -> None:
+    """Raise ExportError if a file in a lower precision is useless: its output is not finite, or at chance.
+
+    Its error has to be smaller than what tells one image from another.
+    """
+    if images is None:
+        return
+    some = images[:: max(1, len(images) // CHECKED_IMAGES)]
+    outputs = [run_once(name, path, image) for image in torch.split(some, 1)]
+    if not all(outputs):
+        return
+    found, expected = torch.cat([each[0] for each in outputs]).double(), model(some).double()
+    if not found.isfinite().all():
+        raise ExportError("its output is not finite", where=path)
+    error, spread = (found - expected).square().mean().item(), expected.var(0).mean().item()
+    if error >= spread > 0:
+        rule = f"the error of its output ({error:.2g}) is not below what tells images apart ({spread:.2g})"
+        raise ExportError(rule, where=path)

@@ -38,6 +38,7 @@ from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import make_goals
 from nas.study.objectives import Objective
 from nas.study.storage import stored_settings
+from nas.training.deployed_network import check_precision
 from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.tasks.base import Task, for_task
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
@@ -186,6 +187,8 @@ def check_combinations(settings: SearchSettings) -> None:
     if settings.source and not settings.source.exists():
         raise UsageError("no such file or folder", key=given[0], value=str(settings.source))
     check_task(settings)
+    if settings.runtime in RUNTIMES:
+        check_precision(settings.task, settings.runtime)
     check_metric(settings.evaluator, settings.metric, settings.source, task_default(settings.task, "metric"))
     if settings.train_finalists and settings.evaluator == "proxy_training":
         raise UsageError("is for evaluators that do not train; proxy_training has --finalists", key="train_finalists")

@@ -27,7 +27,9 @@ def make_evaluator_context(
 ) -> EvaluatorContext:
     """Return what the search's evaluator is made from. Raises NasError if the pretrained weights cannot be read."""
     pretrained = pretrained_network(settings, space)
-    return EvaluatorContext(task, space, settings.folder, settings.source, settings.seed, reporter, pretrained)
+    return EvaluatorContext(
+        task, space, settings.folder, settings.source, settings.seed, reporter, pretrained, settings.runtime
+    )
 
 
 def pretrained_network(settings: SearchSettings, space: Searched) -> PretrainedNetwork | None:

@@ -180,7 +180,8 @@ class GoalResult:
         tied: How many other candidates within the target may be as accurate, given the noise; None if it is unknown.
         against: The comparisons with references, see `Comparison.to_dict`.
         accuracies: The metric of the winner on the test images by the seed of its training.
-        exported: Of a detector, the metric of its exported file, and the latency of its parts in ms.
+        exported: What `export_winner` knows of the exported files.
+        float32: The metrics of the winner in float32, if its tests are those of another precision.
     """
 
     goal: Goal
@@ -199,6 +200,7 @@ class GoalResult:
     against: tuple[dict[str, Any], ...] = ()
     accuracies: dict[str, float] = field(default_factory=dict)
     exported: dict[str, Any] = field(default_factory=dict)
+    float32: dict[str, float] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -211,6 +213,7 @@ class GoalResult:
             "estimate": winner.estimate,
             **self.report.to_dict(),
             "accuracies": self.accuracies,
+            **({"float32": self.float32} if self.float32 else {}),
             **self.exported,
             "latency_ms": {
                 "predicted": metrics.latency_ms,

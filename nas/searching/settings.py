@@ -107,6 +107,12 @@ class SearchSettings:
     )
 
     runtime: str = _device("onnxruntime", "runtime to deploy to: see `nas list runtimes`")
+    precision: str = _device(
+        "",
+        "numbers that the deployed network computes with: float32, float16, bfloat16 or int8",
+        metavar="NAME",
+        default_help="the runtime's, mostly float32",
+    )
     threads: int = _device(1, "threads of the runtime", minimum=1)
     device: str = _device("local", "device to measure on: local or ssh://user@host:port/path/to/python", metavar="URL")
     table: str | list[str] | None = _device(
@@ -318,7 +324,8 @@ class SearchSettings:
         if len(self.tables) > 1:
             target += "-" + "-".join(_as_name(Path(name).stem) for name in self.tables)
         space, data = (_as_name(Path(name).stem) for name in (self.space, self.data))
-        return Path("runs") / f"{space}-{data}-{target}-{self.objective}{evaluator}-seed{self.seed}"
+        precision = "" if self.precision in ("", "float32") else f"-{self.precision}"
+        return Path("runs") / f"{space}-{data}-{target}-{self.objective}{evaluator}{precision}-seed{self.seed}"
 
 
 def _texts(value: str | list[str] | None) -> tuple[str, ...]:
@@ -353,12 +360,16 @@ def read_settings(path: str) -> dict[str, Any]:
 
 
 def make_settings(given: Mapping[str, Any]) -> SearchSettings:
-    """Return the settings with everything that the given ones imply: the evaluator, and the space of a table."""
+    """Return the settings with what they imply: the evaluator, a table's space, the runtime of a precision."""
     settings = with_implied(given)
     if (table := _texts(settings.get("table"))) and "space" not in settings:
         from nas.latency.catalog import open_named
 
         settings["space"] = str(open_named(table[0]).header.get("space", SearchSettings.space))
+    if precision := settings.get("precision"):
+        from nas.devices.runtimes import with_precision
+
+        settings["runtime"] = with_precision(settings.get("runtime", SearchSettings.runtime), precision)
     return SearchSettings(**{**TASK_DEFAULTS.get(settings.get("task", ""), {}), **settings})
 
 

@@ -18,12 +18,13 @@ from nas.searching.context import SearchContext
 from nas.spaces.trainings import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
+from nas.training.deployed_network import deployed_reports
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
 from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.recipe import ONECYCLE, WINNERS, buildable, suited, with_buildable_sizes
 from nas.training.stuck import constant_output
 from nas.training.tasks.base import Report, Task
-from nas.training.tasks.metrics import named
+from nas.training.tasks.metrics import named, spell
 
 BATCH = 4
 """Candidates that are measured together, at least."""
@@ -150,7 +151,8 @@ class WinnerTraining:
     """What the training of a winner has reached.
 
     Attributes:
-        report: The test at the deployed resolution. Nothing else uses the test images.
+        report: The test at the deployed resolution, in the precision of the runtime. Nothing else uses the test images.
+        float32: The metrics of the network in float32, if `report` and `validation` are those of another precision.
         validation: The accuracy and the metric on the validation images after the last phase, by their keys.
         training: The phases with their images, accuracies and recipes.
         problem: Why the training taught nothing, "" if it did.
@@ -162,6 +164,13 @@ class WinnerTraining:
     training: list[dict[str, Any]]
     problem: str = ""
     tests: Mapping[int, Report] = field(default_factory=dict)
+    float32: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def drop(self) -> float:
+        """What the precision of the runtime costs of the metric on the validation images."""
+        key = f"validation_{self.report.metric}"
+        return self.float32[key] - self.validation[key] if self.float32 else 0.0
 
     @property
     def reports(self) -> list[Report]:
@@ -182,7 +191,8 @@ class WinnerTraining:
         """Return the fields as the model card holds them. A problem is called "training_problem"."""
         problem = {"training_problem": self.problem} if self.problem else {}
         seeds = {"accuracies": self.accuracies} if len(self.tests) > 1 else {}
-        return {**self.report.to_dict(), **self.validation, "training": self.training, **seeds, **problem}
+        float32 = {"float32": dict(self.float32)} if self.float32 else {}
+        return {**self.report.to_dict(), **self.validation, **float32, "training": self.training, **seeds, **problem}
 
 
 GROWS_FROM = 8
@@ -279,14 +289,52 @@ def train_winner(
         validated = named("validation", curve[-1].accuracy, task.metric, curve[-1].value)
         record = {"resolution": phase.resolution, "images": len(images), **validated}
         trained.append({**record, **recipe.to_dict()})
+    return tested_once(context, model, arch, validated, trained, called)
+
+
+def tested_once(
+    context: SearchContext,
+    model: nn.Module,
+    arch: Architecture,
+    validated: dict[str, float],
+    trained: list[dict[str, Any]],
+    called: str,
+) -> WinnerTraining:
+    """Test a trained network once, in the precision of the runtime, and return its training with the test.
+
+    Args:
+        context: The search.
+        model: The network.
+        arch: Its architecture.
+        validated: The metrics on the validation images in float32.
+        trained: The phases of the training.
+        called: What messages call the network.
+    """
+    task, runtime, reporter, float32 = context.task, context.settings.runtime, context.reporter, dict[str, float]()
     test_set = task.test_set(arch.resolution, reporter)
     with reporter.task(f"testing {called} once on {len(test_set)} images", 1) as advance:
         report = task.evaluate(model, test_set, pick_device())
+        sets = task.validation_set(arch.resolution), test_set
+        if deployed := deployed_reports(task, model, runtime, arch.resolution, sets):
+            float32 = {**metrics_of("test", report), **validated}
+            validated, report = metrics_of("validation", deployed[0]), deployed[1]
+            reporter.say(f"{called} in {runtime}: {describe_drop(report.metric, float32, report.metric_value)}")
         advance(1)
     report.warn(reporter)
     if problem := constant_output(model, task, test_set, pick_device()):
         reporter.warn(f"{arch.digest}: {problem}")
-    return WinnerTraining(report, validated, trained, problem)
+    return WinnerTraining(report, validated, trained, problem, float32=float32)
+
+
+def metrics_of(part: str, report: Report) -> dict[str, float]:
+    """Return the metric of a test, and the accuracy if there is one, by their names in results."""
+    return named(part, report.accuracy, report.metric, report.metric_value)
+
+
+def describe_drop(metric: str, float32: Mapping[str, float], value: float) -> str:
+    """Return in words the metric on the test images in the precision of the runtime and in float32."""
+    before = float32[f"test_{metric}"]
+    return f"test {spell(metric)} {value:.1%}, {100 * (value - before):+.1f} points against {before:.1%} in float32"
 
 
 def first_weights(

@@ -11,11 +11,12 @@ from typing import Any
 from torch import nn
 
 from nas.architecture import Architecture
+from nas.devices.runtimes import is_exact
 from nas.devices.timing import Latency
 from nas.errors import ExportError, UsageError
 from nas.evaluators import find_evaluator
 from nas.evaluators.base import Evaluator
-from nas.latency.graph_latency import measure_detector
+from nas.latency.graph_latency import measure_detector, measure_exported
 from nas.latency.profiler import measure_networks
 from nas.networks.export import export_folder
 from nas.searching.against.comparison import Comparison, compare, measurement_facts, references_of
@@ -35,10 +36,16 @@ from nas.searching.winner_training import (
 )
 from nas.study.objectives import Goal
 from nas.study.study import Study
+from nas.training.deployed_network import calibration_for
 from nas.training.exported_metric import add_to_card, exported_facts
 from nas.training.tasks.metrics import spell
 from nas.utils.reporting import Reporter
 from nas.utils.units import format_latency
+
+LARGEST_DROP = 0.05
+"""A finalist that loses more of its metric by the precision of the runtime is replaced by the next one."""
+MOST_TRAINED = 3
+"""At most this many finalists are trained for one winner."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,11 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     study, selected = search.study, search.tables[goal.device]
     with search.context.timed("finalists"):
         finalists, tied, estimates = choose_winner(search, goal)
-        winner = finalists[0]
-        search = replace(search, context=with_lengths(search, goal, winner.trial.architecture))
+        search = replace(search, context=with_lengths(search, goal, finalists[0].trial.architecture))
     context = search.context
     with context.timed("training"):
-        model, training = train_once(search, goal, winner.trial.architecture)
+        winner, model, training = train_first_sound(search, goal, finalists)
+        finalists = [winner, *(each for each in finalists if each is not winner)]
     verdict = Verdict.of(winner, goal, selected)
     folder = study.folder / file_name("model", goal)
     card = {**card_facts(context, goal, winner, selected), **training.to_dict(), **verdict.to_dict()}
@@ -128,6 +135,7 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
         report=training.report,
         training=training.training,
         accuracies=training.accuracies,
+        float32=dict(training.float32),
         model=folder,
         table=selected,
         certificate=selected.table.certificates.get(context.space.key),
@@ -151,15 +159,23 @@ def export_winner(
 ) -> tuple[str, dict[str, Any]]:
     """Export a winner. Return why that failed, "" if it did not, and what is known of the exported files.
 
-    Of a detector, that is the metric of the exported file, and the latency of network and post-processing.
+    Of a detector, that is the metric of the exported file, and the latency of network and post-processing. Of a network
+    in a lower precision, it is the metric, the latency and the size of the file.
     """
     settings, task, arch = context.settings, context.task, winner.trial.architecture
     try:
-        export_folder(arch, model, folder, settings.runtime, card, task.fit, keep_failed=True)
+        export_folder(
+            arch, model, folder, settings.runtime, card, task.fit, keep_failed=True,
+            images=calibration_for(settings.runtime, task, arch.resolution),
+        )  # fmt: skip
     except ExportError as error:  # the result of the search is complete without it
         return str(error), {}
-    facts = exported_facts(task, folder, arch.resolution, training.report, context.reporter)
-    if selected.can_measure:
+    facts = exported_facts(task, folder, arch, settings.runtime, training.report, context.reporter)
+    if selected.can_measure and not is_exact(settings.runtime):
+        whole = measure_exported(folder, settings.runtime, settings.threads, settings.device, context.reporter).latency
+        add_to_card(folder, exported := {"latency_ms": {"exported": whole.median}, "size_bytes": whole.size_bytes})
+        facts |= exported
+    elif selected.can_measure:
         parts = measure_detector(folder, settings.runtime, settings.threads, settings.device, context.reporter)
         latency_ms = {"latency_ms": parts.to_dict()} if parts else {}
         add_to_card(folder, latency_ms)
@@ -265,6 +281,29 @@ def measure_once(search: FinishedSearch, device: int, archs: Sequence[Architectu
         )
         measured.update(((device, arch.digest), ms) for arch, ms in zip(missing, latencies, strict=True))
     return [measured[device, arch.digest] for arch in archs]
+
+
+def train_first_sound(
+    search: FinishedSearch, goal: Goal, finalists: Sequence[Finalist]
+) -> tuple[Finalist, nn.Module, WinnerTraining]:
+    """Train the finalists within the target, in their order, until the precision of the runtime costs one little.
+
+    Returns:
+        That finalist, its network and its training. If the precision costs all of them much, those with the best
+        metric on the validation images, in this precision.
+    """
+    reporter, tried = search.context.reporter, list[tuple[Finalist, nn.Module, WinnerTraining]]()
+    others = [each for each in finalists[1:] if each.holds(goal.target_ms)]
+    for finalist in [finalists[0], *others][:MOST_TRAINED]:
+        model, training = train_once(search, goal, finalist.trial.architecture)
+        tried.append((finalist, model, training))
+        if training.drop <= LARGEST_DROP:
+            return tried[-1]
+        reporter.warn(
+            f"{finalist.trial.digest}: {search.context.settings.runtime} costs {100 * training.drop:.1f} points of "
+            f"validation {spell(training.report.metric)}, more than {100 * LARGEST_DROP:.0f}; trying the next finalist"
+        )
+    return max(tried, key=lambda each: each[2].validation[f"validation_{each[2].report.metric}"])
 
 
 def train_once(search: FinishedSearch, goal: Goal, arch: Architecture) -> tuple[nn.Module, WinnerTraining]:

@@ -20,6 +20,7 @@ from nas.networks.block_schema import block_sources, is_detector_head
 from nas.networks.export import CARD, check_origin, export_folder, exported_fit, exported_in
 from nas.networks.network import build, canonical, trace
 from nas.spaces.yaml_format import load_architecture
+from nas.training.deployed_network import calibration_for, check_precision, deployed_reports
 from nas.training.exported_metric import exported_facts
 from nas.training.initial_weights import initial_weights
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
@@ -106,6 +107,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         if value < 0:
             raise UsageError("must not be negative", key=key, value=value)
     make_runtime(job.runtime)
+    check_precision(job.task, job.runtime)
     arch = _at_size(read_architecture(job.network), job.resolution)
     stored = read_json(job.folder / SETTINGS) if (job.folder / SETTINGS).is_file() else None
     place = RunPlace(job.folder, "--out", trained_on(job) if stored is None else stored)
@@ -134,8 +136,8 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
         curve, report, facts = _train_and_test(job, model, teacher, task, sets, reporter)
         facts |= {"settings": {**settings, "fit": task.fit}, "started_from": started_from}
         facts["curve"] = [epoch.to_dict() for epoch in curve]
-        card = _export(job, arch, model, facts, task.fit)
-        facts |= exported_facts(task, job.folder / "model", arch.resolution, report, reporter)
+        card = _export(job, arch, model, facts, task)
+        facts |= exported_facts(task, job.folder / "model", arch, job.runtime, report, reporter)
         _draw(job, task, curve, report)
         result = {
             "network": job.network,
@@ -179,10 +181,12 @@ def _draw(job: TrainJob, task: Task, curve: list[Epoch], report: Report) -> None
     report.draw(title, job.folder / report.picture)
 
 
-def _export(job: TrainJob, arch: Architecture, model: nn.Module, facts: dict[str, Any], fit: str) -> dict[str, Any]:
+def _export(job: TrainJob, arch: Architecture, model: nn.Module, facts: dict[str, Any], task: Task) -> dict[str, Any]:
     """Export the network and return its card. If that fails, the facts are kept in result.json."""
     try:
-        return export_folder(arch, model, job.folder / "model", job.runtime, facts, fit, keep_failed=True)
+        images = calibration_for(job.runtime, task, arch.resolution)
+        place = job.folder / "model"
+        return export_folder(arch, model, place, job.runtime, facts, task.fit, keep_failed=True, images=images)
     except ExportError as error:
         unfinished = {"network": job.network, "architecture": arch.digest, **facts, "export_error": str(error)}
         write_json(job.folder / RESULT, unfinished)
@@ -217,6 +221,10 @@ def _train_and_test(
     test_set = task.test_set(validation.resolution, reporter)
     with reporter.task(f"testing on {len(test_set)} images", 1) as advance:
         tested = task.evaluate(model, test_set, pick_device())
+        float32: dict[str, Any] = {}
+        if deployed := deployed_reports(task, model, job.runtime, test_set.resolution, [test_set]):
+            float32 = {"float32": named("test", tested.accuracy, task.metric, tested.metric_value)}
+            tested = deployed[0]
         advance(1)
     tested.warn(reporter)
     finished = [curve[number] for number in sorted(curve)]
@@ -227,6 +235,7 @@ def _train_and_test(
     facts = {
         **({"training_problem": problem} if problem else {}),
         **tested.to_dict(),
+        **float32,
         **named("validation", last.accuracy, task.metric, last.value),
         "validation_images": len(validation),
         "train_images": len(train_set),

@@ -109,6 +109,9 @@ class BoxTask:
     def train_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> BoxImages:
         return BoxImages(self.data.train.part(images), resolution)
 
+    def calibration_set(self, resolution: int, images: int) -> BoxImages:
+        return BoxImages(self.data.train.part(images), resolution)
+
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> BoxImages:
         return BoxImages(self.data.validation.part(images), resolution)
 

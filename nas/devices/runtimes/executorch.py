@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.devices.runtimes.support import (
     DeviceArray,
+    Inference,
     converting,
     exported_program,
     installed,
@@ -27,6 +28,7 @@ class ExecuTorchRuntime:
     """
 
     suffix = ".pte"
+    precision = "float32"
     selects_boxes = True
 
     def version(self) -> str:
@@ -47,7 +49,7 @@ class ExecuTorchRuntime:
                 )
                 path.write_bytes(edge.to_executorch().buffer)
 
-    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Inference:
         """Return one inference on `inputs`. The number of threads applies to the whole process."""
         import torch
 
@@ -57,10 +59,12 @@ class ExecuTorchRuntime:
 
             portable_lib._unsafe_reset_threadpool(threads)
             module = portable_lib._load_for_executorch(path)
-        tensors = tuple(torch.from_numpy(array) for array in inputs)
+        tensors = [torch.from_numpy(array) for array in inputs]
 
-        def run() -> Sequence[Any]:
-            outputs = module.run_method("forward", tensors, clone_outputs=False)
+        def run(others: Sequence[Any] = ()) -> Sequence[Any]:
+            if others:
+                tensors[:] = map(torch.from_numpy, others)
+            outputs = module.run_method("forward", tuple(tensors), clone_outputs=False)
             return [DeviceArray(output.numpy, owner=module) for output in outputs]
 
         return run

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.devices.runtimes.support import DeviceArray, converting, installed, quick_decompositions, silent
+from nas.devices.runtimes.support import DeviceArray, Inference, converting, installed, quick_decompositions, silent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,6 +21,7 @@ class LiteRtRuntime:
     """
 
     suffix = ".tflite"
+    precision = "float32"
     selects_boxes = True
 
     def version(self) -> str:
@@ -38,7 +39,7 @@ class LiteRtRuntime:
             with torch.no_grad(), quick_decompositions():
                 litert_torch.convert(model, tuple(inputs)).export(str(path))
 
-    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Inference:
         """Return one inference on `inputs`."""
         from ai_edge_litert.interpreter import Interpreter
 
@@ -47,16 +48,20 @@ class LiteRtRuntime:
             interpreter.allocate_tensors()
         # The inputs are in arbitrary order; their names contain our index: serving_default_args_1.
         ordered = sorted(interpreter.get_input_details(), key=lambda detail: _number(detail["name"]))
-        for detail, array in zip(ordered, inputs):
-            interpreter.set_tensor(detail["index"], array)
         # So are the outputs: StatefulPartitionedCall:1.
         details = sorted(interpreter.get_output_details(), key=lambda detail: _last_number(detail["name"]))
         outputs = [DeviceArray(partial(interpreter.get_tensor, detail["index"])) for detail in details]
 
-        def run() -> Sequence[Any]:
+        def give(arrays: Sequence[Any]) -> None:
+            for detail, array in zip(ordered, arrays):
+                interpreter.set_tensor(detail["index"], array)
+
+        def run(others: Sequence[Any] = ()) -> Sequence[Any]:
+            give(others)
             interpreter.invoke()
             return outputs
 
+        give(inputs)
         return run
 
 

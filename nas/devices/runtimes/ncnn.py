@@ -6,12 +6,12 @@ import os
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.devices.runtimes.support import DeviceArray, converting, installed
+from nas.devices.runtimes.support import DeviceArray, Inference, converting, installed
 from nas.errors import ExportError
 
 if TYPE_CHECKING:
@@ -24,12 +24,16 @@ UNWANTED = ("pnnxparam", "pnnxbin", "pnnxpy", "pnnxonnx", "ncnnpy")
 class NcnnRuntime:
     """Exports a zip of ncnn's two files and runs them with `threads` threads. The device needs ncnn and numpy.
 
-    Weights and arithmetic are float32: use_fp16_* and use_bf16_*, on by default in ncnn, are off; Winograd and the
-    packed layouts stay on. ncnn has no batch axis: its maps are (C, H, W), and the batch axis is added to the outputs.
+    The options use_fp16_* are on for float16 only, and use_bf16_* never: by default, ncnn mixes them, and bfloat16 gave
+    zeros (1.0.20261020, x86). Winograd and the packed layouts stay on. ncnn has no batch axis: its maps are (C, H, W),
+    and the batch axis is added to the outputs.
     """
 
     suffix = ".ncnn.zip"
     selects_boxes = False
+
+    def __init__(self, precision: str = "float32"):
+        self.precision = precision
 
     def version(self) -> str:
         """Return ncnn's version."""
@@ -45,7 +49,13 @@ class NcnnRuntime:
             shapes = ",".join(f"[{','.join(map(str, tensor.shape))}]f32" for tensor in inputs)
             # Not pnnx.export(): it also imports and runs the Python file that the program writes.
             unwanted = [f"{name}={os.devnull}" for name in UNWANTED]
-            command = [pnnx.EXEC_PATH, "model.pt", f"inputshape={shapes}", "fp16=0", *unwanted]
+            command = [
+                pnnx.EXEC_PATH,
+                "model.pt",
+                f"inputshape={shapes}",
+                f"fp16={int(self.precision == 'float16')}",
+                *unwanted,
+            ]
             command += [f"ncnnparam={PARAM}", f"ncnnbin={BIN}"]
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
             _check(Path(folder), done)
@@ -53,7 +63,7 @@ class NcnnRuntime:
                 for name in (PARAM, BIN):
                     archive.write(Path(folder) / name, name)
 
-    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Inference:
         """Return one inference on `inputs`."""
         import ncnn
         import numpy as np
@@ -63,16 +73,20 @@ class NcnnRuntime:
         net.opt.use_vulkan_compute = False
         for option in dir(net.opt):
             if option.startswith(("use_fp16", "use_bf16")):
-                setattr(net.opt, option, False)
+                setattr(net.opt, option, self.precision == "float16" and option.startswith("use_fp16"))
         with tempfile.TemporaryDirectory(prefix="nas-ncnn-") as folder:
             with zipfile.ZipFile(path) as archive:
                 for name in (PARAM, BIN):
                     archive.extract(name, folder)
             net.load_param(str(Path(folder) / PARAM))
             net.load_model(str(Path(folder) / BIN))
-        maps = [ncnn.Mat(np.ascontiguousarray(array[0])).clone() for array in inputs]
 
-        def run() -> Sequence[Any]:
+        def maps_of(arrays: Sequence[Any]) -> list[Any]:
+            return [ncnn.Mat(np.ascontiguousarray(array[0])).clone() for array in arrays]
+
+        def run(others: Sequence[Any] = ()) -> Sequence[Any]:
+            if others:
+                maps[:] = maps_of(others)
             extractor = net.create_extractor()
             for index, values in enumerate(maps):
                 extractor.input(f"in{index}", values)
@@ -83,7 +97,7 @@ class NcnnRuntime:
         def with_batch(output: Any) -> Any:
             return np.array(output)[np.newaxis]
 
-        count = len(net.output_names())
+        maps, count = maps_of(inputs), len(net.output_names())
         return run
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.devices.runtimes.support import Inference
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -25,7 +27,8 @@ class NullRuntime:
     suffix = ".json"
     selects_boxes = True
 
-    def __init__(self) -> None:
+    def __init__(self, precision: str = "float32") -> None:
+        self.precision = precision
         self._now_ns = 0
 
     def version(self) -> str:
@@ -46,18 +49,18 @@ class NullRuntime:
         from torch.utils.flop_counter import FlopCounterMode
 
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(*inputs)
+            model(*(each[:1] for each in inputs))
         path.write_text(json.dumps({"flops": counter.get_total_flops()}), encoding="utf-8")
 
     def peak_memory(self, path: str) -> int:
         """Return the model's simulated peak memory in bytes."""
         return OVERHEAD_BYTES + _flops(path) // FLOPS_PER_BYTE
 
-    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Inference:
         """Return a function that advances the clock by the model's simulated time."""
         flops = _flops(path)
 
-        def run() -> Sequence[Any]:
+        def run(others: Sequence[Any] = ()) -> Sequence[Any]:
             self._now_ns += OVERHEAD_NS + flops // FLOPS_PER_NS
             return []
 

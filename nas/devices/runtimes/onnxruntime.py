@@ -6,13 +6,13 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from nas.devices.runtimes.support import DeviceArray, converting, output_count
+from nas.devices.runtimes.support import DeviceArray, Inference, converting, output_count
 from nas.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class OnnxRuntime:
     """
 
     suffix = ".onnx"
+    precision = "float32"
     selects_boxes = True
 
     def __init__(self, device: str = "cpu"):
@@ -69,7 +70,7 @@ class OnnxRuntime:
                 dynamo=False,
             )
 
-    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Inference:
         """Return one inference on `inputs`. Raises DeviceError where the device refuses."""
         import onnxruntime
 
@@ -83,7 +84,7 @@ class OnnxRuntime:
         if session.get_providers()[0] != provider[0]:
             raise DeviceError(f"onnxruntime cannot use {provider[0]}: the libraries of CUDA or cuDNN are missing")
         binding = session.io_binding()
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array, self.device, 0) for array in inputs]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array.copy(), self.device, 0) for array in inputs]
         for index, node in enumerate(session.get_inputs()):
             binding.bind_ortvalue_input(node.name, values[index])
         for node in session.get_outputs():
@@ -95,7 +96,9 @@ class OnnxRuntime:
         # The binding does not keep the inputs alive, the arrays do.
         outputs = [DeviceArray(partial(fetch, index), owner=values) for index in range(len(session.get_outputs()))]
 
-        def run() -> Sequence[Any]:
+        def run(others: Sequence[Any] = ()) -> Sequence[Any]:
+            for value, array in zip(values, others):
+                value.update_inplace(array)
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
             return outputs

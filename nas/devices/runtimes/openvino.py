@@ -1,53 +1,69 @@
-"""OpenVINO on the CPU, in float32 and one stream. It reads ONNX files."""
+"""OpenVINO on the CPU, in one stream. It reads ONNX files."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.devices.runtimes.onnxruntime import OnnxRuntime
-from nas.devices.runtimes.support import DeviceArray, installed
+from nas.devices.runtimes.support import DeviceArray, Inference, installed
+from nas.errors import DeviceError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+HINTS = {"float16": "f16", "bfloat16": "bf16"}
 
 
 class OpenVinoRuntime:
     """Exports ONNX; OpenVINO compiles it when loading, for `threads` threads. The device needs openvino and numpy.
 
-    INFERENCE_PRECISION_HINT is f32: the default is bfloat16 on processors that support it, with errors of 1e-3.
+    The precision is set always: OpenVINO's default is bfloat16 on processors that support it, with errors of 1e-3.
     """
 
     suffix = ".onnx"
+    precision = "float32"
     selects_boxes = True
 
+    def __init__(self, precision: str | None = None):
+        self.precision = precision or self.precision
+
     def version(self) -> str:
-        """Return openvino's version."""
-        return installed("openvino", "openvino", "openvino")
+        """Return openvino's version. Raises DeviceError without it or if the processor lacks the precision."""
+        version = installed("openvino", "openvino", "openvino")
+        needed = {"float16": "FP16", "bfloat16": "BF16"}.get(self.precision)
+        if needed and needed not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise DeviceError(f"runtime 'openvino_{self.precision}': this processor has no {self.precision} arithmetic")
+        return version
 
     def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
         """Write an ONNX file, as the runtime onnxruntime does."""
         OnnxRuntime().export(model, inputs, path)
 
-    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Inference:
         """Return one inference on `inputs`."""
         import openvino
 
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        hint = HINTS.get(self.precision, "f32")
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         compiled = _core().compile_model(path, "CPU", settings)
         request, count = compiled.create_infer_request(), len(compiled.outputs)
-        for index, array in enumerate(inputs):
-            request.set_input_tensor(index, openvino.Tensor(array))
 
-        def run() -> Sequence[Any]:
+        def give(arrays: Sequence[Any]) -> None:
+            for index, array in enumerate(arrays):
+                request.set_input_tensor(index, openvino.Tensor(array))
+
+        def run(others: Sequence[Any] = ()) -> Sequence[Any]:
+            give(others)
             request.infer()
             return outputs
 
         def fetch(index: int) -> Any:
             return request.get_output_tensor(index).data
 
+        give(inputs)
         outputs = [DeviceArray(functools.partial(fetch, index)) for index in range(count)]
         return run
 

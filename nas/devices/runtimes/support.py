@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 LONGEST_REASON = 300
+Inference = Callable[..., Sequence[Any]]
+"""Runs one inference: `run()`, or `run(arrays)` with other inputs, which it reads from then on."""
 
 
 class DeviceArray:

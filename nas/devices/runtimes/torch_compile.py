@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.devices.runtimes.support import tensors_of
-from nas.devices.runtimes.torch import TorchRuntime
+from nas.devices.runtimes.support import Inference, tensors_of
+from nas.devices.runtimes.torch import TorchRuntime, on_device
 from nas.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class TorchCompileRuntime:
     """
 
     suffix = ".pt2"
+    precision = "float32"
     selects_boxes = True
 
     def version(self) -> str:
@@ -32,7 +33,7 @@ class TorchCompileRuntime:
         """Write a torch.export program."""
         TorchRuntime().export(model, inputs, path)
 
-    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Callable[[], Sequence[Any]]:
+    def load(self, path: str, inputs: Sequence[Any], threads: int) -> Inference:
         """Return one compiled inference on `inputs`. Raises DeviceError without a C++ compiler."""
         import torch
         from torch._inductor import config, cpp_builder, exc
@@ -48,10 +49,11 @@ class TorchCompileRuntime:
             model = torch.export.load(path).module()
         model = model.to(memory_format=torch.channels_last)
         compiled = torch.compile(model, dynamic=False)
-        tensors = [torch.from_numpy(array) for array in inputs]
-        tensors = [each.contiguous(memory_format=torch.channels_last) if each.ndim == 4 else each for each in tensors]
+        tensors = on_device(inputs, "cpu")
 
-        def run() -> Sequence[Any]:
+        def run(others: Sequence[Any] = ()) -> Sequence[Any]:
+            if others:
+                tensors[:] = on_device(others, "cpu")
             with torch.inference_mode():
                 return [each.numpy() for each in tensors_of(compiled(*tensors))]
 

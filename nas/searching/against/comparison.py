@@ -24,6 +24,7 @@ from nas.searching.settings import AUTO
 from nas.searching.table_selection import SelectedTable
 from nas.searching.winner_training import Finalist, WinnerTraining, first_weights, train_seeds
 from nas.study.objectives import Goal
+from nas.training.deployed_network import calibration_for
 from nas.training.tasks.metrics import named
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Comparison:
             "metric": report.metric,
             **named("test", report.accuracy, report.metric, report.metric_value),
             "accuracies": self.training.accuracies,
+            **({"float32": dict(self.training.float32)} if self.training.float32 else {}),
             "epochs": self.training.epochs,
             "winner_epochs": self.winner_epochs,
             "latency_ms": _times(self.predicted_ms, self.measured),
@@ -231,7 +233,10 @@ def _folder_name(search: FinishedSearch, reference: Reference, arch: Architectur
 def _export(context: SearchContext, arch: Architecture, model: nn.Module, folder: Path, card: dict[str, Any]) -> str:
     """Export a reference, and return why that failed: "" if it did not."""
     try:
-        export_folder(arch, model, folder, context.settings.runtime, card, context.task.fit, keep_failed=True)
+        export_folder(
+            arch, model, folder, context.settings.runtime, card, context.task.fit, keep_failed=True,
+            images=calibration_for(context.settings.runtime, context.task, arch.resolution),
+        )  # fmt: skip
     except NasError as error:
         context.reporter.warn(f"{folder}: the reference cannot be exported: {error}")
         return str(error)

@@ -180,6 +180,10 @@ class Detection:
         augment = augmentation(self.input.shape(resolution), self.flips)
         return BoxDataset(self.data.train.part(images), resolution, augment, reporter, self.fit, self.input)
 
+    def calibration_set(self, resolution: int, images: int) -> BoxDataset:
+        """Return a part of the training images without augmentation."""
+        return BoxDataset(self.data.train.part(images), resolution, None, None, self.fit, self.input)
+
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> BoxDataset:
         """Return the validation images, which rank candidates. Arguments as for `train_set`."""
         return BoxDataset(self.data.validation.part(images), resolution, None, reporter, self.fit, self.input)

@@ -208,6 +208,9 @@ class Task(Protocol):
             reporter: Shows the progress of decoding.
         """
 
+    def calibration_set(self, resolution: int, images: int) -> TaskDataset:
+        """Return a part of the training images without augmentation, which decide the ranges of int8 networks."""
+
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> TaskDataset:
         """Return the validation images. Arguments as for `train_set`."""
 

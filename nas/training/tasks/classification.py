@@ -172,6 +172,10 @@ class Classification:
         augment = augmentation(self.input.shape(resolution), self.flips)
         return ImageDataset(self.data.train.part(images), resolution, augment, reporter, self.fit, self.input)
 
+    def calibration_set(self, resolution: int, images: int) -> ImageDataset:
+        """Return a stratified part of the training images without augmentation."""
+        return ImageDataset(self.data.train.part(images), resolution, None, None, self.fit, self.input)
+
     def validation_set(self, resolution: int, images: int = 0, reporter: Reporter | None = None) -> ImageDataset:
         """Return the validation images, which rank candidates. Arguments as for `train_set`."""
         return ImageDataset(self.data.validation.part(images), resolution, None, reporter, self.fit, self.input)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nas.architecture import Architecture
 from nas.devices.client import local_worker
 from nas.devices.processor import describe_processor, processor_slug
-from nas.devices.runtimes import RUNTIMES, Runtime, make_runtime
+from nas.devices.runtimes import PRECISIONS, RUNTIMES, Runtime, find_runtime, make_runtime, with_precision
 from nas.devices.runtimes.onnxruntime import OnnxRuntime
 from nas.devices.runtimes.torch import TorchRuntime
 from nas.devices.timing import Protocol
@@ -80,26 +80,39 @@ def trained_a_little(arch: Architecture) -> nn.Module:
     return deploy(model)
 
 
-def assert_same(output: object, expected: Tensor) -> None:
-    values = expected.numpy()
-    np.testing.assert_allclose(np.asarray(output), values, rtol=1e-4, atol=1e-5 * float(np.abs(values).max()))
+def assert_same(output: object, expected: Tensor, precision: str = "float32") -> None:
+    values, found = expected.numpy(), np.asarray(output)
+    assert found.dtype == np.float32
+    largest = float(np.abs(values).max())
+    if precision == "float32":
+        np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-5 * largest)
+    else:
+        share = {"float16": 0.01, "bfloat16": 0.05, "int8": 0.25}[precision]
+        assert 0 < np.abs(found - values).max() <= share * largest, "near, and not computed in float32"
+
+
+def examples(name: str, x: Tensor) -> Tensor:
+    """Return what an export gets: images for a runtime that takes its ranges from them, otherwise only the shape."""
+    return torch.cat([x, -x, torch.randn(6, *x.shape[1:])]) if name.endswith("_int8") else torch.zeros_like(x)
 
 
 def check_round_trip(name: str, arch: Architecture, folder: Path) -> None:
     runtime = runtime_or_skip(name)
     model, x = trained_a_little(arch), torch.randn(1, 3, arch.resolution, arch.resolution)
     path = folder / f"model{runtime.suffix}"
-    runtime.export(model, [torch.zeros_like(x)], path)
-    assert [file.name for file in folder.iterdir()] == [path.name]
+    runtime.export(model, [examples(name, x)], path)
+    assert {file.stem for file in folder.iterdir()} == {path.stem}
     assert path.stat().st_size > 0
     run = runtime.load(str(path), [x.numpy()], 1)
     outputs = run()
-    if name == "null":
+    if name.startswith("null"):
         assert outputs == []
         return
     first = np.array(outputs[0])
     with torch.no_grad():
-        assert_same(first, model(x))
+        assert_same(first, model(x), runtime.precision)
+        assert_same(run([-x.numpy()])[0], model(-x), runtime.precision)
+        assert_same(run([x.numpy()])[0], model(x), runtime.precision)
     np.testing.assert_array_equal(first, np.asarray(run()[0]))
 
 
@@ -127,29 +140,29 @@ class ThreeMaps(nn.Module):
         return torch.cat([self.layers[index](maps[index]) for index in (2, 0, 1)], 1)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "null"])
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if not name.startswith("null")])
 def test_several_inputs_keep_their_order(name: str, tmp_path: Path) -> None:
     runtime = runtime_or_skip(name)
     torch.manual_seed(0)
     model, maps = ThreeMaps().eval(), [torch.randn(1, channels, 8, 8) for channels in (4, 6, 2)]
     path = tmp_path / f"model{runtime.suffix}"
-    runtime.export(model, [torch.zeros_like(x) for x in maps], path)
+    runtime.export(model, [examples(name, x) for x in maps], path)
     with torch.no_grad():
         expected = model(*maps)
-    assert_same(runtime.load(str(path), [x.numpy() for x in maps], 1)()[0], expected)
+    assert_same(runtime.load(str(path), [x.numpy() for x in maps], 1)()[0], expected, runtime.precision)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "null"])
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if not name.startswith("null")])
 def test_the_inputs_need_not_be_kept(name: str, tmp_path: Path) -> None:
     runtime = runtime_or_skip(name)
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Conv2d(3, 4, 3)).eval(), torch.randn(1, 3, 256, 256)
     path = tmp_path / f"model{runtime.suffix}"
-    runtime.export(model, [torch.zeros_like(x)], path)
+    runtime.export(model, [examples(name, x)], path)
     run = runtime.load(str(path), [x.numpy().copy()], 1)
     assert np.zeros((8, 3, 256, 256)).sum() == 0  # takes the memory of what is not kept
     with torch.no_grad():
-        assert_same(run()[0], model(x))
+        assert_same(run()[0], model(x), runtime.precision)
 
 
 class Impossible(nn.Module):
@@ -159,7 +172,7 @@ class Impossible(nn.Module):
         raise RuntimeError("no such thing\n  more of it")
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "null"])
+@pytest.mark.parametrize("name", [name for name in RUNTIMES if not name.startswith("null")])
 def test_what_cannot_be_converted_is_one_line(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     runtime = runtime_or_skip(name)
     with pytest.raises(ExportError, match="cannot convert this network: ") as caught:
@@ -281,3 +294,38 @@ def test_a_processor_has_a_folder_name() -> None:
     assert processor_slug({"processor": "Intel(R) Xeon(R) CPU @ 2.20GHz", "model": "6/79/0"}) == "intel-xeon-6-79-0"
     assert describe_processor()["cores"] >= 1
     assert processor_slug(describe_processor())
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_the_name_of_a_runtime_ends_with_its_precision(name: str) -> None:
+    precision = find_runtime(name).precision
+    assert precision in PRECISIONS
+    assert name.endswith(f"_{precision}") == (precision != "float32")
+    assert with_precision(name, precision) == name
+    assert with_precision(with_precision(name, "float32"), precision) == name
+
+
+def test_a_runtime_without_a_precision_names_those_that_have_it() -> None:
+    assert with_precision("onnxruntime", "int8") == with_precision("onnxruntime_int8", "int8") == "onnxruntime_int8"
+    assert with_precision("openvino_int8", "bfloat16") == "openvino_bfloat16"
+    with pytest.raises(UsageError) as caught:
+        with_precision("ncnn", "int8")
+    assert str(caught.value) == "--precision: runtime 'ncnn' cannot; these can: onnxruntime, openvino: 'int8'"
+    with pytest.raises(UsageError, match="did you mean 'int8'"):
+        with_precision("onnxruntime", "int4")
+
+
+def test_torch_refuses_a_precision_that_the_processor_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.raises(DeviceError, match="runtime 'torch_bfloat16': this processor has no bfloat16 arithmetic"):
+        make_runtime("torch_bfloat16")
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_torch_computes_in_half_precision(precision: str, tmp_path: Path) -> None:
+    runtime = TorchRuntime(precision=precision)  # also where the processor only emulates it
+    model, x = trained_a_little(architecture(SMALL)), torch.randn(1, 3, 64, 64)
+    path = tmp_path / f"model{runtime.suffix}"
+    runtime.export(model, [torch.zeros_like(x)], path)
+    with torch.no_grad():
+        assert_same(runtime.load(str(path), [x.numpy()], 1)()[0], model(x), precision)
