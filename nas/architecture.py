@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -45,6 +46,11 @@ class InputFormat:
             return self
         _, _, width = self.shape(height)
         return replace(self, aspect=Fraction(width, height))
+
+    def side(self, height: int) -> float:
+        """Return the side in pixels of the square that has as many pixels as an input of `height` pixels."""
+        _, height, width = self.shape(height)
+        return math.sqrt(height * width)
 
     def size(self, height: int) -> int | str:
         """Return the size of an input as files and messages name it: 224 for a square, otherwise "192x256"."""

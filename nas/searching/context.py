@@ -151,7 +151,7 @@ def resolve(settings: SearchSettings, reporter: Reporter, started: float | None 
         task = task.for_input(space.input)
         space = for_task(space, task)
         check_space(space, controller)
-    budget_s = choose_budget(settings, stored, len(task.data.train), max(space.resolution))
+    budget_s = choose_budget(settings, stored, len(task.data.train), space.input.side(max(space.resolution)))
     if budget_s is None:
         settings = replace(settings, trials=settings.trials or TRIALS)
         recorded["trials"] = settings.trials

@@ -129,6 +129,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     sets = task.train_set(arch.resolution, job.images, reporter), task.validation_set(arch.resolution, 0, reporter)
     task.report_network(model, sets[0], reporter)
     reporter.say(f"initial weights: {started_from}")
+    task.augmented(sets[0], job.recipe)  # refuses what the images do not allow before anything is written
     job.folder.mkdir(parents=True, exist_ok=True)
     with locked(job.folder):
         write_json(job.folder / SETTINGS, settings)

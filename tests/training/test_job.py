@@ -266,3 +266,19 @@ def test_a_teacher_of_other_classes_is_refused(net: str, capsys: pytest.CaptureF
 def test_a_loss_that_is_not_finite_is_one_line(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, net, *SHORT, "--optimizer", "sgd", "--learning-rate", "1e30", "--clip", "0")
     assert re.fullmatch(r"the loss is (nan|inf) in epoch \d+, step \d+", line)
+
+
+def test_an_augmentation_that_the_images_do_not_allow_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, stage = tmp_path / "alpha.yaml", "{block: conv, out_channels: 8, stride: 2}"
+    network.write_text(f"resolution: 16\nchannels: 4\nstages: [{stage}]\nhead: {{block: classifier}}\n")
+    for number in range(40):
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (16, 16), (number, 0, 0, 128)).save(path)
+    out = tmp_path / "out"
+    command = ["train", str(network), "--data", str(tmp_path / "data"), "--epochs", "1", "--out", str(out), "--quiet"]
+    assert main([*command, "--randaugment", "5"]) == 2
+    assert "--randaugment: applies to gray and RGB images only" in capsys.readouterr().err
+    assert not out.exists()

@@ -21,16 +21,14 @@ PASSES = 40
 """The default has time for this many passes over the training images in a third of it."""
 
 
-def choose_budget(
-    settings: SearchSettings, stored: Mapping[str, Any] | None, images: int, resolution: int
-) -> float | None:
+def choose_budget(settings: SearchSettings, stored: Mapping[str, Any] | None, images: int, side: float) -> float | None:
     """Return the total time of a search in seconds; None if its parts are set by hand.
 
     Args:
         settings: The settings of the search.
         stored: The settings of the run that continues; None for a new run.
         images: The number of training images.
-        resolution: The largest deployed resolution in pixels.
+        side: The side in pixels of the largest deployed input, if it is a square; see `InputFormat.side`.
 
     Raises:
         UsageError: The budget is given, but the evaluator or early stopping does not go with it.
@@ -47,17 +45,17 @@ def choose_budget(
         return stored.get("budget_s")
     if any(getattr(settings, key) != getattr(SearchSettings, key) for key in BY_HAND):
         return None
-    return default_budget(images, resolution)
+    return default_budget(images, side)
 
 
-def default_budget(images: int, resolution: int) -> float:
+def default_budget(images: int, side: float) -> float:
     """Return a total time in seconds that suits the data: enough for a third of it to train a network well.
 
     It depends on nothing measured, so that the same command is the same run on every machine.
 
     Args:
         images: The number of training images.
-        resolution: The largest deployed resolution in pixels.
+        side: The side in pixels of the largest deployed input, if it is a square; see `InputFormat.side`.
     """
-    wanted = 3 * PASSES * images * (resolution / 64) ** 2 / IMAGES_PER_S
+    wanted = 3 * PASSES * images * (side / 64) ** 2 / IMAGES_PER_S
     return float(next((duration for duration in DURATIONS_S if duration >= wanted), DURATIONS_S[-1]))

@@ -31,7 +31,9 @@ def trainable(context: SearchContext, networks: Sequence[Architecture]) -> list[
     """
     if not networks:
         return []
-    total_s = context.budget_s or default_budget(len(context.task.data.train), max(context.space.resolution))
+    total_s = context.budget_s or default_budget(
+        len(context.task.data.train), context.space.input.side(max(context.space.resolution))
+    )
     sizes = [elements(arch) for arch in networks]
     order = sorted(range(len(networks)), key=lambda index: sizes[index])
     timed = [networks[order[int(share * (len(order) - 1))]] for share in TIMED]

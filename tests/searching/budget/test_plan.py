@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from fractions import Fraction
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.architecture import Architecture
+from nas.architecture import Architecture, InputFormat
 from nas.errors import UsageError
 from nas.searching.budget.pilot import Pilot
 from nas.searching.budget.plan import (
@@ -211,3 +212,9 @@ def test_a_reference_must_be_trainable_within_the_budget(monkeypatch: pytest.Mon
     assert able(1.0) == [True, False, False], "the smallest counts if none can be trained"
     assert able(1e9) == [True, True, True]
     assert most_elements(TrainingCost(1e-4, 0.0, 1600, 400, 32), 100.0) == float("inf")
+
+
+def test_the_default_budget_counts_the_pixels_of_a_rectangle() -> None:
+    wide = InputFormat(aspect=Fraction(4))
+    assert wide.side(64) == 128.0
+    assert default_budget(1150, wide.side(64)) == default_budget(1150, 128.0) > default_budget(1150, 64.0)
