@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="DIR", help="images that decide the ranges of int8: a named data set, an image folder"
     )
+    parser.add_argument(
+        "--batch",
+        metavar="N",
+        help="images that the ONNX file takes at once: a number, or 'dynamic' for any (default: 1)",
+    )
+    parser.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators (default: 18)")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes of the network's head")
     parser.add_argument(
         "--weights",
@@ -58,9 +64,27 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     else:
         (arch, model, facts), fit = _fresh(args), exported_fit({})
         reporter.say(f"weights: {facts['weights']}")
-    images = _calibration_images(args, arch, fit)
-    card = export_folder(arch, model, folder, args.runtime, facts, fit, images=images)
+    images, form = _calibration_images(args, arch, fit), _onnx_form(args, arch)
+    card = export_folder(arch, model, folder, args.runtime, facts, fit, images=images, onnx_form=form)
     return {"model": str(folder), **card}
+
+
+def _onnx_form(args: argparse.Namespace, arch: Any) -> Any:
+    """Return the form of the ONNX file that the flags name; None without them. Raises UsageError."""
+    from nas.devices.runtimes.onnxruntime import OPSETS, OnnxForm
+    from nas.errors import UsageError
+    from nas.networks.detectors.post_processing import is_detector
+
+    if args.batch is None and args.opset is None:
+        return None
+    if args.opset is not None and args.opset not in OPSETS:
+        raise UsageError(f"must be from {OPSETS[0]} to {OPSETS[-1]}", key="opset", value=args.opset)
+    given = args.batch or "1"
+    if given != "dynamic" and not (given.isascii() and given.isdigit() and 0 < int(given) <= 4096):
+        raise UsageError("must be a number from 1 to 4096, or 'dynamic'", key="batch", value=given)
+    if given != "1" and is_detector(arch):
+        raise UsageError("detectors take one image at a time: their post-processing selects its boxes", key="batch")
+    return OnnxForm(None if given == "dynamic" else int(given), args.opset or OnnxForm.opset)
 
 
 def _calibration_images(args: argparse.Namespace, arch: Any, fit: str) -> Any:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,18 @@ from torch import Tensor, nn
 from nas import __version__
 from nas.architecture import Architecture, Shape
 from nas.devices.runtimes import export_inputs, find_runtime, is_exact, run_once
+from nas.devices.runtimes.onnxruntime import OnnxForm, OnnxRuntime
 from nas.errors import ExportError, RunError, SpaceError, located, one_line, reason
 from nas.networks.blocks import is_ours, module_file
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import check_detector, check_scores, describe_detector, write_detector
 from nas.networks.detectors.post_processing import SELECT
+from nas.networks.exported_outputs import SMALLEST_DIFFERENCE, check_batches, check_close, check_reduced
 from nas.networks.network import build, totals, trace
+from nas.networks.onnx_graph import finish, metadata_of, onnx_form_of
 from nas.networks.outputs import compared
 from nas.networks.preprocessing import FITS, describe_preprocessing
-from nas.networks.standalone_source import requirements, standalone_source
+from nas.networks.standalone.source import requirements, standalone_source
 from nas.utils.files import write_json
 from nas.utils.units import format_count
 
@@ -39,10 +43,6 @@ TOLERANCE = 1e-4
 STRUCTURE_TOLERANCE = 1e-3
 """The same for the copy with calibrated batch norms, in which rounding errors grow more from layer to layer."""
 CALIBRATION_IMAGES = 4
-CHECKED_IMAGES = 8
-"""Images on which a file in a lower precision is checked."""
-SMALLEST_DIFFERENCE = 1e-30
-"""A difference that is always allowed."""
 WEAK = 1e-3
 """An output that differs by less than this share between two images says nothing about the network's layers."""
 
@@ -56,6 +56,7 @@ def export_folder(
     fit: str = "crop",
     keep_failed: bool = False,
     images: Tensor | None = None,
+    onnx_form: OnnxForm | None = None,
 ) -> dict[str, Any]:
     """Export a network. The folder appears, or is replaced, only after the exported files have been checked.
 
@@ -71,6 +72,7 @@ def export_folder(
         fit: How images that are not square are fitted: a key of `FITS`.
         keep_failed: Whether to keep the weights and the card in `failed_folder(folder)` if the export fails.
         images: Normalized training images (N, C, H, W), for a runtime that does not compute in float32.
+        onnx_form: The batch size and the operators of the ONNX file; None: a batch of 1.
 
     Returns:
         The card, as written to card.json.
@@ -85,7 +87,7 @@ def export_folder(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     model = model.cpu().to(memory_format=torch.contiguous_format).eval()
-    card = {**_card(arch, model, fit), **facts}
+    card = {**_card(arch, model, fit), **facts, **({"onnx": asdict(onnx_form)} if onnx_form else {})}
     try:
         _write_weights(model, partial, card)
         if needed := requirements(arch):
@@ -97,15 +99,19 @@ def export_folder(
             shutil.rmtree(failed_folder(folder), ignore_errors=True)
     except Exception as error:
         if keep_failed and (partial / CARD).is_file():
-            _move(partial, failed_folder(folder))
-            kept = failed_folder(folder)
-            retry = f"the same command tries again; after a change of the code, 'nas export {kept}' does"
-            rule = f"{reason(error)}; the weights are kept in '{kept}': {retry}"
-            raise ExportError(rule) from error
+            raise _kept(partial, folder, error) from error
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return card
+
+
+def _kept(partial: Path, folder: Path, error: Exception) -> ExportError:
+    """Keep what a failed export has written, and return the error that names the place."""
+    kept = failed_folder(folder)
+    _move(partial, kept)
+    retry = f"the same command tries again; after a change of the code, 'nas export {kept}' does"
+    return ExportError(f"{reason(error)}; the weights are kept in '{kept}': {retry}")
 
 
 def failed_folder(folder: Path) -> Path:
@@ -121,7 +127,18 @@ def export_again(folder: Path, runtime: str) -> dict[str, Any]:
 
 def facts_of(card: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of a card that a new export does not write itself."""
-    rewritten = ("architecture", "blocks", "check", "macs", "notes", "params", "preprocessing", "requires", SELECT)
+    rewritten = (
+        "architecture",
+        "blocks",
+        "check",
+        "macs",
+        "notes",
+        "onnx",
+        "params",
+        "preprocessing",
+        "requires",
+        SELECT,
+    )
     return {key: value for key, value in card.items() if key not in (*rewritten, "resolution", "input", "versions")}
 
 
@@ -313,8 +330,14 @@ def _write(
     deployed = deploy(model)
     for name in dict.fromkeys(["onnxruntime", runtime]):
         target = find_runtime(name)
-        inputs = export_inputs(target, arch.input_shape, images)
-        target.export(deployed, inputs, folder / f"model{target.suffix}")
+        path, inputs = folder / f"model{target.suffix}", export_inputs(target, arch.input_shape, images)
+        if name == "onnxruntime":
+            target = OnnxRuntime(form=onnx_form_of(card))
+        elif path.exists():  # another runtime that reads ONNX files
+            continue
+        target.export(deployed, inputs, path)
+        if path.suffix == ".onnx":
+            finish(path, metadata_of(card))
     if notes := write_detector(arch, model, folder, dict.fromkeys(["onnxruntime", runtime])):
         card["notes"] = notes
         write_json(folder / CARD, card)
@@ -334,7 +357,9 @@ def _check(
     _check_python(folder)
     for name in dict.fromkeys(["onnxruntime", runtime]):
         if not is_exact(name):
-            _check_reduced(model, folder / f"model{find_runtime(name).suffix}", name, images)
+            check_reduced(model, folder / f"model{find_runtime(name).suffix}", name, images)
+            continue
+        if check_batches(model, folder, name, onnx_form_of(card), check_input(arch.input_shape), tolerance):
             continue
         outputs = _check_runtime(folder, name, arch, torch.tensor(card["check"]["output"]), tolerance)
         check_detector(arch, model, folder, name, check_input(arch.input_shape), outputs)
@@ -355,31 +380,5 @@ def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor
     tensors = run_once(name, path, check_input(arch.input_shape))
     if not tensors:
         return []
-    output, expected = compared(tensors[0] if len(tensors) == 1 else tensors).double(), expected.double()
-    allowed = tolerance * expected.abs().max().item() + SMALLEST_DIFFERENCE
-    if not torch.allclose(output, expected, rtol=tolerance, atol=allowed, equal_nan=True):
-        difference = (output - expected).abs().max().item()
-        rule = f"its output differs from the network's by {difference:.2g}, more than {allowed:.2g}"
-        raise ExportError(rule, where=path)
+    check_close(compared(tensors[0] if len(tensors) == 1 else tensors), expected, tolerance, path)
     return tensors
-
-
-@torch.no_grad()
-def _check_reduced(model: nn.Module, path: Path, name: str, images: Tensor | None) -> None:
-    """Raise ExportError if a file in a lower precision is useless: its output is not finite, or at chance.
-
-    Its error has to be smaller than what tells one image from another.
-    """
-    if images is None:
-        return
-    some = images[:: max(1, len(images) // CHECKED_IMAGES)]
-    outputs = [run_once(name, path, image) for image in torch.split(some, 1)]
-    if not all(outputs):
-        return
-    found, expected = torch.cat([each[0] for each in outputs]).double(), model(some).double()
-    if not found.isfinite().all():
-        raise ExportError("its output is not finite", where=path)
-    error, spread = (found - expected).square().mean().item(), expected.var(0).mean().item()
-    if error >= spread > 0:
-        rule = f"the error of its output ({error:.2g}) is not below what tells images apart ({spread:.2g})"
-        raise ExportError(rule, where=path)

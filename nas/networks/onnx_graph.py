@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from nas.devices.runtimes.onnxruntime import OnnxForm
 from nas.errors import ExportError, one_line
 
 Shape = tuple[int, ...]
@@ -99,6 +101,34 @@ def read_graph(path: Path, size: tuple[int, int] | None = None) -> OnnxGraph:
         model, {value.name: shapes[value.name] for value in given}, types,
         tuple(_nodes(model.graph.node, constants, shapes)), tuple(notes),
     )  # fmt: skip
+
+
+def onnx_form_of(card: Mapping[str, Any]) -> OnnxForm:
+    """Return the form of the ONNX file that a card names. Older cards name none."""
+    return OnnxForm(**card["onnx"]) if "onnx" in card else OnnxForm()
+
+
+def metadata_of(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file of a network has to say about itself: its preprocessing, and its classes if they are known."""
+    data = card.get("data")
+    classes = {"classes": data["classes"]} if isinstance(data, Mapping) and "classes" in data else {}
+    return {"architecture": card["architecture"], "preprocessing": card["preprocessing"], **classes}
+
+
+def finish(path: Path, properties: Mapping[str, Any]) -> None:
+    """Check an ONNX file and write properties into its metadata, each as JSON.
+
+    Raises ExportError if the file is not valid.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"is no valid ONNX file: {one_line(error)}", where=path) from error
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in properties.items()})
+    path.write_bytes(model.SerializeToString())
 
 
 def _fix_dimensions(given: Sequence[Any], sides: tuple[int, int] | None, path: Path) -> list[str]:

@@ -18,7 +18,7 @@ from nas.errors import DeviceError, ExportError, RunError
 from nas.networks.block_schema import keywords
 from nas.networks.export import check_input, export_folder, load_exported
 from nas.networks.network import build, canonical
-from nas.networks.standalone_source import standalone_source
+from nas.networks.standalone.source import standalone_source
 from nas.spaces.yaml_format import load_architecture, load_space, parse_space, space_names, space_path
 
 SMALL = """
@@ -65,9 +65,11 @@ def test_a_folder_holds_the_form_of_every_runtime(runtime: str, tmp_path: Path) 
     except DeviceError as error:
         pytest.skip(str(error))
     arch = parse_space("small", yaml.safe_load(SMALL), "small").decode({})
-    export_folder(arch, build(arch), tmp_path / "model", runtime, {})
+    images = torch.randn(16, *arch.input_shape) if runtime.endswith("int8") else None
+    export_folder(arch, build(arch), tmp_path / "model", runtime, {}, images=images)
     names = {path.name for path in (tmp_path / "model").iterdir()}
-    assert names == {"model.py", "model.safetensors", "model.onnx", f"model{suffix}", "card.json"}
+    weights = {"model.int8.bin"} if runtime == "openvino_int8" else set()
+    assert names == {"model.py", "model.safetensors", "model.onnx", f"model{suffix}", "card.json", *weights}
 
 
 def test_an_exported_folder_loads_again(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from nas.networks import export
 from nas.networks.deployment import deploy
 from nas.networks.export import calibrate, check_input, export_folder, load_exported
 from nas.networks.network import Network, build
-from nas.networks.standalone_source import standalone_source
+from nas.networks.standalone.source import standalone_source
 from nas.spaces.yaml_format import load_architecture, parse_space
 
 

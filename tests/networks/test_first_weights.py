@@ -14,7 +14,7 @@ from torchvision.ops import StochasticDepth
 from nas.evaluators.supernet.shared_weights import Supernet
 from nas.networks.network import build
 from nas.networks.pretrained import TORCHVISION
-from nas.networks.standalone_source import standalone_source
+from nas.networks.standalone.source import standalone_source
 from nas.spaces.yaml_format import load_architecture, parse_space, shipped_files
 
 SMALLEST = {  # the smallest network of each family

@@ -20,7 +20,7 @@ from nas.cli.main import main
 from nas.errors import ExportError, SpaceError
 from nas.networks.block_check import check_blocks
 from nas.networks.network import build, trace
-from nas.networks.standalone_source import requirements, standalone_source
+from nas.networks.standalone.source import requirements, standalone_source
 from nas.spaces.yaml_format import parse_space
 
 NUMBERS = itertools.count()

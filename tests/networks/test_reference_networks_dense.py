@@ -9,7 +9,7 @@ import torch
 
 from nas.networks.deployment import deploy
 from nas.networks.network import build, trace
-from nas.networks.standalone_source import standalone_source
+from nas.networks.standalone.source import standalone_source
 from nas.spaces.yaml_format import load_architecture, load_space, space_path
 from tests.helpers.batch_norms import shake_batch_norms
 

@@ -144,7 +144,7 @@ def test_a_training_exports_tests_and_records_the_int8_file(
     assert main([*export, "--precision", "int8", "--data", "digits"]) == 0
     files = Path("run/model/model.int8.onnx"), Path("again/model.int8.onnx")
     image = calibration_images(Classification.load("digits"), 16)[:1].numpy()
-    outputs = [onnxruntime.InferenceSession(file).run(None, {"input0": image})[0] for file in files]
+    outputs = [onnxruntime.InferenceSession(file).run(None, {"images": image})[0] for file in files]
     assert (outputs[0] == outputs[1]).all(), "the same images give the same ranges"
 
 

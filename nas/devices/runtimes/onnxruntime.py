@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,10 +20,25 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 OPSET = 18
+OPSETS = range(13, 21)
+"""The versions of ONNX's operators that torch's tracing exporter writes and our blocks need."""
 PROVIDERS: dict[str, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
 }
+
+
+@dataclass(frozen=True)
+class OnnxForm:
+    """How an ONNX file is written.
+
+    Attributes:
+        batch: The number of images that the file takes at once; None: any number.
+        opset: The version of ONNX's operators, one of `OPSETS`.
+    """
+
+    batch: int | None = 1
+    opset: int = OPSET
 
 
 class OnnxRuntime:
@@ -35,8 +51,8 @@ class OnnxRuntime:
     precision = "float32"
     selects_boxes = True
 
-    def __init__(self, device: str = "cpu"):
-        self.device = device
+    def __init__(self, device: str = "cpu", form: OnnxForm | None = None):
+        self.device, self._form = device, form or OnnxForm()
 
     def version(self) -> str:
         """Return onnxruntime's version, and the GPU's name. Raises DeviceError if one of them is missing."""
@@ -54,19 +70,21 @@ class OnnxRuntime:
         return f"{onnxruntime.__version__}-{_gpu_name(name)}"
 
     def export(self, model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
-        """Write an ONNX file with inputs "input0", ... and outputs "output0", ... Raises ExportError."""
+        """Write an ONNX file with the input "images" and the output "logits"; see `names_of`. Raises ExportError."""
         import torch
 
-        names = [f"input{index}" for index in range(len(inputs))]
+        form, names, outputs = self._form, names_of("images", len(inputs)), names_of("logits", output_count(model))
+        dynamic = {name: {0: "batch"} for name in (*names, *outputs)} if form.batch is None else None
         with converting("onnxruntime"), torch.no_grad():
             # The tracing exporter writes the same graph as the one by torch.export, 50 times faster.
             torch.onnx.export(
                 model,
-                tuple(inputs),
+                tuple(each.expand(form.batch or 2, *each.shape[1:]) for each in inputs),
                 str(path),
                 input_names=names,
-                output_names=[f"output{index}" for index in range(output_count(model))],
-                opset_version=OPSET,
+                output_names=outputs,
+                dynamic_axes=dynamic,
+                opset_version=form.opset,
                 dynamo=False,
             )
 
@@ -104,6 +122,11 @@ class OnnxRuntime:
             return outputs
 
         return run
+
+
+def names_of(name: str, count: int) -> list[str]:
+    """Return the names of the inputs or outputs of a graph: "images"; if it has several, "images0", "images1", ..."""
+    return [name] if count == 1 else [f"{name}{index}" for index in range(count)]
 
 
 def node_times(path: str, inputs: Sequence[Any], threads: int, runs: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.devices.runtimes.onnxruntime import OnnxRuntime
+from nas.devices.runtimes.onnxruntime import OnnxRuntime, names_of
 from nas.devices.runtimes.support import converting
 
 if TYPE_CHECKING:
@@ -56,5 +56,6 @@ class OnnxInt8Runtime(OnnxRuntime):
 
 def one_by_one(inputs: Sequence[Tensor]) -> Iterator[dict[str, Any]]:
     """Yield the inputs (N, ...) as N arrays (1, ...) by the names of the graph's inputs."""
+    names = names_of("images", len(inputs))
     for index in range(len(inputs[0])):
-        yield {f"input{number}": each[index : index + 1].numpy() for number, each in enumerate(inputs)}
+        yield {name: each[index : index + 1].numpy() for name, each in zip(names, inputs)}

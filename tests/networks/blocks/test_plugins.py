@@ -12,7 +12,7 @@ import pytest
 
 from nas.cli.main import main
 from nas.networks.block_schema import block_spec, simplify
-from nas.networks.standalone_source import standalone_source
+from nas.networks.standalone.source import standalone_source
 from nas.scaling.scale import scale
 from nas.scaling.sizes import Factors
 from nas.spaces.yaml_format import load_architecture

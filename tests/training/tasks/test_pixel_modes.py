@@ -19,7 +19,7 @@ from PIL import Image
 
 from nas.errors import DataError
 from nas.networks.preprocessing import FITS, eight_bits, normalize
-from nas.networks.standalone_source import standalone_source
+from nas.networks.standalone.source import standalone_source
 from nas.spaces.yaml_format import parse_space
 from nas.training.tasks.image_datasets import ImageDataset, check_images
 from nas.training.tasks.image_files import read_image

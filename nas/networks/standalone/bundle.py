@@ -14,7 +14,7 @@ from typing import Any
 
 from nas.errors import ExportError
 from nas.networks.block_schema import TRAITS
-from nas.networks.module_source import (
+from nas.networks.standalone.module_source import (
     Definition,
     Inside,
     Modules,
@@ -23,7 +23,7 @@ from nas.networks.module_source import (
     Target,
     distributions_by_package,
 )
-from nas.networks.source_rewriter import Uses, rewrite
+from nas.networks.standalone.rewriter import Uses, rewrite
 
 
 @dataclass(eq=False)

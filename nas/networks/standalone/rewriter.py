@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nas.errors import ExportError
-from nas.networks.module_source import (
+from nas.networks.standalone.module_source import (
     Comprehension,
     Definition,
     Function,

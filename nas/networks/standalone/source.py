@@ -15,13 +15,13 @@ from nas.networks.blocks import find_block, is_ours
 from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.detectors.post_processing import Detector, is_detector, post_of
 from nas.networks.first_weights import with_first_weights
-from nas.networks.module_source import Definition, Outside
 from nas.networks.network import EachMap, Layer, MultiMapNetwork, Network, Placed, in_channels, is_plain, trace, walk
 from nas.networks.outputs import compared
 from nas.networks.preprocessing import prepare
-from nas.networks.source_bundle import SourceBundle, own_packages
+from nas.networks.standalone.bundle import SourceBundle, own_packages
+from nas.networks.standalone.module_source import Definition, Outside
 
-ORIGIN = "Written by nas (https://pypi.org/project/hwnas). It needs {packages}, but not nas."
+ORIGIN = "Written by nas, of the distribution hwnas. It needs {packages}, but not nas."
 MAIN = '''
 def load(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Network:
     """Return the network in eval mode with the weights of a safetensors file."""

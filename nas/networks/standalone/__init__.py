@@ -1,0 +1,1 @@
+"""The source of a network as one Python file of plain torch that needs no nas."""
