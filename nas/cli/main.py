@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from nas import __version__
-from nas.cli import check_proxy, export, list, profile, scale, search, show, train  # noqa: A004
+from nas.cli import check_proxy, compare, export, list, profile, scale, search, show, train  # noqa: A004
 from nas.cli.flags import add_short_help
 from nas.errors import NasError, UsageError, naming_file
 from nas.utils.allocator import keep_freed_memory
@@ -23,7 +23,7 @@ from nas.utils.reporting import Reporter
 
 DESCRIBED = ("space", "network", "name", "source")
 """The arguments that may name the file of a space or a network."""
-COMMANDS = (search, profile, scale, show, list, train, export, check_proxy)
+COMMANDS = (search, profile, scale, show, list, train, export, compare, check_proxy)
 
 
 class OneLineParser(argparse.ArgumentParser):

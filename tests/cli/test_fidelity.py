@@ -32,6 +32,7 @@ def told(folder: Path) -> dict[str, Any]:
     return {**{key: result[key] for key in keys}, "finalists": sorted(finalists, key=lambda f: str(f["number"]))}
 
 
+@pytest.mark.slow  # tests/searching/test_kill.py kills searches too
 def test_a_search_killed_at_a_rung_and_among_its_finalists_ends_as_one_that_was_not(
     tiny_space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -252,7 +252,7 @@ def test_a_runtime_on_the_processor_leaves_the_cache_to_the_default(kind: type) 
     assert getattr(runtime, "flusher", lambda size: None)(1024) is None
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", [*(name for name in RUNTIMES if name != "torch_compile"), SLOW_TO_COMPILE])
 def test_the_worker_measures_networks(name: str) -> None:
     runtime_or_skip(name)
     small, large = (architecture(TINY).at(size) for size in (32, 256))

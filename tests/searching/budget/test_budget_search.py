@@ -97,6 +97,7 @@ def test_a_search_certifies_its_evaluator_and_a_second_one_reuses_the_pilot(
     assert trials_of(second) == trials_of(result)[:4]
 
 
+@pytest.mark.slow  # tests/searching/test_kill.py kills searches too
 def test_a_kill_in_each_part_changes_no_trial_and_no_winner(
     tiny_space: Path, tmp_path: Path, private_cache: Path
 ) -> None:

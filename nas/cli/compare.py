@@ -1,0 +1,173 @@
+"""`nas compare`: networks, exports and runs beside each other, measured alternately."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.utils.reporting import Reporter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nas.latency.side_by_side import Subject
+
+HELP = "measure networks beside each other: latency, size, memory and, with --data, accuracy"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="run or exported folders, ONNX files, network names or YAML files"
+    )
+    parser.add_argument(
+        "--runtime",
+        default="onnxruntime",
+        metavar="NAME",
+        help="runtime, see 'nas list runtimes' (default: onnxruntime)",
+    )
+    parser.add_argument(
+        "--precision",
+        metavar="A,B",
+        help="precisions to compare, for example float32,int8 (default: float32)",
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="number of runtime threads (default: 1)")
+    parser.add_argument("--device", default="local", metavar="URL", help="device: local (default) or ssh://user@host")
+    parser.add_argument(
+        "--data", metavar="DIR", help="test the files on the test images; the training images decide the ranges of int8"
+    )
+
+
+def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
+    """Measure the sources in each precision, and return one entry for each pair."""
+    import tempfile
+
+    from nas.devices.runtimes import make_runtime, with_precision
+    from nas.errors import UsageError
+    from nas.latency.profiler import table_header
+    from nas.latency.side_by_side import measure_side_by_side
+
+    if args.threads < 1:
+        raise UsageError("must be at least 1", key="threads", value=args.threads)
+    precisions = args.precision.split(",") if args.precision else []
+    runtimes = list(dict.fromkeys(with_precision(args.runtime, each.strip()) for each in precisions)) or [args.runtime]
+    for name in runtimes if args.device == "local" else ():
+        make_runtime(name)
+    with tempfile.TemporaryDirectory(prefix="nas-compare-") as folder:
+        entries = []
+        for number, (source, name) in enumerate((source, name) for source in args.sources for name in runtimes):
+            entries.append(_entry(f"n{number}", source, name, Path(folder), args.data))
+        latencies = measure_side_by_side([subject for subject, _ in entries], args.threads, args.device, reporter)
+        found = []
+        for subject, facts in entries:
+            latency = latencies[subject.key]
+            costs: dict[str, Any] = {"latency_ms": latency.median, "p10": latency.p10, "p90": latency.p90}
+            costs |= {"size_bytes": latency.size_bytes, "memory_bytes": latency.memory_bytes}
+            accuracy = _tested(subject, args.data, facts.pop("fit"), reporter) if args.data else {}
+            found.append({**facts, "runtime": subject.runtime, **costs, **accuracy})
+    settings = table_header(runtimes[0], args.threads, args.device)
+    return {"networks": found, "data": args.data, "settings": {**settings, "runtimes": runtimes}}
+
+
+def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) -> tuple[Subject, dict[str, Any]]:
+    """Return the file of a source for a runtime, exported if there is none, and what is known of the network."""
+    from nas.cli.show_exported import find_exported
+    from nas.devices.runtimes import find_runtime
+    from nas.latency.side_by_side import Subject, exported_subject, onnx_subject
+    from nas.networks.export import exported_fit, load_exported
+    from nas.networks.network import build_seeded, totals, trace
+    from nas.spaces.yaml_format import load_architecture
+
+    found, card = find_exported(source), dict[str, Any]()
+    if found is not None and found.suffix == ".onnx":
+        return onnx_subject(key, found, runtime), {"name": source, "notes": [], "fit": "crop"}
+    notes, place = [], None
+    if found is not None and found.name == "card.json":
+        place = found.parent
+        arch, network, card = load_exported(place)
+    else:
+        arch = load_architecture(source)
+        network, notes = build_seeded(arch, 0), ["not trained"]
+    whole = totals(trace(arch))
+    fit = exported_fit(card)
+    facts: dict[str, Any] = {
+        "name": source,
+        "architecture": arch.digest,
+        "params": whole.params,
+        "macs": whole.macs,
+        "recorded": {key: value for key, value in card.items() if key.startswith("test_") and isinstance(value, float)},
+        "notes": notes,
+        "fit": fit,
+    }
+    file = place / f"model{find_runtime(runtime).suffix}" if place else None
+    if file is not None and file.is_file() and "onnx" not in card:
+        return Subject(key, file, ((1, *arch.input_shape),), runtime), facts
+    images = _ranges(runtime, data, arch, fit)
+    if images is None and find_runtime(runtime).precision == "int8":
+        notes.append("its ranges are random, without --data")
+    return exported_subject(key, network, arch.input_shape, runtime, folder, images), facts
+
+
+def _ranges(runtime: str, data: str | None, arch: Any, fit: str) -> Tensor | None:
+    """Return the images that decide the ranges of a network in int8; None without --data or in other precisions."""
+    from nas.devices.runtimes import find_runtime
+    from nas.training.deployed_network import calibration_images
+    from nas.training.tasks.classification import Classification
+
+    if data is None or find_runtime(runtime).precision != "int8":
+        return None
+    return calibration_images(Classification.load(data, fit=fit).for_input(arch.input), arch.resolution)
+
+
+def _tested(subject: Subject, data: str, fit: str, reporter: Reporter) -> dict[str, float]:
+    """Return the accuracy of a file on the test images. Raises DataError if the file is not one for these classes."""
+    from fractions import Fraction
+
+    import torch
+
+    from nas.architecture import InputFormat
+    from nas.devices.runtimes import computes
+    from nas.training.deployed_network import DeployedNetwork
+    from nas.training.tasks.classification import Classification
+
+    if not computes(subject.runtime):
+        return {}
+    channels, height, width = subject.shapes[0][1:]
+    task = Classification.load(data, fit=fit).for_input(InputFormat(channels, Fraction(width, height)))
+    network = DeployedNetwork(subject.runtime, subject.path, (channels, height, width))
+    task.check_outputs(network(torch.zeros(1, channels, height, width)), subject.path.name)
+    images = task.test_set(height, reporter)
+    with reporter.task(f"testing {subject.runtime} on {len(images)} images", 1) as advance:
+        report = task.evaluate(network, images, torch.device("cpu"))
+        advance(1)
+    return {"test_accuracy": report.accuracy}
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """Print a table of the networks, with latencies relative to the first one."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from nas.utils.units import format_count, format_latency
+
+    networks, settings = result["networks"], result["settings"]
+    table = Table("network", "runtime", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("latency", "ratio", "80% of calls", "file", "memory", "params", "MACs", "accuracy"):
+        table.add_column(name, justify="right")
+    first = networks[0]["latency_ms"]
+    for each in networks:
+        span = f"{format_latency(each['p10'])} to {format_latency(each['p90'])}"
+        memory = f"{each['memory_bytes'] / 1e6:.1f} MB" if each["memory_bytes"] else ""
+        counts = (format_count(each[key]) if key in each else "" for key in ("params", "macs"))
+        accuracy = f"{each['test_accuracy']:.1%}" if "test_accuracy" in each else ""
+        ratio, size = f"{each['latency_ms'] / first:.2f}", f"{each['size_bytes'] / 1e6:.2f} MB"
+        latency = format_latency(each["latency_ms"])
+        table.add_row(each["name"], each["runtime"], latency, ratio, span, size, memory, *counts, accuracy)
+    Console(width=150).print(table)
+    threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
+    print(f"device   {settings.get('host') or settings['device']['processor']}, {threads}, batch size 1, in turns")
+    for each in networks:
+        for note in each["notes"]:
+            print(f"note     {each['name']} in {each['runtime']}: {note}")
