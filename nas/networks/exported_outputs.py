@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nas.devices.runtimes import find_runtime, run_once
 from nas.devices.runtimes.onnxruntime import OnnxForm
+from nas.devices.runtimes.onnxruntime_int8 import noisiest_layer
 from nas.errors import ExportError
 from nas.networks.outputs import compared
 
@@ -83,4 +84,12 @@ def check_reduced(model: nn.Module, path: Path, name: str, images: Tensor | None
     error, spread = (found - expected).square().mean().item(), expected.var(0).mean().item()
     if error >= spread > 0:
         rule = f"the error of its output ({error:.2g}) is not below what tells images apart ({spread:.2g})"
-        raise ExportError(rule, where=path)
+        raise ExportError(rule + _where_it_is_lost(path, name, some), where=path)
+
+
+def _where_it_is_lost(path: Path, runtime: str, images: Tensor) -> str:
+    """Return in words which layer of a quantized file loses most; "" if its runtime has no tool that knows."""
+    if runtime != "onnxruntime_int8":
+        return ""
+    layer, share = noisiest_layer(path.with_name("model.onnx"), path, images)
+    return f"; the layer that loses most is '{layer}' (an error of {share:.0%})"
