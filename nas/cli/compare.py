@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
 def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) -> tuple[Subject, dict[str, Any]]:
     """Return the file of a source for a runtime, exported if there is none, and what is known of the network."""
     from nas.cli.show_exported import find_exported
-    from nas.devices.runtimes import find_runtime
+    from nas.devices.runtimes import find_runtime, precision_of
     from nas.latency.side_by_side import Subject, exported_subject, onnx_subject
     from nas.networks.export import exported_fit, load_exported
     from nas.networks.network import build_seeded, totals, trace
@@ -104,18 +104,18 @@ def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) 
     if file is not None and file.is_file() and "onnx" not in card:
         return Subject(key, file, ((1, *arch.input_shape),), runtime), facts
     images = _ranges(runtime, data, arch, fit)
-    if images is None and find_runtime(runtime).precision == "int8":
+    if images is None and precision_of(runtime) == "int8":
         notes.append("its ranges are random, without --data")
     return exported_subject(key, network, arch.input_shape, runtime, folder, images), facts
 
 
 def _ranges(runtime: str, data: str | None, arch: Any, fit: str) -> Tensor | None:
     """Return the images that decide the ranges of a network in int8; None without --data or in other precisions."""
-    from nas.devices.runtimes import find_runtime
+    from nas.devices.runtimes import precision_of
     from nas.training.deployed_network import calibration_images
     from nas.training.tasks.classification import Classification
 
-    if data is None or find_runtime(runtime).precision != "int8":
+    if data is None or precision_of(runtime) != "int8":
         return None
     return calibration_images(Classification.load(data, fit=fit).for_input(arch.input), arch.resolution)
 

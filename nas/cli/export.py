@@ -89,10 +89,10 @@ def _onnx_form(args: argparse.Namespace, arch: Any) -> Any:
 
 def _calibration_images(args: argparse.Namespace, arch: Any, fit: str) -> Any:
     """Return the normalized images of --data for a runtime in int8; None without --data."""
-    from nas.devices.runtimes import find_runtime
+    from nas.devices.runtimes import precision_of
     from nas.errors import UsageError
 
-    if find_runtime(args.runtime).precision != "int8":
+    if precision_of(args.runtime) != "int8":
         if args.data is not None:
             raise UsageError("has an effect in int8 only: give --precision int8", key="data", value=args.data)
         return None

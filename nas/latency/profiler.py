@@ -23,7 +23,7 @@ from nas.architecture import Architecture
 from nas.devices.client import LOCAL, Graph, RecordedSamples, Worker, inspect_device, open_worker
 from nas.devices.example_inputs import example_inputs
 from nas.devices.processor import describe_processor, processor_slug
-from nas.devices.runtimes import Runtime, find_runtime, make_runtime
+from nas.devices.runtimes import Runtime, find_runtime, make_runtime, precision_of
 from nas.devices.timing import COSTS, Latency, Protocol, Sample, summarize
 from nas.errors import NasError
 from nas.latency.calibration_networks import LEAST_NETWORKS, calibrate, whole_networks
@@ -88,7 +88,7 @@ def make_header(device: dict[str, Any], runtime: str, version: str, threads: int
         "runtime": runtime,
         "runtime_version": version,
         "threads": threads,
-        "dtype": find_runtime(runtime).precision,
+        "dtype": precision_of(runtime),
         "batch": 1,
         **({"host": host} if host else {}),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

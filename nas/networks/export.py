@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -119,10 +119,19 @@ def failed_folder(folder: Path) -> Path:
     return folder.with_name(f"failed-{folder.name}")
 
 
-def export_again(folder: Path, runtime: str) -> dict[str, Any]:
-    """Export the network that a failed export to `folder` has kept, and return the card. Raises as `export_folder`."""
+def export_again(
+    folder: Path, runtime: str, images_at: Callable[[int], Tensor | None] = lambda resolution: None
+) -> dict[str, Any]:
+    """Export the network that a failed export to `folder` has kept, and return the card. Raises as `export_folder`.
+
+    Args:
+        folder: The folder to write.
+        runtime: The runtime.
+        images_at: Returns the images of `export_folder` at a resolution.
+    """
     arch, model, card = load_exported(failed_folder(folder))
-    return export_folder(arch, model, folder, runtime, facts_of(card), exported_fit(card), keep_failed=True)
+    images, facts = images_at(arch.resolution), facts_of(card)
+    return export_folder(arch, model, folder, runtime, facts, exported_fit(card), keep_failed=True, images=images)
 
 
 def facts_of(card: dict[str, Any]) -> dict[str, Any]:

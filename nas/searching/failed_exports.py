@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from typing import Any
 
 from nas.errors import ExportError
@@ -10,6 +11,8 @@ from nas.networks.export import export_again, failed_folder
 from nas.searching.result import missing_models, read_complete
 from nas.searching.settings import SearchSettings
 from nas.study.study import FINISH, RESULT
+from nas.training.deployed_network import calibration_for
+from nas.training.tasks.base import Task
 from nas.utils.files import exclusive, write_json
 from nas.utils.reporting import Reporter
 
@@ -17,7 +20,7 @@ KEY = "export_error"
 """The entry of a goal's result that holds the reason."""
 
 
-def export_missing(settings: SearchSettings, reporter: Reporter) -> dict[str, Any] | None:
+def export_missing(settings: SearchSettings, task: Task, reporter: Reporter) -> dict[str, Any] | None:
     """Export the winners of a finished search whose export failed, and return the result.
 
     Returns:
@@ -33,7 +36,7 @@ def export_missing(settings: SearchSettings, reporter: Reporter) -> dict[str, An
     with exclusive(settings.folder / FINISH):
         for model in missing:
             reporter.say(f"exporting the network in {failed_folder(model)} again")
-            export_again(model, settings.runtime)
+            export_again(model, settings.runtime, partial(calibration_for, settings.runtime, task))
         for goal in result.get("goals", [result]):
             goal.pop(KEY, None)
         write_json(settings.folder / RESULT, result)

@@ -65,7 +65,7 @@ def run_search(settings: SearchSettings, reporter: Reporter, started: float | No
     check_writable(settings.folder)
     report_corrected_source(settings.folder, context.identity, reporter)
     check_environment(context)
-    if exported := export_missing(settings, reporter):
+    if exported := export_missing(settings, context.task, reporter):
         return exported
     evaluator = context.make_evaluator() if context.evaluator_only_reads else None
     tables = select_tables(context)

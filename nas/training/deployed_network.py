@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Shape
-from nas.devices.runtimes import computes, export_inputs, find_runtime, is_exact, make_runtime
+from nas.devices.runtimes import computes, export_inputs, find_runtime, is_exact, make_runtime, precision_of
 from nas.errors import DataError, DeviceError, UsageError
 from nas.networks.deployment import deploy
 from nas.networks.preprocessing import normalize
@@ -66,7 +66,7 @@ def calibration_images(task: Task, resolution: int) -> Tensor:
 
 def check_precision(task: str, runtime: str) -> None:
     """Raise UsageError if networks of a task cannot be deployed in the precision of a runtime."""
-    precision = find_runtime(runtime).precision
+    precision = precision_of(runtime)
     if task == "detection" and precision != "float32":
         raise UsageError("detectors are deployed in float32 only", key="precision", value=precision)
 

@@ -101,13 +101,18 @@ RUNTIMES: dict[str, Callable[[], Runtime]] = {
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
 
+def precision_of(name: str) -> str:
+    """Return the precision of a runtime. One of another package may have none: then it is float32."""
+    return str(getattr(find_runtime(name), "precision", "float32"))
+
+
 def with_precision(name: str, precision: str) -> str:
     """Return the name of the runtime `name` in a precision, one of `PRECISIONS`.
 
     Raises UsageError if the runtime or the precision is unknown, or if the runtime does not have this precision.
     """
     lookup(dict.fromkeys(PRECISIONS), precision, "precision", "--precision")
-    own = find_runtime(name).precision
+    own = precision_of(name)
     if precision == own:
         return name
     base = name.removesuffix(f"_{own}")
@@ -121,7 +126,7 @@ def with_precision(name: str, precision: str) -> str:
 
 def is_exact(name: str) -> bool:
     """Return whether a runtime computes in float32, so that an exported network gives what the network gives."""
-    return find_runtime(name).precision == "float32"
+    return precision_of(name) == "float32"
 
 
 def computes(name: str) -> bool:
@@ -142,7 +147,7 @@ def export_inputs(runtime: Runtime, shape: Sequence[int], images: Tensor | None)
     """
     import torch
 
-    if runtime.precision != "int8":
+    if getattr(runtime, "precision", "float32") != "int8":
         return [torch.zeros(1, *shape)]
     if images is None:
         advice = "`nas export SOURCE --precision int8 --data DIR` takes them from DIR"
