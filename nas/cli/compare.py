@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +59,14 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         entries = []
         for number, (source, name) in enumerate((source, name) for source in args.sources for name in runtimes):
             entries.append(_entry(f"n{number}", source, name, Path(folder), args.data))
+        tests = [_test_of(subject, args.data, facts.pop("fit")) for subject, facts in entries]
         latencies = measure_side_by_side([subject for subject, _ in entries], args.threads, args.device, reporter)
         found = []
-        for subject, facts in entries:
+        for (subject, facts), test in zip(entries, tests, strict=True):
             latency = latencies[subject.key]
             costs: dict[str, Any] = {"latency_ms": latency.median, "p10": latency.p10, "p90": latency.p90}
             costs |= {"size_bytes": latency.size_bytes, "memory_bytes": latency.memory_bytes}
-            accuracy = _tested(subject, args.data, facts.pop("fit"), reporter) if args.data else {}
-            found.append({**facts, "runtime": subject.runtime, **costs, **accuracy})
+            found.append({**facts, "runtime": subject.runtime, **costs, **(test(reporter) if test else {})})
     settings = table_header(runtimes[0], args.threads, args.device)
     return {"networks": found, "data": args.data, "settings": {**settings, "runtimes": runtimes}}
 
@@ -74,14 +75,16 @@ def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) 
     """Return the file of a source for a runtime, exported if there is none, and what is known of the network."""
     from nas.cli.show_exported import find_exported
     from nas.devices.runtimes import find_runtime, precision_of
-    from nas.latency.side_by_side import Subject, exported_subject, onnx_subject
+    from nas.latency.side_by_side import exported_file, exported_subject, onnx_subject
+    from nas.networks.detectors.post_processing import is_detector
     from nas.networks.export import exported_fit, load_exported
     from nas.networks.network import build_seeded, totals, trace
     from nas.spaces.yaml_format import load_architecture
+    from nas.training.deployed_network import check_precision
 
     found, card = find_exported(source), dict[str, Any]()
     if found is not None and found.suffix == ".onnx":
-        return onnx_subject(key, found, runtime), {"name": source, "notes": [], "fit": "crop"}
+        return onnx_subject(key, found, runtime, folder), {"name": source, "notes": [], "fit": "crop"}
     notes, place = [], None
     if found is not None and found.name == "card.json":
         place = found.parent
@@ -89,6 +92,7 @@ def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) 
     else:
         arch = load_architecture(source)
         network, notes = build_seeded(arch, 0), ["not trained"]
+    check_precision("detection" if is_detector(arch) else "classification", runtime)
     whole = totals(trace(arch))
     fit = exported_fit(card)
     facts: dict[str, Any] = {
@@ -102,7 +106,7 @@ def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) 
     }
     file = place / f"model{find_runtime(runtime).suffix}" if place else None
     if file is not None and file.is_file() and "onnx" not in card:
-        return Subject(key, file, ((1, *arch.input_shape),), runtime), facts
+        return exported_file(key, file, arch.input_shape, runtime, folder), facts
     images = _ranges(runtime, data, arch, fit)
     if images is None and precision_of(runtime) == "int8":
         notes.append("its ranges are random, without --data")
@@ -120,28 +124,43 @@ def _ranges(runtime: str, data: str | None, arch: Any, fit: str) -> Tensor | Non
     return calibration_images(Classification.load(data, fit=fit).for_input(arch.input), arch.resolution)
 
 
-def _tested(subject: Subject, data: str, fit: str, reporter: Reporter) -> dict[str, float]:
-    """Return the accuracy of a file on the test images. Raises DataError if the file is not one for these classes."""
+def _test_of(subject: Subject, data: str | None, fit: str) -> Callable[[Reporter], dict[str, float]] | None:
+    """Return what tests a file on the test images; None without --data, or if its runtime does not run here.
+
+    Raises DataError before anything is measured if the file is none for these images and classes.
+    """
     from fractions import Fraction
 
     import torch
 
     from nas.architecture import InputFormat
-    from nas.devices.runtimes import computes
+    from nas.devices.runtimes import computes, make_runtime
+    from nas.errors import DataError, DeviceError
     from nas.training.deployed_network import DeployedNetwork
     from nas.training.tasks.classification import Classification
 
-    if not computes(subject.runtime):
-        return {}
+    if data is None or not computes(subject.runtime):
+        return None
+    try:
+        make_runtime(subject.runtime)
+    except DeviceError:
+        return None
+    if len(subject.shapes) != 1 or len(subject.shapes[0]) != 4 or subject.shapes[0][0] != 1:
+        shown = ", ".join("x".join(map(str, shape)) for shape in subject.shapes)
+        raise DataError(f"{subject.path.name} takes {shown}, not one image 1xCxHxW", where="--data")
     channels, height, width = subject.shapes[0][1:]
     task = Classification.load(data, fit=fit).for_input(InputFormat(channels, Fraction(width, height)))
     network = DeployedNetwork(subject.runtime, subject.path, (channels, height, width))
     task.check_outputs(network(torch.zeros(1, channels, height, width)), subject.path.name)
-    images = task.test_set(height, reporter)
-    with reporter.task(f"testing {subject.runtime} on {len(images)} images", 1) as advance:
-        report = task.evaluate(network, images, torch.device("cpu"))
-        advance(1)
-    return {"test_accuracy": report.accuracy}
+
+    def test(reporter: Reporter) -> dict[str, float]:
+        images = task.test_set(height, reporter)
+        with reporter.task(f"testing {subject.runtime} on {len(images)} images", 1) as advance:
+            accuracy = task.evaluate(network, images, torch.device("cpu")).accuracy
+            advance(1)
+        return {"test_accuracy": accuracy}
+
+    return test
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -48,9 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Export the network. Returns its card and the folder's path."""
-    from nas.devices.runtimes import make_runtime, with_precision
+    from nas.devices.runtimes import is_exact, make_runtime, with_precision
     from nas.errors import UsageError
+    from nas.networks.detectors.post_processing import is_detector
     from nas.networks.export import export_folder, exported_fit
+    from nas.training.deployed_network import check_precision
 
     if args.precision is not None:
         args.runtime = with_precision(args.runtime, args.precision)
@@ -64,7 +66,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     else:
         (arch, model, facts), fit = _fresh(args), exported_fit({})
         reporter.say(f"weights: {facts['weights']}")
-    images, form = _calibration_images(args, arch, fit), _onnx_form(args, arch)
+    check_precision("detection" if is_detector(arch) else "classification", args.runtime)
+    form = _onnx_form(args, arch)
+    if form and form.batch != 1 and not is_exact(args.runtime):
+        raise UsageError("applies to float32 only", key="batch", value=args.batch)
+    images = _calibration_images(args, arch, fit)
     card = export_folder(arch, model, folder, args.runtime, facts, fit, images=images, onnx_form=form)
     return {"model": str(folder), **card}
 
@@ -97,7 +103,7 @@ def _calibration_images(args: argparse.Namespace, arch: Any, fit: str) -> Any:
             raise UsageError("has an effect in int8 only: give --precision int8", key="data", value=args.data)
         return None
     if args.data is None:
-        raise UsageError("is needed: its images decide the ranges of int8", key="data")
+        raise UsageError("int8 needs images, which decide the ranges of activations", key="data")
     from nas.training.deployed_network import calibration_images
     from nas.training.tasks.classification import Classification
 

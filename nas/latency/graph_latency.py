@@ -88,7 +88,8 @@ def measure_exported(folder: Path, runtime: str, threads: int, device: str, repo
     """
     target = find_runtime(runtime)
     file = folder / f"model{target.suffix}"
-    if target.suffix == ".onnx" and file.is_file():
+    is_single = "onnx" not in (read_json(folder / CARD) if (folder / CARD).is_file() else {})
+    if target.suffix == ".onnx" and file.is_file() and is_single:
         return measure_onnx(file, runtime, threads, device, reporter)
     if device == LOCAL:
         make_runtime(runtime)
@@ -96,8 +97,8 @@ def measure_exported(folder: Path, runtime: str, threads: int, device: str, repo
     shape = (1, *arch.input_shape)
     with tempfile.TemporaryDirectory(prefix="nas-graph-") as place:
         notes = []
-        if not file.is_file():
-            notes = [f"{folder} has no {file.name}: its network was exported again"]
+        if not file.is_file() or (target.suffix == ".onnx" and not is_single):
+            notes = [f"{folder} has no {file.name} of one image: its network was exported again"]
             file = Path(place) / file.name
             target.export(deploy(model), list(map(torch.from_numpy, example_inputs([shape]))), file)
         return GraphLatency(_measure(file, (shape,), runtime, threads, device, reporter), (), tuple(notes))

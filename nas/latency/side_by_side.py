@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,16 +48,21 @@ class Subject:
         return Graph(self.key, str(self.path), self.shapes)
 
 
-def onnx_subject(key: str, path: Path, runtime: str) -> Subject:
-    """Return an ONNX file as a subject. Raises UsageError if the runtime reads none, ExportError for a bad file."""
-    if not find_runtime(runtime).suffix.endswith(".onnx"):
+def onnx_subject(key: str, path: Path, runtime: str, folder: Path) -> Subject:
+    """Return a copy of an ONNX file as a subject.
+
+    Raises UsageError if the runtime reads none, ExportError for a bad file.
+    """
+    if find_runtime(runtime).suffix != ".onnx":
         able = ", ".join(name for name in RUNTIMES if find_runtime(name).suffix == ".onnx")
         raise UsageError(f"does not run ONNX files such as {path}; {able} do", key="runtime", value=runtime)
     graph = read_graph(path)
     for name, kind in graph.types.items():
         if kind != "FLOAT":
             raise ExportError(f"the input '{name}' is {kind.lower()}; only float32 inputs can be measured", where=path)
-    return Subject(key, path, tuple(graph.inputs.values()), runtime)
+    copied = folder / f"{key}.onnx"
+    copied.write_bytes(graph.model.SerializeToString())
+    return Subject(key, copied, tuple(graph.inputs.values()), runtime)
 
 
 def exported_subject(
@@ -80,6 +86,15 @@ def exported_subject(
     path = folder / f"{key}{target.suffix}"
     target.export(deploy(network), given or list(map(torch.from_numpy, example_inputs(shapes))), path)
     return Subject(key, path, shapes, runtime)
+
+
+def exported_file(key: str, file: Path, shape: tuple[int, int, int], runtime: str, folder: Path) -> Subject:
+    """Return a copy of an exported file as a subject: on a device, files with the same name would be one file."""
+    path = folder / f"{key}{find_runtime(runtime).suffix}"
+    shutil.copyfile(file, path)
+    if file.suffix == ".xml":
+        shutil.copyfile(file.with_suffix(".bin"), path.with_suffix(".bin"))
+    return Subject(key, path, ((1, *shape),), runtime)
 
 
 def measure_side_by_side(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nas import __version__
 from nas.architecture import Architecture, Shape
+from nas.devices.example_inputs import example_inputs
 from nas.devices.runtimes import export_inputs, find_runtime, is_exact, run_once
 from nas.devices.runtimes.onnxruntime import OnnxForm, OnnxRuntime
 from nas.errors import ExportError, RunError, SpaceError, located, one_line, reason
@@ -366,7 +367,9 @@ def _check(
     _check_python(folder)
     for name in dict.fromkeys(["onnxruntime", runtime]):
         if not is_exact(name):
-            check_reduced(model, folder / f"model{find_runtime(name).suffix}", name, images)
+            some = torch.from_numpy(example_inputs([(CALIBRATION_IMAGES, *arch.input_shape)])[0])
+            path, are_real = folder / f"model{find_runtime(name).suffix}", images is not None
+            check_reduced(model, path, name, some if images is None else images, are_real)
             continue
         if check_batches(model, folder, name, onnx_form_of(card), check_input(arch.input_shape), tolerance):
             continue

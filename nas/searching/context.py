@@ -38,7 +38,7 @@ from nas.spaces.yaml_format import load_space
 from nas.study.multi_goal import make_goals
 from nas.study.objectives import Objective
 from nas.study.storage import stored_settings
-from nas.training.deployed_network import check_precision
+from nas.training.deployed_network import check_images_for, check_precision
 from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.tasks.base import Task, for_task
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
@@ -146,6 +146,7 @@ def resolve(settings: SearchSettings, reporter: Reporter, started: float | None 
     task, images = load_for_run(settings, place, reporter)
     space = with_resolution(own, settings, task, place.stored, reporter)
     task.check_part(space.final.images, "final_images")
+    check_images_for(task, settings.runtime)
     images.check_supernet(settings.supernet)
     with located(settings.space):
         task = task.for_input(space.input)

@@ -11,6 +11,7 @@ from typing import Any
 from nas.architecture import Architecture
 from nas.controllers import Controller
 from nas.controllers.base import Problem
+from nas.devices.runtimes import computes, is_exact
 from nas.errors import located
 from nas.evaluators.base import Evaluator
 from nas.evaluators.executors.base import Executor
@@ -43,6 +44,7 @@ from nas.spaces.encoded_space import encode_space
 from nas.spaces.resolutions import sizes_of
 from nas.spaces.yaml_format import load_space
 from nas.study.study import FINISH, Study, check_run, open_study
+from nas.training.deployed_network import must_deploy
 from nas.training.tasks.image_datasets import check_images
 from nas.training.tasks.metrics import spell
 from nas.utils.files import check_writable, exclusive
@@ -118,6 +120,8 @@ def check_environment(context: SearchContext) -> None:
     if settings.ray:
         check_cluster(settings.ray, settings.ray_cpus, settings.ray_gpus)
     context.task.report_data(context.reporter)
+    if not must_deploy(settings.runtime) and computes(settings.runtime) and not is_exact(settings.runtime):
+        context.reporter.warn(f"{settings.runtime} does not run on this machine: accuracies are those of float32")
     if context.pretrained:
         inherited = context.pretrained.describe(largest_choices(context.space))
         context.reporter.say(

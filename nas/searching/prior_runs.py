@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
+from nas.devices.runtimes import RUNTIMES, precision_of
 from nas.errors import RunError, SpaceError, UsageError
 from nas.networks.network import canonical, totals, trace
 from nas.searching.resolution.choice import space_of_run
@@ -207,6 +208,8 @@ def _read_run(name: str, space: Space, settings: Mapping[str, Any]) -> PriorSour
         raise UsageError(f"is a run of {there}: this search is one of {here}", where=_flag(name))
     seed = () if settings.get("evaluator") in SEED_FREE else ("seed",)
     same = all(same_setting(key, stored, settings) for key in (*ACCURACY_SETTINGS, *seed))
+    runtimes = [each.get("runtime", "onnxruntime") for each in (stored, settings)]
+    same = same and len({precision_of(name) for name in runtimes if name in RUNTIMES}) <= 1
     same = same and (IMAGES_KEY not in stored or stored[IMAGES_KEY] == settings.get(IMAGES_KEY))
     other = "space" in stored and stored.get("space_digest") != settings.get("space_digest")
     origin = space_of_run(stored) if other else space

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SOURCES = {"accuracies": "tabular", "supernet": "supernet"}
 """Settings that point an evaluator at its source, and the evaluator that each one implies."""
 
+REDUCED = ("bfloat16", "float16", "int8")
+"""The endings of the names of runtimes that do not compute in float32."""
 AUTO, NONE = "auto", "none"
 """The values of `against` that are not networks: the search chooses the reference, or has none."""
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -324,7 +326,8 @@ class SearchSettings:
         if len(self.tables) > 1:
             target += "-" + "-".join(_as_name(Path(name).stem) for name in self.tables)
         space, data = (_as_name(Path(name).stem) for name in (self.space, self.data))
-        precision = "" if self.precision in ("", "float32") else f"-{self.precision}"
+        given = next((each for each in REDUCED if self.runtime.endswith(f"_{each}")), "")
+        precision = f"-{given}" if given else ""
         return Path("runs") / f"{space}-{data}-{target}-{self.objective}{evaluator}{precision}-seed{self.seed}"
 
 

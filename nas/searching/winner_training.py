@@ -12,6 +12,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.devices.timing import Latency
+from nas.errors import ExportError
 from nas.evaluators.base import Evaluator
 from nas.networks.network import build_seeded
 from nas.searching.context import SearchContext
@@ -315,8 +316,9 @@ def tested_once(
     with reporter.task(f"testing {called} once on {len(test_set)} images", 1) as advance:
         report = task.evaluate(model, test_set, pick_device())
         sets = task.validation_set(arch.resolution), test_set
-        if deployed := deployed_reports(task, model, runtime, arch.resolution, sets):
-            float32 = {**metrics_of("test", report), **validated}
+        if deployed := _deployed(context, model, arch, sets):
+            before = task.evaluate(model, sets[0], pick_device())
+            float32 = {**metrics_of("test", report), **metrics_of("validation", before)}
             validated, report = metrics_of("validation", deployed[0]), deployed[1]
             reporter.say(f"{called} in {runtime}: {describe_drop(report.metric, float32, report.metric_value)}")
         advance(1)
@@ -324,6 +326,15 @@ def tested_once(
     if problem := constant_output(model, task, test_set, pick_device()):
         reporter.warn(f"{arch.digest}: {problem}")
     return WinnerTraining(report, validated, trained, problem, float32=float32)
+
+
+def _deployed(context: SearchContext, model: nn.Module, arch: Architecture, sets: Sequence[Any]) -> list[Report]:
+    """Return the tests in the precision of the runtime; [] if that is float32, or if it refuses the network."""
+    try:
+        return deployed_reports(context.task, model, context.settings.runtime, arch.resolution, sets)
+    except ExportError as error:
+        context.reporter.warn(f"{arch.digest}: tested in float32: {error}")
+        return []
 
 
 def metrics_of(part: str, report: Report) -> dict[str, float]:

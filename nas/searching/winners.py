@@ -294,14 +294,16 @@ def train_first_sound(
     """
     reporter, tried = search.context.reporter, list[tuple[Finalist, nn.Module, WinnerTraining]]()
     others = [each for each in finalists[1:] if each.holds(goal.target_ms)]
-    for finalist in [finalists[0], *others][:MOST_TRAINED]:
+    some = [finalists[0], *others][:MOST_TRAINED]
+    for finalist in some:
         model, training = train_once(search, goal, finalist.trial.architecture)
         tried.append((finalist, model, training))
         if training.drop <= LARGEST_DROP:
             return tried[-1]
         reporter.warn(
             f"{finalist.trial.digest}: {search.context.settings.runtime} costs {100 * training.drop:.1f} points of "
-            f"validation {spell(training.report.metric)}, more than {100 * LARGEST_DROP:.0f}; trying the next finalist"
+            f"validation {spell(training.report.metric)}, more than {100 * LARGEST_DROP:.0f}"
+            + ("; trying the next finalist" if finalist is not some[-1] else "")
         )
     return max(tried, key=lambda each: each[2].validation[f"validation_{each[2].report.metric}"])
 

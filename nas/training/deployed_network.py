@@ -57,11 +57,17 @@ def calibration_images(task: Task, resolution: int) -> Tensor:
 
     Raises DataError if there are fewer than `LEAST_IMAGES`.
     """
+    check_images_for(task, "onnxruntime_int8")
     found = task.calibration_set(resolution, max(CALIBRATION_IMAGES, task.num_classes))
-    if len(found) < LEAST_IMAGES:
-        rule = f"has {len(found)} training images; int8 needs at least {LEAST_IMAGES} to know the ranges of activations"
-        raise DataError(f"'{task.data.name}' {rule}", where="--data")
     return normalize(torch.stack([found[index][0] for index in range(len(found))]))
+
+
+def check_images_for(task: Task, runtime: str) -> None:
+    """Raise DataError if a data set has too few training images for a runtime in int8."""
+    images = len(task.data.train)
+    if precision_of(runtime) == "int8" and images < LEAST_IMAGES:
+        rule = f"has {images} training images; int8 needs at least {LEAST_IMAGES} to know the ranges of activations"
+        raise DataError(f"'{task.data.name}' {rule}", where="--data")
 
 
 def check_precision(task: str, runtime: str) -> None:
@@ -72,26 +78,27 @@ def check_precision(task: str, runtime: str) -> None:
 
 
 def calibration_for(runtime: str, task: Task, resolution: int) -> Tensor | None:
-    """Return the images that an export for a runtime needs; None if it computes in float32."""
-    return None if is_exact(runtime) else calibration_images(task, resolution)
+    """Return the images that decide the ranges of a runtime in int8; None for other precisions."""
+    return calibration_images(task, resolution) if precision_of(runtime) == "int8" else None
 
 
 @contextmanager
-def deployed(model: nn.Module, runtime: str, images: Tensor) -> Iterator[nn.Module]:
+def deployed(model: nn.Module, runtime: str, shape: Shape, images: Tensor | None) -> Iterator[nn.Module]:
     """Export a trained classifier to a temporary file and yield the network of the file.
 
     Args:
         model: The network.
         runtime: The name of the runtime.
-        images: Images of `calibration_images`.
+        shape: The shape (C, H, W) of an image.
+        images: The result of `calibration_for`.
 
     Raises:
         ExportError: The runtime cannot express the network.
         DeviceError: The runtime is not installed here.
     """
-    target, (channels, height, width) = find_runtime(runtime), images.shape[1:]
+    target = find_runtime(runtime)
     with tempfile.TemporaryDirectory(prefix="nas-deployed-") as folder:
-        path, shape = Path(folder) / f"model{target.suffix}", (channels, height, width)
+        path = Path(folder) / f"model{target.suffix}"
         network = deploy(model).cpu().to(memory_format=torch.contiguous_format)
         target.export(network, export_inputs(target, shape, images), path)
         yield DeployedNetwork(runtime, path, shape)
@@ -120,5 +127,6 @@ def deployed_reports(task: Task, model: nn.Module, runtime: str, resolution: int
     """
     if not must_deploy(runtime):
         return []
-    with deployed(model, runtime, calibration_images(task, resolution)) as network:
-        return [task.evaluate(network, images, torch.device("cpu")) for images in sets]
+    shape, images = task.input.shape(resolution), calibration_for(runtime, task, resolution)
+    with deployed(model, runtime, shape, images) as network:
+        return [task.evaluate(network, each, torch.device("cpu")) for each in sets]

@@ -20,7 +20,7 @@ from nas.networks.block_schema import block_sources, is_detector_head
 from nas.networks.export import CARD, check_origin, export_folder, exported_fit, exported_in
 from nas.networks.network import build, canonical, trace
 from nas.spaces.yaml_format import load_architecture
-from nas.training.deployed_network import calibration_for, check_precision, deployed_reports
+from nas.training.deployed_network import calibration_for, check_images_for, check_precision, deployed_reports
 from nas.training.exported_metric import exported_facts
 from nas.training.initial_weights import initial_weights
 from nas.training.loop import Epoch, Watch, check_fit, pick_device, train
@@ -113,6 +113,7 @@ def run_train(job: TrainJob, reporter: Reporter) -> dict[str, Any]:
     place = RunPlace(job.folder, "--out", trained_on(job) if stored is None else stored)
     task, images = load_for_run(job, place, reporter)
     task.check_part(job.images, "images")
+    check_images_for(task, job.runtime)
     with located(job.network):
         task = task.for_input(arch.input)
     arch = _with_classes(job, arch, task, reporter)
@@ -223,21 +224,24 @@ def _train_and_test(
     with reporter.task(f"testing on {len(test_set)} images", 1) as advance:
         tested = task.evaluate(model, test_set, pick_device())
         float32: dict[str, Any] = {}
-        if deployed := deployed_reports(task, model, job.runtime, test_set.resolution, [test_set]):
-            float32 = {"float32": named("test", tested.accuracy, task.metric, tested.metric_value)}
-            tested = deployed[0]
+        last = curve[epochs - 1]
+        validated = named("validation", last.accuracy, task.metric, last.value)
+        if deployed := deployed_reports(task, model, job.runtime, test_set.resolution, [validation, test_set]):
+            before = named("test", tested.accuracy, task.metric, tested.metric_value)
+            float32 = {"float32": {**before, **validated}}
+            validated = named("validation", deployed[0].accuracy, task.metric, deployed[0].metric_value)
+            tested = deployed[1]
         advance(1)
     tested.warn(reporter)
     finished = [curve[number] for number in sorted(curve)]
     problem = training_problem(model, task, validation, [] if teacher else finished, pick_device())
     if problem:
         reporter.warn(f"{problem}; {advice(task)}")
-    last = curve[epochs - 1]
     facts = {
         **({"training_problem": problem} if problem else {}),
         **tested.to_dict(),
         **float32,
-        **named("validation", last.accuracy, task.metric, last.value),
+        **validated,
         "validation_images": len(validation),
         "train_images": len(train_set),
         "data": {"name": task.data.name, "classes": list(task.data.classes)},

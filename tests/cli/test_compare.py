@@ -89,3 +89,46 @@ def test_bad_input_is_one_line(
     assert error.startswith("nas compare: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_data_that_does_not_fit_is_one_line_before_anything_is_measured(
+    trained: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.latency.side_by_side.measure_side_by_side", lambda *_: pytest.fail("measured"))
+    assert main(["export", "run", "--batch", "8", "--out", "eight", "--quiet"]) == 0
+    Path("five.yaml").write_text(NETWORK.replace("num_classes: 10", "num_classes: 5"))
+    for source, message in (
+        ("eight/model.onnx", "takes 8x3x16x16, not one image 1xCxHxW"),
+        ("five.yaml", "'digits' has 10 classes"),
+    ):
+        assert main(["compare", source, "--data", "digits", "--quiet"]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["compare", "run", "--data", "no_such_folder", "--quiet"]) == 2
+    assert main(["compare", "run/model/model.onnx", "--precision", "int8", "--quiet"]) == 2
+    assert "does not run ONNX files such as run/model/model.onnx" in capsys.readouterr().err
+
+
+def test_files_of_the_same_name_are_several_files_on_a_device(
+    trained: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nas.devices.client import RestartingWorker, graph_files
+
+    names = list[str]()
+    measure = RestartingWorker.measure
+
+    def noted(self: RestartingWorker, graphs: Any, protocol: Any, seed: int) -> Any:
+        names.extend(graph_files(graphs))
+        return measure(self, graphs, protocol, seed)
+
+    monkeypatch.setattr(RestartingWorker, "measure", noted)
+    assert main(["export", "net.yaml", "--out", "fresh", "--quiet"]) == 0
+    assert main(["compare", "run", "fresh", "--quiet"]) == 0
+    assert sorted(set(names)) == ["graphs/n0.onnx", "graphs/n1.onnx"]
+
+
+def test_a_file_of_eight_images_is_exported_again_to_be_measured(
+    trained: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "run", "--batch", "8", "--out", "eight", "--quiet"]) == 0
+    assert main(["profile", "eight", "--quiet"]) == 0
+    assert "eight has no model.onnx of one image: its network was exported again" in capsys.readouterr().out

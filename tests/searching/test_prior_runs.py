@@ -15,6 +15,7 @@ from nas.controllers.base import Problem
 from nas.controllers.random import RandomController
 from nas.errors import NasError, RunError, UsageError
 from nas.networks.network import canonical, totals, trace
+from nas.searching import prior_runs
 from nas.searching.early_stopping import make_rungs
 from nas.searching.job import with_prior
 from nas.searching.loop import SearchPlan, search
@@ -22,7 +23,7 @@ from nas.searching.prior_runs import PriorKnowledge, make_prior_knowledge, prior
 from nas.spaces.encoded_space import encode_space
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_files import read_yaml
-from nas.spaces.yaml_format import load_architecture, parse_space
+from nas.spaces.yaml_format import load_architecture, load_space, parse_space
 from nas.study.objectives import Metrics, make_objective
 from nas.study.ranking import front
 from nas.study.study import JOURNAL, Trial, open_study
@@ -277,3 +278,15 @@ def odd_journal() -> str:
          "user_attrs": trial, "system_attrs": {}, "intermediate_values": {}},
     ]  # fmt: skip
     return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_accuracies_of_another_precision_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space("mobile").for_classes(10)
+    choices = {key: values[0] for key, values in space.choices.items()}
+    trial = {"number": 0, "choices": choices, "metrics": {"accuracy": 0.5}}
+    monkeypatch.setattr(prior_runs, "_read_store", lambda name: ({"runtime": "onnxruntime"}, [trial]))
+    same = {
+        runtime: prior_runs._read_run("other", space, {"runtime": runtime}).same
+        for runtime in ("onnxruntime", "openvino", "onnxruntime_int8")
+    }
+    assert same == {"onnxruntime": True, "openvino": True, "onnxruntime_int8": False}

@@ -89,7 +89,7 @@ def test_a_network_is_tested_as_the_quantized_file(digits: Classification) -> No
     assert int8.metric_value > 0.5
     assert abs(int8.metric_value - float32.metric_value) < 0.1
     images = calibration_images(digits, 16)[:4]
-    with deployed(model, INT8, calibration_images(digits, 16)) as network, torch.no_grad():
+    with deployed(model, INT8, (3, 16, 16), calibration_images(digits, 16)) as network, torch.no_grad():
         assert not torch.equal(network(images), model(images)), "it is quantized"
         assert torch.equal(network(images[2:3]), network(images)[2:3]), "each image alone"
     assert deployed_reports(digits, model, "onnxruntime", 16, [test_set]) == []
@@ -137,7 +137,10 @@ def test_a_training_exports_tests_and_records_the_int8_file(
     assert {"QuantizeLinear", "DequantizeLinear"} <= ops
     export = ["export", "run", "--out", "again", "--quiet"]
     assert main([*export, "--precision", "int8"]) == 2
-    assert capsys.readouterr().err == "nas export: error: --data: is needed: its images decide the ranges of int8\n"
+    assert (
+        capsys.readouterr().err
+        == "nas export: error: --data: int8 needs images, which decide the ranges of activations\n"
+    )
     assert not Path("again").exists()
     assert main([*export, "--data", "digits"]) == 2
     assert "--data: has an effect in int8 only: give --precision int8: 'digits'" in capsys.readouterr().err
@@ -175,7 +178,7 @@ def test_int8_without_images_is_refused(tmp_path: Path) -> None:
 
 def test_a_runtime_without_int8_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "--target-latency", "5ms", "--runtime", "ncnn", "--precision", "int8"]) == 2
-    error = "--precision: runtime 'ncnn' cannot; these can: onnxruntime, openvino: 'int8'"
+    error = "--precision: runtime 'ncnn' has none, onnxruntime, openvino have: 'int8'"
     assert capsys.readouterr().err == f"nas search: error: {error}\n"
     detect = ["search", "--target-latency", "5ms", "--task", "detection", "--precision", "int8"]
     assert main(detect) == main(["train", "efficientdet_d0", *detect[3:]]) == 2
@@ -183,3 +186,15 @@ def test_a_runtime_without_int8_is_one_line(capsys: pytest.CaptureFixture[str]) 
     assert main(["profile", "--precision", "int9"]) == 2
     assert "unknown precision 'int9'" in capsys.readouterr().err
     assert make_runtime(INT8).precision == "int8"
+
+
+def test_a_half_precision_that_overflows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.devices.runtimes.torch.TorchRuntime._check_processor", lambda self: None)
+    model = build(small()).eval()
+    export_folder(small(), model, tmp_path / "out", "torch_float16", {})
+    assert (tmp_path / "out" / "model.float16.pt2").is_file()
+    with torch.no_grad():
+        next(model.parameters()).mul_(1e6)
+        [module for module in model.modules() if isinstance(module, nn.Linear)][-1].weight.fill_(1e5)
+    with pytest.raises(ExportError, match=r"model\.float16\.pt2: its output is not finite"):
+        export_folder(small(), model, tmp_path / "other", "torch_float16", {})

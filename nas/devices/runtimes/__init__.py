@@ -120,7 +120,7 @@ def with_precision(name: str, precision: str) -> str:
     if found not in RUNTIMES:
         able = [each for each in RUNTIMES if each.endswith(f"_{precision}")]
         others = ", ".join(each.removesuffix(f"_{precision}") for each in able if not each.startswith("null"))
-        raise UsageError(f"runtime '{base}' cannot; these can: {others}", key="precision", value=precision)
+        raise UsageError(f"runtime '{base}' has none, {others} have", key="precision", value=precision)
     return found
 
 

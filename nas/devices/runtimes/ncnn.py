@@ -29,11 +29,11 @@ class NcnnRuntime:
     and the batch axis is added to the outputs.
     """
 
-    suffix = ".ncnn.zip"
     selects_boxes = False
 
     def __init__(self, precision: str = "float32"):
         self.precision = precision
+        self.suffix = ".ncnn.zip" if precision == "float32" else f".{precision}.ncnn.zip"
 
     def version(self) -> str:
         """Return ncnn's version."""
