@@ -98,7 +98,8 @@ def measure_exported(folder: Path, runtime: str, threads: int, device: str, repo
     with tempfile.TemporaryDirectory(prefix="nas-graph-") as place:
         notes = []
         if not file.is_file() or (target.suffix == ".onnx" and not is_single):
-            notes = [f"{folder} has no {file.name} of one image: its network was exported again"]
+            of_one = " of one image" if file.is_file() else ""
+            notes = [f"{folder} has no {file.name}{of_one}: its network was exported again"]
             file = Path(place) / file.name
             target.export(deploy(model), list(map(torch.from_numpy, example_inputs([shape]))), file)
         return GraphLatency(_measure(file, (shape,), runtime, threads, device, reporter), (), tuple(notes))

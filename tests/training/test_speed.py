@@ -105,6 +105,7 @@ def test_images_that_do_not_fit_into_memory_are_measured_as_they_are_read(monkey
     assert found.validation_s > 0
 
 
+@pytest.mark.slow  # it compares times, which other work on the machine changes
 def test_the_estimate_is_near_a_real_training() -> None:
     task = Classification.load("digits")
     recipe = Recipe(4, ema_share=0.2, first_size=0.5)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nas.architecture import Architecture, BlockSpec
-from nas.devices.runtimes import RUNTIMES, make_runtime, selects_boxes
+from nas.devices.runtimes import RUNTIMES, computes, is_exact, make_runtime, selects_boxes
 from nas.errors import DeviceError, ExportError, SpaceError
 from nas.latency.profiler import LayerGraph, profile, table_header
 from nas.latency.rows import read_row, row_to_dict
@@ -126,7 +126,9 @@ def test_the_selected_boxes_are_sorted_inside_the_image_and_do_not_overlap(codin
     assert classes.max() < (3 if coding == "ssd" else 4), "the background is no class"
 
 
-RUNNING = [name for name in RUNTIMES if name != "null" and selects_boxes(name) and "cuda" not in name]
+RUNNING = [
+    name for name in RUNTIMES if computes(name) and is_exact(name) and selects_boxes(name) and "cuda" not in name
+]
 
 
 @pytest.mark.parametrize("name", RUNNING)

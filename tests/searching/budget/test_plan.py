@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.architecture import Architecture, InputFormat
+from nas.architecture import RGB_SQUARE, Architecture, InputFormat
 from nas.errors import UsageError
 from nas.searching.budget.pilot import Pilot
 from nas.searching.budget.plan import (
@@ -202,7 +202,8 @@ def test_a_reference_must_be_trainable_within_the_budget(monkeypatch: pytest.Mon
 
     def able(budget_s: float | None) -> list[bool]:
         task = SimpleNamespace(data=SimpleNamespace(train=[None] * 1600))
-        context = SimpleNamespace(budget_s=budget_s, task=task, space=SimpleNamespace(resolution=(64,)))
+        space = SimpleNamespace(resolution=(64,), input=RGB_SQUARE)
+        context = SimpleNamespace(budget_s=budget_s, task=task, space=space)
         return trainable(cast(Any, context), archs)
 
     enough_s = PASSES * 1600 * (1e-4 + 1e-10 * sizes[1]) / SHARE
