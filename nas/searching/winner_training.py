@@ -19,7 +19,7 @@ from nas.searching.context import SearchContext
 from nas.spaces.trainings import FinalTraining, Proxy
 from nas.study.objectives import Goal, preference
 from nas.study.study import Trial
-from nas.training.deployed_network import deployed_reports
+from nas.training.deployed_network import deployed_reports, must_deploy
 from nas.training.loop import Epoch, Recipe, Watch, pick_device, train
 from nas.training.pretrained_network import PretrainedNetwork
 from nas.training.recipe import ONECYCLE, WINNERS, buildable, suited, with_buildable_sizes
@@ -315,9 +315,9 @@ def tested_once(
     test_set = task.test_set(arch.resolution, reporter)
     with reporter.task(f"testing {called} once on {len(test_set)} images", 1) as advance:
         report = task.evaluate(model, test_set, pick_device())
-        sets = task.validation_set(arch.resolution), test_set
-        if deployed := _deployed(context, model, arch, sets):
-            before = task.evaluate(model, sets[0], pick_device())
+        validation = task.validation_set(arch.resolution) if must_deploy(runtime) else None
+        if validation and (deployed := _deployed(context, model, arch, (validation, test_set))):
+            before = task.evaluate(model, validation, pick_device())
             float32 = {**metrics_of("test", report), **metrics_of("validation", before)}
             validated, report = metrics_of("validation", deployed[0]), deployed[1]
             reporter.say(f"{called} in {runtime}: {describe_drop(report.metric, float32, report.metric_value)}")
