@@ -17,7 +17,8 @@ from nas.networks.block_schema import takes_maps
 from nas.networks.blocks import is_ours
 from nas.networks.network import Layer, in_channels, input_shapes, make_block
 from nas.networks.standalone.bundle import SourceBundle, Unit
-from nas.networks.standalone.source import add_block, block_call, make_bundle, spaced
+from nas.networks.standalone.network_class import block_call
+from nas.networks.standalone.source import add_block, make_bundle, spaced
 
 VARIANTS = 3
 """How many different layers of each block are checked."""

@@ -35,6 +35,7 @@ from nas.networks.onnx_graph import finish, metadata_of, onnx_form_of
 from nas.networks.outputs import compared
 from nas.networks.preprocessing import FITS, describe_preprocessing
 from nas.networks.standalone.source import requirements, standalone_source
+from nas.networks.standalone.state_names import exported_state, internal_state
 from nas.utils.files import write_json
 from nas.utils.units import format_count
 
@@ -240,7 +241,7 @@ def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]
     with located(folder / CARD):
         model = build(arch)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(internal_state(weights))
     except RuntimeError as error:
         raise RunError(one_line(error), where=folder / "model.safetensors") from error
     _check_code(arch, model.eval(), folder, card)
@@ -321,7 +322,7 @@ def versions() -> dict[str, str]:
 def _write_weights(model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+    tensors = {key: value.contiguous() for key, value in exported_state(model.state_dict()).items()}
     save_file(tensors, folder / "model.safetensors")
     write_json(folder / CARD, card)
 
@@ -335,7 +336,8 @@ def _write(
     images: Tensor | None = None,
 ) -> None:
     title = f"Architecture {arch.digest}: {format_count(card['params'])} parameters, {format_count(card['macs'])} MACs"
-    source = standalone_source(arch, f"{title} at {arch.input_size} px.", card["preprocessing"]["fit"])
+    classes = metadata_of(card).get("classes", ())
+    source = standalone_source(arch, f"{title} at {arch.input_size} px.", card["preprocessing"]["fit"], classes)
     (folder / "model.py").write_text(source, encoding="utf-8")
     deployed = deploy(model)
     for name in dict.fromkeys(["onnxruntime", runtime]):

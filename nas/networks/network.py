@@ -117,7 +117,10 @@ class EachMap(nn.ModuleList):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """[(B, C, H, W), ...] -> the output of each module."""
-        return [block(x) for block, x in zip(self, maps, strict=True)]
+        found = []
+        for number, block in enumerate(self):  # torch.jit.script cannot read a comprehension over modules
+            found.append(block(maps[number]))
+        return found
 
 
 @dataclass(frozen=True)

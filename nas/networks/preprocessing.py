@@ -59,8 +59,7 @@ def prepare(image: Any, shape: tuple[int, int, int], fit: str) -> Tensor:
 
 def decode(image: Any, channels: int = 3) -> Tensor:
     """Return a PIL image, upright, as uint8 (C, H, W). Raises ValueError as `to_channels`, OSError if broken."""
-    from torchvision.transforms.v2 import functional
-
+    functional = torchvision_functions()
     image.load()
     pixels: Tensor = functional.pil_to_tensor(upright(to_channels(image, channels), orientation_of(image)))
     return pixels
@@ -68,10 +67,20 @@ def decode(image: Any, channels: int = 3) -> Tensor:
 
 def orientation_of(image: Any) -> int:
     """Return the EXIF orientation of a loaded PIL image, from 1 to 8. It is 1 if the EXIF data are damaged."""
+    import struct
+
+    damaged = (AttributeError, LookupError, OSError, OverflowError, SyntaxError, TypeError, ValueError, struct.error)
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # the parser raises all kinds of errors; the pixels are not affected
+    except damaged:  # Pillow's parser raises all of them; the pixels are not affected
         return 1
+
+
+def torchvision_functions() -> Any:
+    """Return torchvision's functions for images. It has no types, so it is imported in a way that needs none."""
+    import importlib
+
+    return importlib.import_module("torchvision.transforms.v2.functional")
 
 
 def upright(image: Any, orientation: int) -> Any:
@@ -181,8 +190,7 @@ def eight_bits(values: Any) -> Any:
 
 def fitted(image: Tensor, height: int, width: int, fit: str) -> Tensor:
     """Return images (..., C, h, w) as (..., C, height, width), fitted by one of FITS, bilinear and antialiased."""
-    from torchvision.transforms.v2 import functional
-
+    functional = torchvision_functions()
     if fit == "stretch":
         stretched: Tensor = functional.resize(image, [height, width], antialias=True)
         return stretched
@@ -211,8 +219,7 @@ def padded_place(high: int, wide: int, height: int, width: int) -> tuple[int, in
 
 def normalize(images: Tensor) -> Tensor:
     """Return images (B, C, H, W), with values from 0 to 255, as float32 normalized by STATISTICS."""
-    from torchvision.transforms.v2 import functional
-
+    functional = torchvision_functions()
     mean, std = STATISTICS[images.shape[1]]
     normalized: Tensor = functional.normalize(images.float() / 255, list(mean), list(std))
     return normalized

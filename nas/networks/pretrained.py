@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import WeightsError, one_line
+from nas.networks.standalone.state_names import internal_state
 from nas.utils.registry import nearest
 
 TORCHVISION = {
@@ -152,7 +153,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a .safetensors file or of a file from torch.save, without executing code from it.
 
     The state dict may be nested under one of `WRAPPERS`, an average of the weights first. A prefix "module." of its
-    names is removed, and half precision becomes float32. Raises WeightsError if the file is not a checkpoint.
+    names is removed, those of an exported network become those of `Network`, and half precision becomes float32.
+    Raises WeightsError if the file is not a checkpoint.
     """
     from safetensors.torch import load_file
 
@@ -175,11 +177,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"'{key}' must be a tensor: {type(value).__name__}", where=path)
-    return {
+    tensors = {
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in state.items()
         if key != AVERAGED
     }
+    return internal_state(tensors)
 
 
 def copy_weights(

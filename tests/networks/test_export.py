@@ -19,6 +19,7 @@ from nas.networks.block_schema import keywords
 from nas.networks.export import check_input, export_folder, load_exported
 from nas.networks.network import build, canonical
 from nas.networks.standalone.source import standalone_source
+from nas.networks.standalone.state_names import exported_state
 from nas.spaces.yaml_format import load_architecture, load_space, parse_space, space_names, space_path
 
 SMALL = """
@@ -111,7 +112,7 @@ def test_the_source_of_every_kind_of_space_builds_the_same_network(name: str, tm
     torch.manual_seed(0)
     ours = build(arch).eval()
     theirs = scope["build"]()  # type: ignore[operator]
-    theirs.load_state_dict(ours.state_dict())
+    theirs.load_state_dict(exported_state(ours.state_dict()))
     x = torch.randn(2, 3, arch.resolution, arch.resolution)
     with torch.no_grad():
         outputs = [tensors_of(model.eval()(x)) for model in (theirs, ours)]

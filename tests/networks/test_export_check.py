@@ -50,7 +50,7 @@ def wrong_source(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exported files leave out every activation of this kind."""
     monkeypatch.setattr(
         export, "standalone_source",
-        lambda arch, title, fit: standalone_source(arch, title, fit).replace("nn.Hardswish(inplace=True)", "nn.SiLU()"),
+        lambda *given: standalone_source(*given).replace("nn.Hardswish(inplace=True)", "nn.SiLU()"),
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from nas.errors import ExportError, SpaceError
 from nas.networks.block_check import check_blocks
 from nas.networks.network import build, trace
 from nas.networks.standalone.source import requirements, standalone_source
+from nas.networks.standalone.state_names import exported_state
 from nas.spaces.yaml_format import parse_space
 
 NUMBERS = itertools.count()
@@ -165,7 +166,7 @@ def test_any_form_of_code_is_copied(form: str, tmp_path: Path, monkeypatch: pyte
     text = standalone_source(arch, "A network.")
     assert block.partition(".")[0] not in text.replace(block, "") or "ImportError(" in text
     ours, theirs = build(arch).eval(), run_alone(text).build().eval()
-    theirs.load_state_dict(ours.state_dict())
+    theirs.load_state_dict(exported_state(ours.state_dict()))
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(theirs(x), ours(x))
@@ -173,11 +174,11 @@ def test_any_form_of_code_is_copied(form: str, tmp_path: Path, monkeypatch: pyte
 
 def test_the_header_names_the_packages_that_the_file_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arch = network(write_package(tmp_path, monkeypatch, *FORMS["a package that is installed"]))
-    assert "It needs torch, safetensors and numpy, but not nas." in standalone_source(arch, "A network.")
+    assert "It needs torch and numpy, but not nas." in standalone_source(arch, "A network.")
     assert requirements(arch) == ["numpy"]
     plain = parse_space("plain", {"resolution": 8, "stages": [{"block": "conv", "out_channels": 4}],
                                   "head": {"block": "classifier"}}, "plain").decode({})  # fmt: skip
-    assert "It needs torch and safetensors, but not nas." in standalone_source(plain, "A network.")
+    assert "It needs torch, but not nas." in standalone_source(plain, "A network.")
 
 
 def test_two_blocks_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +191,7 @@ head: {{block: classifier, num_classes: 10}}
 """
     arch = parse_space("two", yaml.safe_load(text), "two.yaml").decode({})
     ours, theirs = build(arch).eval(), run_alone(standalone_source(arch, "x")).build().eval()
-    theirs.load_state_dict(ours.state_dict())
+    theirs.load_state_dict(exported_state(ours.state_dict()))
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(theirs(x), ours(x))
 

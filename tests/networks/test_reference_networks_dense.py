@@ -10,6 +10,7 @@ import torch
 from nas.networks.deployment import deploy
 from nas.networks.network import build, trace
 from nas.networks.standalone.source import standalone_source
+from nas.networks.standalone.state_names import exported_state
 from nas.spaces.yaml_format import load_architecture, load_space, space_path
 from tests.helpers.batch_norms import shake_batch_norms
 
@@ -146,5 +147,5 @@ def test_the_standalone_file_computes_the_same(name: str) -> None:
     namespace: dict[str, Any] = {"__name__": "model", "__file__": "model.py"}
     exec(compile(standalone_source(load_architecture(name), name), "model.py", "exec"), namespace)
     alone = namespace["build"]()
-    alone.load_state_dict(network.state_dict())
+    alone.load_state_dict(exported_state(network.state_dict()))
     assert torch.equal(alone.eval()(image), network(image))

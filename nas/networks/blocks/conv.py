@@ -39,7 +39,7 @@ class Conv(nn.Module):
         skip: Skip = "none",
     ):
         super().__init__()
-        self.conv = conv_bn_act(in_channels, out_channels, kernel_size, stride, groups, activation)
+        self.conv = conv_bn_act(in_channels, out_channels, kernel_size, stride, groups=groups, activation=activation)
         self.se = squeeze_excite(out_channels, in_channels, se_ratio, activation)
         self.skip = skip_layer(skip, in_channels, out_channels, stride)
         self.drop_connect = DropConnect()

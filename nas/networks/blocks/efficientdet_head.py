@@ -109,7 +109,7 @@ class EfficientDetHead(nn.Module):
     @torch.no_grad()
     def set_first_biases(self) -> None:
         """Let every class begin with a score of 0.01, see `FIRST_LOGIT`."""
-        cast(nn.Conv2d, self.classes.predict[1]).bias.fill_(FIRST_LOGIT)  # type: ignore[union-attr]
+        cast(Tensor, self.classes.predict[1].bias).fill_(FIRST_LOGIT)
 
     def anchors(self, sizes: Sequence[Size], image: Size) -> Tensor:
         """Return the anchor (N, 4) of each row, given the height and width of each level, see `octave_anchors`."""

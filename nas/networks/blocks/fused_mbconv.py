@@ -49,7 +49,7 @@ class FusedMBConv(nn.Module):
         hidden = round(expanded(in_channels, expand_ratio))
         projects = hidden != in_channels
         width = hidden if projects else out_channels
-        self.expand = conv_bn_act(in_channels, width, kernel_size, stride, groups, activation)
+        self.expand = conv_bn_act(in_channels, width, kernel_size, stride, groups=groups, activation=activation)
         self.se = squeeze_excite(width, in_channels, se_ratio, activation, se_from)
         self.project = conv_bn_act(width, out_channels, activation="none") if projects else nn.Identity()
         self.skip = skip_layer(skip, in_channels, out_channels, stride)

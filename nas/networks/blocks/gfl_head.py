@@ -66,7 +66,7 @@ class GFLHead(nn.Module):
     def set_first_biases(self) -> None:
         """Let every class begin with a score of 0.01, see `FIRST_LOGIT`."""
         for predict in self.predict:
-            cast(nn.Conv2d, predict).bias[: self.num_classes].fill_(FIRST_LOGIT)  # type: ignore[index]
+            cast(Tensor, predict.bias)[: self.num_classes].fill_(FIRST_LOGIT)
 
     def anchors(self, sizes: Sequence[Size], image: Size) -> Tensor:
         """Return the point (N, 4) of each row, given the height and width of each level, see `points`."""

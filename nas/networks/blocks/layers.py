@@ -40,7 +40,7 @@ class ClassifierConv2d(nn.Conv2d):
 
 
 def activation_layer(name: str) -> nn.Module:
-    """Return the activation called `name`, which works in place if torch supports it."""
+    """Return an activation, which works in place if torch supports it."""
     if name == "relu":
         return nn.ReLU(inplace=True)
     if name == "relu6":

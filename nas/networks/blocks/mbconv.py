@@ -26,9 +26,8 @@ from nas.networks.blocks.layers import (
 class MBConv(nn.Module):
     """[1x1 expand, BN, activation,] depthwise, BN, activation [, SE], 1x1 project, BN [+ skip].
 
-    The expansion has round(in_channels * expand_ratio) channels in `groups` groups. It is left out if that equals
-    in_channels.
-    For the two kinds of squeeze-and-excitation, see `squeeze_excite`.
+    The expansion has round(in_channels * expand_ratio) channels, and is left out if that equals in_channels. It has
+    `groups` groups. For the two kinds of squeeze-and-excitation, see `squeeze_excite`.
     """
 
     @staticmethod

@@ -3,35 +3,70 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
 
 from nas.architecture import Architecture
 from nas.errors import ExportError
-from nas.networks.block_schema import takes_maps
 from nas.networks.blocks import find_block, is_ours
 from nas.networks.blocks.select_boxes import SelectBoxes
 from nas.networks.detectors.post_processing import Detector, is_detector, post_of
 from nas.networks.first_weights import with_first_weights
-from nas.networks.network import EachMap, Layer, MultiMapNetwork, Network, Placed, in_channels, is_plain, trace, walk
+from nas.networks.network import EachMap, in_channels, is_plain, trace, walk
 from nas.networks.outputs import compared
 from nas.networks.preprocessing import prepare
-from nas.networks.standalone.bundle import SourceBundle, own_packages
+from nas.networks.standalone.bundle import SourceBundle, Unit, own_packages
 from nas.networks.standalone.module_source import Definition, Outside
+from nas.networks.standalone.network_class import classes_of, network_class
+from nas.networks.standalone.specialize import formatted, specialized
 
-ORIGIN = "Written by nas, of the distribution hwnas. It needs {packages}, but not nas."
+ORIGIN = """Written by nas, of the distribution hwnas. It needs {packages}, but not nas.
+`load` of model.safetensors also needs safetensors, and `preprocess` Pillow, numpy and
+torchvision."""
+BUILD = '''
+def build({parameter}features: bool = False) -> nn.Module:
+    """Return the network with first weights from torch's default generator.
+
+    With `features`, it returns its feature maps, see `FeatureMaps`.
+    """
+    network = Network({argument})
+    return FeatureMaps(network) if features else network
+'''
+LOAD = '''
+def load(path: str | Path | None = None, {parameter}features: bool = False) -> nn.Module:
+    """Return the network in eval mode with weights.
+
+    Args:
+        path: A .safetensors file, or one of torch.save. Default: model.safetensors, or
+            else model.pt, beside this file.
+{about}        features: Whether to return feature maps, see `FeatureMaps`.
+    """
+    folder = Path(__file__).parent
+    default = [each for each in map(folder.joinpath, WEIGHTS) if each.exists()]
+    path = Path(path or (default or [folder / WEIGHTS[0]])[0])
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        weights = load_file(path)
+    else:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    network = Network({argument})
+{fitting}    network.eval()
+    return FeatureMaps(network) if features else network
+'''
+ABOUT_CLASSES = """        num_classes: Number of classes. If it is not that of the weights, the layers
+            that depend on it keep their first weights.
+"""
+FITTING = """    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    if num_classes != NUM_CLASSES:
+        weights = {name: value for name, value in weights.items() if value.shape == shapes.get(name)}
+    network.load_state_dict(weights, strict=num_classes == NUM_CLASSES)
+"""
 MAIN = '''
-def load(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Network:
-    """Return the network in eval mode with the weights of a safetensors file."""
-    network = build()
-    network.load_state_dict(load_file(path))
-    return network.eval()
-
-
 def preprocess(image: Any) -> Tensor:
-    """Return the network's input (1, C, H, W) for a PIL image, as in training. Needs Pillow, numpy and torchvision."""
+    """Return the network's input (1, C, H, W) for a PIL image, as in training."""
     return prepare(image, INPUT_SHAPE, FIT)
 
 
@@ -62,7 +97,7 @@ if __name__ == "__main__":
 '''
 LOAD_DETECTOR = '''
 
-def load_detector(path: str | Path = Path(__file__).with_name("model.safetensors")) -> Detector:
+def load_detector(path: str | Path | None = None) -> Detector:
     """Return the network with its post-processing: corners in pixels, scores, classes, and how many of them count."""
     return Detector(load(path), {select}, {sizes}, INPUT_SHAPE[1:]).eval()
 '''
@@ -81,40 +116,65 @@ MAIN_IMPORTS = (
     Outside("torch", "", "torch"),
     Outside("torch", "Tensor", "Tensor"),
     Outside("torch", "nn", "nn"),
-    Outside("safetensors.torch", "load_file", "load_file"),
 )
-RESERVED = ("INPUT_SHAPE", "FIT", "build", "load", "load_detector", "check_input", "preprocess", "main")
+RESERVED = ("INPUT_SHAPE", "FIT", "CLASSES", "NUM_CLASSES", "WEIGHTS", "load", "load_detector", "check_input",
+            "preprocess", "main", "build", "Network", "FeatureMaps")  # fmt: skip
 
 
-def standalone_source(arch: Architecture, title: str, fit: str = "crop") -> str:
-    """Return a Python file that builds `arch`, loads model.safetensors from its folder, and checks the output.
+def standalone_source(arch: Architecture, title: str, fit: str = "crop", classes: Sequence[str] = ()) -> str:
+    """Return a Python file that builds `arch`, loads the weights in its folder, and checks the output.
+
+    It holds the blocks with the options that the network uses, unless one is of another package: then all definitions
+    are copied as they are.
 
     Args:
         arch: The architecture.
         title: First line of the file's docstring.
         fit: How images that are not square are fitted: a key of `FITS`.
+        classes: The names of the classes, if they are known.
 
     Raises:
         ExportError: The definition of a block cannot be copied. The error names the block, the file and the line.
     """
-    bundle, names, needed = _bundle_of(arch)
-    packages = ["torch", "safetensors", *needed]
-    origin = ORIGIN.format(packages=f"{', '.join(packages[:-1])} and {packages[-1]}")
+    bundle, names, needed, own = _bundle_of(arch)
+    later = [unit for unit in bundle.ordered() if unit not in own]
+    packages = ["torch", *needed]
+    named = ", ".join(packages[:-1]) + " and " * (len(packages) > 1) + packages[-1]
     parts = [
-        f'"""{title}\n\n{origin}\n"""',
+        f'"""{title}\n\n{ORIGIN.format(packages=named)}\n"""',
         "from __future__ import annotations",
         bundle.import_lines(),
-        f'INPUT_SHAPE = {arch.input_shape}\nFIT = "{fit}"',
-        *spaced(unit.text for unit in bundle.ordered()),
-        _build_function(arch, names) + "\n" + _main(arch).rstrip(),
+        _constants(arch, fit, classes),
+        *spaced(unit.text for unit in own),
+        "\n" + network_class(arch, names),
+        _filled(BUILD, arch),
     ]
-    return "\n\n".join(parts) + "\n"
+    rest = "\n\n".join([*spaced(unit.text for unit in later), _filled(LOAD, arch), _main(arch).strip()])
+    source, is_own = "\n\n".join(parts), all(is_ours(layer.spec.op) for layer in trace(arch))
+    if is_own:
+        source = specialized(source, arch.input_shape, rest)
+    return formatted(f"{source}\n\n{rest}\n", is_own)
 
 
 def requirements(arch: Architecture) -> list[str]:
     """Return the distributions that the file of `arch` imports, besides torch and safetensors. Raises ExportError."""
     layers = trace(arch)
     return [] if all(is_ours(layer.spec.op) for layer in layers) else _bundle_of(arch)[2]
+
+
+def _constants(arch: Architecture, fit: str, classes: Sequence[str]) -> str:
+    lines = [f"INPUT_SHAPE = {arch.input_shape}", f'FIT = "{fit}"', 'WEIGHTS = ("model.safetensors", "model.pt")']
+    lines += [f"NUM_CLASSES = {classes_of(arch)}"] if classes_of(arch) else []
+    return "\n".join([*lines, f"CLASSES = {tuple(classes)!r}"] if classes else lines)
+
+
+def _filled(template: str, arch: Architecture) -> str:
+    """Return the source of a function that builds the network. It has a number of classes if the head has one."""
+    if not classes_of(arch):
+        fitting = "    network.load_state_dict(weights)\n"
+        return template.format(parameter="", argument="", about="", fitting=fitting)
+    parameter = "num_classes: int = NUM_CLASSES, "
+    return template.format(parameter=parameter, argument="num_classes", about=ABOUT_CLASSES, fitting=FITTING)
 
 
 def _main(arch: Architecture) -> str:
@@ -127,29 +187,30 @@ def _main(arch: Architecture) -> str:
     post, sizes = post_of(arch)
     arguments = ", ".join([repr(in_channels(post)), *(f"{key}={value!r}" for key, value in post.spec.args)])
     loader = LOAD_DETECTOR.format(select=f"{SelectBoxes.__name__}({arguments})", sizes=sizes)
-    main = main.replace("\n\ndef preprocess", f"{loader}\n\ndef preprocess")
+    main = main.replace("\n\ndef check_input", f"{loader}\n\ndef check_input")
     return main.replace("\n\n\nif __name__", f"{CHECK_DETECTOR}\n\nif __name__")
 
 
-def _bundle_of(arch: Architecture) -> tuple[SourceBundle, dict[str, str], list[str]]:
-    """Return the bundle of a network, the expression for the class of each block, and what the network imports.
+def _bundle_of(arch: Architecture) -> tuple[SourceBundle, dict[str, str], list[str], list[Unit]]:
+    """Return the bundle of a network, the expression for each block's class, the packages and units that it needs.
 
-    The packages that only `preprocess` imports are not among them.
+    The packages and units that only the functions after the network use are not among these.
     """
     ops = list(dict.fromkeys(layer.spec.op for layer in trace(arch)))
     bundle = make_bundle(ops, RESERVED, MAIN_IMPORTS)
-    networks: list[Any] = [Network] if is_plain(arch) else [Network, MultiMapNetwork, EachMap, compared]
-    if is_detector(arch):
-        networks += [SelectBoxes, Detector]
-    own = [Definition(item.__module__, item.__name__) for item in (*networks, with_first_weights, prepare)]
-    for definition in own:
-        bundle.reserve(definition)
+    network: list[Any] = [with_first_weights]
+    network += [EachMap] if any(block.for_each_map for _, block in walk(arch)) else []
+    later: list[Any] = [prepare] if is_plain(arch) else [compared, prepare]
+    later += [SelectBoxes, Detector] if is_detector(arch) else []
+    for item in (*network, *later):
+        bundle.reserve(Definition(item.__module__, item.__name__))
     names = {op: add_block(bundle, op) for op in ops}
-    for definition in own[:-1]:
-        bundle.add(definition.module, definition.name)
-    needed = list(bundle.requirements)
-    bundle.add(own[-1].module, own[-1].name)
-    return bundle, names, needed
+    for item in network:
+        bundle.add(item.__module__, item.__name__)
+    needed, own = list(bundle.requirements), bundle.ordered()
+    for item in later:
+        bundle.add(item.__module__, item.__name__)
+    return bundle, names, needed, own
 
 
 def make_bundle(ops: Iterable[str], reserved: Iterable[str] = (), imports: tuple[Outside, ...] = ()) -> SourceBundle:
@@ -188,38 +249,3 @@ def _place(op: str, block: type[nn.Module]) -> str:
 def spaced(texts: Iterable[str]) -> list[str]:
     """Return sources with one more blank line before classes and functions."""
     return [f"\n{text}" if text.startswith(("class ", "def ", "@")) else text for text in texts]
-
-
-def _build_function(arch: Architecture, names: dict[str, str]) -> str:
-    slots: list[list[str]] = [[] for _ in arch.slots]
-    for number, block in walk(arch):
-        slots[number].append(_placed_call(block, names))
-    about = "Return the network with first weights from torch's default generator."
-    lines = ["", "def build() -> Network:", f'    """{about}"""', *_listed("stages", slots[: len(arch.stages)])]
-    made = f"Network(stages, {slots[-1][0]})"
-    if not is_plain(arch):
-        lines += _listed("neck", slots[len(arch.stages) : -1])
-        made = f"MultiMapNetwork(stages, {slots[-1][0]}, {arch.taps!r}, neck)"
-    return "\n".join([*lines, f"    return with_first_weights({made})", ""])
-
-
-def _listed(name: str, slots: list[list[str]]) -> list[str]:
-    """Return the lines that assign the blocks of some slots."""
-    lines = [f"    {name} = ["]
-    for calls in slots:
-        lines += ["        [", *(f"            {call}," for call in calls), "        ],"]
-    return [*lines, "    ]"]
-
-
-def _placed_call(block: Placed, names: dict[str, str]) -> str:
-    """Return the expression that makes a block at its place."""
-    calls = [block_call(layer, names) for layer in block.layers]
-    return f"EachMap([{', '.join(calls)}])" if block.for_each_map else calls[0]
-
-
-def block_call(layer: Layer, names: dict[str, str]) -> str:
-    """Return the expression that makes the block of a layer."""
-    channels: Any = in_channels(layer)
-    first = channels if takes_maps(layer.spec.op) else channels[0]
-    args = ", ".join([repr(first), *(f"{key}={value!r}" for key, value in layer.spec.args)])
-    return f"{names[layer.spec.op]}({args})"
