@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="number of runtime threads (default: 1)")
     parser.add_argument("--device", default="local", metavar="URL", help="device: local (default) or ssh://user@host")
     parser.add_argument(
+        "--layers",
+        type=int,
+        metavar="N",
+        help="list the N slowest nodes of each file, as the runtime's own profiler times them; only on this machine",
+    )
+    parser.add_argument(
         "--data", metavar="DIR", help="test the files on the test images; the training images decide the ranges of int8"
     )
 
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.devices.runtimes import make_runtime, with_precision
     from nas.errors import UsageError
     from nas.latency.profiler import table_header
-    from nas.latency.side_by_side import measure_side_by_side
+    from nas.latency.side_by_side import check_profiler, measure_side_by_side, slowest_nodes
 
     if args.threads < 1:
         raise UsageError("must be at least 1", key="threads", value=args.threads)
@@ -55,6 +61,11 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     runtimes = list(dict.fromkeys(with_precision(args.runtime, each.strip()) for each in precisions)) or [args.runtime]
     for name in runtimes if args.device == "local" else ():
         make_runtime(name)
+    if args.layers is not None:
+        if args.layers < 1 or args.device != "local":
+            raise UsageError("must be at least 1, on this machine", key="layers", value=args.layers)
+        for name in runtimes:
+            check_profiler(name)
     with tempfile.TemporaryDirectory(prefix="nas-compare-") as folder:
         entries = []
         for number, (source, name) in enumerate((source, name) for source in args.sources for name in runtimes):
@@ -66,7 +77,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
             latency = latencies[subject.key]
             costs: dict[str, Any] = {"latency_ms": latency.median, "p10": latency.p10, "p90": latency.p90}
             costs |= {"size_bytes": latency.size_bytes, "memory_bytes": latency.memory_bytes}
-            found.append({**facts, "runtime": subject.runtime, **costs, **(test(reporter) if test else {})})
+            costs |= {"energy_mj": latency.energy_mj} if latency.energy_mj is not None else {}
+            layers = {"layers": slowest_nodes(subject, args.threads, args.layers)} if args.layers else {}
+            found.append({**facts, "runtime": subject.runtime, **costs, **layers, **(test(reporter) if test else {})})
     settings = table_header(runtimes[0], args.threads, args.device)
     return {"networks": found, "data": args.data, "settings": {**settings, "runtimes": runtimes}}
 
@@ -77,7 +90,7 @@ def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) 
     from nas.devices.runtimes import find_runtime, precision_of
     from nas.latency.side_by_side import exported_file, exported_subject, onnx_subject
     from nas.networks.detectors.post_processing import is_detector
-    from nas.networks.export import exported_fit, load_exported
+    from nas.networks.exported_folder import exported_fit, load_exported
     from nas.networks.network import build_seeded, totals, trace
     from nas.spaces.yaml_format import load_architecture
     from nas.training.deployed_network import check_precision
@@ -172,21 +185,27 @@ def print_result(result: dict[str, Any]) -> None:
     from nas.utils.units import format_count, format_latency
 
     networks, settings = result["networks"], result["settings"]
+    with_energy = any("energy_mj" in each for each in networks)
     table = Table("network", "runtime", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("latency", "ratio", "80% of calls", "file", "memory", "params", "MACs", "accuracy"):
+    energy = ("energy",) if with_energy else ()
+    for name in ("latency", "ratio", "80% of calls", "file", "memory", *energy, "params", "MACs", "accuracy"):
         table.add_column(name, justify="right")
     first = networks[0]["latency_ms"]
     for each in networks:
         span = f"{format_latency(each['p10'])} to {format_latency(each['p90'])}"
         memory = f"{each['memory_bytes'] / 1e6:.1f} MB" if each["memory_bytes"] else ""
+        joules = (f"{each['energy_mj']:.3g} mJ" if "energy_mj" in each else "",) if with_energy else ()
         counts = (format_count(each[key]) if key in each else "" for key in ("params", "macs"))
         accuracy = f"{each['test_accuracy']:.1%}" if "test_accuracy" in each else ""
         ratio, size = f"{each['latency_ms'] / first:.2f}", f"{each['size_bytes'] / 1e6:.2f} MB"
         latency = format_latency(each["latency_ms"])
-        table.add_row(each["name"], each["runtime"], latency, ratio, span, size, memory, *counts, accuracy)
+        table.add_row(each["name"], each["runtime"], latency, ratio, span, size, memory, *joules, *counts, accuracy)
     Console(width=150).print(table)
     threads = "1 thread" if settings["threads"] == 1 else f"{settings['threads']} threads"
     print(f"device   {settings.get('host') or settings['device']['processor']}, {threads}, batch size 1, in turns")
     for each in networks:
+        for node in each.get("layers", []):
+            shown = f"{format_latency(node['ms'])} {node['share']:4.0%}  {node['op']:<20} {node['name']}"
+            print(f"layer    {each['name']} in {each['runtime']}: {shown}")
         for note in each["notes"]:
             print(f"note     {each['name']} in {each['runtime']}: {note}")

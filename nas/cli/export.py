@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images that the ONNX file takes at once: a number, or 'dynamic' for any (default: 1)",
     )
+    parser.add_argument(
+        "--format",
+        metavar="NAMES",
+        help="write further forms, separated by commas: onnx (always written), pt, pt2, hub, timm, coreml, or runtimes "
+        "such as openvino; see `nas list forms`",
+    )
     parser.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators (default: 18)")
     parser.add_argument("--classes", type=int, metavar="N", help="number of classes of the network's head")
     parser.add_argument(
@@ -51,7 +57,9 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     from nas.devices.runtimes import is_exact, make_runtime, with_precision
     from nas.errors import UsageError
     from nas.networks.detectors.post_processing import is_detector
-    from nas.networks.export import export_folder, exported_fit
+    from nas.networks.export import export_folder
+    from nas.networks.exported_folder import exported_fit
+    from nas.networks.forms import FORMS
     from nas.training.deployed_network import check_precision
 
     if args.precision is not None:
@@ -66,13 +74,39 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     else:
         (arch, model, facts), fit = _fresh(args), exported_fit({})
         reporter.say(f"weights: {facts['weights']}")
-    check_precision("detection" if is_detector(arch) else "classification", args.runtime)
-    form = _onnx_form(args, arch)
-    if form and form.batch != 1 and not is_exact(args.runtime):
-        raise UsageError("applies to float32 only", key="batch", value=args.batch)
-    images = _calibration_images(args, arch, fit)
-    card = export_folder(arch, model, folder, args.runtime, facts, fit, images=images, onnx_form=form)
+    forms, form = _forms(args), _onnx_form(args, arch)
+    runtimes = [args.runtime, *(name for name in forms if name not in FORMS)]
+    for name in runtimes:
+        check_precision("detection" if is_detector(arch) else "classification", name)
+        if form and form.batch != 1 and not is_exact(name):
+            raise UsageError("applies to float32 only", key="batch", value=args.batch)
+    images = _calibration_images(args, runtimes, arch, fit)
+    card = export_folder(arch, model, folder, args.runtime, facts, fit, images=images, onnx_form=form, forms=forms)
+    for entry in card["forms"].values():
+        if not entry["checked"]:
+            reporter.warn(f"{folder / entry['file']}: its output was not compared: {entry['reason']}")
     return {"model": str(folder), **card}
+
+
+def _forms(args: argparse.Namespace) -> list[str]:
+    """Return the further forms of --format. Those of runtimes are in --precision, if it is given.
+
+    Raises UsageError for an unknown one, DeviceError if the library of a runtime is not installed.
+    """
+    from nas.devices.runtimes import RUNTIMES, make_runtime, with_precision
+    from nas.networks.forms import FORMS
+    from nas.utils.registry import lookup
+
+    found = []
+    for name in dict.fromkeys(each.strip() for each in (args.format or "").split(",") if each.strip()):
+        if name == "onnx":  # it is always written
+            continue
+        lookup({**FORMS, **RUNTIMES}, name, "form", "--format")
+        chosen = with_precision(name, args.precision) if name in RUNTIMES and args.precision else name
+        if chosen not in FORMS:
+            make_runtime(chosen)
+        found.append(chosen)
+    return found
 
 
 def _onnx_form(args: argparse.Namespace, arch: Any) -> Any:
@@ -93,12 +127,12 @@ def _onnx_form(args: argparse.Namespace, arch: Any) -> Any:
     return OnnxForm(None if given == "dynamic" else int(given), args.opset or OnnxForm.opset)
 
 
-def _calibration_images(args: argparse.Namespace, arch: Any, fit: str) -> Any:
-    """Return the normalized images of --data for a runtime in int8; None without --data."""
+def _calibration_images(args: argparse.Namespace, runtimes: list[str], arch: Any, fit: str) -> Any:
+    """Return the normalized images of --data for runtimes in int8; None without one."""
     from nas.devices.runtimes import precision_of
     from nas.errors import UsageError
 
-    if precision_of(args.runtime) != "int8":
+    if not any(precision_of(name) == "int8" for name in runtimes):
         if args.data is not None:
             raise UsageError("has an effect in int8 only: give --precision int8", key="data", value=args.data)
         return None
@@ -112,7 +146,7 @@ def _calibration_images(args: argparse.Namespace, arch: Any, fit: str) -> Any:
 
 
 def _exported(source: Path) -> tuple[Any, Any, dict[str, Any], str]:
-    from nas.networks.export import exported_fit, exported_in, facts_of, load_exported
+    from nas.networks.exported_folder import exported_fit, exported_in, facts_of, load_exported
 
     arch, model, card = load_exported(exported_in(source))
     return arch, model, facts_of(card), exported_fit(card)

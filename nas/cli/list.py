@@ -8,7 +8,18 @@ from typing import Any
 from nas.utils.reporting import Reporter
 
 HELP = "list networks, search spaces, latency tables, blocks, runtimes, controllers, presets and other names"
-KINDS = ("networks", "spaces", "blocks", "runtimes", "controllers", "evaluators", "objectives", "presets", "tables")
+KINDS = (
+    "networks",
+    "spaces",
+    "blocks",
+    "runtimes",
+    "controllers",
+    "evaluators",
+    "objectives",
+    "forms",
+    "presets",
+    "tables",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +99,7 @@ def _entries(kind: str, reporter: Reporter) -> list[dict[str, Any]]:
     from nas.devices.runtimes import RUNTIMES
     from nas.evaluators import EVALUATORS
     from nas.networks.blocks import BLOCKS
+    from nas.networks.forms import FORMS
     from nas.study.objectives import OBJECTIVES
     from nas.utils.registry import entries
 
@@ -97,6 +109,7 @@ def _entries(kind: str, reporter: Reporter) -> list[dict[str, Any]]:
         "controllers": dict(CONTROLLERS),
         "evaluators": dict(EVALUATORS),
         "objectives": dict(OBJECTIVES),
+        "forms": dict(FORMS),
     }
     found = entries(tables[kind], kind.removesuffix("s"), reporter.warn)
     plugged = any(origin for _, origin in found.values())

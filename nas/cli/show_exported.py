@@ -15,7 +15,7 @@ def find_exported(name: str) -> Path | None:
     Raises RunError for another folder.
     """
     from nas.errors import RunError
-    from nas.networks.export import exported_in
+    from nas.networks.exported_folder import exported_in
     from nas.spaces.yaml_format import space_names
 
     path = Path(name).expanduser()

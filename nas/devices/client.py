@@ -11,12 +11,14 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from nas.devices.process_pipe import ProcessPipe
 from nas.devices.ssh import Address, parse_address, start_remote
-from nas.devices.timing import COSTS, Protocol, Sample
+from nas.devices.timing import COSTS, Latency, Protocol, Sample, summarize
 from nas.errors import DeviceError, LostError
+from nas.utils.files import size_of
 
 LOCAL = "local"
 FOLDER = "graphs"
@@ -50,9 +52,7 @@ class Graph:
     @property
     def size_bytes(self) -> int:
         """The size of its files. OpenVINO's .xml has its weights in a .bin beside it."""
-        path = Path(self.path)
-        parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-        return sum(part.stat().st_size for part in parts)
+        return size_of(Path(self.path))
 
 
 class Worker(typing.Protocol):
@@ -272,6 +272,23 @@ def graph_files(graphs: Sequence[Graph]) -> dict[str, Path]:
             files = sorted(path for path in entry.rglob("*") if path.is_file()) if entry.is_dir() else [entry]
             found |= {f"{FOLDER}/{path.relative_to(parent).as_posix()}": path for path in files}
     return found
+
+
+def latency_of(samples: Sequence[Sample], graph: Graph) -> Latency:
+    """Return the latency of a graph with its size, and the other costs that its samples hold."""
+    costs = costs_by_column(samples)
+    return replace(
+        summarize([sample.ms for sample in samples]),
+        size_bytes=graph.size_bytes,
+        memory_bytes=int(costs["memory_bytes"][0]) if "memory_bytes" in costs else None,
+        energy_mj=median(costs["energy_mj"]) if "energy_mj" in costs else None,
+    )
+
+
+def costs_by_column(samples: Sequence[Sample]) -> dict[str, list[float]]:
+    """Return the samples' other costs by column, without the columns that no sample has."""
+    found = {column: [sample.costs[column] for sample in samples if column in sample.costs] for column in COSTS}
+    return {column: values for column, values in found.items() if values}
 
 
 def _line(content: Mapping[str, Any]) -> bytes:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from nas.architecture import RGB_SQUARE
-from nas.devices.client import LOCAL, Graph, open_worker
+from nas.devices.client import LOCAL, Graph, latency_of, open_worker
 from nas.devices.example_inputs import example_inputs
 from nas.devices.runtimes import RUNTIMES, find_runtime, make_runtime
 from nas.devices.timing import Latency, Protocol, Sample, summarize
 from nas.errors import DeviceError, ExportError, LostError, UsageError, one_line
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import file_of
-from nas.networks.export import CARD, load_exported
+from nas.networks.exported_folder import CARD, load_exported
 from nas.networks.onnx_graph import OnnxGraph, read_graph
 from nas.utils.files import read_json
 from nas.utils.reporting import Reporter
@@ -159,13 +159,7 @@ def _measure(
     file: Path, shapes: tuple[tuple[int, ...], ...], runtime: str, threads: int, device: str, reporter: Reporter
 ) -> Latency:
     graph = Graph("graph", str(file), shapes, memory=True)
-    samples = _measured([graph], runtime, threads, device, reporter)[graph.key]
-    memory = next((sample.costs["memory_bytes"] for sample in samples if "memory_bytes" in sample.costs), None)
-    summary = summarize([sample.ms for sample in samples])
-    return Latency(
-        summary.median, summary.p10, summary.p90, summary.samples, summary.repeatability,
-        size_bytes=graph.size_bytes, memory_bytes=None if memory is None else int(memory),
-    )  # fmt: skip
+    return latency_of(_measured([graph], runtime, threads, device, reporter)[graph.key], graph)
 
 
 def _measured(

@@ -20,11 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture
-from nas.devices.client import LOCAL, Graph, RecordedSamples, Worker, inspect_device, open_worker
+from nas.devices.client import (
+    LOCAL,
+    Graph,
+    RecordedSamples,
+    Worker,
+    costs_by_column,
+    inspect_device,
+    latency_of,
+    open_worker,
+)
 from nas.devices.example_inputs import example_inputs
 from nas.devices.processor import describe_processor, processor_slug
 from nas.devices.runtimes import Runtime, find_runtime, make_runtime, precision_of
-from nas.devices.timing import COSTS, Latency, Protocol, Sample, summarize
+from nas.devices.timing import Latency, Protocol, Sample
 from nas.errors import NasError
 from nas.latency.calibration_networks import LEAST_NETWORKS, calibrate, whole_networks
 from nas.latency.rows import (
@@ -185,18 +194,12 @@ def _take_recorded(items: Sequence[Measurable], worker: RecordedSamples, table: 
         samples = [sample for sample in worker.recorded(_graph_key(item)) if round(sample.at, 3) not in known]
         if samples:
             rows.append((item, _median_times(samples)))
-            costs[key] = _costs_by_column(samples)
+            costs[key] = costs_by_column(samples)
     table.append(rows, costs)
 
 
 def _median_times(samples: Sequence[Sample]) -> Samples:
     return [(sample.at, median(sample.ms)) for sample in samples]
-
-
-def _costs_by_column(samples: Sequence[Sample]) -> dict[str, list[float]]:
-    """Return the samples' other costs by column, without the columns that no sample has."""
-    found = {column: [sample.costs[column] for sample in samples if column in sample.costs] for column in COSTS}
-    return {column: values for column, values in found.items() if values}
 
 
 def _graph_key(item: Measurable) -> str:
@@ -287,7 +290,7 @@ def _measure_all(
             for sample in worker.measure(graphs, pass_protocol, seed=number):
                 samples.setdefault(sample.key, []).append(sample)
                 advance(1)
-            costs = {row_key(by_key[key].item): _costs_by_column(seen) for key, seen in samples.items()}
+            costs = {row_key(by_key[key].item): costs_by_column(seen) for key, seen in samples.items()}
             for subject in by_key.values() if is_first_pass else ():
                 costs[row_key(subject.item)]["size_bytes"] = [float(subject.graph.size_bytes)]
             table.append(
@@ -354,14 +357,4 @@ def measure_networks(
         for sample in worker.measure([replace(graph, memory=memory) for graph in graphs], protocol, seed):
             samples[sample.key].append(sample)
             advance(1)
-        return [_latency(samples[graph.key], graph) for graph in graphs]
-
-
-def _latency(samples: Sequence[Sample], graph: Graph) -> Latency:
-    costs = _costs_by_column(samples)
-    return replace(
-        summarize([sample.ms for sample in samples]),
-        size_bytes=graph.size_bytes,
-        memory_bytes=int(costs["memory_bytes"][0]) if "memory_bytes" in costs else None,
-        energy_mj=median(costs["energy_mj"]) if "energy_mj" in costs else None,
-    )
+        return [latency_of(samples[graph.key], graph) for graph in graphs]

@@ -7,23 +7,27 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas.devices.client import Graph, open_worker
+from nas.devices.client import Graph, latency_of, open_worker
 from nas.devices.example_inputs import example_inputs
-from nas.devices.runtimes import RUNTIMES, find_runtime
-from nas.devices.timing import Latency, Protocol, Sample, summarize
+from nas.devices.runtimes import RUNTIMES, find_runtime, make_runtime
+from nas.devices.timing import Latency, Protocol, Sample
 from nas.errors import ExportError, UsageError
+from nas.latency.profiler import ENERGY_MS
 from nas.networks.deployment import deploy
 from nas.networks.onnx_graph import read_graph
 from nas.utils.reporting import Reporter
 
 ROUNDS = 5
 """The runtimes take turns this often, so that a slow minute meets all of them."""
+NODE_RUNS = 30
+"""The profiler of a runtime times this many inferences."""
 PROTOCOL = Protocol(visits=8, warmup=2, repeats=4)
-"""The measurement of a round."""
+"""The measurement of a round; the first one measures memory and energy too."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,27 @@ class Subject:
     def graph(self) -> Graph:
         """The graph that a worker measures."""
         return Graph(self.key, str(self.path), self.shapes)
+
+
+def check_profiler(runtime: str) -> None:
+    """Raise UsageError if a runtime has no profiler of a graph's nodes."""
+
+    def has_profiler(name: str) -> bool:
+        found = find_runtime(name)
+        return hasattr(found, "node_times") and getattr(found, "device", "cpu") == "cpu"
+
+    if not has_profiler(runtime):
+        able = ", ".join(filter(has_profiler, RUNTIMES))
+        raise UsageError(f"times no nodes; {able} do", key="layers", value=runtime)
+
+
+def slowest_nodes(subject: Subject, threads: int, count: int) -> list[dict[str, Any]]:
+    """Return the slowest nodes of a file, {"name", "op", "ms", "share"}, as the runtime's own profiler times them."""
+    runtime: Any = make_runtime(subject.runtime)
+    nodes = runtime.node_times(str(subject.path), example_inputs(subject.shapes), threads, NODE_RUNS)
+    total = sum(node["ms"] for node in nodes) or 1.0
+    slowest = sorted(nodes, key=lambda node: -node["ms"])[:count]
+    return [{**node, "share": node["ms"] / total} for node in slowest]
 
 
 def onnx_subject(key: str, path: Path, runtime: str, folder: Path) -> Subject:
@@ -100,7 +125,7 @@ def exported_file(key: str, file: Path, shape: tuple[int, int, int], runtime: st
 def measure_side_by_side(
     subjects: Sequence[Subject], threads: int, device: str, reporter: Reporter
 ) -> Mapping[str, Latency]:
-    """Return the latency of each subject by its key, with peak memory where the system reports it.
+    """Return the latency of each subject by its key, with peak memory and energy where the system reports them.
 
     The subjects of a runtime are measured interleaved, and the runtimes in turns. Raises DeviceError.
     """
@@ -113,13 +138,8 @@ def measure_side_by_side(
         for number in range(ROUNDS):
             for name, worker in workers.items():
                 graphs = [replace(each.graph, memory=number == 0) for each in subjects if each.runtime == name]
-                for sample in worker.measure(graphs, PROTOCOL, number):
+                protocol = PROTOCOL if number else replace(PROTOCOL, energy_ms=ENERGY_MS)
+                for sample in worker.measure(graphs, protocol, number):
                     samples[sample.key].append(sample)
                     advance(1)
-    return {subject.key: _summary(samples[subject.key], subject.graph) for subject in subjects}
-
-
-def _summary(samples: Sequence[Sample], graph: Graph) -> Latency:
-    memory = [sample.costs["memory_bytes"] for sample in samples if "memory_bytes" in sample.costs]
-    found = summarize([sample.ms for sample in samples])
-    return replace(found, size_bytes=graph.size_bytes, memory_bytes=int(memory[0]) if memory else None)
+    return {subject.key: latency_of(samples[subject.key], subject.graph) for subject in subjects}

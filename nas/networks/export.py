@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import datetime
 import importlib.metadata
-import json
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +20,24 @@ from torch import Tensor, nn
 from nas import __version__
 from nas.architecture import Architecture, Shape
 from nas.devices.example_inputs import example_inputs
-from nas.devices.runtimes import export_inputs, find_runtime, is_exact, run_once
+from nas.devices.runtimes import export_inputs, find_runtime, is_exact, not_run, run_once
 from nas.devices.runtimes.onnxruntime import OnnxForm, OnnxRuntime
-from nas.errors import ExportError, RunError, SpaceError, located, one_line, reason
-from nas.networks.blocks import is_ours, module_file
+from nas.errors import ExportError, RunError, reason
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import check_detector, check_scores, describe_detector, write_detector
-from nas.networks.detectors.post_processing import SELECT
-from nas.networks.exported_outputs import SMALLEST_DIFFERENCE, check_batches, check_close, check_reduced
-from nas.networks.network import build, totals, trace
+from nas.networks.exported_folder import CARD, check_input, exported_fit, facts_of, load_exported, network_output
+from nas.networks.exported_outputs import check_batches, check_close, check_reduced
+from nas.networks.forms import FORMS
+from nas.networks.forms.base import Source
+from nas.networks.network import totals, trace
 from nas.networks.onnx_graph import finish, metadata_of, onnx_form_of
 from nas.networks.outputs import compared
-from nas.networks.preprocessing import FITS, describe_preprocessing
+from nas.networks.preprocessing import describe_preprocessing
 from nas.networks.standalone.source import requirements, standalone_source
-from nas.networks.standalone.state_names import exported_state, internal_state
-from nas.utils.files import write_json
+from nas.networks.standalone.state_names import exported_state
+from nas.utils.files import size_of, write_json
 from nas.utils.units import format_count
 
-CARD = "card.json"
 TOLERANCE = 1e-4
 """Largest allowed difference of an exported network's output, relative to the largest output."""
 STRUCTURE_TOLERANCE = 1e-3
@@ -59,6 +57,7 @@ def export_folder(
     keep_failed: bool = False,
     images: Tensor | None = None,
     onnx_form: OnnxForm | None = None,
+    forms: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Export a network. The folder appears, or is replaced, only after the exported files have been checked.
 
@@ -75,6 +74,7 @@ def export_folder(
         keep_failed: Whether to keep the weights and the card in `failed_folder(folder)` if the export fails.
         images: Normalized training images (N, C, H, W), for a runtime that does not compute in float32.
         onnx_form: The batch size and the operators of the ONNX file; None: a batch of 1.
+        forms: Further forms to write: names in `FORMS`, or of runtimes.
 
     Returns:
         The card, as written to card.json.
@@ -92,10 +92,7 @@ def export_folder(
     card = {**_card(arch, model, fit), **facts, **({"onnx": asdict(onnx_form)} if onnx_form else {})}
     try:
         _write_weights(model, partial, card)
-        if needed := requirements(arch):
-            card["requires"] = needed
-            write_json(partial / CARD, card)
-        _write_and_check(arch, model, partial, runtime, card, images)
+        _write_and_check(arch, model, partial, runtime, forms, card, images)
         _move(partial, folder)
         if keep_failed:
             shutil.rmtree(failed_folder(folder), ignore_errors=True)
@@ -136,23 +133,6 @@ def export_again(
     return export_folder(arch, model, folder, runtime, facts, exported_fit(card), keep_failed=True, images=images)
 
 
-def facts_of(card: dict[str, Any]) -> dict[str, Any]:
-    """Return the entries of a card that a new export does not write itself."""
-    rewritten = (
-        "architecture",
-        "blocks",
-        "check",
-        "macs",
-        "notes",
-        "onnx",
-        "params",
-        "preprocessing",
-        "requires",
-        SELECT,
-    )
-    return {key: value for key, value in card.items() if key not in (*rewritten, "resolution", "input", "versions")}
-
-
 def _move(partial: Path, folder: Path) -> None:
     """Put `partial` in the place of `folder`."""
     old = folder.with_name(f".{folder.name}.old")
@@ -164,32 +144,48 @@ def _move(partial: Path, folder: Path) -> None:
 
 
 def _write_and_check(
-    arch: Architecture, model: nn.Module, folder: Path, runtime: str, card: dict[str, Any], images: Tensor | None
+    arch: Architecture,
+    model: nn.Module,
+    folder: Path,
+    runtime: str,
+    forms: Sequence[str],
+    card: dict[str, Any],
+    images: Tensor | None,
 ) -> None:
     """Write all files and check them, also with other batch norms if the model's output is too weak to compare."""
+    if needed := requirements(arch):
+        card["requires"] = needed
+        write_json(folder / CARD, card)
+    runtimes = list(dict.fromkeys(["onnxruntime", runtime, *(name for name in forms if name not in FORMS)]))
     if not _is_telling(model, arch):
         structure = folder / "structure"
         structure.mkdir()
         calibrated = calibrate(model, arch.input_shape)
         checked = {**card, "check": _check_values(arch, calibrated)}
         _write_weights(calibrated, structure, checked)
-        exact = runtime if is_exact(runtime) else "onnxruntime"
+        exact = [name for name in runtimes if is_exact(name)]
         _write(arch, calibrated, structure, exact, checked)
         _check(arch, calibrated, structure, exact, checked, STRUCTURE_TOLERANCE)
         shutil.rmtree(structure)
-    _write(arch, model, folder, runtime, card, images)
-    _check(arch, model, folder, runtime, card, TOLERANCE, images)
+    _write(arch, model, folder, runtimes, card, images)
+    _check(arch, model, folder, runtimes, card, TOLERANCE, images)
+    card["forms"] = {name: _entry(folder, f"model{find_runtime(name).suffix}", not_run(name)) for name in runtimes}
+    for name in (each for each in forms if each in FORMS):
+        written = FORMS[name](Source(arch, model, folder, card))
+        card["forms"][name] = _entry(folder, written.file, written.not_checked)
+    write_json(folder / CARD, card)
 
 
-@torch.no_grad()
-def _output(model: nn.Module, arch: Architecture) -> Tensor:
-    return compared(model(check_input(arch.input_shape)))
+def _entry(folder: Path, file: str, not_checked: str) -> dict[str, Any]:
+    """Return what the card says of a form: its file, its size, and whether its output was compared."""
+    checked = {"checked": False, "reason": not_checked} if not_checked else {"checked": True}
+    return {"file": file, "bytes": size_of(folder / file), **checked}
 
 
 @torch.no_grad()
 def _is_telling(model: nn.Module, arch: Architecture) -> bool:
     """Whether a difference in a layer would show in the output: it depends on the image and is not tiny."""
-    output = _output(model, arch).double()
+    output = network_output(model, arch).double()
     other = compared(model(-check_input(arch.input_shape))).double()
     largest = output.abs().max().item()
     return largest > WEAK and (output - other).abs().max().item() > WEAK * largest
@@ -213,83 +209,9 @@ def calibrate(model: nn.Module, shape: Shape) -> nn.Module:
     return model.eval()
 
 
-def exported_in(folder: Path) -> Path:
-    """Return the folder of a run's winner, or `folder` itself. Raises RunError if a run has several winners."""
-    if (folder / "model").is_dir():
-        return folder / "model"
-    several = sorted(path.name for path in folder.glob("model-*") if path.is_dir())
-    if several and not (folder / CARD).exists():
-        winners = ", ".join(str(folder / name) for name in several)
-        raise RunError(f"has one winner per goal; give one of them: {winners}", where=folder)
-    return folder
-
-
-def load_exported(folder: Path) -> tuple[Architecture, nn.Module, dict[str, Any]]:
-    """Return architecture, network and card of an exported network. Raises RunError if the folder is not one."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not (folder / CARD).is_file():
-        raise RunError("not an exported network: it has neither card.json nor, as a finished run, model/", where=folder)
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        arch = Architecture.from_dict(card["blocks"], str(folder / CARD))
-        weights = load_file(folder / "model.safetensors")
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise RunError(f"not an exported network: {one_line(error)}", where=folder) from error
-    check_origin(arch, folder)
-    with located(folder / CARD):
-        model = build(arch)
-    try:
-        model.load_state_dict(internal_state(weights))
-    except RuntimeError as error:
-        raise RunError(one_line(error), where=folder / "model.safetensors") from error
-    _check_code(arch, model.eval(), folder, card)
-    return arch, model, card
-
-
-def _check_code(arch: Architecture, model: nn.Module, folder: Path, card: dict[str, Any]) -> None:
-    """Check that blocks of other packages still compute what the card says. Raises RunError if their code changed."""
-    ops = sorted({spec.op for spec in (*arch.blocks(), arch.head) if not is_ours(spec.op)})
-    check = card.get("check")
-    if not ops or not isinstance(check, Mapping) or "output" not in check:
-        return
-    output, expected = _output(model, arch).double(), torch.tensor(check["output"], dtype=torch.float64)
-    allowed = STRUCTURE_TOLERANCE * expected.abs().max().item() + SMALLEST_DIFFERENCE
-    if output.shape != expected.shape or not torch.allclose(output, expected, 0.0, allowed, equal_nan=True):
-        rule = "does not compute what it did when this network was trained: its code has changed since"
-        raise RunError(rule, where=folder / CARD, key="block", value=", ".join(ops))
-
-
-def exported_fit(card: Mapping[str, Any]) -> str:
-    """Return the fit of images in a card. Older cards do not name it: their images were cropped."""
-    preprocessing = card.get("preprocessing")
-    fit = preprocessing.get("fit") if isinstance(preprocessing, Mapping) else None
-    return fit if fit in FITS else "crop"
-
-
-def check_origin(arch: Architecture, folder: Path) -> None:
-    """Raise SpaceError if a block's module lies in `folder`, which names it: code that comes with a file is not run.
-
-    A block `module:Class` is imported only from an installed package or the current directory. The whole run folder
-    counts if `folder` is the model in it.
-    """
-    if (folder.resolve().parent / "result.json").is_file():
-        folder = folder.resolve().parent
-    for op in dict.fromkeys(spec.op for spec in (*arch.blocks(), arch.head)):
-        file = module_file(op)
-        if file and file.resolve().is_relative_to(folder.resolve()):
-            raise SpaceError("is not imported from the folder that names it", where=folder, key="block", value=op)
-
-
-def check_input(shape: Shape) -> Tensor:
-    """Return the input for the check: (1, C, H, W), from -1 to 1. The card holds the network's output for it."""
-    return torch.linspace(-1, 1, prod(shape)).reshape(1, *shape)
-
-
 def _check_values(arch: Architecture, model: nn.Module) -> dict[str, Any]:
     """Return the outputs of a network for the input of the check, of a detector also the scores of its boxes."""
-    return {"output": _output(model, arch).tolist(), **check_scores(arch, model, check_input(arch.input_shape))}
+    return {"output": network_output(model, arch).tolist(), **check_scores(arch, model, check_input(arch.input_shape))}
 
 
 def _card(arch: Architecture, model: nn.Module, fit: str) -> dict[str, Any]:
@@ -331,7 +253,7 @@ def _write(
     arch: Architecture,
     model: nn.Module,
     folder: Path,
-    runtime: str,
+    runtimes: Sequence[str],
     card: dict[str, Any],
     images: Tensor | None = None,
 ) -> None:
@@ -340,7 +262,7 @@ def _write(
     source = standalone_source(arch, f"{title} at {arch.input_size} px.", card["preprocessing"]["fit"], classes)
     (folder / "model.py").write_text(source, encoding="utf-8")
     deployed = deploy(model)
-    for name in dict.fromkeys(["onnxruntime", runtime]):
+    for name in runtimes:
         target = find_runtime(name)
         path, inputs = folder / f"model{target.suffix}", export_inputs(target, arch.input_shape, images)
         if name == "onnxruntime":
@@ -350,7 +272,7 @@ def _write(
         target.export(deployed, inputs, path)
         if path.suffix == ".onnx":
             finish(path, metadata_of(card))
-    if notes := write_detector(arch, model, folder, dict.fromkeys(["onnxruntime", runtime])):
+    if notes := write_detector(arch, model, folder, runtimes):
         card["notes"] = notes
         write_json(folder / CARD, card)
     for path in folder.iterdir():  # some libraries write files that only the owner can read
@@ -361,13 +283,13 @@ def _check(
     arch: Architecture,
     model: nn.Module,
     folder: Path,
-    runtime: str,
+    runtimes: Sequence[str],
     card: dict[str, Any],
     tolerance: float,
     images: Tensor | None = None,
 ) -> None:
     _check_python(folder)
-    for name in dict.fromkeys(["onnxruntime", runtime]):
+    for name in runtimes:
         if not is_exact(name):
             some = torch.from_numpy(example_inputs([(CALIBRATION_IMAGES, *arch.input_shape)])[0])
             path, are_real = folder / f"model{find_runtime(name).suffix}", images is not None

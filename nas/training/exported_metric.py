@@ -9,7 +9,7 @@ import torch
 
 from nas.architecture import Architecture
 from nas.devices.runtimes import find_runtime
-from nas.networks.export import CARD
+from nas.networks.exported_folder import CARD
 from nas.training.deployed_network import DeployedNetwork, must_deploy
 from nas.training.tasks.base import Report, Task
 from nas.utils.files import read_json, write_json

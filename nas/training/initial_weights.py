@@ -8,7 +8,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.errors import WeightsError
-from nas.networks.export import exported_in
+from nas.networks.exported_folder import exported_in
 from nas.networks.network import build_seeded
 from nas.networks.pretrained import load_fitting
 from nas.training.pretrained_network import read_pretrained

@@ -17,7 +17,8 @@ from nas.devices.runtimes import make_runtime
 from nas.errors import ExportError, RunError, SpaceError, UsageError, located
 from nas.networks.block_check import check_blocks
 from nas.networks.block_schema import block_sources, is_detector_head
-from nas.networks.export import CARD, check_origin, export_folder, exported_fit, exported_in
+from nas.networks.export import export_folder
+from nas.networks.exported_folder import CARD, check_origin, exported_fit, exported_in
 from nas.networks.network import build, canonical, trace
 from nas.spaces.yaml_format import load_architecture
 from nas.training.deployed_network import calibration_for, check_images_for, check_precision, deployed_reports

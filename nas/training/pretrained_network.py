@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nas.architecture import Architecture
 from nas.errors import RunError, WeightsError
 from nas.networks.blocks import find_block
-from nas.networks.export import exported_in, load_exported
+from nas.networks.exported_folder import exported_in, load_exported
 from nas.networks.network import build, totals, trace
 from nas.networks.pretrained import TORCHVISION, load_weights, read_checkpoint
 from nas.spaces.yaml_format import load_architecture, load_space, space_names

@@ -250,7 +250,7 @@ def test_export_with_the_weights_of_torchvision(tmp_path: Path, capsys: pytest.C
     import torch
     import torchvision
 
-    from nas.networks.export import check_input, load_exported
+    from nas.networks.exported_folder import check_input, load_exported
 
     torch.manual_seed(0)
     theirs = torchvision.models.mobilenet_v2(num_classes=1000)

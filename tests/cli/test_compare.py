@@ -132,3 +132,26 @@ def test_a_file_of_eight_images_is_exported_again_to_be_measured(
     assert main(["export", "run", "--batch", "8", "--out", "eight", "--quiet"]) == 0
     assert main(["profile", "eight", "--quiet"]) == 0
     assert "eight has no model.onnx of one image: its network was exported again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_layers_are_the_slowest_nodes_of_the_runtime(
+    runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(runtime, reason=f"needs {runtime}")
+    monkeypatch.chdir(tmp_path)
+    Path("net.yaml").write_text(NETWORK)
+    assert main(["compare", "net.yaml", "--runtime", runtime, "--layers", "2", "--quiet", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["networks"]
+    times = [node["ms"] for node in found["layers"]]
+    assert len(times) == 2 and times == sorted(times, reverse=True) and times[-1] >= 0
+    assert all(node["op"] and node["name"] and 0 <= node["share"] <= 1 for node in found["layers"])
+
+
+def test_a_runtime_without_a_profiler_says_which_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.yaml").write_text(NETWORK)
+    assert main(["compare", "net.yaml", "--runtime", "torch", "--layers", "2", "--quiet"]) == 2
+    assert "times no nodes; onnxruntime, onnxruntime_int8, openvino" in capsys.readouterr().err

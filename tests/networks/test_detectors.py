@@ -19,7 +19,8 @@ from nas.latency.profiler import profile, table_header
 from nas.latency.table import LatencyTable
 from nas.networks.block_check import check_blocks
 from nas.networks.deployment import deploy
-from nas.networks.export import export_folder, load_exported
+from nas.networks.export import export_folder
+from nas.networks.exported_folder import load_exported
 from nas.networks.network import build, trace
 from nas.spaces.automaton import reachable
 from nas.spaces.search_space import Space

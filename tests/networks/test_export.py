@@ -16,7 +16,8 @@ from nas.devices.runtimes import RUNTIMES, make_runtime
 from nas.devices.runtimes.support import tensors_of
 from nas.errors import DeviceError, ExportError, RunError
 from nas.networks.block_schema import keywords
-from nas.networks.export import check_input, export_folder, load_exported
+from nas.networks.export import export_folder
+from nas.networks.exported_folder import check_input, load_exported
 from nas.networks.network import build, canonical
 from nas.networks.standalone.source import standalone_source
 from nas.networks.standalone.state_names import exported_state

@@ -15,7 +15,8 @@ from nas.architecture import Architecture
 from nas.errors import ExportError
 from nas.networks import export
 from nas.networks.deployment import deploy
-from nas.networks.export import calibrate, check_input, export_folder, load_exported
+from nas.networks.export import calibrate, export_folder
+from nas.networks.exported_folder import check_input, load_exported
 from nas.networks.network import Network, build
 from nas.networks.standalone.source import standalone_source
 from nas.spaces.yaml_format import load_architecture, parse_space

@@ -14,7 +14,7 @@ import torch
 from nas.cli.main import main
 from nas.errors import ExportError
 from nas.networks.deployment import deploy
-from nas.networks.export import load_exported
+from nas.networks.exported_folder import load_exported
 from nas.networks.exported_outputs import check_close
 from nas.networks.onnx_graph import finish
 

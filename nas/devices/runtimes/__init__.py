@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Runtime(Protocol):
     """The contract of a runtime.
 
-    Optional methods: `clock() -> ns`, if time is simulated; `peak_memory(path) -> bytes`, if memory is simulated;
+    Optional methods: `node_times(path, inputs, threads, runs)`, the nodes of a graph as {"name", "op", "ms"}, if the
+    runtime has a profiler; `clock() -> ns`, if time is simulated; `peak_memory(path) -> bytes`, if memory is simulated;
     `flusher(bytes) -> callable or None`, if the cache to evict is not the processor's.
 
     Attributes:
@@ -179,6 +180,17 @@ def run_once(name: str, path: Path, image: Tensor) -> list[Tensor]:
     except DeviceError:
         return []
     return [torch.as_tensor(np.array(output)) for output in runtime.load(str(path), [image.numpy()], 1)()]
+
+
+def not_run(name: str) -> str:
+    """Return why files of a runtime cannot be run on this machine; "" if they can."""
+    if not computes(name):
+        return "the null runtime computes no outputs"
+    try:
+        make_runtime(name)
+    except DeviceError as error:
+        return str(error)
+    return ""
 
 
 def make_runtime(name: str) -> Runtime:

@@ -123,6 +123,10 @@ class OnnxRuntime:
 
         return run
 
+    def node_times(self, path: str, inputs: Sequence[Any], threads: int, runs: int) -> list[dict[str, Any]]:
+        """Return the time of each node, see `node_times`."""
+        return node_times(path, inputs, threads, runs)
+
 
 def names_of(name: str, count: int) -> list[str]:
     """Return the names of the inputs or outputs of a graph: "images"; if it has several, "images0", "images1", ..."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nas.devices.runtimes.onnxruntime import OnnxRuntime
@@ -46,9 +47,7 @@ class OpenVinoRuntime:
         """Return one inference on `inputs`."""
         import openvino
 
-        hint = HINTS.get(self.precision, "f32")
-        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        compiled = _core().compile_model(path, "CPU", settings)
+        compiled = self._compiled(path, threads)
         request, count = compiled.create_infer_request(), len(compiled.outputs)
 
         def give(arrays: Sequence[Any]) -> None:
@@ -66,6 +65,27 @@ class OpenVinoRuntime:
         give(inputs)
         outputs = [DeviceArray(functools.partial(fetch, index)) for index in range(count)]
         return run
+
+    def _compiled(self, path: str, threads: int, **settings: Any) -> Any:
+        hint = HINTS.get(self.precision, "f32")
+        settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, **settings}
+        return _core().compile_model(path, "CPU", settings)
+
+    def node_times(self, path: str, inputs: Sequence[Any], threads: int, runs: int) -> list[dict[str, Any]]:
+        """Return the median time in ms of each node of the compiled graph, as OpenVINO's profiler reports it."""
+        import openvino
+
+        request = self._compiled(path, threads, PERF_COUNT=True).create_infer_request()
+        for index, array in enumerate(inputs):
+            request.set_input_tensor(index, openvino.Tensor(array))
+        times: dict[tuple[str, str], list[float]] = {}
+        for number in range(runs + 2):
+            request.infer()
+            for node in request.get_profiling_info() if number > 1 else ():
+                if node.status == openvino.ProfilingInfo.Status.EXECUTED:
+                    key = node.node_name, node.node_type
+                    times.setdefault(key, []).append(node.real_time.total_seconds() * 1e3)
+        return [{"name": name, "op": op, "ms": median(values)} for (name, op), values in times.items()]
 
 
 @functools.cache

@@ -26,7 +26,8 @@ from nas.networks.blocks.anchors import default_boxes, octave_anchors
 from nas.networks.blocks.select_boxes import SelectBoxes, decoded, kept_boxes
 from nas.networks.detectors.export import check_same
 from nas.networks.detectors.post_processing import is_detector, post_layer, post_of, with_post_processing
-from nas.networks.export import export_folder, load_exported
+from nas.networks.export import export_folder
+from nas.networks.exported_folder import load_exported
 from nas.networks.network import build, trace
 from nas.spaces.search_space import Space
 from nas.spaces.yaml_format import load_architecture, parse_space

@@ -1,0 +1,41 @@
+"""The network as a program of torch.export, which runs without model.py."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nas.devices.runtimes.support import converting
+from nas.networks.deployment import deploy
+from nas.networks.exported_folder import check_input
+from nas.networks.exported_outputs import check_close
+from nas.networks.forms.base import Source, Written
+from nas.networks.outputs import compared
+
+BATCHES = (1, 3)
+MOST_IMAGES = 1024
+TOLERANCE = 1e-4
+
+
+@torch.no_grad()
+def write_program(source: Source) -> Written:
+    """A program of torch.export, as model.pt2: it runs without model.py, on any number of images up to 1,024.
+
+    Raises ExportError if its output differs.
+    """
+    path, network = source.folder / "model.pt2", deploy(source.model)
+    image = check_input(source.arch.input_shape)
+    with converting("torch"):
+        batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
+        program = torch.export.export(network, (_images(image, 2),), dynamic_shapes=({0: batch},))
+        torch.export.save(program, path)
+        again: nn.Module = torch.export.load(path).module()
+    for size in BATCHES:
+        images = _images(image, size)
+        check_close(compared(again(images)), compared(source.model(images)), TOLERANCE, path)
+    return Written(path.name)
+
+
+def _images(image: torch.Tensor, size: int) -> torch.Tensor:
+    """Return different images (size, C, H, W) from one (1, C, H, W)."""
+    return image * torch.linspace(0.5, 1, size).reshape(-1, 1, 1, 1)
