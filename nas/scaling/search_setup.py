@@ -27,6 +27,7 @@ from nas.searching.identity import plugin_identity, source_identity
 from nas.searching.settings import SearchSettings, task_default
 from nas.spaces.trainings import Proxy
 from nas.study.storage import stored_settings
+from nas.training.deployed_network import check_precision
 from nas.training.tasks.base import Task, for_task
 from nas.training.tasks.image_record import ImageRecord, RunPlace, load_for_run
 from nas.utils.registry import lookup
@@ -143,6 +144,7 @@ def content_identity(experiment: SearchSettings) -> dict[str, Any]:
 def make_search_grid(settings: ScaleSettings, base: Architecture, resource: str) -> Grid:
     """Return the grid of the settings. Raises UsageError."""
     experiment = settings.experiment
+    check_precision(experiment.task, experiment.runtime)
     default = PROXIES.get(experiment.task, Proxy())
     preset = find_preset(settings.preset) if settings.preset else DEFAULT_PRESET
     rounding = make_rounding(preset, base, settings.divisor, settings.repeats, settings.resolution_step, settings.head)

@@ -111,6 +111,9 @@ def find_winner(search: FinishedSearch, goal: Goal) -> GoalResult:
     context = search.context
     with context.timed("training"):
         winner, model, training = train_first_sound(search, goal, finalists)
+        if winner is not finalists[0]:  # what is known of ties is known of the first one
+            tied = None
+            context.reporter.say(f"{winner.trial.digest} wins instead of {finalists[0].trial.digest}")
         finalists = [winner, *(each for each in finalists if each is not winner)]
     verdict = Verdict.of(winner, goal, selected)
     folder = study.folder / file_name("model", goal)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from nas.training.tasks.base import Report, Task
 
 CALIBRATION_IMAGES = 128
 """Training images that decide the ranges of a quantized network."""
+MOST_KEPT = 200_000_000
+"""The images of a task are kept for the next network if they take no more bytes."""
+_KEPT: WeakKeyDictionary[Task, dict[int, Tensor]] = WeakKeyDictionary()
 LEAST_IMAGES = 8
 """Fewer images say too little about the ranges."""
 
@@ -58,8 +62,14 @@ def calibration_images(task: Task, resolution: int) -> Tensor:
     Raises DataError if there are fewer than `LEAST_IMAGES`.
     """
     check_images_for(task, "onnxruntime_int8")
-    found = task.calibration_set(resolution, max(CALIBRATION_IMAGES, task.num_classes))
-    return normalize(torch.stack([found[index][0] for index in range(len(found))]))
+    kept = _KEPT.setdefault(task, {})
+    if resolution not in kept:
+        found = task.calibration_set(resolution, max(CALIBRATION_IMAGES, task.num_classes))
+        images = normalize(torch.stack([found[index][0] for index in range(len(found))]))
+        if images.nbytes > MOST_KEPT:
+            return images
+        kept[resolution] = images
+    return kept[resolution]
 
 
 def check_images_for(task: Task, runtime: str) -> None:
