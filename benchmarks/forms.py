@@ -114,12 +114,12 @@ def report(rows: Rows, images: list[Tensor], labels: Tensor, expected: Tensor) -
             run(images[number % len(images)])
             times[name] += [1e3 * (time.perf_counter() - start)] if number >= 5 else []
     print(f"{'form':<20} {'size':>9} {'latency':>9} {'same class':>10} {'top-1':>7}")
-    for name, (run, path, problem) in rows.items():
+    for name, (runs, path, problem) in rows.items():
         size = f"{size_of(path) / 1e6:.2f} MB" if path.name and path.exists() else ""
-        if run is None:
+        if runs is None:
             print(f"{name:<20} {size:>9} {problem or 'cannot be run here'}")
             continue
-        found = torch.cat([run(image) for image in images]).argmax(1)
+        found = torch.cat([runs(image) for image in images]).argmax(1)
         same, right = (found == expected).double().mean(), (found == labels).double().mean()
         print(f"{name:<20} {size:>9} {median(times[name]):>6.3f} ms {same:>10.1%} {right:>7.1%}", flush=True)
 

@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,16 +21,17 @@ from torch import Tensor, nn
 from nas import __version__
 from nas.architecture import Architecture, Shape
 from nas.devices.example_inputs import example_inputs
-from nas.devices.runtimes import export_inputs, find_runtime, is_exact, not_run, run_once
+from nas.devices.runtimes import Runtime, export_inputs, find_runtime, is_exact, not_run, run_once
 from nas.devices.runtimes.onnxruntime import OnnxForm, OnnxRuntime
 from nas.errors import ExportError, RunError, reason
+from nas.networks.block_schema import takes_maps
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import check_detector, check_scores, describe_detector, write_detector
 from nas.networks.exported_folder import CARD, check_input, exported_fit, facts_of, load_exported, network_output
 from nas.networks.exported_outputs import check_batches, check_close, check_reduced
 from nas.networks.forms import FORMS
 from nas.networks.forms.base import Source
-from nas.networks.network import totals, trace
+from nas.networks.network import in_channels, input_shapes, layer_slots, make_block, totals, trace
 from nas.networks.onnx_graph import finish, metadata_of, onnx_form_of
 from nas.networks.outputs import compared
 from nas.networks.preprocessing import describe_preprocessing
@@ -269,7 +271,10 @@ def _write(
             target = OnnxRuntime(form=onnx_form_of(card))
         elif path.exists():  # another runtime that reads ONNX files
             continue
-        target.export(deployed, inputs, path)
+        try:
+            target.export(deployed, inputs, path)
+        except ExportError as error:
+            raise ExportError(f"{error}{_lacking_layer(arch, target)}") from error
         if path.suffix == ".onnx":
             finish(path, metadata_of(card))
     if notes := write_detector(arch, model, folder, runtimes):
@@ -277,6 +282,21 @@ def _write(
         write_json(folder / CARD, card)
     for path in folder.iterdir():  # some libraries write files that only the owner can read
         path.chmod((folder / "card.json").stat().st_mode)
+
+
+def _lacking_layer(arch: Architecture, target: Runtime) -> str:
+    """Return in words the first layer that a runtime cannot express; "" if each of them alone can be."""
+    with tempfile.TemporaryDirectory(prefix="nas-layer-") as folder:
+        for place, layer in zip(layer_slots(arch), trace(arch), strict=True):
+            if takes_maps(layer.spec.op):
+                continue
+            inputs = [torch.from_numpy(each) for each in example_inputs([(1, *shape) for shape in input_shapes(layer)])]
+            module = deploy(make_block(layer.spec, in_channels(layer)).eval())
+            try:
+                target.export(module, inputs, Path(folder) / f"layer{target.suffix}")
+            except ExportError:
+                return f"; the first layer that it cannot express is in {place}: {layer.spec}"
+    return ""
 
 
 def _check(

@@ -163,3 +163,38 @@ def test_every_form_is_listed_with_a_line(capsys: pytest.CaptureFixture[str]) ->
     assert main(["list", "forms", "--json"]) == 0
     listed = {row["name"]: row["about"] for row in json.loads(capsys.readouterr().out)}
     assert listed.keys() == FORMS.keys() and all(listed.values())
+
+
+FOURIER = '''
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Fourier(nn.Module):
+    """A convolution and the real part of a Fourier transform."""
+
+    def __init__(self, in_channels: int, *, out_channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)."""
+        return torch.fft.fft2(self.conv(x)).real
+'''
+
+
+def test_an_operator_that_a_form_lacks_is_named_with_its_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("fourier_block.py").write_text(FOURIER)
+    Path("net.yaml").write_text(
+        NETWORK.replace("head:", "  - {block: 'fourier_block:Fourier', out_channels: 8}\nhead:")
+    )
+    assert main(["export", "net.yaml", "--out", "out", "--quiet"]) == 2
+    message = capsys.readouterr().err
+    assert "'aten::fft_fft2'" in message
+    assert "the first layer that it cannot express is in stage2: fourier_block:Fourier(out_channels=8)" in message
+    assert not Path("out").exists()
