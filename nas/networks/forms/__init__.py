@@ -7,6 +7,7 @@ from nas.networks.forms.coreml import write_core_ml
 from nas.networks.forms.hub import write_hub
 from nas.networks.forms.openvino_ir import write_ir
 from nas.networks.forms.state_dict import write_state_dict
+from nas.networks.forms.timm import write_timm
 from nas.networks.forms.torch_program import write_program
 
 FORMS: dict[str, Form] = {
@@ -15,5 +16,6 @@ FORMS: dict[str, Form] = {
     "openvino": write_ir,
     "coreml": write_core_ml,
     "hub": write_hub,
+    "timm": write_timm,
 }
 """The forms, by the names that `nas export --format` takes besides those of runtimes."""
