@@ -105,7 +105,7 @@ def no_published_reference(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def exported_file_runs_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check exported files in this process; the tests of exports override this and start the real one."""
-    monkeypatch.setattr("nas.networks.export.subprocess", ThisProcess)
+    monkeypatch.setattr("nas.networks.exported_outputs.subprocess", ThisProcess)
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,6 @@ import datetime
 import importlib.metadata
 import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -28,7 +26,7 @@ from nas.networks.block_schema import takes_maps
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import check_detector, check_scores, describe_detector, write_detector
 from nas.networks.exported_folder import CARD, check_input, exported_fit, facts_of, load_exported, network_output
-from nas.networks.exported_outputs import check_batches, check_close, check_reduced
+from nas.networks.exported_outputs import check_batches, check_close, check_python, check_reduced
 from nas.networks.forms import FORMS
 from nas.networks.forms.base import Source
 from nas.networks.network import in_channels, input_shapes, layer_slots, make_block, totals, trace
@@ -308,7 +306,7 @@ def _check(
     tolerance: float,
     images: Tensor | None = None,
 ) -> None:
-    _check_python(folder)
+    check_python(folder / "model.py")
     for name in runtimes:
         if not is_exact(name):
             some = torch.from_numpy(example_inputs([(CALIBRATION_IMAGES, *arch.input_shape)])[0])
@@ -319,15 +317,6 @@ def _check(
             continue
         outputs = _check_runtime(folder, name, arch, torch.tensor(card["check"]["output"]), tolerance)
         check_detector(arch, model, folder, name, check_input(arch.input_shape), outputs)
-
-
-def _check_python(folder: Path) -> None:
-    """Run the exported model.py as a user would: in a new process that cannot import this package."""
-    command = [sys.executable, "-I", str((folder / "model.py").resolve())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise ExportError(f"does not run: {last}", where=folder / "model.py")
 
 
 def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor, tolerance: float) -> list[Tensor]:

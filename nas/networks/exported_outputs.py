@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -19,6 +21,18 @@ CHECKED_IMAGES = 8
 """Images on which a file in a lower precision is checked."""
 BATCHES = (1, 2, 8)
 """Batch sizes at which a file is checked that takes any."""
+
+
+def check_python(path: Path) -> None:
+    """Run an exported model.py as a user would: in a new process that cannot import this package.
+
+    Raises ExportError if it does not run, or if its output is not the one in its card.
+    """
+    command = [sys.executable, "-I", str(path.resolve())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise ExportError(f"does not run: {last}", where=path)
 
 
 def check_close(output: Tensor, expected: Tensor, tolerance: float, path: Path) -> None:

@@ -50,10 +50,10 @@ def _run(code: str, arguments: list[str], environment: dict[str, str], streams: 
     for descriptor, path in zip((1, 2), streams, strict=True):
         with Path(path).open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), descriptor)
-    from nas.networks import export
+    from nas.networks import exported_outputs
     from tests.helpers.this_process import ThisProcess
 
-    vars(export)["subprocess"] = ThisProcess  # as the fixture `exported_file_runs_here` does
+    vars(exported_outputs)["subprocess"] = ThisProcess  # as the fixture `exported_file_runs_here` does
     if arguments[:1] == ["search"]:  # as the fixture `no_published_reference` does for searches in the tests' process
         from nas.searching.against import choice
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import re
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.source_check import TOOLS, imported
 from nas.architecture import Architecture
 from nas.networks.network import build, canonical
 from nas.networks.outputs import compared
@@ -26,15 +26,6 @@ FAMILIES = ["mobile", "zoo", "condensenet74_c4g4_train", "mobilenet_v4_conv_smal
 def sampled(name: str, seed: int = 0) -> Architecture:
     space = load_space(name)
     return canonical(space.decode(space.sample(random.Random(seed)))).at(64)
-
-
-def imported(path: Path) -> Any:
-    """Return the module of a file: torch.jit.script reads its source."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def plain(**block: Any) -> Architecture:
@@ -89,7 +80,7 @@ def test_every_family_trains_and_computes_as_the_network_that_was_searched(name:
 
 def test_ruff_and_strict_mypy_accept_the_files(exported: Path) -> None:
     files = sorted(map(str, exported.glob("*.py")))
-    for options in (["ruff", "check", "--isolated"], ["ruff", "format", "--isolated", "--check"], ["mypy", "--strict"]):
+    for options in TOOLS:
         command = [sys.executable, "-m", *options, *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=exported)
         assert done.returncode == 0, done.stdout + done.stderr

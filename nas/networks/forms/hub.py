@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from nas.errors import ExportError
+from nas.networks.exported_outputs import check_python
 from nas.networks.forms.base import Source, Written
 from nas.networks.preprocessing import FITS
 from nas.utils.files import write_json
@@ -62,12 +60,7 @@ def write_hub(source: Source) -> Written:
         shutil.copyfile(source.folder / name, folder / name)
     write_json(folder / "config.json", _config(source))
     (folder / "README.md").write_text(f"---\n{_front_matter(card)}---\n\n{_text(source)}", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-I", str((folder / "model.py").resolve())], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise ExportError(f"does not run: {last}", where=folder / "model.py")
+    check_python(folder / "model.py")
     return Written("hub")
 
 

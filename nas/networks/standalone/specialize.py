@@ -84,6 +84,7 @@ def _reached(tree: ast.Module, rest: str) -> set[str]:
     return found
 
 
+@functools.lru_cache(maxsize=64)
 def formatted(source: str, is_ours: bool = True) -> str:
     """Return a file with sorted imports, formatted by ruff. Raises ExportError if it cannot be read.
 
