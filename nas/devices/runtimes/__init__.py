@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas.devices.runtimes.executorch import ExecuTorchRuntime
+from nas.devices.runtimes.executorch_int8 import ExecuTorchInt8Runtime
 from nas.devices.runtimes.litert import LiteRtRuntime
+from nas.devices.runtimes.litert_int8 import LiteRtInt8Runtime
 from nas.devices.runtimes.ncnn import NcnnRuntime
 from nas.devices.runtimes.null import NullRuntime
 from nas.devices.runtimes.onnxruntime import OnnxRuntime
@@ -91,7 +93,9 @@ RUNTIMES: dict[str, Callable[[], Runtime]] = {
     "openvino_bfloat16": partial(OpenVinoRuntime, precision="bfloat16"),
     "openvino_int8": OpenVinoInt8Runtime,
     "executorch": ExecuTorchRuntime,
+    "executorch_int8": ExecuTorchInt8Runtime,
     "litert": LiteRtRuntime,
+    "litert_int8": LiteRtInt8Runtime,
     "ncnn": NcnnRuntime,
     "ncnn_float16": partial(NcnnRuntime, precision="float16"),
     "null": NullRuntime,
