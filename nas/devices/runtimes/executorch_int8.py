@@ -11,6 +11,7 @@ from nas.devices.runtimes.support import converting, installed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.export import ExportedProgram
 
 BATCH = 16
 """Inputs that run at once while the ranges are found: the histograms of 128 single ones take a minute."""
@@ -40,18 +41,31 @@ def _quantized(model: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True)
-    batches = list(zip(*(torch.split(each, BATCH) for each in inputs)))
     with torch.no_grad():
-        collect: Any = torch.export.ShapesCollection
-        shapes = collect()
-        for each in batches[0]:
-            shapes[each] = {0: torch.export.Dim.AUTO}
-        program = torch.export.export(model, batches[0], dynamic_shapes=shapes, strict=False)
-        if not program.range_constraints:  # the model takes only the number of inputs that it was traced with
-            batches = list(zip(*(torch.split(each, 1) for each in inputs)))
-            program = torch.export.export(model, batches[0], strict=False)
+        program, batches = _traced(model, inputs)
         prepared = prepare_pt2e(program.module(), xnnpack_quantizer.XNNPACKQuantizer().set_global(config))
         for batch in batches:
             prepared(*batch)
         quantized: nn.Module = convert_pt2e(prepared)
     return quantized
+
+
+def _traced(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[ExportedProgram, list[tuple[Tensor, ...]]]:
+    """Return the program of a model, and the inputs in batches of a size that it takes."""
+    import torch
+
+    collection: Any = torch.export.ShapesCollection
+    for size in (BATCH, 1):
+        batches = list(zip(*(torch.split(each, size) for each in inputs)))
+        shapes = collection()
+        for each in batches[0]:
+            shapes[each] = {0: torch.export.Dim.AUTO}
+        try:
+            program = torch.export.export(model, batches[0], dynamic_shapes=shapes, strict=False)
+        except Exception:
+            if size == 1:
+                raise
+            continue
+        if program.range_constraints:  # otherwise it takes only batches of the size that it was traced with
+            break
+    return program, batches

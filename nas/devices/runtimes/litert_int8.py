@@ -28,6 +28,7 @@ class LiteRtInt8Runtime(LiteRtRuntime):
             whole = Path(folder) / "float.tflite"
             super().export(model, [each[:1] for each in inputs], whole)
             path.write_bytes(_quantized(whole, inputs))
+            self.load(str(path), [each[:1].numpy() for each in inputs], 1)()  # not all that is written can be run
 
 
 def _quantized(whole: Path, inputs: Sequence[Tensor]) -> bytes:
