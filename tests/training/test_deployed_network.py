@@ -178,7 +178,7 @@ def test_int8_without_images_is_refused(tmp_path: Path) -> None:
 
 def test_a_runtime_without_int8_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "--target-latency", "5ms", "--runtime", "ncnn", "--precision", "int8"]) == 2
-    error = "--precision: runtime 'ncnn' has none, onnxruntime, openvino have: 'int8'"
+    error = "--precision: runtime 'ncnn' has none, onnxruntime, openvino, executorch, litert have: 'int8'"
     assert capsys.readouterr().err == f"nas search: error: {error}\n"
     detect = ["search", "--target-latency", "5ms", "--task", "detection", "--precision", "int8"]
     assert main(detect) == main(["train", "efficientdet_d0", *detect[3:]]) == 2

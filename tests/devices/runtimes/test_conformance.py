@@ -310,7 +310,10 @@ def test_a_runtime_without_a_precision_names_those_that_have_it() -> None:
     assert with_precision("openvino_int8", "bfloat16") == "openvino_bfloat16"
     with pytest.raises(UsageError) as caught:
         with_precision("ncnn", "int8")
-    assert str(caught.value) == "--precision: runtime 'ncnn' has none, onnxruntime, openvino have: 'int8'"
+    assert (
+        str(caught.value)
+        == "--precision: runtime 'ncnn' has none, onnxruntime, openvino, executorch, litert have: 'int8'"
+    )
     with pytest.raises(UsageError, match="did you mean 'int8'"):
         with_precision("onnxruntime", "int4")
 
