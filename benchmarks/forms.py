@@ -37,6 +37,8 @@ Rows = dict[str, tuple[Run | None, Path, str]]
 
 def runs_of(folder: Path, name: str, shape: tuple[int, int, int]) -> tuple[Run | None, Path]:
     """Return what runs a form, if it can be run here, and its file."""
+    if name == "openvino":
+        return DeployedNetwork(name, folder / "model.xml", shape), folder / "model.xml"
     if name in FORMS:
         return form_runs(folder, name)
     path = folder / f"model{find_runtime(name).suffix}"
