@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import platform
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,8 +27,8 @@ def write_core_ml(source: Source) -> Written:
     Raises ExportError if the network cannot be expressed, DeviceError without coremltools.
     """
     path = source.folder / "model.mlpackage"
-    installed("coreml", "coremltools", "coremltools")
-    with converting("coreml"):
+    with _without_logs(), converting("coreml"):
+        installed("coreml", "coremltools", "coremltools")
         import coremltools
 
         program = exported_program(deploy(source.model), [torch.zeros(1, *source.arch.input_shape)])
@@ -44,6 +47,17 @@ def write_core_ml(source: Source) -> Written:
         return Written(path.name, "Core ML runs on macOS only")
     _check(source, path)
     return Written(path.name)
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Hide what coremltools logs when it is imported: that it does not know the versions of other libraries."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @torch.no_grad()
