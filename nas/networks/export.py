@@ -26,7 +26,7 @@ from nas.networks.block_schema import takes_maps
 from nas.networks.deployment import deploy
 from nas.networks.detectors.export import check_detector, check_scores, describe_detector, write_detector
 from nas.networks.exported_folder import CARD, check_input, exported_fit, facts_of, load_exported, network_output
-from nas.networks.exported_outputs import check_batches, check_close, check_python, check_reduced
+from nas.networks.exported_outputs import check_batches, check_close, check_python, check_reduced, compared_outputs
 from nas.networks.forms import FORMS
 from nas.networks.forms.base import Source
 from nas.networks.network import in_channels, input_shapes, layer_slots, make_block, totals, trace
@@ -325,5 +325,5 @@ def _check_runtime(folder: Path, name: str, arch: Architecture, expected: Tensor
     tensors = run_once(name, path, check_input(arch.input_shape))
     if not tensors:
         return []
-    check_close(compared(tensors[0] if len(tensors) == 1 else tensors), expected, tolerance, path)
+    check_close(compared_outputs(tensors), expected, tolerance, path)
     return tensors

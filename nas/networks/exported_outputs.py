@@ -35,6 +35,16 @@ def check_python(path: Path) -> None:
         raise ExportError(f"does not run: {last}", where=path)
 
 
+def compared_outputs(outputs: list[Tensor]) -> Tensor:
+    """Return what is compared of the outputs of a file, one or several; see `compared`."""
+    return compared(outputs[0] if len(outputs) == 1 else outputs)
+
+
+def batch_of(image: Tensor, size: int) -> Tensor:
+    """Return different images (size, C, H, W) from one (1, C, H, W)."""
+    return image * torch.linspace(0.5, 1, size).reshape(-1, 1, 1, 1)
+
+
 def check_close(output: Tensor, expected: Tensor, tolerance: float, path: Path) -> None:
     """Raise ExportError, which names the file, if its output differs from the network's.
 
@@ -73,10 +83,10 @@ def check_batches(
     if form.batch == 1 or path.suffix != ".onnx":
         return False
     for batch in BATCHES if form.batch is None else (form.batch,):
-        images = image * torch.linspace(0.5, 1, batch).reshape(-1, 1, 1, 1)
+        images = batch_of(image, batch)
         if not (outputs := run_once(runtime, path, images)):  # only the device has the library
             break
-        check_close(compared(outputs[0] if len(outputs) == 1 else outputs), compared(model(images)), tolerance, path)
+        check_close(compared_outputs(outputs), compared(model(images)), tolerance, path)
     return True
 
 

@@ -13,7 +13,7 @@ import torch
 from nas.devices.runtimes.support import converting, exported_program, installed
 from nas.networks.deployment import deploy
 from nas.networks.exported_folder import check_input
-from nas.networks.exported_outputs import check_close
+from nas.networks.exported_outputs import check_close, compared_outputs
 from nas.networks.forms.base import Source, Written
 from nas.networks.outputs import compared
 
@@ -68,4 +68,4 @@ def _check(source: Source, path: Any) -> None:
     image = check_input(source.arch.input_shape)
     outputs = coremltools.models.MLModel(str(path)).predict({"images": image.numpy()})
     found = [torch.as_tensor(value) for value in outputs.values()]
-    check_close(compared(found[0] if len(found) == 1 else found), compared(source.model(image)), TOLERANCE, path)
+    check_close(compared_outputs(found), compared(source.model(image)), TOLERANCE, path)

@@ -10,6 +10,7 @@ import yaml
 
 from nas.networks.exported_outputs import check_python
 from nas.networks.forms.base import Source, Written
+from nas.networks.onnx_graph import metadata_of
 from nas.networks.preprocessing import FITS
 from nas.utils.files import write_json
 from nas.utils.units import format_count
@@ -77,8 +78,7 @@ def _config(source: Source) -> dict[str, Any]:
 
 
 def _classes(card: Mapping[str, Any]) -> list[str]:
-    data = card.get("data")
-    return list(data.get("classes", [])) if isinstance(data, Mapping) else []
+    return list(metadata_of(card).get("classes", []))
 
 
 def _metrics(card: Mapping[str, Any]) -> dict[str, float]:

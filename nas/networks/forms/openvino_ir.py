@@ -7,7 +7,7 @@ import torch
 from nas.devices.runtimes import not_run, run_once
 from nas.devices.runtimes.support import converting, installed
 from nas.networks.exported_folder import check_input
-from nas.networks.exported_outputs import check_close
+from nas.networks.exported_outputs import check_close, compared_outputs
 from nas.networks.forms.base import Source, Written
 from nas.networks.outputs import compared
 
@@ -29,5 +29,5 @@ def write_ir(source: Source) -> Written:
     if reason := not_run("openvino"):
         return Written(path.name, reason)
     outputs = run_once("openvino", path, image)
-    check_close(compared(outputs[0] if len(outputs) == 1 else outputs), compared(source.model(image)), TOLERANCE, path)
+    check_close(compared_outputs(outputs), compared(source.model(image)), TOLERANCE, path)
     return Written(path.name)

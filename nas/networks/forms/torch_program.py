@@ -8,7 +8,7 @@ from torch import nn
 from nas.devices.runtimes.support import converting
 from nas.networks.deployment import deploy
 from nas.networks.exported_folder import check_input
-from nas.networks.exported_outputs import check_close
+from nas.networks.exported_outputs import batch_of, check_close
 from nas.networks.forms.base import Source, Written
 from nas.networks.outputs import compared
 
@@ -27,15 +27,10 @@ def write_program(source: Source) -> Written:
     image = check_input(source.arch.input_shape)
     with converting("torch"):
         batch = torch.export.Dim("batch", min=1, max=MOST_IMAGES)
-        program = torch.export.export(network, (_images(image, 2),), dynamic_shapes=({0: batch},))
+        program = torch.export.export(network, (batch_of(image, 2),), dynamic_shapes=({0: batch},))
         torch.export.save(program, path)
         again: nn.Module = torch.export.load(path).module()
     for size in BATCHES:
-        images = _images(image, size)
+        images = batch_of(image, size)
         check_close(compared(again(images)), compared(source.model(images)), TOLERANCE, path)
     return Written(path.name)
-
-
-def _images(image: torch.Tensor, size: int) -> torch.Tensor:
-    """Return different images (size, C, H, W) from one (1, C, H, W)."""
-    return image * torch.linspace(0.5, 1, size).reshape(-1, 1, 1, 1)

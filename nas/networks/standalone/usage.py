@@ -7,7 +7,7 @@ import copy
 import sys
 import types
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,14 +88,6 @@ def _children(network: nn.Module) -> dict[str, dict[str, list[nn.Module | None]]
                 for name in (name for name, value in vars(module).items() if value is None):
                     table.setdefault(name, []).append(None)
     return found
-
-
-def operands(test: ast.expr) -> Iterator[ast.expr]:
-    """Yield a test and the operands of `and` and `or` in it."""
-    yield test
-    if isinstance(test, ast.BoolOp):
-        for value in test.values:
-            yield from operands(value)
 
 
 class _Watched(ast.NodeTransformer):
