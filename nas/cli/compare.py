@@ -89,11 +89,10 @@ def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) 
     from nas.cli.show_exported import find_exported
     from nas.devices.runtimes import find_runtime, precision_of
     from nas.latency.side_by_side import exported_file, exported_subject, onnx_subject
-    from nas.networks.detectors.post_processing import is_detector
     from nas.networks.exported_folder import exported_fit, load_exported
     from nas.networks.network import build_seeded, totals, trace
     from nas.spaces.yaml_format import load_architecture
-    from nas.training.deployed_network import check_precision
+    from nas.training.deployed_network import check_deployable
 
     found, card = find_exported(source), dict[str, Any]()
     if found is not None and found.suffix == ".onnx":
@@ -105,7 +104,7 @@ def _entry(key: str, source: str, runtime: str, folder: Path, data: str | None) 
     else:
         arch = load_architecture(source)
         network, notes = build_seeded(arch, 0), ["not trained"]
-    check_precision("detection" if is_detector(arch) else "classification", runtime)
+    check_deployable(arch, runtime)
     whole = totals(trace(arch))
     fit = exported_fit(card)
     facts: dict[str, Any] = {

@@ -56,11 +56,10 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     """Export the network. Returns its card and the folder's path."""
     from nas.devices.runtimes import is_exact, make_runtime, with_precision
     from nas.errors import UsageError
-    from nas.networks.detectors.post_processing import is_detector
     from nas.networks.export import export_folder
     from nas.networks.exported_folder import exported_fit
     from nas.networks.forms import FORMS
-    from nas.training.deployed_network import check_precision
+    from nas.training.deployed_network import check_deployable
 
     if args.precision is not None:
         args.runtime = with_precision(args.runtime, args.precision)
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
     forms, form = _forms(args), _onnx_form(args, arch)
     runtimes = [args.runtime, *(name for name in forms if name not in FORMS)]
     for name in runtimes:
-        check_precision("detection" if is_detector(arch) else "classification", name)
+        check_deployable(arch, name)
         if form and form.batch != 1 and not is_exact(name):
             raise UsageError("applies to float32 only", key="batch", value=args.batch)
     images = _calibration_images(args, runtimes, arch, fit)

@@ -17,7 +17,6 @@ from nas.latency.calibration import Calibration
 from nas.latency.catalog import open_named, processor
 from nas.latency.published import complete, is_published
 from nas.latency.table import LatencyPredictor
-from nas.networks.block_schema import is_detector_head
 from nas.networks.export import versions
 from nas.networks.network import canonical, trace
 from nas.scaling.family import BASE, Member, describe_family
@@ -29,7 +28,7 @@ from nas.scaling.scale import missing_dimensions
 from nas.scaling.settings import FAMILY_FOLDER, FAMILY_RESULT, ScaleSettings, make_members, make_rule, read_base
 from nas.scaling.sizes import Factors
 from nas.study.storage import JOURNAL
-from nas.training.deployed_network import check_precision
+from nas.training.deployed_network import check_deployable
 from nas.utils.files import LOCK, locked, read_json, write_json
 from nas.utils.reporting import Reporter
 
@@ -106,7 +105,7 @@ def make_family(
     Raises:
         NasError: If a network is invalid or cannot be measured.
     """
-    check_precision("detection" if is_detector_head(base.head.op) else "classification", settings.experiment.runtime)
+    check_deployable(base, settings.experiment.runtime)
     replaced = read_family(settings.folder)
     if replaced and (replaced["network"], replaced["rule"]) != (settings.network, rule.name):
         reporter.say(f"{settings.folder}: replaces the family of {replaced['network']} by rule: {replaced['rule']}")

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas.architecture import Shape
+from nas.architecture import Architecture, Shape
 from nas.devices.runtimes import computes, export_inputs, find_runtime, is_exact, make_runtime, precision_of
 from nas.errors import DataError, DeviceError, UsageError
+from nas.networks.block_schema import is_detector_head
 from nas.networks.deployment import deploy
 from nas.networks.preprocessing import normalize
 from nas.training.tasks.base import Report, Task
@@ -85,6 +86,11 @@ def check_precision(task: str, runtime: str) -> None:
     precision = precision_of(runtime)
     if task == "detection" and precision != "float32":
         raise UsageError("detectors are deployed in float32 only", key="precision", value=precision)
+
+
+def check_deployable(arch: Architecture, runtime: str) -> None:
+    """Raise UsageError if a network cannot be deployed in the precision of a runtime."""
+    check_precision("detection" if is_detector_head(arch.head.op) else "classification", runtime)
 
 
 def calibration_for(runtime: str, task: Task, resolution: int) -> Tensor | None:
